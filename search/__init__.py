@@ -1,0 +1,1 @@
+"""The service: Optuna meets the trainer here, and nowhere else."""

@@ -1,0 +1,1 @@
+"""URL -> engine -> Optuna storage with claims and leases. SQLAlchemy lives here."""

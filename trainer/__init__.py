@@ -1,0 +1,1 @@
+"""The training program: config, data, network, losses, scores, fit. Knows nothing of Optuna."""
