@@ -1,0 +1,190 @@
+"""What a training minimises: cross-entropy, the user's Dice, and optionally Lovasz.
+
+All terms come from one log-softmax in float32, whatever the logits' type: sums over 262,144
+pixels in bfloat16 would lose the small parts. B batch, C class, H row, W column, P = H * W pixel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# of the user's Dice formula: their 1.5 is our 1.5 only with the same epsilon
+DICE_EPSILON = 1e-8
+
+
+class LossTerms(NamedTuple):
+    """0-dim float32 tensors; `total` carries the weights, the other terms are unweighted.
+
+    lovasz is None where its weight is 0: it was not computed.
+    """
+
+    total: Tensor
+    ce: Tensor
+    dice: Tensor
+    lovasz: Tensor | None
+
+
+def _cross_entropy(log_p_BCP: Tensor, log_p_true_BP: Tensor, smoothing: float) -> Tensor:
+    # torch's own semantics: the smoothed truth gives smoothing / C to every class, the true one too
+    hard = -log_p_true_BP.mean()
+    if smoothing == 0:
+        return hard
+    return (1 - smoothing) * hard - smoothing * log_p_BCP.mean()
+
+
+def _pixels_per_class(target_BP: Tensor, num_classes: int) -> Tensor:
+    counts = torch.zeros(
+        target_BP.shape[0], num_classes, dtype=torch.float32, device=target_BP.device
+    )
+    return counts.scatter_add_(1, target_BP, torch.ones_like(target_BP, dtype=torch.float32))
+
+
+def _dice(p_BCP: Tensor, p_true_BP: Tensor, target_BP: Tensor, average: str) -> Tensor:
+    num_classes = p_BCP.shape[1]
+    truth_BC = _pixels_per_class(target_BP, num_classes)
+    # sum(p * y) needs only the probability of the true class: no one-hot truth is made
+    overlap_BC = torch.zeros_like(truth_BC).scatter_add(1, target_BP, p_true_BP)
+    dice_BC = (2 * overlap_BC + DICE_EPSILON) / (p_BCP.sum(dim=2) + truth_BC + DICE_EPSILON)
+    if average == "all":
+        return 1 - dice_BC.mean()
+    present_BC = (truth_BC > 0).float()
+    return 1 - ((dice_BC * present_BC).sum(dim=1) / present_BC.sum(dim=1)).mean()
+
+
+def _lovasz(p_BCP: Tensor, target_BP: Tensor) -> Tensor:
+    num_classes = p_BCP.shape[1]
+    truth_BCP = (
+        target_BP[:, None] == torch.arange(num_classes, device=p_BCP.device)[None, :, None]
+    ).float()
+    errors_BCP, order_BCP = (truth_BCP - p_BCP).abs().sort(dim=2, descending=True)
+    truth_BCP = truth_BCP.gather(2, order_BCP)
+    pixels_BC1 = truth_BCP.sum(dim=2, keepdim=True)
+    union_BCP = pixels_BC1 + (1 - truth_BCP).cumsum(dim=2)
+    jaccard_BCP = 1 - (pixels_BC1 - truth_BCP.cumsum(dim=2)) / union_BCP
+    # the Lovasz gradient: what each pixel, worst first, adds to the Jaccard loss
+    slope_BCP = torch.diff(jaccard_BCP, dim=2, prepend=torch.zeros_like(pixels_BC1))
+    present_BC = (pixels_BC1[..., 0] > 0).float()
+    loss_BC = (errors_BCP * slope_BCP).sum(dim=2) * present_BC
+    return (loss_BC.sum(dim=1) / present_BC.sum(dim=1)).mean()
+
+
+def dice_loss(p_BCHW: Tensor, target_BHW: Tensor, *, average: str = "all") -> Tensor:
+    """The user's Dice: per image and per class, never pooled over the batch.
+
+    p_BCHW: softmax probabilities [B, C, H, W]; target_BHW: int64 [B, H, W].
+    average: `all` classes (an absent one adds a constant without gradient of its own) or those
+    `present` in the image.
+    Returns 0-dim: 1 - mean of (2 sum(p * y) + 1e-8) / (sum(p) + sum(y) + 1e-8), mean over images.
+    Raises ValueError if average is neither.
+    """
+    _check_average(average)
+    p_BCP, target_BP = p_BCHW.flatten(2), target_BHW.flatten(1)
+    p_true_BP = p_BCP.gather(1, target_BP[:, None])[:, 0]
+    return _dice(p_BCP, p_true_BP, target_BP, average)
+
+
+def lovasz_loss(p_BCHW: Tensor, target_BHW: Tensor) -> Tensor:
+    """Lovasz-softmax per image, mean over the classes present in it, mean over images.
+
+    p_BCHW: softmax probabilities [B, C, H, W]; target_BHW: int64 [B, H, W]. Returns 0-dim.
+    Source: Berman et al., The Lovasz-Softmax loss, 2018.
+    """
+    return _lovasz(p_BCHW.flatten(2), target_BHW.flatten(1))
+
+
+def _check_average(average: str) -> None:
+    if average not in ("all", "present"):
+        raise ValueError(f"dice_average: {average!r} is neither 'all' nor 'present'")
+
+
+def segmentation_loss(
+    logits_BCHW: Tensor,
+    target_BHW: Tensor,
+    *,
+    ce_weight: float = 1.0,
+    dice_weight: float | Tensor = 1.5,
+    label_smoothing: float = 0.0,
+    dice_average: str = "all",
+    lovasz_weight: float = 0.0,
+) -> LossTerms:
+    """The weighted sum of all terms, from one softmax.
+
+    logits_BCHW: [B, C, H, W], any float type; target_BHW: int64 [B, H, W], ids below C.
+    dice_weight: a number, or a 0-dim tensor (so that a compiled step is not rebuilt for each
+    new weight).
+    Returns LossTerms. Every term is a mean over images, so equal micro-batches may be averaged.
+    Raises ValueError if dice_average is neither `all` nor `present`.
+    """
+    _check_average(dice_average)
+    log_p_BCP = functional.log_softmax(logits_BCHW.float(), dim=1).flatten(2)
+    target_BP = target_BHW.flatten(1)
+    log_p_true_BP = log_p_BCP.gather(1, target_BP[:, None])[:, 0]
+    p_BCP = log_p_BCP.exp()
+    ce = _cross_entropy(log_p_BCP, log_p_true_BP, label_smoothing)
+    dice = _dice(p_BCP, log_p_true_BP.exp(), target_BP, dice_average)
+    total = ce_weight * ce + dice_weight * dice
+    lovasz = None
+    if lovasz_weight:
+        lovasz = _lovasz(p_BCP, target_BP)
+        total = total + lovasz_weight * lovasz
+    return LossTerms(total, ce, dice, lovasz)
+
+
+def reduce_masks(target_BHW: Tensor, height: int, width: int) -> Tensor:
+    """Masks on a coarser grid, nearest at pixel centres, as the data are reduced.
+
+    target_BHW: int64 [B, H, W]. Returns int64 [B, height, width].
+    """
+    rows, columns = target_BHW.shape[-2:]
+    if (rows, columns) == (height, width):
+        return target_BHW
+    row = ((torch.arange(height, device=target_BHW.device) + 0.5) * (rows / height)).long()
+    column = ((torch.arange(width, device=target_BHW.device) + 0.5) * (columns / width)).long()
+    return target_BHW[:, row][:, :, column]
+
+
+def training_loss(
+    outputs: Tensor | tuple[Tensor, list[Tensor]],
+    target_BHW: Tensor,
+    *,
+    aux_weight: float = 0.0,
+    ce_weight: float = 1.0,
+    dice_weight: float | Tensor = 1.5,
+    label_smoothing: float = 0.0,
+    dice_average: str = "all",
+    lovasz_weight: float = 0.0,
+) -> LossTerms:
+    """`segmentation_loss` of what a model in training mode returns, auxiliary heads included.
+
+    outputs: logits [B, C, H, W], or those and a list of auxiliary logits on coarser grids, which
+    are compared with the masks reduced to their grid; target_BHW: int64 [B, H, W].
+    Returns LossTerms: total has aux_weight times the mean auxiliary loss in it; ce, dice and
+    lovasz are the main head's own, so that curves with and without auxiliary heads compare.
+    """
+
+    def loss_of(logits: Tensor, target: Tensor) -> LossTerms:
+        return segmentation_loss(
+            logits,
+            target,
+            ce_weight=ce_weight,
+            dice_weight=dice_weight,
+            label_smoothing=label_smoothing,
+            dice_average=dice_average,
+            lovasz_weight=lovasz_weight,
+        )
+
+    if isinstance(outputs, Tensor):
+        return loss_of(outputs, target_BHW)
+    logits, auxiliary = outputs
+    terms = loss_of(logits, target_BHW)
+    if not aux_weight or not auxiliary:
+        return terms
+    extra = [
+        loss_of(coarse, reduce_masks(target_BHW, coarse.shape[-2], coarse.shape[-1])).total
+        for coarse in auxiliary
+    ]
+    return terms._replace(total=terms.total + aux_weight * sum(extra) / len(extra))

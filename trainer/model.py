@@ -1,0 +1,227 @@
+"""The network `lmsa`, and the door for any other.
+
+`lmsa` (light, multi-scale attention) is an encoder-decoder. The small parts of a face carry half
+of the score and are a few pixels wide, so the decoder comes back to full resolution with a skip
+at every stride from 1 on. Plain 3x3 convolutions do the fine grids: depthwise ones are slow on
+CPUs. Where grids are coarse, parallel 3, 5 and 7 wide depthwise branches see several scales, and
+a channel attention chooses among them per picture.
+
+B batch, C channel, H row, W column.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.errors import ConfigError
+
+# the course's own cap on trainable and fixed parameters together
+MAX_PARAMETERS = 1_821_085
+
+# channels at strides 1, 2, 4, 8, 16 for width 1.0
+CHANNELS = (24, 48, 96, 160, 224)
+BRANCH_SIDES = (3, 5, 7)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of parameters, trainable or not; buffers such as running means do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _conv_unit(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch normalisation, ReLU: [B, in, H, W] -> [B, out, H/s, W/s]."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class MultiScaleAttention(nn.Module):
+    """Parallel depthwise branches of 3, 5 and 7 pixels, weighed per channel by attention.
+
+    [B, C, H, W] -> [B, C, H, W], residual; starts as the identity.
+    Source: the branch weights are those of Li et al., Selective Kernel Networks, 2019.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.branches = nn.ModuleList(
+            nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels, bias=False)
+            for side in BRANCH_SIDES
+        )
+        hidden = max(8, channels // 4)
+        self.squeeze = nn.Linear(channels, hidden)
+        self.weigh = nn.Linear(hidden, channels * len(BRANCH_SIDES))
+        self.leave = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        nn.init.zeros_(self.leave[-1].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        entered = self.enter(x)
+        branches = [branch(entered) for branch in self.branches]
+        context_BC = torch.stack(branches).sum(dim=0).mean(dim=(2, 3))
+        weights = self.weigh(functional.relu(self.squeeze(context_BC)))
+        # sigmoid, not softmax: a channel may also be closed in every branch
+        weights = weights.view(x.shape[0], len(branches), -1, 1, 1).sigmoid()
+        mixed = sum(weights[:, i] * branch for i, branch in enumerate(branches))
+        out: Tensor = x + self.leave(mixed)
+        return out
+
+
+class _Up(nn.Module):
+    """Coarse features joined with a finer skip: [B, C, h, w] and [B, D, H, W] -> [B, D, H, W]."""
+
+    def __init__(self, coarse: int, fine: int) -> None:
+        super().__init__()
+        # channels are reduced before the upsampling: a quarter of the work
+        self.reduce = nn.Conv2d(coarse, fine, 1, bias=False)
+        self.mix = _conv_unit(2 * fine, fine)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        raised = functional.interpolate(
+            self.reduce(coarse), size=skip.shape[-2:], mode="bilinear", align_corners=False
+        )
+        out: Tensor = self.mix(torch.cat([raised, skip], dim=1))
+        return out
+
+
+class Lmsa(nn.Module):
+    """Light encoder-decoder with multi-scale attention.
+
+    Pictures float [B, 3, H, W] as `augment.normalise` makes them, any H and W from 16 up, ->
+    logits [B, num_classes, H, W]. With aux in training mode: (logits, [logits at stride 4]).
+    """
+
+    def __init__(self, *, width: float, dropout: float, num_classes: int, aux: bool) -> None:
+        super().__init__()
+        c1, c2, c4, c8, c16 = (max(8, 8 * round(width * channels / 8)) for channels in CHANNELS)
+        self.stem = _conv_unit(3, c1)
+        self.stage2 = nn.Sequential(_conv_unit(c1, c2, 2), _conv_unit(c2, c2))
+        self.stage4 = nn.Sequential(_conv_unit(c2, c4, 2), _conv_unit(c4, c4))
+        self.stage8 = nn.Sequential(_conv_unit(c4, c8, 2), MultiScaleAttention(c8))
+        self.stage16 = nn.Sequential(
+            _conv_unit(c8, c16, 2), MultiScaleAttention(c16), MultiScaleAttention(c16)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.up8 = _Up(c16, c8)
+        self.up4 = _Up(c8, c4)
+        self.up2 = _Up(c4, c2)
+        self.up1 = _Up(c2, c1)
+        self.head_dropout = nn.Dropout2d(dropout / 2)
+        self.head = nn.Conv2d(c1, num_classes, 1)
+        self.aux_head = nn.Conv2d(c4, num_classes, 1) if aux else None
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
+        x1 = self.stem(images)
+        x2 = self.stage2(x1)
+        x4 = self.stage4(x2)
+        x8 = self.stage8(x4)
+        x16 = self.dropout(self.stage16(x8))
+        y8 = self.up8(x16, x8)
+        y4 = self.up4(y8, x4)
+        y2 = self.up2(y4, x2)
+        y1 = self.up1(y2, x1)
+        logits: Tensor = self.head(self.head_dropout(y1))
+        if self.aux_head is not None and self.training:
+            return logits, [self.aux_head(y4)]
+        return logits
+
+
+def _imported(name: str) -> Callable[[int, float], object]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, but what it imports is not: its author needs to see where
+        raise ConfigError(
+            f"model.name: {name!r}: no module {module_name!r} on the path;"
+            " run from the folder that holds it, or install it"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(
+            f"model.name: {name!r}: module {module_name!r} has no {attribute!r}"
+        ) from error
+    if not callable(factory):
+        raise ConfigError(f"model.name: {name!r} is not callable; name a factory or a class")
+    return factory  # type: ignore[no-any-return]
+
+
+def _has_active_dropout(model: nn.Module) -> bool:
+    return any(
+        isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        for module in model.modules()
+    )
+
+
+def _check(model: nn.Module, name: str, *, dropout: float, num_classes: int) -> None:
+    """Refuse what cannot be trained and compared: size, dropout, shape of the result."""
+    count = parameter_count(model)
+    if count > MAX_PARAMETERS:
+        raise ConfigError(
+            f"model {name!r} has {count:,} parameters, the cap is {MAX_PARAMETERS:,};"
+            " make it narrower (model.width)"
+        )
+    if dropout > 0 and not _has_active_dropout(model):
+        raise ConfigError(
+            f"model {name!r} has no active nn.Dropout module although model.dropout is {dropout:g}:"
+            " the parameter would do nothing; fix dropout=0"
+        )
+    was_training = model.training
+    model.eval()  # in training mode the probe would move the running means
+    with torch.no_grad():
+        logits = model(torch.zeros(1, 3, 64, 64))
+    model.train(was_training)
+    expected = (1, num_classes, 64, 64)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"model {name!r} gives {found} for a picture (1, 3, 64, 64);"
+            f" logits of shape {expected} are needed"
+        )
+
+
+def build_model(
+    name: str, *, width: float, dropout: float, num_classes: int = 19, aux: bool = False
+) -> nn.Module:
+    """A checked model with fresh weights, on the CPU, in training mode.
+
+    name: `lmsa`, or `package.module:factory` with `factory(num_classes, dropout) -> nn.Module`.
+    width: share of the full channel counts (lmsa only); dropout: probability in [0, 1).
+    aux: auxiliary logits in training mode (lmsa only).
+    The model maps float [B, 3, H, W] to logits [B, num_classes, H, W].
+    Raises ConfigError if the name is unknown, the model is over MAX_PARAMETERS, its result has
+    another shape, or it would ignore the dropout.
+    """
+    model: object
+    if name == "lmsa":
+        model = Lmsa(width=width, dropout=dropout, num_classes=num_classes, aux=aux)
+    elif ":" in name:
+        if aux:
+            raise ConfigError(
+                f"loss.aux_weight: model {name!r} has no auxiliary heads; set aux_weight: 0"
+            )
+        model = _imported(name)(num_classes, dropout)
+    else:
+        raise ConfigError(f"model.name: {name!r} is neither 'lmsa' nor 'package.module:factory'")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model.name: {name!r} returned a {type(model).__name__}, not a torch nn.Module"
+        )
+    _check(model, name, dropout=dropout, num_classes=num_classes)
+    return model
