@@ -1,0 +1,132 @@
+"""Rows of a study that are one trial.
+
+Reviving a parked trial makes a new row with the attribute `continues`. Whoever judges trials
+(sampler, pruner, importances, report, export) looks at lineages: the rows of one trial merged.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+CONTINUES = "continues"
+COPIED_FROM = "copied_from"
+DIVERGED = "diverged"
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a row counts towards `--trials`: finished, neither a revival nor a copy."""
+    return (
+        trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        and trial.user_attrs.get(CONTINUES) is None
+        and trial.user_attrs.get(COPIED_FROM) is None
+    )
+
+
+def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The rows that count towards `--trials`, in the order given."""
+    return [trial for trial in trials if counts(trial)]
+
+
+def diverged(trial: FrozenTrial) -> bool:
+    """Whether the trial's loss stopped being a number."""
+    return trial.constraints.get(DIVERGED, 0.0) > 0
+
+
+def value(trial: FrozenTrial) -> float | None:
+    """A trial's value: the f_score of its best epoch, in [0, 1]; None before its first report."""
+    if trial.state == TrialState.COMPLETE and trial.value is not None:
+        return float(trial.value)
+    return max(trial.intermediate_values.values(), default=None)
+
+
+def best_so_far(curve: Mapping[int, float]) -> dict[int, float]:
+    """Epoch -> highest score up to it.
+
+    >>> best_so_far({1: 0.2, 2: 0.1, 3: 0.4})
+    {1: 0.2, 2: 0.2, 3: 0.4}
+    """
+    highest: dict[int, float] = {}
+    top = float("-inf")
+    for epoch in sorted(curve):
+        top = max(top, curve[epoch])
+        highest[epoch] = top
+    return highest
+
+
+def best_at(curve: Mapping[int, float], epoch: int) -> float | None:
+    """The highest score up to `epoch`, counted from 1; None where nothing was reported by then."""
+    return max((score for at, score in curve.items() if at <= epoch), default=None)
+
+
+def merged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """One trial per lineage, in the order of their first rows.
+
+    A row with `continues: N` goes on from row N. The merged trial has the first row's number and
+    parameters, the curves of all rows together, and everything else (state, value, attributes on
+    top of the earlier ones) from the last row. Rows that stand alone are returned as they are,
+    not copied. A row whose parent is missing stands alone.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    chains: dict[int, list[FrozenTrial]] = {}
+    for trial in sorted(trials, key=lambda row: row.number):
+        root, seen = trial, {trial.number}
+        while (parent := by_number.get(root.user_attrs.get(CONTINUES, -1))) is not None:
+            if parent.number in seen:
+                break
+            seen.add(parent.number)
+            root = parent
+        chains.setdefault(root.number, []).append(trial)
+    return [_joined(chain) for _, chain in sorted(chains.items())]
+
+
+def _joined(chain: list[FrozenTrial]) -> FrozenTrial:
+    if len(chain) == 1:
+        return chain[0]
+    first, last = chain[0], chain[-1]
+    one = copy.copy(last)
+    one.number = first.number
+    one.params = first.params
+    one.distributions = first.distributions
+    one.datetime_start = first.datetime_start
+    one.intermediate_values = {
+        epoch: score for row in chain for epoch, score in row.intermediate_values.items()
+    }
+    one.user_attrs = {key: item for row in chain for key, item in row.user_attrs.items()}
+    if last.state == TrialState.COMPLETE and last.value is not None:
+        # the best epoch may lie before the revival
+        one.value = max(last.value, *one.intermediate_values.values())
+    return one
+
+
+def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The COMPLETE lineage with the highest value, the earlier one on a tie; None if there is none.
+
+    Copies from another study may win: they have the same identity.
+    """
+    complete = [t for t in merged(trials) if t.state == TrialState.COMPLETE and t.value is not None]
+    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def best(study: optuna.Study) -> FrozenTrial | None:
+    """The answer of a study: see `best_of`."""
+    return best_of(study.get_trials(deepcopy=False))
+
+
+def nothing_better_for(trials: Sequence[FrozenTrial]) -> int:
+    """How many counted trials have finished since the best one so far did (`--stop-after`).
+
+    0 while nothing is COMPLETE: then there is no best to be beaten yet.
+    """
+    answer = best_of(trials)
+    if answer is None or answer.datetime_complete is None:
+        return 0
+    return sum(
+        trial.datetime_complete is not None
+        and trial.datetime_complete > answer.datetime_complete
+        and trial.number != answer.number
+        for trial in finished(trials)
+    )
