@@ -36,22 +36,20 @@ def _cross_entropy(log_p_BCP: Tensor, log_p_true_BP: Tensor, smoothing: float) -
     return (1 - smoothing) * hard - smoothing * log_p_BCP.mean()
 
 
-def _pixels_per_class(target_BP: Tensor, num_classes: int) -> Tensor:
-    counts = torch.zeros(
-        target_BP.shape[0], num_classes, dtype=torch.float32, device=target_BP.device
-    )
-    return counts.scatter_add_(1, target_BP, torch.ones_like(target_BP, dtype=torch.float32))
+def _sum_per_class(values_BP: Tensor, target_BP: Tensor, num_classes: int) -> Tensor:
+    """Sum of the values over the pixels of each true class, [B, C]: no one-hot truth is made."""
+    sums_BC = values_BP.new_zeros(values_BP.shape[0], num_classes)
+    return sums_BC.scatter_add(1, target_BP, values_BP)
 
 
 def _dice(p_BCP: Tensor, p_true_BP: Tensor, target_BP: Tensor, average: str) -> Tensor:
     num_classes = p_BCP.shape[1]
-    truth_BC = _pixels_per_class(target_BP, num_classes)
-    # sum(p * y) needs only the probability of the true class: no one-hot truth is made
-    overlap_BC = torch.zeros_like(truth_BC).scatter_add(1, target_BP, p_true_BP)
+    truth_BC = _sum_per_class(torch.ones_like(p_true_BP), target_BP, num_classes)
+    overlap_BC = _sum_per_class(p_true_BP, target_BP, num_classes)
     dice_BC = (2 * overlap_BC + DICE_EPSILON) / (p_BCP.sum(dim=2) + truth_BC + DICE_EPSILON)
     if average == "all":
         return 1 - dice_BC.mean()
-    present_BC = (truth_BC > 0).float()
+    present_BC = (truth_BC > 0).to(dice_BC.dtype)
     return 1 - ((dice_BC * present_BC).sum(dim=1) / present_BC.sum(dim=1)).mean()
 
 

@@ -159,7 +159,7 @@ def _imported(name: str) -> Callable[[int, float], object]:
         ) from error
     if not callable(factory):
         raise ConfigError(f"model.name: {name!r} is not callable; name a factory or a class")
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _has_active_dropout(model: nn.Module) -> bool:

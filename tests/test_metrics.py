@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.data.classes import LARGE, NAMES, SMALL
+from trainer.metrics import ScoreKeeper, confusion, f_per_class, image_f_scores, mean_f
+
+
+def image_score_in_numpy(predicted, truth):
+    """DOMAIN.md's definition, written out pixel set by pixel set."""
+    scores = []
+    for c in np.unique(truth):
+        tp = np.sum((predicted == c) & (truth == c))
+        fp = np.sum((predicted == c) & (truth != c))
+        fn = np.sum((predicted != c) & (truth == c))
+        p = tp / (tp + fp + 1e-7)
+        r = tp / (tp + fn + 1e-7)
+        scores.append(2 * p * r / (p + r + 1e-7))
+    return float(np.mean(scores))
+
+
+def pooled_in_numpy(predicted, truth, classes):
+    """F of each class from the pixels of all images; None where it is in neither."""
+    found = {}
+    for c in classes:
+        tp = np.sum((predicted == c) & (truth == c))
+        wrong = np.sum((predicted == c) != (truth == c))
+        found[c] = 2 * tp / (2 * tp + wrong) if tp + wrong else None
+    return found
+
+
+def random_masks(seed, images=7, side=23):
+    """Truth with blocks of random classes, some classes missing; prediction half right."""
+    rng = np.random.default_rng(seed)
+    some = rng.choice(19, size=12, replace=False)
+    truth = np.kron(rng.choice(some, size=(images, 6, 6)), np.ones((4, 4), int))[:, :side, :side]
+    predicted = np.where(rng.random(truth.shape) < 0.5, truth, rng.integers(0, 19, truth.shape))
+    predicted[predicted == some[0]] = some[1]  # a class of the truth that is never predicted
+    return predicted, truth
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_scores_agree_with_an_independent_implementation(seed):
+    predicted, truth = random_masks(seed)
+    keeper = ScoreKeeper()
+    for rows in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        keeper.add(torch.tensor(predicted[rows]), torch.tensor(truth[rows]))
+    scores = keeper.scores()
+    each = [image_score_in_numpy(p, t) for p, t in zip(predicted, truth, strict=True)]
+    assert keeper.image_scores() == pytest.approx(each, abs=1e-9)
+    assert scores.f_score == pytest.approx(np.mean(each), abs=1e-9)
+    assert scores.images == 7
+    by_class = pooled_in_numpy(predicted, truth, range(19))
+    assert list(scores.f_per_class) == list(NAMES)
+    for c, name in enumerate(NAMES):
+        if by_class[c] is None:
+            assert scores.f_per_class[name] is None
+        else:
+            assert scores.f_per_class[name] == pytest.approx(by_class[c], abs=1e-9)
+    in_truth = set(np.unique(truth))
+    for got, group in (
+        (scores.f_pooled, range(19)),
+        (scores.f_large, LARGE),
+        (scores.f_small, SMALL),
+    ):
+        expected = [by_class[c] for c in group if c in in_truth]
+        assert got == (pytest.approx(np.mean(expected), abs=1e-9) if expected else None)
+
+
+def test_score_of_an_image_counted_by_hand():
+    # class 0: TP 1, FP 1, FN 1 -> 1/2; class 1: TP 1, FP 0, FN 1 -> 2/3; class 7 only predicted
+    truth = torch.tensor([[[0, 0], [1, 1]]])
+    predicted = torch.tensor([[[0, 7], [1, 0]]])
+    score = image_f_scores(confusion(predicted, truth, 19))
+    assert score.dtype == torch.float64
+    assert float(score) == pytest.approx((1 / 2 + 2 / 3) / 2, abs=1e-6)
+
+
+def test_a_perfect_prediction_scores_one_but_for_the_epsilons():
+    truth = torch.tensor([[[0, 4], [5, 13]]])
+    assert float(image_f_scores(confusion(truth, truth, 19))) == pytest.approx(1.0, abs=1e-6)
+    assert scores_of(truth, truth).f_pooled == 1.0
+
+
+def scores_of(predicted, truth):
+    keeper = ScoreKeeper()
+    keeper.add(predicted, truth)
+    return keeper.scores()
+
+
+def test_the_split_into_batches_does_not_change_the_score():
+    predicted, truth = (torch.tensor(masks) for masks in random_masks(9))
+    whole = scores_of(predicted, truth)
+    keeper = ScoreKeeper()
+    for i in range(7):
+        keeper.add(predicted[i : i + 1], truth[i : i + 1])
+    assert keeper.scores() == whole
+
+
+def test_a_class_absent_from_truth_counts_in_no_mean():
+    # glasses predicted on one pixel, in no truth: an F of 0 of its own, no part of f_pooled
+    truth = torch.zeros(1, 2, 2, dtype=torch.long)
+    predicted = torch.tensor([[[0, 0], [0, 3]]])
+    scores = scores_of(predicted, truth)
+    assert scores.f_per_class["eye_g"] == 0.0
+    assert scores.f_per_class["hat"] is None
+    assert scores.f_pooled == pytest.approx(6 / 7)
+    assert scores.f_large == pytest.approx(6 / 7)
+    assert scores.f_small is None
+
+
+def test_confusion_rows_are_truth():
+    counts = confusion(torch.tensor([[[2, 2]], [[0, 1]]]), torch.tensor([[[1, 2]], [[0, 0]]]), 3)
+    assert counts.tolist() == [
+        [[0, 0, 0], [0, 0, 1], [0, 0, 1]],
+        [[1, 1, 0], [0, 0, 0], [0, 0, 0]],
+    ]
+
+
+def test_small_integer_masks_count_like_large_ones():
+    predicted, truth = (torch.tensor(masks) for masks in random_masks(3))
+    counts = confusion(predicted.to(torch.uint8), truth.to(torch.uint8), 19)
+    assert torch.equal(counts, confusion(predicted, truth, 19))
+
+
+def test_shapes_that_differ_and_counts_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 2, 2\) and truth \(1, 2, 3\) differ"):
+        confusion(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 3).long(), 19)
+    with pytest.raises(ValueError, match=r"must be \[C, C\], got \(2, 3\)"):
+        f_per_class(torch.zeros(2, 3))
+
+
+def test_no_image_has_no_score():
+    with pytest.raises(ValueError, match="no image was scored"):
+        ScoreKeeper().scores()
+
+
+def test_mean_over_classes_that_no_truth_has_is_none():
+    assert mean_f(torch.diag(torch.tensor([5, 0, 3])), [1]) is None
