@@ -1,0 +1,71 @@
+"""What every command shares: one line and exit code 2 for a mistake, a traceback for a bug."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from trainer.errors import UserError
+
+# the file system's own words for a state that the person, not the programmer, has to mend
+_PERSONS_ERRNOS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space within the quota",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EACCES: "name a path that you may use",
+    errno.EPERM: "name a path that you may use",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaint is one line, and whose help shows the defaults."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        # an abbreviated flag would change its meaning when a longer one is added
+        options.setdefault("allow_abbrev", False)
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def one_line(text: object) -> str:
+    """Any text on a single line."""
+    return " ".join(str(text).split())
+
+
+def complain(message: object) -> int:
+    """Print one line on stderr; returns the exit code 2."""
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    return 2
+
+
+def guarded(body: Callable[[], int], errors: tuple[type[Exception], ...] = ()) -> int:
+    """Run a command's body and turn a person's mistakes into one line and exit code 2.
+
+    errors: further exception types that are a person's mistake, besides UserError.
+    Returns the body's exit code, 2 after a mistake, 130 after Ctrl-C. All else is a bug and
+    propagates.
+    """
+    try:
+        return body()
+    except (UserError, *errors) as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        mend = _PERSONS_ERRNOS.get(error.errno or 0)
+        if mend is None:
+            raise
+        where = error.filename or "a file"
+        return complain(f"{where}: {error.strerror}; {mend}")

@@ -1,0 +1,160 @@
+"""Files written for the user's old trainer, in today's layout.
+
+The old trainer ignored keys that it did not read, so a note says for each key what becomes of it.
+A file without any old key passes through untouched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+Path = tuple[str, ...]
+
+# old key -> (new key, what the note adds)
+_RENAMED: dict[Path, tuple[Path, str]] = {
+    ("gpu_augmentation", "horizontal_flip_prob"): (
+        ("augmentation", "horizontal_flip"),
+        "augmentation always runs on the training device",
+    ),
+    ("gpu_augmentation", "rotation_degrees"): (("augmentation", "rotation"), "degrees, as before"),
+    ("gpu_augmentation", "brightness"): (
+        ("augmentation", "color_jitter", "brightness"),
+        "one section for all augmentation",
+    ),
+    ("gpu_augmentation", "contrast"): (
+        ("augmentation", "color_jitter", "contrast"),
+        "one section for all augmentation",
+    ),
+    ("gpu_augmentation", "saturation"): (
+        ("augmentation", "color_jitter", "saturation"),
+        "one section for all augmentation",
+    ),
+    ("training", "cutmix_prob"): (("augmentation", "cutmix"), "CutMix is an augmentation"),
+}
+_ADVANCED = "a switch; the probability alone decides"
+_FOCAL = "focal loss brought nothing where it was measured, and is not offered"
+_DROPPED: dict[Path, str] = {
+    ("output_dir",): "say --out instead",
+    ("data", "num_workers"): "pictures are decoded once into a shared cache; no loader processes",
+    ("data", "val_split"): "the split is val.txt, else 10 % by hash of the file name",
+    ("model", "num_classes"): "always the 19 classes of CelebAMask-HQ",
+    ("model", "use_lmsa"): "multi-scale attention is part of the network lmsa",
+    ("loss", "use_class_weights"): "class weights brought nothing where they were measured",
+    ("loss", "use_focal"): _FOCAL,
+    ("loss", "focal_alpha"): _FOCAL,
+    ("loss", "focal_gamma"): _FOCAL,
+    ("training", "use_gpu_augmentation"): "augmentation always runs on the training device",
+    ("training", "use_advanced_aug"): _ADVANCED,
+    ("training", "use_cutmix"): _ADVANCED,
+    ("training", "use_mixup"): "MixUp is not offered: a mask has no mixed class",
+    ("training", "mixup_prob"): "MixUp is not offered: a mask has no mixed class",
+    ("training", "mixup_alpha"): "MixUp is not offered: a mask has no mixed class",
+    ("training", "cutmix_alpha"): "the pasted area is drawn evenly",
+}
+# values of the old layout under keys that are still there
+_OLD_MODEL = "microsegformer"
+_OLD_SCHEDULER = "CosineAnnealingLR"
+_OFF_PATIENCE = 999
+
+
+def _has(data: Mapping[str, Any], path: Path) -> bool:
+    node: Any = data
+    for part in path:
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _get(data: Mapping[str, Any], path: Path) -> Any:
+    node: Any = data
+    for part in path:
+        node = node[part]
+    return node
+
+
+def _pop(data: dict[str, Any], path: Path) -> Any:
+    node = _get(data, path[:-1])
+    return node.pop(path[-1])
+
+
+def _put(data: dict[str, Any], path: Path, value: Any) -> None:
+    for part in path[:-1]:
+        data = data.setdefault(part, {})
+    data[path[-1]] = value
+
+
+def _is_old(data: Mapping[str, Any]) -> bool:
+    return (
+        any(_has(data, path) for path in (*_RENAMED, *_DROPPED))
+        or (_has(data, ("model", "name")) and _get(data, ("model", "name")) == _OLD_MODEL)
+        or (
+            _has(data, ("training", "scheduler"))
+            and _get(data, ("training", "scheduler")) == _OLD_SCHEDULER
+        )
+        or _has(data, ("training", "use_amp"))
+    )
+
+
+def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Old keys renamed or dropped: the data in today's layout, one line per key touched.
+
+    Unknown keys that the old trainer did not have either are left for the check to refuse.
+    """
+    new: dict[str, Any] = copy.deepcopy(dict(data))
+    if not _is_old(new):
+        return new, []
+    notes: list[str] = []
+
+    def dropped(path: Path, reason: str) -> None:
+        value = _pop(new, path)
+        notes.append(f"{'.'.join(path)}: {value!r} is dropped: {reason}")
+
+    for path, (target, why) in _RENAMED.items():
+        if _has(new, path):
+            _put(new, target, _pop(new, path))
+            notes.append(f"{'.'.join(path)} is now {'.'.join(target)}: {why}")
+    for path, reason in _DROPPED.items():
+        if _has(new, path):
+            dropped(path, reason)
+    if new.get("gpu_augmentation") == {}:
+        del new["gpu_augmentation"]
+
+    if _has(new, ("model", "name")) and _get(new, ("model", "name")) == _OLD_MODEL:
+        _put(new, ("model", "name"), "lmsa")
+        notes.append(f"model.name: {_OLD_MODEL} is now lmsa: another network, under the same cap")
+    if _has(new, ("training", "use_amp")):
+        precision = "auto" if _pop(new, ("training", "use_amp")) else "float32"
+        _put(new, ("runtime", "precision"), precision)
+        notes.append(f"training.use_amp is now runtime.precision: {precision}")
+    if _has(new, ("training", "scheduler")) and _get(new, ("training", "scheduler")) == (
+        _OLD_SCHEDULER
+    ):
+        _put(new, ("training", "scheduler"), "CosineAnnealingWarmRestarts")
+        notes.append(
+            f"training.scheduler: {_OLD_SCHEDULER} is now CosineAnnealingWarmRestarts with T_0 ="
+            " epochs: the same curve"
+        )
+    patience: Path = ("training", "early_stopping_patience")
+    if _has(new, patience):
+        value = _get(new, patience)
+        if isinstance(value, int) and value >= _OFF_PATIENCE:
+            _put(new, patience, None)
+            notes.append(f"training.early_stopping_patience: {value} is now null: off")
+    _read_numbers(new, (), notes)
+    return new, notes
+
+
+def _read_numbers(node: dict[str, Any], path: Path, notes: list[str]) -> None:
+    """Numbers that an old YAML reader took for text ('1e-4'), in place."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            _read_numbers(value, (*path, key), notes)
+        elif isinstance(value, str):
+            try:
+                node[key] = float(value)
+            except ValueError:
+                continue
+            notes.append(f"{'.'.join((*path, key))}: the text {value!r} is now a number")
