@@ -7,6 +7,7 @@ from the figures kept as user attributes.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def figures(
     best_row = max(range(len(val_f)), key=lambda row: (val_f[row], -row))
     best, final = val_f[best_row], val_f[-1]
     train = history[best_row].get("train_f")
-    changes = [later - earlier for earlier, later in zip(val_f, val_f[1:], strict=False)]
+    changes = [later - earlier for earlier, later in itertools.pairwise(val_f)]
     return {
         "best_val_f": best,
         "best_epoch": int(history[best_row].get("epoch", best_row + 1)),
@@ -94,7 +95,7 @@ def still_rising(val_f: Sequence[float]) -> bool:
     last = statistics.fmean(val_f[-part:])
     before = statistics.fmean(val_f[-2 * part : -part])
     recent = val_f[-4 * part :]
-    changes = [later - earlier for earlier, later in zip(recent, recent[1:], strict=False)]
+    changes = [later - earlier for earlier, later in itertools.pairwise(recent)]
     noise = statistics.pstdev(changes) if len(changes) > 1 else 0.0
     return last - before > noise / math.sqrt(part)
 

@@ -1,0 +1,354 @@
+"""A study and what it remembers: the identity that makes its trials comparable.
+
+`Setup` is stored with the study. Opening it again with anything that would change what a score
+means is refused in one line; ranges, fixed values, sampler and pruner may change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.metadata
+import re
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+import space
+from search import spaces
+from search.pruner import PRUNERS, make_pruner
+from search.sampler import SAMPLERS, make_sampler
+from search.spaces import Searched, Spec, Value, describe, distribution, format_value, same_kind
+from storage.rdb import LeasedStorage
+from trainer.config import Config, base_identity, config_from_dict, key_path, to_dict
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import DataSummary
+
+METRIC = "f_score per image, training grid"
+SETUP, TOTAL, DRAIN = "setup", "total", "drain"
+# part of no identity: where the data lie, and what every trial or the search itself decides
+_NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
+
+
+class StudyError(UserError):
+    """A study that does not exist, or that was made for something else."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a worker needs to know.
+
+    base: the config without experiment, runtime, searched keys, data root and seeds.
+    runtime: what the person asked for (auto where nothing). space: name -> parameter as JSON.
+    fixed: name -> value. defaults: name -> what a trial takes that does not name it.
+    data: root, name, fingerprint, train, val.
+    """
+
+    name: str
+    base: dict[str, Any]
+    runtime: dict[str, Any]
+    space: dict[str, dict[str, Any]]
+    fixed: dict[str, Value]
+    defaults: dict[str, Value]
+    seed: int
+    sampler: str
+    pruner: str
+    epochs: int
+    data: dict[str, Any]
+    metric: str = METRIC
+    preset: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def specs(self) -> dict[str, Spec]:
+        """The searched parameters, in the order of the space."""
+        # PostgreSQL may keep JSON objects in another order, so the order is stored as a list
+        read = {name: space.from_json(spec) for name, spec in self.space.items()}
+        return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self) | {"order": list(self.space)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Setup:
+        """The inverse of `to_json`; keys of later versions are left out."""
+        names = {known.name for known in dataclasses.fields(cls)}
+        values = {name: item for name, item in stored.items() if name in names}
+        values["space"] = {name: stored["space"][name] for name in stored["order"]}
+        return cls(**values)
+
+
+def make_setup(
+    name: str,
+    searched: Searched,
+    data: DataSummary,
+    *,
+    seed: int = 0,
+    sampler: str = "tpe",
+    pruner: str = "restart-aware",
+    preset: str | None = None,
+) -> Setup:
+    """The setup of a study from what the command line came to. Raises StudyError."""
+    for what, given, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if given not in known:
+            raise StudyError(f"--{what} {given}: not one of {', '.join(known)}")
+    config = searched.config
+    whole = to_dict(config)
+    return Setup(
+        name=name,
+        base=base_identity(config, without=[*searched.specs, *_NOT_IDENTITY]),
+        runtime=whole["runtime"],
+        space={key: space.to_json(spec) for key, spec in searched.specs.items()},
+        fixed=dict(searched.fixed),
+        defaults=searched.defaults(),
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+        epochs=config.training.epochs,
+        data={
+            "root": config.data.root,
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "train": data.train,
+            "val": data.val,
+        },
+        preset=preset,
+        versions=versions(),
+    )
+
+
+def open_study(
+    storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = ()
+) -> optuna.Study:
+    """Make the study, or open it where its identity is the same.
+
+    explicit: which of "seed", "sampler", "pruner" the person gave; for the others what is stored
+    holds. The stored setup takes over ranges, fixed values, runtime, sampler and pruner. Raises
+    StudyError that names each difference and the way on, before anything is written.
+    """
+    study = _existing(storage, setup.name)
+    if study is not None:
+        stored = study.user_attrs.get(SETUP)
+        if stored is None and study.get_trials(deepcopy=False):
+            raise StudyError(
+                f'study "{setup.name}" was not made by search.run: name another with --study'
+            )
+        if stored is not None:
+            setup = _agreed(Setup.from_json(stored), setup, explicit)
+    study = optuna.create_study(
+        study_name=setup.name,
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=make_sampler(setup),
+        pruner=make_pruner(setup),
+    )
+    study.set_user_attr(SETUP, setup.to_json())
+    return study
+
+
+def load_study(storage: LeasedStorage, name: str) -> optuna.Study:
+    """An existing study, ready to ask and tell. Raises StudyError with the nearest name."""
+    study = _existing(storage, name)
+    if study is None:
+        names = [other.study_name for other in storage.get_all_studies()]
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names) or 'no studies'}"
+        raise StudyError(f'no study "{name}" in the store: {hint}')
+    setup = load_setup(study)
+    study.sampler = make_sampler(setup)
+    study.pruner = make_pruner(setup)
+    return study
+
+
+def load_setup(study: optuna.Study) -> Setup:
+    """What the study remembers. Raises StudyError for a study that search.run did not make."""
+    stored = study.user_attrs.get(SETUP)
+    if stored is None:
+        raise StudyError(
+            f'study "{study.study_name}" was not made by search.run, so its configs are not known'
+        )
+    return Setup.from_json(stored)
+
+
+def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
+    """A row that storage has just started, as a trial to suggest and report with."""
+    # Optuna's cache knows only rows that it has read
+    study.get_trials(deepcopy=False)
+    return optuna.trial.Trial(study, trial_id)
+
+
+def set_total(study: optuna.Study, total: int) -> None:
+    """How many finished trials the study should reach."""
+    study.set_user_attr(TOTAL, total)
+
+
+def total_of(study: optuna.Study) -> int | None:
+    """The target number of finished trials; None where no run has set it."""
+    return study.user_attrs.get(TOTAL)
+
+
+def drain(study: optuna.Study) -> None:
+    """Ask every worker and supervisor of the study to put its trial back and to end."""
+    study.set_user_attr(DRAIN, uuid.uuid4().hex)
+
+
+def drain_mark(study: optuna.Study) -> str | None:
+    """A mark that changes with each `drain`."""
+    return study.user_attrs.get(DRAIN)
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """A trial's training seed, in [0, 2^31): the same wherever and whenever it runs."""
+    text = f"trial {study_seed} {number}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") % 2**31
+
+
+def config_for(
+    setup: Setup,
+    params: Mapping[str, Value],
+    *,
+    seed: int,
+    runtime: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+) -> Config:
+    """The config that a trial trains with.
+
+    Under a constant schedule the ramp is written as 0, whatever was sampled. Early stopping is
+    off: in a search that is the pruner's work. runtime None: as the person asked. Raises
+    ConfigError for values that cannot be trained together.
+    """
+    whole = _nested_copy(setup.base)
+    values: dict[str, Any] = {
+        **params,
+        "data.root": data_root or setup.data["root"],
+        "training.seed": seed,
+        "training.early_stopping_patience": None,
+    }
+    for name, value in values.items():
+        place = whole
+        path = key_path(name)
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = value
+    if whole["loss"].get("dice_schedule") == "constant":
+        whole["loss"]["dice_ramp"] = 0.0
+    whole["experiment"] = {"name": setup.name}
+    whole["runtime"] = dict(setup.runtime if runtime is None else runtime)
+    return config_from_dict(whole, where=f"study {setup.name}")
+
+
+def base_values(setup: Setup) -> dict[str, Any]:
+    """The base config flat, by dotted name."""
+    return dict(_flat(setup.base))
+
+
+def trial_folder(runs: Path, study_name: str, number: int) -> Path:
+    """Where a trial's files lie: `runs/<study>/<number>`; each claim writes in a folder below.
+
+    A name that is no plain folder name is written with underscores and a short hash.
+    """
+    plain = re.sub(r"[^\w.-]", "_", study_name)
+    if plain != study_name or plain.strip(".") == "" or plain == "artifacts":
+        plain = f"{plain[:80]}-{hashlib.sha256(study_name.encode()).hexdigest()[:8]}"
+    return Path(runs) / plain / str(number)
+
+
+def differences(stored: Setup, new: Setup) -> list[str]:
+    """Every difference of identity, each as "KEY THEN, this run has NOW"; empty if there is none.
+
+    Changed ranges (low, high) are none.
+    """
+    found = []
+    old_specs, new_specs = stored.specs(), new.specs()
+    for name in sorted(old_specs.keys() | new_specs.keys()):
+        before, now = old_specs.get(name), new_specs.get(name)
+        if before is None and now is not None:
+            found.append(f"{name} not searched, this run searches {describe(now)}")
+        elif now is None and before is not None:
+            found.append(f"{name} searched in {describe(before)}, this run does not search it")
+        elif before is not None and now is not None and not same_kind(before, now):
+            found.append(f"{name} as {describe(before)}, this run has {describe(now)}")
+    searched = {".".join(key_path(name)) for name in (*old_specs, *new_specs)}
+    old_base, new_base = dict(_flat(stored.base)), dict(_flat(new.base))
+    for key in sorted((old_base.keys() | new_base.keys()) - searched):
+        before, now = old_base.get(key), new_base.get(key)
+        if before != now:
+            found.append(f"{key} {format_value(before)}, this run has {format_value(now)}")
+    if stored.data["fingerprint"] != new.data["fingerprint"]:
+        found.append(f"data {_data_text(stored)}, this run has {_data_text(new)}")
+    if stored.metric != new.metric:
+        found.append(f"metric {stored.metric}, this run has {new.metric}")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The versions that digits depend on."""
+    names = ("torch", "optuna", "numpy", "pillow")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+
+
+def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:
+    found = differences(stored, new)
+    if "seed" in explicit and stored.seed != new.seed:
+        found.append(f"seed {stored.seed}, this run has {new.seed}")
+    if found:
+        shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+        raise StudyError(
+            f'study "{stored.name}" has {shown}: give this run another name with --study NAME '
+            f"(add --from {stored.name} to take its trials over)"
+        )
+    return dataclasses.replace(
+        new,
+        seed=stored.seed,
+        sampler=new.sampler if "sampler" in explicit else stored.sampler,
+        pruner=new.pruner if "pruner" in explicit else stored.pruner,
+        data=new.data,
+    )
+
+
+def _data_text(setup: Setup) -> str:
+    data = setup.data
+    return (
+        f"{data['name']} ({data['train']} train, {data['val']} val, "
+        f"fingerprint {str(data['fingerprint'])[:8]})"
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in tree.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _nested_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _nested_copy(item) if isinstance(item, Mapping) else item for key, item in tree.items()
+    }
+
+
+def distributions(setup: Setup) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Optuna's form of the whole space."""
+    return {name: distribution(spec) for name, spec in setup.specs().items()}
+
+
+def fixed_values(setup: Setup) -> dict[str, Value]:
+    """The fixed values as their parameters record them. Raises ConfigError if one is outside."""
+    specs = setup.specs()
+    return {name: spaces.inside(name, value, specs[name]) for name, value in setup.fixed.items()}
