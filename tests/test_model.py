@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import doctest
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+from trainer import model as model_module
 from trainer.errors import ConfigError
 from trainer.model import MAX_PARAMETERS, build_model, parameter_count
 
@@ -56,6 +58,11 @@ def plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("my_networks", None)
+
+
+def test_examples_in_the_docstrings_hold():
+    result = doctest.testmod(model_module)
+    assert (result.attempted, result.failed) == (1, 0)
 
 
 def test_full_width_uses_the_cap_well_and_stays_under_it():
