@@ -262,4 +262,6 @@ def from_json(data: Mapping[str, Any]) -> Spec:
             return Choice(tuple(values["choices"]))
         case "epoch_share":
             return EpochShare(tuple(values["parts"]))
-    raise ValueError(f"kind of a range: {data['kind']!r} is none of float, int, choice, epoch_share")
+    raise ValueError(
+        f"kind of a range: {data['kind']!r} is none of float, int, choice, epoch_share"
+    )

@@ -237,7 +237,9 @@ def _check_together(config: Config, where: str) -> None:
             f" would make the Dice weight negative; stay within +-{2 * loss.dice_weight:g}"
         )
     if loss.ce_weight == 0 and loss.dice_weight == 0:
-        raise ConfigError(f"{where}: loss.ce_weight and loss.dice_weight are both 0; nothing to learn")
+        raise ConfigError(
+            f"{where}: loss.ce_weight and loss.dice_weight are both 0; nothing to learn"
+        )
     t_0 = training.scheduler_params.T_0
     # a cycle given as a share of the budget carries rounding of its own
     if t_0 is not None and t_0 > training.epochs * (1 + 1e-9):

@@ -1,0 +1,85 @@
+"""Which pair is for training, validation or test: by list, else by hash of the stem.
+
+A hash keeps each pair in its part when files are added, and needs no seed. A part that has a list
+(`val.txt`, `test.txt`: one stem a line) is that list; a part without one is drawn, 10 %, from the
+pairs that stand in no list. Exact duplicates share a part: a copy of a training picture would
+make a score too good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+from trainer.errors import DataError
+
+PARTS: tuple[str, ...] = ("train", "val", "test")
+LISTS: dict[str, str] = {"val": "val.txt", "test": "test.txt"}
+SHARE = 0.1
+
+
+def draw(stem: str) -> float:
+    """An even number in [0, 1) that depends on the stem alone."""
+    digest = hashlib.sha256(stem.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def read_lists(root: Path) -> dict[str, tuple[str, ...]]:
+    """part -> stems of its list file, for the lists that `root` holds; a suffix is taken off.
+
+    Raises DataError if a stem stands in both lists.
+    """
+    lists: dict[str, tuple[str, ...]] = {}
+    for part, name in LISTS.items():
+        path = root / name
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").split("\n")
+            lists[part] = tuple(stem_of(line.strip()) for line in lines if line.strip())
+    both = set(lists.get("val", ())) & set(lists.get("test", ()))
+    if both:
+        raise DataError(
+            f"{root}: {min(both)!r} stands in val.txt and in test.txt; take it out of one"
+        )
+    return lists
+
+
+def stem_of(name: str) -> str:
+    """`00017.jpg` -> `00017`; a stem stays as it is, dots included."""
+    path = PurePath(name)
+    return path.stem if path.suffix.lower() in (".jpg", ".jpeg", ".png") else name
+
+
+def split(
+    stems: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
+    twins: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """part -> its stems, in sorted order; every stem is in exactly one part.
+
+    lists: part -> stems of its list file. twins: stem -> stem of the group of exact duplicates
+    that it belongs to. A group with a member in a list follows it, test before validation.
+    """
+    twins = twins or {}
+    listed = {stem: part for part, names in lists.items() for stem in names}
+    group_part: dict[str, str] = {}
+    for stem in sorted(stems):
+        part = listed.get(stem)
+        group = twins.get(stem, stem)
+        if part is not None and group_part.get(group) != "test":
+            group_part[group] = part
+    chosen: dict[str, list[str]] = {part: [] for part in PARTS}
+    for stem in sorted(stems):
+        group = twins.get(stem, stem)
+        chosen[group_part.get(group) or _drawn(group, lists)].append(stem)
+    return {part: tuple(names) for part, names in chosen.items()}
+
+
+def _drawn(stem: str, lists: Mapping[str, Sequence[str]]) -> str:
+    at = draw(stem)
+    # each part has its own interval, so that a list for one leaves the other's draw as it was
+    if at < SHARE and "test" not in lists:
+        return "test"
+    if SHARE <= at < 2 * SHARE and "val" not in lists:
+        return "val"
+    return "train"
