@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 import space
-from search import spaces
+from search import lineage, spaces
 from search.pruner import PRUNERS, make_pruner
 from search.sampler import SAMPLERS, make_sampler
 from search.spaces import Searched, Spec, Value, describe, distribution, format_value, same_kind
@@ -250,6 +251,26 @@ def base_values(setup: Setup) -> dict[str, Any]:
     return dict(_flat(setup.base))
 
 
+def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
+    """The `search` section that goes with a trial's config: where it came from."""
+    score = lineage.value(row)
+    curve = row.intermediate_values
+    return {
+        "study": setup.name,
+        "trial": row.number,
+        "value": score,
+        "epoch": max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None,
+        "metric": setup.metric,
+        "seed": row.user_attrs.get("seed"),
+        "data": {key: setup.data[key] for key in ("name", "fingerprint", "train", "val")},
+        "preset": setup.preset,
+        "versions": dict(setup.versions),
+        "searched": list(setup.space),
+        "fixed": dict(setup.fixed),
+        "params": dict(row.params),
+    }
+
+
 def trial_folder(runs: Path, study_name: str, number: int) -> Path:
     """Where a trial's files lie: `runs/<study>/<number>`; each claim writes in a folder below.
 
@@ -266,18 +287,10 @@ def differences(stored: Setup, new: Setup) -> list[str]:
 
     Changed ranges (low, high) are none.
     """
-    found = []
     old_specs, new_specs = stored.specs(), new.specs()
-    for name in sorted(old_specs.keys() | new_specs.keys()):
-        before, now = old_specs.get(name), new_specs.get(name)
-        if before is None and now is not None:
-            found.append(f"{name} not searched, this run searches {describe(now)}")
-        elif now is None and before is not None:
-            found.append(f"{name} searched in {describe(before)}, this run does not search it")
-        elif before is not None and now is not None and not same_kind(before, now):
-            found.append(f"{name} as {describe(before)}, this run has {describe(now)}")
     searched = {".".join(key_path(name)) for name in (*old_specs, *new_specs)}
     old_base, new_base = dict(_flat(stored.base)), dict(_flat(new.base))
+    found = []
     for key in sorted((old_base.keys() | new_base.keys()) - searched):
         before, now = old_base.get(key), new_base.get(key)
         if before != now:
@@ -286,6 +299,17 @@ def differences(stored: Setup, new: Setup) -> list[str]:
         found.append(f"data {_data_text(stored)}, this run has {_data_text(new)}")
     if stored.metric != new.metric:
         found.append(f"metric {stored.metric}, this run has {new.metric}")
+    for name in sorted(old_specs.keys() | new_specs.keys()):
+        was, is_now = old_specs.get(name), new_specs.get(name)
+        if was is None and is_now is not None:
+            found.append(f"{name} not searched, this run searches {describe(is_now)}")
+        elif is_now is None and was is not None:
+            found.append(f"{name} searched in {describe(was)}, this run does not search it")
+        elif was is None or is_now is None or same_kind(was, is_now):
+            continue
+        # shares of another budget are no news: the epochs have been named already
+        elif not (isinstance(is_now, space.Choice) and stored.epochs != new.epochs):
+            found.append(f"{name} as {describe(was)}, this run has {describe(is_now)}")
     return found
 
 

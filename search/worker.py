@@ -1,0 +1,97 @@
+"""One worker: takes a place of the budget, trains one trial under a lease, repeats.
+
+    python -m search.worker --storage URL --study NAME --runs DIR
+
+The supervisor (`search.run`) starts these; on another machine the same command joins the search.
+It ends with code 0 when the budget is used up or it was asked to leave (its trial then waits in
+the queue), with 2 and one line where a person has to mend something.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.cli import Parser, guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one worker until its study is done; the exit code."""
+    options = _parser().parse_args(argv)
+    # after parsing: `--help` must not wait for torch
+    import optuna
+
+    from search.shift import AtOnce, Post, Signals, work
+    from search.study import load_study
+    from storage import StorageError, open_storage
+
+    def body() -> int:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with Signals() as signals:
+            storage = open_storage(options.storage, create=False)
+            post = Post(
+                storage=storage,
+                study=load_study(storage, options.study),
+                runs=Path(options.runs),
+                signals=signals,
+                device=options.device,
+                threads=options.threads,
+                data_root=options.data,
+                stop_after=options.stop_after,
+                beat_s=options.beat_s,
+                grace_s=options.grace_s,
+                parent=options.parent,
+            )
+            return work(post)
+
+    try:
+        return guarded(body, errors=(StorageError,))
+    except AtOnce:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m search.worker", description=__doc__.splitlines()[0])
+    parser.add_argument("--storage", required=True, metavar="URL", help="the study's store")
+    parser.add_argument("--study", required=True, metavar="NAME", help="the study to work for")
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="folder of checkpoints and artifacts"
+    )
+    parser.add_argument("--device", help="auto, cpu or cuda[:i]; default: as the study says")
+    parser.add_argument("--threads", type=_positive(int), metavar="N", help="CPU threads to use")
+    parser.add_argument("--data", metavar="DIR", help="where the study's data lie on this machine")
+    parser.add_argument(
+        "--stop-after", type=_positive(int), metavar="K", help="end when K trials brought no better"
+    )
+    parser.add_argument(
+        "--beat-s", type=_positive(float), default=2.0, metavar="S", help="seconds between beats"
+    )
+    parser.add_argument(
+        "--grace-s",
+        type=_positive(float),
+        default=20.0,
+        metavar="S",
+        help="seconds of silence after which a trial goes to somebody else",
+    )
+    parser.add_argument(
+        "--parent", type=int, metavar="PID", help="leave when this parent process has ended"
+    )
+    return parser
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text}: a number above 0 is needed")
+        return number
+
+    # argparse names the type in its message
+    read.__name__ = kind.__name__
+    return read
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
