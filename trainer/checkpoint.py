@@ -1,0 +1,74 @@
+"""Checkpoints: plain tensors, numbers and text, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.config import Config, config_from_dict
+from trainer.data.classes import NAMES
+from trainer.errors import CheckpointError
+from trainer.files import atomic_path
+
+FORMAT = 1
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically. Raises OSError (disk full, read-only) and leaves the old one."""
+    # through memory: torch turns a full disk into an error without a number
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "classes": list(NAMES), **content}, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU, without running code that it might hold.
+
+    Raises CheckpointError if it is missing, torn, or no checkpoint of ours.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"checkpoint {path} does not exist; name a best.pt or last.pt"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); it is torn or no checkpoint"
+        ) from None
+    if not isinstance(content, dict) or not {"state_dict", "config", "epoch"} <= content.keys():
+        raise CheckpointError(f"checkpoint {path} was not written by trainer.train")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {content.get('format')}, this program reads {FORMAT};"
+            " use the version that wrote it"
+        )
+    if content.get("classes") != list(NAMES):
+        raise CheckpointError(f"checkpoint {path} has other classes than the 19 of CelebAMask-HQ")
+    return content
+
+
+def config_of(content: Mapping[str, Any], path: Path) -> Config:
+    """The config that a checkpoint was trained with. Raises ConfigError."""
+    return config_from_dict(content["config"], str(path))
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    """Put weights into a model. Raises CheckpointError if they are another model's."""
+    own = model.state_dict()
+    strange = sorted(set(own) ^ set(state)) or sorted(
+        name for name, value in own.items() if value.shape != state[name].shape
+    )
+    if strange:
+        raise CheckpointError(
+            f"checkpoint {path} is of another model: {strange[0]!r} does not fit; use the config"
+            " that it was trained with"
+        )
+    model.load_state_dict(dict(state))

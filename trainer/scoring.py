@@ -1,0 +1,127 @@
+"""Score a network on a part of a data set, on both grids.
+
+B batch, C class, H row, W column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.augment import flip_swap, normalise
+from trainer.data.classes import SWAP
+from trainer.data.dataset import Part
+from trainer.losses import segmentation_loss
+from trainer.metrics import ScoreKeeper, Scores
+
+BATCH = 32
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores on the training grid, and the loss parts without their weights."""
+
+    scores: Scores
+    ce: float
+    dice: float
+
+
+def batches(count: int, size: int = BATCH) -> Iterator[slice]:
+    """Slices that cover `count` items in order."""
+    for start in range(0, count, size):
+        yield slice(start, min(count, start + size))
+
+
+def to_device(array: Bytes, device: torch.device) -> Tensor:
+    """A tensor of a slice of a read-only array; copied, so that the cache cannot be changed."""
+    return torch.from_numpy(np.array(array)).to(device, non_blocking=True)
+
+
+def logits_of(
+    model: nn.Module, images: Tensor, *, tta_flip: bool = False, channels_last: bool = False
+) -> Tensor:
+    """Logits float32 [B, C, H, W] of pictures uint8 [B, H, W, 3]; the model is in eval mode.
+
+    tta_flip: average with the mirrored picture's logits, mirrored back, left and right traded.
+    """
+    inputs = normalise(images)
+    if channels_last:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    logits: Tensor = model(inputs).float()
+    if tta_flip:
+        swap = torch.tensor(SWAP, device=logits.device)
+        mirrored = model(inputs.flip(-1)).float().flip(-1)[:, swap]
+        logits = (logits + mirrored) / 2
+    return logits
+
+
+@torch.inference_mode()
+def measure(
+    model: nn.Module,
+    images: Bytes,
+    masks: Bytes,
+    *,
+    device: torch.device,
+    dice_average: str = "all",
+    channels_last: bool = False,
+) -> Measured:
+    """Score on the training grid.
+
+    images: uint8 [N, S, S, 3]; masks: uint8 [N, S, S]. The model must be in eval mode.
+    Independent of the batch size, which is a matter of memory alone.
+    """
+    keeper = ScoreKeeper()
+    ce = torch.zeros((), dtype=torch.float64, device=device)
+    dice = torch.zeros((), dtype=torch.float64, device=device)
+    for where in batches(len(images)):
+        target = to_device(masks[where], device).long()
+        logits = logits_of(model, to_device(images[where], device), channels_last=channels_last)
+        terms = segmentation_loss(logits, target, dice_average=dice_average)
+        ce += terms.ce.double() * len(target)
+        dice += terms.dice.double() * len(target)
+        keeper.add(logits.argmax(dim=1), target)
+    return Measured(keeper.scores(), float(ce) / len(images), float(dice) / len(images))
+
+
+@torch.inference_mode()
+def final_scores(
+    model: nn.Module, part: Part, *, device: torch.device, tta_flip: bool = False
+) -> dict[str, Any]:
+    """Every score of a part, as `trainer.evaluate --json` prints it.
+
+    f_score: on the training grid. f_score_full: logits upsampled bilinearly to each mask's own
+    size, against the untouched mask. The others are pooled on the training grid.
+    """
+    reduced, full = ScoreKeeper(), ScoreKeeper()
+    for where in batches(len(part)):
+        logits = logits_of(model, to_device(part.images[where], device), tta_flip=tta_flip)
+        target = to_device(part.masks[where], device)
+        reduced.add(logits.argmax(dim=1), target.long())
+        for offset, one in enumerate(logits):
+            truth = to_device(part.full_mask(where.start + offset), device).long()
+            raised = functional.interpolate(
+                one[None], size=truth.shape, mode="bilinear", align_corners=False
+            )
+            full.add(raised.argmax(dim=1), truth[None])
+    scores = dataclasses.asdict(reduced.scores())
+    return {
+        "f_score": scores["f_score"],
+        "f_score_full": full.scores().f_score,
+        "f_pooled": scores["f_pooled"],
+        "f_per_class": scores["f_per_class"],
+        "f_large": scores["f_large"],
+        "f_small": scores["f_small"],
+        "images": scores["images"],
+    }
+
+
+__all__ = ["Measured", "batches", "final_scores", "flip_swap", "logits_of", "measure", "to_device"]
