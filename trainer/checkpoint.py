@@ -20,7 +20,7 @@ FORMAT = 1
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically. Raises OSError (disk full, read-only) and leaves the old one."""
+    """Write a checkpoint atomically; on an OSError (a full disk, say) the old one is kept."""
     # through memory: torch turns a full disk into an error without a number
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "classes": list(NAMES), **content}, buffer)
@@ -41,7 +41,8 @@ def read(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}); it is torn or no checkpoint"
+            f"checkpoint {path} cannot be read ({type(error).__name__});"
+            " it is torn or no checkpoint"
         ) from None
     if not isinstance(content, dict) or not {"state_dict", "config", "epoch"} <= content.keys():
         raise CheckpointError(f"checkpoint {path} was not written by trainer.train")

@@ -52,9 +52,10 @@ def guarded(body: Callable[[], int], errors: tuple[type[Exception], ...] = ()) -
     Returns the body's exit code, 2 after a mistake, 130 after Ctrl-C. All else is a bug and
     propagates.
     """
+    errors_of_person: tuple[type[Exception], ...] = (UserError, *errors)
     try:
         return body()
-    except (UserError, *errors) as error:
+    except errors_of_person as error:
         return complain(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -160,7 +160,7 @@ class _Training:
             dropout=self.config.model.dropout,
             aux=self.config.loss.aux_weight > 0,
         )
-        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     # ------------------------------------------------------------------------------- one epoch
 
@@ -361,13 +361,15 @@ def fit(
     report: Callable[[Progress], None] | None = None,
     resume_from: Path | None = None,
     all_data: bool = False,
+    last_epoch: int | None = None,
 ) -> FitResult:
     """Train a network and keep its best epoch.
 
     config: with a decided runtime (`trainer.runtime.choose_runtime`). out: folder of best.pt,
     last.pt and history.json, renewed after every epoch. report: called after each epoch once its
     checkpoint is on disk; raising ends the training. resume_from: a last.pt, also of another
-    folder. all_data: train on all parts, score nothing, keep the last epoch.
+    folder. all_data: train on all parts, score nothing, keep the last epoch. last_epoch: end there,
+    with the schedules of the whole budget.
     Raises Diverged if the loss is no longer a number, CheckpointError, DataError, OSError.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -377,7 +379,8 @@ def fit(
             training.restore(resume_from)
             _bring_best(resume_from, out, training)
         patience = patience_epochs(config)
-        for epoch in range(len(training.history) + 1, config.training.epochs + 1):
+        last = min(last_epoch or config.training.epochs, config.training.epochs)
+        for epoch in range(len(training.history) + 1, last + 1):
             best = training.best
             if patience is not None and best is not None and epoch - best["epoch"] > patience:
                 break

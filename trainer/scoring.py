@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.augment import flip_swap, normalise
+from trainer import checkpoint
+from trainer.augment import normalise
+from trainer.config import Config
 from trainer.data.classes import SWAP
 from trainer.data.dataset import Part
 from trainer.losses import segmentation_loss
 from trainer.metrics import ScoreKeeper, Scores
+from trainer.model import build_model
 
 BATCH = 32
 Bytes = NDArray[np.uint8]
@@ -92,15 +96,37 @@ def measure(
     return Measured(keeper.scores(), float(ce) / len(images), float(dice) / len(images))
 
 
-@torch.inference_mode()
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, Config]:
+    """A trained network in eval mode, and its config. Raises CheckpointError or ConfigError."""
+    content = checkpoint.read(path)
+    config = checkpoint.config_of(content, path)
+    model = build_model(
+        config.model.name,
+        width=config.model.width,
+        dropout=config.model.dropout,
+        aux=config.loss.aux_weight > 0,
+    )
+    checkpoint.load_weights(model, content["state_dict"], path)
+    return model.to(device).eval(), config
+
+
 def final_scores(
-    model: nn.Module, part: Part, *, device: torch.device, tta_flip: bool = False
+    weights: Path, part: Part, *, device: torch.device | str = "cpu", tta_flip: bool = False
 ) -> dict[str, Any]:
-    """Every score of a part, as `trainer.evaluate --json` prints it.
+    """Every score of a checkpoint on a part of a data set, as `trainer.evaluate --json` prints it.
 
     f_score: on the training grid. f_score_full: logits upsampled bilinearly to each mask's own
     size, against the untouched mask. The others are pooled on the training grid.
+    Raises CheckpointError if the checkpoint cannot be used, DataError for an unsound mask.
     """
+    model, _ = load_model(weights, device)
+    return _final_scores(model, part, torch.device(device), tta_flip)
+
+
+@torch.inference_mode()
+def _final_scores(
+    model: nn.Module, part: Part, device: torch.device, tta_flip: bool
+) -> dict[str, Any]:
     reduced, full = ScoreKeeper(), ScoreKeeper()
     for where in batches(len(part)):
         logits = logits_of(model, to_device(part.images[where], device), tta_flip=tta_flip)
@@ -108,20 +134,15 @@ def final_scores(
         reduced.add(logits.argmax(dim=1), target.long())
         for offset, one in enumerate(logits):
             truth = to_device(part.full_mask(where.start + offset), device).long()
-            raised = functional.interpolate(
-                one[None], size=truth.shape, mode="bilinear", align_corners=False
-            )
-            full.add(raised.argmax(dim=1), truth[None])
+            full.add(upsampled_ids(one, *truth.shape)[None], truth[None])
     scores = dataclasses.asdict(reduced.scores())
-    return {
-        "f_score": scores["f_score"],
-        "f_score_full": full.scores().f_score,
-        "f_pooled": scores["f_pooled"],
-        "f_per_class": scores["f_per_class"],
-        "f_large": scores["f_large"],
-        "f_small": scores["f_small"],
-        "images": scores["images"],
-    }
+    f_score = scores.pop("f_score")
+    return {"f_score": f_score, "f_score_full": full.scores().f_score, **scores}
 
 
-__all__ = ["Measured", "batches", "final_scores", "flip_swap", "logits_of", "measure", "to_device"]
+def upsampled_ids(logits_CHW: Tensor, height: int, width: int) -> Tensor:
+    """Class ids int64 [height, width] of one picture's logits [C, H, W], upsampled bilinearly."""
+    raised = functional.interpolate(
+        logits_CHW[None], size=(height, width), mode="bilinear", align_corners=False
+    )
+    return raised[0].argmax(dim=0)
