@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
@@ -25,7 +25,7 @@ def suggest(trial: optuna.Trial, setup: Setup) -> dict[str, Value]:
             # a requeued trial keeps its numbers, also where a range has changed since
             drawn[name] = trial.params[name]
         elif isinstance(dist, optuna.distributions.CategoricalDistribution):
-            drawn[name] = trial._suggest(name, dist)
+            drawn[name] = cast(Value, trial.suggest_categorical(name, list(dist.choices)))
         elif isinstance(dist, optuna.distributions.IntDistribution):
             drawn[name] = trial.suggest_int(name, dist.low, dist.high, log=dist.log)
         elif isinstance(dist, optuna.distributions.FloatDistribution):

@@ -41,13 +41,21 @@ from search.study import (
 )
 from storage import Heart, LeasedStorage, LeaseLost, Reaper, StorageError
 from trainer import checkpoint
-from trainer.config import Config, base_identity, config_from_dict, to_dict, to_yaml, with_values
+from trainer.config import (
+    Config,
+    base_identity,
+    config_from_dict,
+    read_yaml,
+    to_dict,
+    to_yaml,
+    with_values,
+)
 from trainer.data.dataset import FaceData, load_faces
 from trainer.errors import CheckpointError, ConfigError, DataError, Diverged, UserError
 from trainer.files import atomic_write_text
 from trainer.fit import FitResult, Progress
 from trainer.pictures import contact_sheet
-from trainer.runtime import apply_runtime, choose_runtime
+from trainer.runtime import applied, choose_runtime
 from trainer.scoring import final_scores
 
 FAILURES_IN_A_ROW = 3
@@ -292,8 +300,9 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
     folder = trial_folder(post.runs, post.study.study_name, trial.number)
     out = folder / str(token)
     row = post.storage.get_trial(trial_id)
+    _clear_strangers(out, post.setup)
     _write_config(post, row, config, out)
-    start = newest_checkpoint(_folders(post, row), config)
+    start = newest_checkpoint(_folders(post, row), config, post.setup.uid)
     reported = set(row.intermediate_values)
     result: FitResult | None = None
     state = TrialState.COMPLETE
@@ -301,7 +310,6 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
         if start is not None:
             _report_missing(trial, start, reported, config.training.epochs)
         while result is None:
-            apply_runtime(config)
             try:
                 result = run_trial(
                     trial,
@@ -314,7 +322,7 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
                 )
             except RuntimeError as error:
                 config = _halved(trial, config, error)
-                start = newest_checkpoint(_folders(post, row), config)
+                start = newest_checkpoint(_folders(post, row), config, post.setup.uid)
     except optuna.TrialPruned as stop:
         state = TrialState.PRUNED
         trial.set_user_attr("reason", f"pruned {stop}")
@@ -356,8 +364,11 @@ def _after_epoch(post: Post, token: int, heart: Heart, progress: Progress) -> No
 def _with_runtime(post: Post, trial: optuna.Trial, config: Config) -> Config:
     """Decide how to compute, once per trial: a requeued one keeps what it was begun with."""
     recorded = trial.user_attrs.get("runtime")
+    # this machine's own flags stand before what the study's config asks for
+    own = {"runtime.device": post.device, "runtime.threads": post.threads}
+    own = {name: value for name, value in own.items() if value is not None}
     if recorded is None:
-        config = choose_runtime(config, device=post.device, threads=post.threads)
+        config = choose_runtime(with_values(config, own))
     else:
         wanted = str(recorded["device"]).partition(":")[0]
         ours = "" if post.device in (None, "auto") else str(post.device).partition(":")[0]
@@ -367,9 +378,7 @@ def _with_runtime(post: Post, trial: optuna.Trial, config: Config) -> Config:
             config = choose_runtime(with_values(config, {"runtime.device": device}))
         else:
             config = choose_runtime(
-                with_values(config, {"runtime.device": "auto", "runtime.precision": "auto"}),
-                device=post.device,
-                threads=post.threads,
+                with_values(config, {"runtime.device": "auto", "runtime.precision": "auto", **own})
             )
             trial.set_user_attr(
                 "runtime_changed",
@@ -428,10 +437,10 @@ class Start:
     history: list[dict[str, Any]]
 
 
-def newest_checkpoint(folders: Sequence[Path], config: Config) -> Start | None:
+def newest_checkpoint(folders: Sequence[Path], config: Config, study_uid: str) -> Start | None:
     """The checkpoint of this very config that has come furthest, below any token; None without.
 
-    A file that is not whole, or was left by another study of the same name, is passed over.
+    A file that is not whole, or was left by a deleted study of the same name, is passed over.
     """
     best: Start | None = None
     for path in _checkpoints(folders):
@@ -439,7 +448,7 @@ def newest_checkpoint(folders: Sequence[Path], config: Config) -> Start | None:
             stored = checkpoint.read(path)
         except (CheckpointError, OSError):
             continue
-        if not _same_training(stored["config"], config):
+        if not _same_training(stored["config"], config) or _uid(path.parent) != study_uid:
             continue
         epoch = int(stored["epoch"])
         if best is None or epoch > best.epoch:
@@ -453,7 +462,7 @@ def _checkpoints(folders: Sequence[Path]) -> Iterator[Path]:
         tokens = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
         for token in sorted(tokens, reverse=True):
             path = folder / str(token) / "last.pt"
-            if path.is_file():
+            if path.is_file() and path.with_name("best.pt").is_file():
                 yield path
 
 
@@ -473,6 +482,22 @@ def _same_training(stored: dict[str, Any], config: Config) -> bool:
     except ConfigError:
         return False
     return base_identity(other, ["data.root"]) == base_identity(config, ["data.root"])
+
+
+def _uid(folder: Path) -> str | None:
+    """Which study wrote a token's folder."""
+    try:
+        record = read_yaml(folder / "config.yaml")["search"]
+        return str(record["study_uid"])
+    except (ConfigError, KeyError, TypeError):
+        return None
+
+
+def _clear_strangers(out: Path, setup: Setup) -> None:
+    """Remove what a deleted study of the same name left where this claim is to write."""
+    if out.exists() and _uid(out) != setup.uid:
+        for name in ("last.pt", "best.pt", "history.json", "contact_sheet.png"):
+            (out / name).unlink(missing_ok=True)
 
 
 def _report_missing(trial: optuna.Trial, start: Start, reported: set[int], epochs: int) -> None:
@@ -511,7 +536,7 @@ def _finish(
         best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])
         kept |= {name: best_row.get(name) for name in ("f_large", "f_small")}
         if result is not None:
-            kept["f_score_full"] = final_scores(weights, load_data(post).val)["f_score_full"]
+            kept["f_score_full"] = _score_full(weights, load_data(post), config)
         for name, value in kept.items():
             trial.set_user_attr(name, value)
     row = post.storage.get_trial(trial._trial_id)
@@ -522,9 +547,16 @@ def _finish(
         how = row.user_attrs.get("reason") or "stopped"
         _say(f"trial {trial.number}: {state.name}, {how}")
     else:
+        assert result.best_f is not None, "a trial trains on the train part, so it is scored"
         post.study.tell(trial, result.best_f)
         _say(f"trial {trial.number}: {state.name}, {result.best_f:.4f} (epoch {result.best_epoch})")
     post.storage.release(token)
+
+
+def _score_full(weights: Path, data: FaceData, config: Config) -> float:
+    """The best epoch's score against the untouched masks."""
+    with applied(config.runtime) as device:
+        return float(final_scores(weights, data.val, device=device)["f_score_full"])
 
 
 def _history(out: Path) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ class Setup:
     base: the config without experiment, runtime, searched keys, data root and seeds.
     runtime: what the person asked for (auto where nothing). space: name -> parameter as JSON.
     fixed: name -> value. defaults: name -> what a trial takes that does not name it.
-    data: root, name, fingerprint, train, val.
+    data: root, name, fingerprint, train, val. uid: of this study alone, so that files left by a
+    deleted one of the same name are not taken for its own.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Setup:
     metric: str = METRIC
     preset: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    uid: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def specs(self) -> dict[str, Spec]:
         """The searched parameters, in the order of the space."""
@@ -257,6 +259,7 @@ def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
     curve = row.intermediate_values
     return {
         "study": setup.name,
+        "study_uid": setup.uid,
         "trial": row.number,
         "value": score,
         "epoch": max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None,
@@ -341,7 +344,7 @@ def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:
         seed=stored.seed,
         sampler=new.sampler if "sampler" in explicit else stored.sampler,
         pruner=new.pruner if "pruner" in explicit else stored.pruner,
-        data=new.data,
+        uid=stored.uid,
     )
 
 

@@ -1,0 +1,135 @@
+"""What the tests of `search/` share: small studies, and curves without training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from search.objective import suggest
+from search.spaces import resolve
+from search.study import Setup, make_setup, open_study, set_total, take_up, trial_seed
+from storage import LeasedStorage, open_storage
+from trainer.config import Config, with_values
+from trainer.data.dataset import DataSummary, describe
+
+EPOCHS = 12
+FACES = DataSummary("synthetic", 40, 8, 8, "0123456789abcdef")
+
+Curve = Callable[[Mapping[str, Any], int], float]
+
+
+def store(folder: Path) -> LeasedStorage:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return open_storage(f"sqlite:///{folder}/search.db")
+
+
+def setup_of(
+    name: str = "faces",
+    *,
+    fixes: tuple[str, ...] = (),
+    ranges: tuple[str, ...] = (),
+    config: Mapping[str, Any] | None = None,
+    table: Mapping[str, Any] | None = None,
+    data: DataSummary = FACES,
+    **options: Any,
+) -> Setup:
+    base = with_values(Config(), {"epochs": EPOCHS, **(config or {})})
+    return make_setup(name, resolve(base, fixes, ranges, table=table), data, **options)
+
+
+def study_of(storage: LeasedStorage, name: str = "faces", **options: Any) -> optuna.Study:
+    study = open_study(storage, setup_of(name, **options))
+    set_total(study, 40)
+    return study
+
+
+def by_dice(params: Mapping[str, Any], epoch: int) -> float:
+    """A smooth learning curve, best at dice 2.5."""
+    top: float = 0.7 - 0.05 * abs(params["dice_weight"] - 2.5)
+    return float(top * (1 - 2 ** (-epoch / 3)))
+
+
+def play(
+    study: optuna.Study,
+    storage: LeasedStorage,
+    setup: Setup,
+    trials: int,
+    curve: Curve = by_dice,
+) -> list[dict[str, Any]]:
+    """Run trials as a worker would, with a curve in place of training; their parameters."""
+    played = []
+    for _ in range(trials):
+        token = storage.take_place(study._study_id, None, "test")
+        assert token is not None
+        trial_id = storage.pop_waiting(study._study_id, token)
+        if trial_id is None:
+            trial_id = storage.new_trial(study._study_id, token)
+        trial = take_up(study, trial_id)
+        params = suggest(trial, setup)
+        trial.set_user_attr("seed", trial_seed(setup.seed, trial.number))
+        try:
+            for epoch in range(1, setup.epochs + 1):
+                trial.report(curve(params, epoch), epoch)
+                if epoch < setup.epochs and trial.should_prune():
+                    raise optuna.TrialPruned
+            study.tell(trial, max(curve(params, epoch) for epoch in range(1, setup.epochs + 1)))
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        storage.release(token)
+        played.append(params)
+    return played
+
+
+# a training of a second or two: the smallest grid, few faces, a narrow network
+TINY = {
+    "image_size": 16,
+    "batch_size": 8,
+    "synthetic_images": 40,
+    "width": 0.1,
+    "epochs": 4,
+    "ema": 0.2,
+    "warmup_epochs": 0.2,
+}
+FAST = ("--beat-s", "0.2", "--grace-s", "2")
+
+
+def real_study(
+    storage: LeasedStorage, name: str = "faces", *, total: int, **options: Any
+) -> optuna.Study:
+    """A study on the built-in faces that workers can really train."""
+    config = {**TINY, **options.pop("config", {})}
+    data = describe("synthetic", config["synthetic_images"])
+    study = open_study(storage, setup_of(name, config=config, data=data, **options))
+    set_total(study, total)
+    return study
+
+
+def start_worker(folder: Path, study: str = "faces", *flags: str) -> subprocess.Popen[str]:
+    """A worker process on the store of `folder`."""
+    command = [
+        *(sys.executable, "-m", "search.worker", "--storage", f"sqlite:///{folder}/search.db"),
+        *("--study", study, "--runs", str(folder / "runs"), "--device", "cpu", "--threads", "1"),
+        *(*FAST, *flags),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    """Look ten times a second until it is true."""
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, f"waited {timeout_s} s in vain for {what}"
+        time.sleep(0.1)

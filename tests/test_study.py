@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from search.study import (
+    Setup,
+    StudyError,
+    config_for,
+    drain,
+    drain_mark,
+    load_setup,
+    load_study,
+    open_study,
+    search_record,
+    set_total,
+    total_of,
+    trial_folder,
+    trial_seed,
+)
+from tests.studies import FACES, play, setup_of, store, study_of
+from trainer.config import config_from_dict, load_yaml, to_yaml
+
+
+def refused(folder: Path, **changes: object) -> str:
+    storage = store(folder)
+    study_of(storage, seed=3)
+    with pytest.raises(StudyError) as caught:
+        open_study(storage, setup_of(**changes), explicit=("seed",))  # type: ignore[arg-type]
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "--study" in line
+    assert "--from faces" in line
+    assert load_setup(load_study(storage, "faces")).seed == 3
+    return line
+
+
+def test_setup_survives_the_store(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    setup = setup_of(fixes=("dropout=0.2",), ranges=("learning_rate=1e-4:1e-2:log",), seed=5)
+    study = open_study(storage, setup)
+    assert load_setup(study) == setup
+    assert list(load_setup(study).specs()) == list(setup.space)
+    assert Setup.from_json(json.loads(json.dumps(setup.to_json()))) == setup
+
+
+def test_same_command_opens_the_same_study(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    first = study_of(storage)
+    uid = load_setup(first).uid
+    again = open_study(storage, setup_of())
+    assert again._study_id == first._study_id
+    assert load_setup(again).uid == uid
+
+
+def test_only_the_ends_of_ranges_may_change(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study_of(storage)
+    study = open_study(storage, setup_of(ranges=("dice_weight=1:2",), fixes=("dropout=0.1",)))
+    assert load_setup(study).space["dice_weight"]["high"] == 2
+    assert load_setup(study).fixed == {"dropout": 0.1}
+
+
+def test_another_key_of_the_base_config_is_named(tmp_path: Path) -> None:
+    line = refused(tmp_path, config={"learning_rate": 1e-3}, seed=3)
+    assert "training.learning_rate 0.003, this run has 0.001" in line
+
+
+def test_other_epochs_are_named_once(tmp_path: Path) -> None:
+    line = refused(tmp_path, config={"epochs": 20}, seed=3)
+    assert "training.epochs 12, this run has 20" in line
+    assert "T_0" not in line
+
+
+def test_other_data_are_named(tmp_path: Path) -> None:
+    other = dataclasses.replace(FACES, fingerprint="fedcba9876543210", train=41)
+    line = refused(tmp_path, data=other, seed=3)
+    assert "fingerprint 01234567" in line
+    assert "fingerprint fedcba98" in line
+
+
+def test_another_kind_of_parameter_is_refused(tmp_path: Path) -> None:
+    line = refused(tmp_path, ranges=("T_0=2:12",), seed=3)
+    assert "T_0 as 12 | 6 | 4 | 3 | 2.4 | 2, this run has 2..12 whole" in line
+
+
+def test_a_key_that_is_searched_only_now_is_refused(tmp_path: Path) -> None:
+    line = refused(tmp_path, ranges=("learning_rate=1e-4:1e-2:log",), seed=3)
+    assert "learning_rate not searched, this run searches 0.0001..0.01 log" in line
+
+
+def test_another_seed_is_refused_where_it_was_given(tmp_path: Path) -> None:
+    assert "seed 3, this run has 4" in refused(tmp_path, seed=4)
+
+
+def test_what_was_not_given_stays_as_the_study_has_it(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study_of(storage, seed=3, sampler="random", pruner="none")
+    kept = load_setup(open_study(storage, setup_of()))
+    assert (kept.seed, kept.sampler, kept.pruner) == (3, "random", "none")
+    changed = load_setup(open_study(storage, setup_of(pruner="median"), explicit=("pruner",)))
+    assert (changed.sampler, changed.pruner) == ("random", "median")
+
+
+def test_where_the_data_lie_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study_of(storage)
+    study = open_study(storage, setup_of(config={"data.root": "elsewhere"}))
+    assert load_setup(study).data["root"] == "elsewhere"
+
+
+def test_a_study_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    foreign = optuna.create_study(study_name="faces", storage=storage)
+    foreign.enqueue_trial({"x": 1})
+    with pytest.raises(StudyError, match=r"not made by search\.run"):
+        study_of(storage)
+    with pytest.raises(StudyError, match=r"not made by search\.run"):
+        load_study(storage, "faces")
+
+
+def test_an_unknown_study_is_named_with_the_nearest(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study_of(storage)
+    with pytest.raises(StudyError, match="did you mean faces"):
+        load_study(storage, "face")
+
+
+def test_unknown_sampler_or_pruner_is_refused() -> None:
+    with pytest.raises(StudyError, match="--sampler cma: not one of tpe, gp, random"):
+        setup_of(sampler="cma")
+    with pytest.raises(StudyError, match="--pruner wilcoxon: not one of restart-aware, median"):
+        setup_of(pruner="wilcoxon")
+
+
+def test_config_of_a_trial_under_constant_has_no_ramp() -> None:
+    setup = setup_of()
+    params = {**setup.defaults, "dice_schedule": "constant", "dice_ramp": 0.4, "T_0": 2.4}
+    config = config_for(setup, params, seed=11)
+    assert config.loss.dice_ramp == 0
+    assert config.training.scheduler_params.T_0 == 2.4
+    assert config.training.seed == 11
+    assert config.training.early_stopping_patience is None
+    dynamic = config_for(setup, {**params, "dice_schedule": "step"}, seed=11)
+    assert dynamic.loss.dice_ramp == 0.4
+
+
+def test_record_of_a_trial_goes_through_its_yaml(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    setup = setup_of()
+    play(study, storage, setup, 1)
+    trial = study.trials[0]
+    config = config_for(setup, trial.params, seed=trial.user_attrs["seed"])
+    text = to_yaml(config, search=search_record(setup, trial))
+    read = load_yaml(text, "export")
+    assert read["search"]["trial"] == 0
+    assert read["search"]["epoch"] == setup.epochs
+    assert read["search"]["value"] == trial.value
+    again = config_from_dict({key: item for key, item in read.items() if key != "search"})
+    assert again == config
+
+
+def test_seeds_differ_by_study_and_trial() -> None:
+    seeds = {trial_seed(study, number) for study in range(5) for number in range(50)}
+    assert len(seeds) == 250
+    assert trial_seed(0, 0) == trial_seed(0, 0)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_name_that_is_no_folder_gets_one_of_its_own(tmp_path: Path) -> None:
+    assert trial_folder(tmp_path, "faces-demo-48", 3) == tmp_path / "faces-demo-48" / "3"
+    odd = ["../up", "a/b", "a:b", "..", "", "artifacts", "x" * 300 + "/"]
+    folders = {trial_folder(tmp_path, name, 0) for name in odd}
+    assert len(folders) == len(odd)
+    for folder in folders:
+        assert folder.parent.parent == tmp_path
+        folder.mkdir(parents=True)
+
+
+def test_total_and_drain_are_kept_in_the_study(tmp_path: Path) -> None:
+    study = study_of(store(tmp_path))
+    set_total(study, 8)
+    assert total_of(study) == 8
+    before = drain_mark(study)
+    drain(study)
+    first = drain_mark(study)
+    drain(study)
+    assert len({before, first, drain_mark(study)}) == 3
