@@ -8,14 +8,15 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data.sources import Source, content_hash
+from trainer.data.sources import Source, content_hash, quiet_pillow
+from trainer.errors import DataError
 from trainer.files import atomic_path, atomic_write_text
 
 Bytes = NDArray[np.uint8]
@@ -73,36 +74,79 @@ def cached_part(
     Decodes only where no earlier call did. Raises DataError at the first pair that is unsound.
     """
     digest = hashlib.sha256(f"{FORMAT} {key} {image_size}".encode()).hexdigest()[:24]
-    images_path = folder / f"{digest}-images.npy"
-    masks_path = folder / f"{digest}-masks.npy"
-    if not (images_path.is_file() and masks_path.is_file()):
+    side, count = image_size, len(indices)
+    files = {
+        folder / f"{digest}-images.npy": (count, side, side, 3),
+        folder / f"{digest}-masks.npy": (count, side, side),
+    }
+    opened = _mapped(files)
+    if opened is None:
         with locked(folder / f"{digest}.lock"):
-            if not (images_path.is_file() and masks_path.is_file()):
-                images, masks = _decoded(source, indices, image_size, tick)
-                for path, array in ((images_path, images), (masks_path, masks)):
-                    with atomic_path(path) as temporary:
-                        np.save(temporary, array)
-    return np.load(images_path, mmap_mode="r"), np.load(masks_path, mmap_mode="r")
+            opened = _mapped(files)
+            if opened is None:
+                _write(files, _decoded(source, indices, image_size, tick))
+                opened = _mapped(files)
+    if opened is None:
+        raise DataError(
+            f"cache folder {folder} does not keep what is written; name another one in"
+            " FACE_PARSING_CACHE"
+        )
+    images, masks = opened
+    return images, masks
+
+
+def _mapped(files: Mapping[Path, tuple[int, ...]]) -> list[Bytes] | None:
+    """The arrays, memory-mapped; None if one is missing or is not what it should be."""
+    arrays = []
+    for path, shape in files.items():
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        if array.shape != shape or array.dtype != np.uint8:
+            return None
+        arrays.append(array)
+    return arrays
+
+
+def _write(files: Mapping[Path, tuple[int, ...]], rows: Iterator[tuple[Bytes, ...]]) -> None:
+    """Write one .npy file per array, row by row: a part may be larger than the memory.
+
+    A stream, not a writable map: there a full disk is a crash, here it is an error.
+    """
+    with ExitStack() as stack:
+        outputs = []
+        for path, shape in files.items():
+            temporary = stack.enter_context(atomic_path(path))
+            output = stack.enter_context(temporary.open("wb"))
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(output, header)
+            outputs.append(output)
+        for row in rows:
+            for output, array in zip(outputs, row, strict=True):
+                output.write(np.ascontiguousarray(array).data)
 
 
 def _decoded(
     source: Source, indices: Sequence[int], size: int, tick: Tick | None
-) -> tuple[Bytes, Bytes]:
-    images = np.empty((len(indices), size, size, 3), dtype=np.uint8)
-    masks = np.empty((len(indices), size, size), dtype=np.uint8)
+) -> Iterator[tuple[Bytes, ...]]:
+    """Picture and mask of each pair in turn, at `size`. Raises DataError at an unsound pair."""
 
-    def decode(at: int) -> int:
+    def decode(index: int) -> tuple[Bytes, Bytes]:
         # the mask first: it knows most of what can be wrong with a pair
-        masks[at] = reduce_mask(source.mask(indices[at]), size)
-        images[at] = reduce_image(source.image(indices[at]), size)
-        return at
+        mask = reduce_mask(source.mask(index), size)
+        return reduce_image(source.image(index), size), mask
 
+    # bounds what waits in memory for the writer
+    window = 256
     # Pillow lets go of the interpreter lock while it decodes
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for done, _ in enumerate(pool.map(decode, range(len(indices))), start=1):
-            if tick is not None:
-                tick(done, len(indices))
-    return images, masks
+    with quiet_pillow, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(indices), window):
+            rows = pool.map(decode, indices[start : start + window])
+            for done, row in enumerate(rows, start=start + 1):
+                yield row
+                if tick is not None:
+                    tick(done, len(indices))
 
 
 def content_hashes(source: Source, root: Path, folder: Path) -> list[str]:
@@ -116,12 +160,15 @@ def content_hashes(source: Source, root: Path, folder: Path) -> list[str]:
     if store.is_file():
         try:
             known = json.loads(store.read_text(encoding="utf-8"))
-        except ValueError:
+        except (OSError, ValueError):
             known = {}
     hashes, fresh = [], {}
     for index in range(len(source.stems)):
         files = source.files(index)
-        stats = [file.stat() for file in files]
+        try:
+            stats = [file.stat() for file in files]
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}") from None
         stamp = "|".join(
             f"{file}:{stat.st_size}:{stat.st_mtime_ns}"
             for file, stat in zip(files, stats, strict=True)
@@ -131,5 +178,6 @@ def content_hashes(source: Source, root: Path, folder: Path) -> list[str]:
         fresh[stamp] = both
         hashes.append(both)
     if fresh != known:
-        atomic_write_text(store, json.dumps(fresh))
+        with suppress(OSError):  # it only saves reading the files again
+            atomic_write_text(store, json.dumps(fresh))
     return hashes

@@ -10,13 +10,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import synthetic
 from trainer.data.cache import Tick, cache_folder, cached_part, content_hashes
-from trainer.data.sources import Source, open_folder
+from trainer.data.sources import Source, list_folder
 from trainer.data.split import PARTS, read_lists, split
 from trainer.errors import DataError
 
@@ -38,6 +39,13 @@ class Part:
     source: Source
     indices: tuple[int, ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # as file names, so that a worker process maps the same bytes instead of copying them
+        paths = [getattr(array, "filename", None) for array in (self.images, self.masks)]
+        if None in paths:
+            return Part, (self.stems, self.images, self.masks, self.source, self.indices)
+        return _mapped_part, (self.stems, *map(str, paths), self.source, self.indices)
+
     def __len__(self) -> int:
         return len(self.stems)
 
@@ -50,6 +58,14 @@ class Part:
         return self.source.image(self.indices[index])
 
 
+def _mapped_part(
+    stems: tuple[str, ...], images: str, masks: str, source: Source, indices: tuple[int, ...]
+) -> Part:
+    return Part(
+        stems, np.load(images, mmap_mode="r"), np.load(masks, mmap_mode="r"), source, indices
+    )
+
+
 @dataclass(frozen=True)
 class DataSummary:
     """A data set without its pixels: sizes of the parts, and what identifies data and split."""
@@ -60,6 +76,8 @@ class DataSummary:
     test: int
     fingerprint: str
     lists: tuple[str, ...] = ()
+    # pictures and masks without a partner: not used, listed by trainer.check
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,7 @@ class _Plan:
     keys: Mapping[str, str]
     fingerprint: str
     lists: tuple[str, ...]
+    left_out: int = 0
 
 
 # compared by identity: its parts are kept by it
@@ -104,6 +123,11 @@ class FaceData:
     def test(self) -> Part:
         return self.part("test")
 
+    @property
+    def all(self) -> Part:
+        """Every pair, sorted by stem."""
+        return self.part("all")
+
 
 # a training asks for its parts again and again; three parts of one data set are kept
 @functools.lru_cache(maxsize=8)
@@ -123,16 +147,7 @@ def _load_part_cached(data: FaceData, name: str) -> Part:
 
 
 def _load_part(data: FaceData, name: str) -> Part:
-    if name == "all":
-        parts = [data.part(each) for each in PARTS if data.plan.parts[each]]
-        return Part(
-            tuple(stem for part in parts for stem in part.stems),
-            np.concatenate([part.images for part in parts]),
-            np.concatenate([part.masks for part in parts]),
-            parts[0].source,
-            tuple(index for part in parts for index in part.indices),
-        )
-    if name not in PARTS:
+    if name not in data.plan.parts:
         raise ValueError(f"part: {name!r} is none of {', '.join(PARTS)}, all")
     return _load_part_cached(data, name)
 
@@ -164,11 +179,9 @@ def load_faces(
 def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = None) -> DataSummary:
     """Sizes and fingerprint of a data set; nothing is decoded. Raises DataError."""
     plan = _plan(root, synthetic_images, cache_dir or cache_folder())
+    train, val, test = (len(plan.parts[part]) for part in PARTS)
     return DataSummary(
-        plan.source.name,
-        *(len(plan.parts[part]) for part in PARTS),
-        plan.fingerprint,
-        plan.lists,
+        plan.source.name, train, val, test, plan.fingerprint, plan.lists, plan.left_out
     )
 
 
@@ -198,8 +211,11 @@ def _plan(root: str, synthetic_images: int, folder: Path) -> _Plan:
         hashes = [f"{synthetic.VERSION} {stem}" for stem in source.stems]
         twins: dict[str, str] = {}
         lists: dict[str, tuple[str, ...]] = {}
+        left_out = 0
     else:
-        source = open_folder(Path(root))
+        listing = list_folder(Path(root))
+        source = listing.source()
+        left_out = len(listing.images.keys() ^ listing.masks.keys())
         hashes = content_hashes(source, Path(root), folder)
         twins = dict(_twins(source.stems, hashes))
         lists = read_lists(Path(root))
@@ -220,7 +236,10 @@ def _plan(root: str, synthetic_images: int, folder: Path) -> _Plan:
         for part, indices in parts.items()
     }
     fingerprint = _digest(f"{part} {key}" for part, key in sorted(keys.items()))[:16]
-    return _Plan(source, parts, keys, fingerprint, tuple(sorted(lists)))
+    # everything together, for --all-data; no part of the identity, since it holds nothing new
+    parts["all"] = tuple(range(len(source.stems)))
+    keys["all"] = _digest(f"{source.stems[i]} {hashes[i]}" for i in parts["all"])
+    return _Plan(source, parts, keys, fingerprint, tuple(sorted(lists)), left_out)
 
 
 def _twins(stems: Sequence[str], hashes: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -6,8 +6,12 @@ The built-in faces (`trainer.data.synthetic`) offer the same methods.
 from __future__ import annotations
 
 import hashlib
+import struct
+import threading
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,31 +57,90 @@ class Source(Protocol):
         ...
 
 
-def decode(path: Path) -> Image.Image:
-    """An open, fully decoded picture in its own mode. Raises DataError that names the file."""
+# what Pillow's decoders raise on damaged files, besides OSError
+_DAMAGE = (
+    *(SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError),
+)
+
+
+class SizeMismatch(DataError):
+    """A mask whose size does not fit its picture."""
+
+
+class UnknownIds(DataError):
+    """A mask with ids outside 0-18."""
+
+
+class _QuietPillow:
+    """A block in which Pillow's warnings (odd EXIF, large pictures) do not reach the person.
+
+    Python's warning filters belong to the process, so the first thread in sets them and the last
+    one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._caught is not None:
+                self._caught.__exit__(None, None, None)
+                self._caught = None
+
+
+quiet_pillow = _QuietPillow()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture with only its header read. Raises DataError that names the file, also for damage
+    that shows while the block decodes."""
     try:
-        with warnings.catch_warnings():
-            # our own limit below is stricter than the one that Pillow warns of
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise DataError(_too_large(path, f"{width} x {height}"))
-                picture.load()
-                return picture
+        with quiet_pillow, Image.open(path) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise DataError(_too_large(path, f"{width} x {height}"))
+            yield picture
+    except DataError:
+        raise
     except Image.DecompressionBombError:
-        raise DataError(_too_large(path, "a huge size")) from None
+        raise DataError(_too_large(path, "a huge number of")) from None
     except UnidentifiedImageError:
         raise DataError(
             f"{path}: not a picture; replace it, or leave it out with trainer.check --repair"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise DataError(f"{path}: {error.strerror}") from None
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (OSError, *_DAMAGE) as error:
         raise DataError(
             f"{path}: cannot be decoded ({error}); replace it, or leave it out with"
             " trainer.check --repair"
         ) from None
+
+
+def decode(path: Path) -> Image.Image:
+    """An open, fully decoded picture in its own mode. Raises DataError that names the file."""
+    with _opened(path) as picture:
+        picture.load()
+        return picture
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the header. Raises DataError."""
+    with _opened(path) as picture:
+        return picture.size
 
 
 def _too_large(path: Path, size: str) -> str:
@@ -86,24 +149,27 @@ def _too_large(path: Path, size: str) -> str:
 
 def read_image(path: Path) -> Bytes:
     """uint8 [H, W, 3]. Raises DataError."""
-    return np.asarray(decode(path).convert("RGB"))
+    with _opened(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def read_ids(path: Path) -> Bytes:
     """A mask's ids as they are, uint8 [H, W], palette or grey. Raises DataError on colours."""
-    picture = decode(path)
-    if picture.mode not in ("P", "L", "1"):
-        raise DataError(
-            f"{path}: a mask of mode {picture.mode}; palette or grey ids 0-18 are needed"
-        )
-    return np.asarray(picture if picture.mode != "1" else picture.convert("L"))
+    with _opened(path) as picture:
+        if picture.mode == "1":
+            return np.asarray(picture.convert("L"))
+        if picture.mode not in ("P", "L"):
+            raise DataError(
+                f"{path}: a mask of mode {picture.mode}; palette or grey ids 0-18 are needed"
+            )
+        return np.asarray(picture)
 
 
 def check_ids(ids_HW: Bytes, where: object) -> Bytes:
     """The same mask. Raises DataError if an id is above 18."""
     highest = int(ids_HW.max(initial=0))
     if highest >= NUM_CLASSES:
-        raise DataError(
+        raise UnknownIds(
             f"{where}: id {highest} is none of 0-18 (background, skin, nose, ... cloth, in the"
             " order of CelebAMask-HQ's own list); mend the mask, or leave it out with"
             " trainer.check --repair"
@@ -132,10 +198,9 @@ class CourseSource:
 
     def mask(self, index: int) -> Bytes:
         ids = check_ids(read_ids(self.masks[index]), self.masks[index])
-        with Image.open(self.images[index]) as picture:
-            size = picture.size
+        size = picture_size(self.images[index])
         if size != ids.shape[::-1]:
-            raise DataError(
+            raise SizeMismatch(
                 f"{self.masks[index]}: {ids.shape[1]} x {ids.shape[0]} pixels, but its picture has"
                 f" {size[0]} x {size[1]}; make them equal, or leave the pair out with"
                 " trainer.check --repair"
@@ -169,17 +234,22 @@ class OfficialSource:
         ids: Bytes | None = None
         # class order: a later part lies over an earlier one
         for path in self.part_files[index]:
-            part = np.asarray(decode(path).convert("L"))
+            with _opened(path) as picture:
+                part = np.asarray(picture.convert("L"))
             if ids is None:
                 ids = np.zeros(part.shape, dtype=np.uint8)
             if part.shape != ids.shape:
-                raise DataError(f"{path}: {part.shape} differs from the other parts' {ids.shape}")
+                raise SizeMismatch(
+                    f"{path}: {part.shape[1]} x {part.shape[0]} pixels, but the other parts have"
+                    f" {ids.shape[1]} x {ids.shape[0]}; make them equal, or leave the pair out with"
+                    " trainer.check --repair"
+                )
             ids[part > 127] = part_id(path)
         assert ids is not None, "a pair has at least one part"
-        with Image.open(self.images[index]) as picture:
-            width, height = picture.size
-        if width * ids.shape[0] != height * ids.shape[1]:
-            raise DataError(
+        width, height = picture_size(self.images[index])
+        # a pixel of rounding is no other aspect ratio
+        if abs(width * ids.shape[0] - height * ids.shape[1]) > 0.01 * height * ids.shape[1]:
+            raise SizeMismatch(
                 f"{self.images[index]}: {width} x {height} has another aspect ratio than its masks,"
                 f" {ids.shape[1]} x {ids.shape[0]}; crop one of them"
             )
@@ -212,22 +282,97 @@ def official_folders(root: Path) -> tuple[Path, Path] | None:
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """stem -> file, in sorted order; other files and hidden ones are passed over."""
-    return {
-        path.stem: path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    }
+    """stem -> file, in sorted order; other files and hidden ones are passed over.
+
+    Raises DataError if two files have one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise DataError(
+                f"{folder} holds both {found[path.stem].name} and {path.name}; keep one"
+            )
+        found[path.stem] = path
+    return found
 
 
 def official_parts(folder: Path) -> dict[str, tuple[Path, ...]]:
     """stem of the picture -> its part masks, in class order."""
     parts: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*_*.png")):
-        number = path.stem.partition("_")[0]
-        # pictures are called 17.jpg, parts 00017_nose.png
-        parts.setdefault(str(int(number)) if number.isdecimal() else number, []).append(path)
+        if not path.name.startswith("."):
+            parts.setdefault(_number(path.stem.partition("_")[0]), []).append(path)
     return {stem: tuple(sorted(files, key=part_id)) for stem, files in parts.items()}
+
+
+def _number(stem: str) -> str:
+    # pictures are called 17.jpg, parts 00017_nose.png
+    return str(int(stem)) if stem.isdecimal() else stem
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a data folder by stem, paired or not. Course masks are tuples of one file."""
+
+    root: Path
+    layout: str  # "course" or "official"
+    images: dict[str, Path]
+    masks: dict[str, tuple[Path, ...]]
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """The pairs' stems, sorted."""
+        return tuple(stem for stem in sorted(self.images) if stem in self.masks)
+
+    def source(self) -> CourseSource | OfficialSource:
+        """The pairs. Raises DataError if there is none."""
+        stems = self.stems
+        if not stems:
+            raise DataError(
+                f"data folder {str(self.root)!r} holds no pair: {len(self.images)} pictures without"
+                f" a mask, {len(self.masks)} masks without a picture; a pair has one name"
+            )
+        images = tuple(self.images[stem] for stem in stems)
+        if self.layout == "course":
+            return CourseSource(self.root, images, tuple(self.masks[stem][0] for stem in stems))
+        return OfficialSource(self.root, images, tuple(self.masks[stem] for stem in stems))
+
+
+def list_folder(root: Path) -> Listing:
+    """The files of a folder in either layout. Raises DataError if it is missing, empty or other."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"data folder {str(root)!r} {what}; give --data DIR, or synthetic")
+    course, official = course_folders(root), official_folders(root)
+    if course is not None:
+        masks: dict[str, tuple[Path, ...]] = {
+            stem: (path,) for stem, path in pictures_in(course[1]).items()
+        }
+        listing = Listing(root, "course", pictures_in(course[0]), masks)
+    elif official is not None:
+        images = pictures_in(official[0])
+        stem_of_number = {_number(stem): stem for stem in images}
+        parts = official_parts(official[1])
+        listing = Listing(
+            root,
+            "official",
+            images,
+            {stem_of_number.get(number, number): files for number, files in parts.items()},
+        )
+    elif any(root.iterdir()):
+        raise DataError(
+            f"data folder {str(root)!r} has neither train/images and train/masks nor CelebA-HQ-img"
+            " and CelebAMask-HQ-mask-anno; see README.md, 'Your own data'"
+        )
+    else:
+        raise DataError(f"data folder {str(root)!r} is empty; give --data DIR, or synthetic")
+    if not listing.images and not listing.masks:
+        raise DataError(
+            f"data folder {str(root)!r} holds no pictures; give --data DIR, or synthetic"
+        )
+    return listing
 
 
 def open_folder(root: Path) -> CourseSource | OfficialSource:
@@ -235,34 +380,7 @@ def open_folder(root: Path) -> CourseSource | OfficialSource:
 
     Raises DataError if the folder is missing, of neither layout, or without a single pair.
     """
-    if not root.is_dir():
-        raise DataError(f"data folder {str(root)!r} does not exist; give --data DIR, or synthetic")
-    course = course_folders(root)
-    if course is not None:
-        images, masks = pictures_in(course[0]), pictures_in(course[1])
-        both = [stem for stem in images if stem in masks]
-        if not both:
-            raise DataError(
-                f"data folder {str(root)!r} holds no pair of equal names in images/ and masks/"
-            )
-        return CourseSource(
-            root, tuple(images[stem] for stem in both), tuple(masks[stem] for stem in both)
-        )
-    official = official_folders(root)
-    if official is not None:
-        images, parts = pictures_in(official[0]), official_parts(official[1])
-        both = [stem for stem in images if stem in parts]
-        if not both:
-            raise DataError(
-                f"data folder {str(root)!r} holds no picture with masks in CelebAMask-HQ-mask-anno"
-            )
-        return OfficialSource(
-            root, tuple(images[stem] for stem in both), tuple(parts[stem] for stem in both)
-        )
-    raise DataError(
-        f"data folder {str(root)!r} has neither train/images and train/masks nor CelebA-HQ-img and"
-        " CelebAMask-HQ-mask-anno; see README.md, 'Your own data'"
-    )
+    return list_folder(root).source()
 
 
 def content_hash(paths: Sequence[Path]) -> str:
@@ -278,16 +396,22 @@ def content_hash(paths: Sequence[Path]) -> str:
 
 __all__ = [
     "CourseSource",
+    "Listing",
     "OfficialSource",
+    "SizeMismatch",
     "Source",
+    "UnknownIds",
     "check_ids",
     "content_hash",
     "course_folders",
     "decode",
+    "list_folder",
     "official_folders",
     "official_parts",
     "open_folder",
+    "picture_size",
     "pictures_in",
+    "quiet_pillow",
     "read_ids",
     "read_image",
     "stem_of",

@@ -589,7 +589,9 @@ def _mouth(
         canvas.part(hole, (70, 26, 28), MOUTH)
         patch, draw, key = canvas.inside(hole)
         shown = min(look.gape * 0.8, 0.03)
-        teeth = np.concatenate([between - (0, 0.004), (between + (0, shown))[::-1]])
+        teeth = np.concatenate(
+            [between - np.array([0, 0.004]), (between + np.array([0, shown]))[::-1]]
+        )
         teeth[:, 0] = 0.5 + (teeth[:, 0] - 0.5) * 0.86
         draw.polygon(canvas.local(_smooth(pose.at(teeth, lift), 2), key), fill=(226, 218, 206))
         for at in np.linspace(-0.6, 0.6, 7) * half + 0.5:
@@ -645,12 +647,14 @@ def _eye(
             (0.0190, look.iris),
             (0.0095, np.array([14, 12, 12])),
         ):
-            disc = pose.at(_mirrored(_oval(*centre, radius, radius), side))
+            disc = pose.at(_mirrored(_oval(centre[0], centre[1], radius, radius), side))
             draw.polygon(canvas.local(disc, key), fill=_rgb(colour))
         lid = _mirrored(_oval(middle[0], middle[1] - 1.55 * up, half * 1.1, up), side)
         draw.polygon(canvas.local(pose.at(lid), key), fill=(120, 100, 96))
         canvas.close(patch, key)
-        glint = pose.at(_mirrored(_oval(*centre, 0.0035, 0.0035, 10), side)) + (0.004, -0.006)
+        glint = pose.at(
+            _mirrored(_oval(centre[0], centre[1], 0.0035, 0.0035, 10), side)
+        ) + np.array([0.004, -0.006])
         canvas.part(glint, (250, 250, 250), None)
     lash = _mirrored(ring[[0, 1, 2, 3, 4]], side)
     dark = np.minimum(face.hair_colour * 0.5, face.skin * 0.35)
@@ -1063,14 +1067,14 @@ def _earring(
     kind = random.random()
     size = float(np.clip(random.lognormal(0, 0.4), 0.5, 2.6))
     if kind < 0.25:
-        canvas.part(_oval(*lobe, 0.013 * size**0.5, 0.013 * size**0.5), metal, EARRING)
+        canvas.part(_oval(lobe[0], lobe[1], 0.013 * size**0.5, 0.013 * size**0.5), metal, EARRING)
     elif kind < 0.55:
         radius = 0.032 * size
         ring = _oval(lobe[0], lobe[1] + radius, 0.75 * radius, radius)
         canvas.line(np.concatenate([ring, ring[:2]]), metal, 0.007 + 0.003 * size, EARRING)
     else:
         drop = 0.045 * size
-        canvas.line(np.array([lobe, lobe + (0, drop)]), metal, 0.006, EARRING)
+        canvas.line(np.array([lobe, lobe + np.array([0, drop])]), metal, 0.006, EARRING)
         wide = 0.016 * size**0.7
         canvas.part(_oval(lobe[0], lobe[1] + drop, wide, 1.7 * wide), metal, EARRING)
         canvas.part(

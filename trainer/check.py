@@ -1,0 +1,290 @@
+"""Audit a data set, and write a corrected copy of it.
+
+python -m trainer.check --data DIR [--repair OUT] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.cli import Parser, guarded
+from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer.data.audit import Audit
+    from trainer.data.cache import Tick
+    from trainer.data.sources import Listing
+
+# the lists of an audit in the order of its table: key, what it says, what --repair does
+_ROWS = (
+    ("missing_image", "masks without an image", "left out"),
+    ("missing_mask", "images without a mask", "left out"),
+    ("unreadable", "files that cannot be decoded", "left out"),
+    ("size_mismatch", "image and mask differ in size", "left out"),
+    ("unknown_ids", "masks with ids outside 0-18", "left out"),
+    ("empty_masks", "masks of background only", "left out"),
+    ("other_class_order", "class order of the other convention", "translated"),
+    ("left_right_reversed", "left and right reversed", "exchanged"),
+)
+_SWAPPED_NAMES = {"l_eye": "r_eye", "l_brow": "r_brow", "l_ear": "r_ear"}
+_SWAPPED_NAMES |= {right: left for left, right in _SWAPPED_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a corrected copy holds. Lists of stems, sorted."""
+
+    out: Path
+    pairs: int
+    changed: list[str]
+    left_out: list[str]
+
+
+def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Repaired:
+    """Write a corrected, complete copy of a data set; the original is only read.
+
+    Images are copied byte for byte, masks too unless they change; names stay. Pairs that cannot
+    be trained on are left out, of val.txt and test.txt as well. `out` appears whole or not at all.
+    Raises DataError if `out` is in use, overlaps the original, or nothing would be left.
+    """
+    from trainer.data.sources import list_folder
+
+    check_target(root, out)
+    listing = list_folder(root)
+    left_out = set(found.untrainable)
+    kept = [stem for stem in listing.stems if stem not in left_out]
+    if not kept:
+        raise DataError(f"{root}: no pair can be trained on, so there is nothing to copy")
+    changed = sorted({*found.other_class_order, *found.left_right_reversed} - left_out)
+    with _whole_folder(out) as folder:
+        skipped = _pair_files(listing)
+        for done, stem in enumerate(kept, start=1):
+            _copy_pair(listing, stem, folder, found)
+            if tick is not None:
+                tick(done, len(kept))
+        _copy_rest(root, folder, skipped, left_out, kept)
+    return Repaired(out, len(kept), changed, sorted(left_out))
+
+
+def check_target(root: Path, out: Path) -> None:
+    """Raises DataError unless `out` is free for a copy of `root`: absent or empty, and apart."""
+    source, target = root.resolve(), out.resolve()
+    if target == source or source in target.parents:
+        raise DataError(f"--repair {out} lies inside {root}; name a folder outside it")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--repair {out} is a file; name a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"--repair {out} is not empty; name a new folder")
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when the block ends without an error."""
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{out.name}-"))
+    try:
+        yield folder
+        # mkdtemp makes private folders; a copy is as readable as any other folder of the person's
+        mask = os.umask(0)
+        os.umask(mask)
+        folder.chmod(0o777 & ~mask)
+        folder.rename(out.resolve())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _pair_files(listing: Listing) -> set[Path]:
+    masks = (path for files in listing.masks.values() for path in files)
+    return {*listing.images.values(), *masks}
+
+
+def _copy_pair(listing: Listing, stem: str, folder: Path, found: Audit) -> None:
+    from trainer.data.audit import in_our_order, sides_swapped
+
+    _copy(listing.images[stem], listing.root, folder)
+    other = stem in found.other_class_order
+    swap = stem in found.left_right_reversed
+    files = listing.masks[stem]
+    if listing.layout == "official":
+        for path in files:
+            _copy(path, listing.root, folder, _swapped_name(path) if swap else path.name)
+    elif not (other or swap):
+        _copy(files[0], listing.root, folder)
+    else:
+        from trainer.data.sources import read_ids
+
+        ids = read_ids(files[0])
+        ids = in_our_order(ids) if other else ids
+        ids = sides_swapped(ids) if swap else ids
+        _write_mask(ids, files[0], folder / files[0].relative_to(listing.root))
+
+
+def _swapped_name(path: Path) -> str:
+    """`00017_l_eye.png` -> `00017_r_eye.png`: the part masks change sides by their names."""
+    number, _, part = path.stem.partition("_")
+    return f"{number}_{_SWAPPED_NAMES.get(part, part)}{path.suffix}"
+
+
+def _write_mask(ids: Any, original: Path, path: Path) -> None:
+    """A palette PNG of the ids, in the original's own colours where it has some."""
+    from PIL import Image
+
+    from trainer.data.classes import PALETTE
+    from trainer.data.sources import decode
+
+    picture = Image.fromarray(ids)
+    picture.putpalette(decode(original).getpalette() or PALETTE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path.with_suffix(".png"), optimize=True)
+
+
+def _copy(path: Path, root: Path, folder: Path, name: str | None = None) -> None:
+    target = folder / path.relative_to(root)
+    if name is not None:
+        target = target.with_name(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, target)
+    # a copy of a read-only file is for the person to work with
+    target.chmod(target.stat().st_mode | 0o200)
+
+
+def _copy_rest(
+    root: Path, folder: Path, pair_files: set[Path], left_out: Collection[str], kept: Sequence[str]
+) -> None:
+    """The other files (lists, notes, pictures without masks elsewhere), and the corrected lists."""
+    from trainer.data.split import LISTS, stem_of
+
+    for place, _, names in os.walk(root):
+        for name in sorted(names):
+            path = Path(place) / name
+            if path in pair_files or not path.is_file():
+                continue
+            if path.parent == root and name in LISTS.values():
+                lines = path.read_text(encoding="utf-8").splitlines()
+                wanted = [line for line in lines if stem_of(line.strip()) not in left_out]
+                if wanted != lines:
+                    # an empty list would name no pair; without one the part is drawn by hash
+                    if any(stem_of(line.strip()) in kept for line in wanted):
+                        text = "".join(f"{line}\n" for line in wanted)
+                        (folder / name).write_text(text, encoding="utf-8")
+                    continue
+            _copy(path, root, folder)
+
+
+# --- what a person sees
+
+
+def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{root}: {found.pairs} pairs", title_justify="left")
+    table.add_column("finding", no_wrap=True, min_width=37)
+    table.add_column("count", justify="right", min_width=5)
+    table.add_column("--repair", no_wrap=True, min_width=10)
+    table.add_column("first names", no_wrap=True, overflow="ellipsis")
+    for key, text, deed in _ROWS:
+        stems: list[str] = getattr(found, key)
+        table.add_row(text, str(len(stems)), deed if stems else "", _first(stems))
+    copies = [" = ".join(group) for group in found.duplicates]
+    table.add_row(
+        "the same image under several names",
+        str(len(found.duplicates)),
+        "kept, in one part" if copies else "",
+        _first(copies, 2),
+    )
+    console.print(table)
+    # plain lines: a name may hold what rich would read as markup
+    for stem in sorted(reasons)[:10]:
+        print(f"{stem}: {reasons[stem]}")
+    if len(reasons) > 10:
+        print(f"... and {len(reasons) - 10} more (--json lists all)")
+    if found.clean:
+        print("nothing found")
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+@contextmanager
+def _progress(text: str, quiet: bool) -> Iterator[Tick | None]:
+    """A bar on stderr where it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m trainer.check",
+        description="Audit a data set of faces, and write a corrected copy of it.",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder to audit")
+    parser.add_argument(
+        "--repair",
+        type=Path,
+        metavar="OUT",
+        help="write a corrected, complete copy into this new folder; DIR is only read",
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 whatever was found, 2 where the audit or the copy could not be made."""
+    given = _parser().parse_args(argv)
+
+    def body() -> int:
+        # numpy and Pillow only now: --help and mistakes answer at once
+        from trainer.data.audit import audit
+
+        if given.repair is not None:
+            check_target(given.data, given.repair)
+        with _progress("looking", given.json) as tick:
+            found, reasons = audit(given.data, tick)
+        if not given.json:
+            _show(found, reasons, given.data)
+        done: Repaired | None = None
+        if given.repair is not None:
+            with _progress("copying", given.json) as tick:
+                done = repair(given.data, given.repair, found, tick)
+        if given.json:
+            result: dict[str, Any] = asdict(found)
+            if done is not None:
+                result["repair"] = {**asdict(done), "out": str(done.out)}
+            print(json.dumps(result, indent=1))
+        elif done is not None:
+            print(
+                f"{done.out}: {done.pairs} pairs, {len(done.changed)} masks corrected,"
+                f" {len(done.left_out)} names left out"
+                + (f" ({', '.join(done.left_out)})" if done.left_out else "")
+            )
+        elif found.untrainable or found.other_class_order or found.left_right_reversed:
+            print(f"a corrected copy: python -m trainer.check --data {given.data} --repair OUT")
+        return 0
+
+    return guarded(body)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
