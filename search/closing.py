@@ -1,0 +1,105 @@
+"""The end of a run: the comparison table, what mattered, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+
+from search import lineage, seedtable
+from search.names import RUNS, STORAGE
+from search.progress import params_text
+from storage import redact
+
+# fewer trials than this say nothing about importances
+LEAST_FOR_IMPORTANCES = 10
+
+
+def command(module: str, *, storage: str, runs: str, study: str | None = None) -> str:
+    """A command that can be pasted: this interpreter, and only flags that differ from defaults."""
+    words = [sys.executable, "-m", module]
+    if storage != STORAGE:
+        words += ["--storage", redact(storage)]
+    if runs != RUNS and module == "search.dashboard":
+        words += ["--runs", runs]
+    if study is not None:
+        words += ["--study", study]
+    return shlex.join(words)
+
+
+def comparison(study: optuna.Study, count: int = 5) -> Table:
+    """The seed's table for the best trials: a column a trial, so that it fits 80 columns."""
+    rows = seedtable.rows(study, count)
+    table = Table(title="The best trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for row in rows:
+        table.add_column(f"trial {row['trial']}", justify="right")
+    table.add_row("state", *(row["state"].lower() for row in rows))
+    for name, (heading, _) in seedtable.COLUMNS.items():
+        table.add_row(heading, *(seedtable.text(name, row[name]) for row in rows))
+    for name in dict.fromkeys(name for row in rows for name in row["params"]):
+        cells = (row["params"].get(name) for row in rows)
+        table.add_row(
+            name, *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        )
+    return table
+
+
+def importances(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
+    """How much each parameter mattered, shares of 1; None where too few trials are complete."""
+    complete = [trial for trial in lineage.merged(trials) if trial.state == TrialState.COMPLETE]
+    if len(complete) < LEAST_FOR_IMPORTANCES:
+        return None
+    alone = optuna.create_study(direction="maximize")
+    alone.add_trials(complete)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the evaluator is marked experimental
+        found = optuna.importance.get_param_importances(
+            alone, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+        )
+    return dict(found)
+
+
+def summary(console: Console, study: optuna.Study, *, storage: str, runs: str, epochs: int) -> None:
+    """Print the end of a run."""
+    trials = study.get_trials(deepcopy=False)
+    done = lineage.finished(trials)
+    pruned = [trial for trial in done if trial.state == TrialState.PRUNED]
+    if done:
+        trained = sum(len(trial.intermediate_values) for trial in done)
+        console.print(
+            f"{len(done)} finished trials, {len(pruned)} pruned ({len(pruned) / len(done):.0%});"
+            f" {trained} of {len(done) * epochs} epochs trained ({trained / len(done) / epochs:.0%})",
+            highlight=False,
+        )
+        console.print(comparison(study))
+    shares = importances(trials)
+    if shares:
+        text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        console.print(f"importance among complete trials: {text}", highlight=False)
+    best = lineage.best(study)
+    if best is not None:
+        console.print(
+            f"best: trial {best.number}, f_score {lineage.value(best):.4f} (one seed, per image on"
+            f" the training grid): {params_text(best.params)}",
+            highlight=False,
+        )
+    lines = [
+        f"watch:  {command('search.dashboard', storage=storage, runs=runs)}",
+        f"export: {command('search.export', storage=storage, runs=runs, study=study.study_name)}"
+        " --out best.yaml",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def disk_use(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

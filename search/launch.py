@@ -1,0 +1,167 @@
+"""Worker processes of one machine: started, watched, started again when they die, asked to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from trainer.errors import UserError
+
+# deaths of workers without a finished trial in between, after which a run gives up
+MAX_DEATHS = 5
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one worker computes: a device, and how many CPU threads."""
+
+    device: str
+    threads: int | None
+
+
+def plan_slots(workers: int | None, *, device: str, cores: int, gpus: int) -> list[Slot]:
+    """One slot per worker.
+
+    workers: None chooses: one per GPU, or one per core on a CPU. Cores are shared evenly.
+    device: auto, cpu, cuda or cuda:i.
+    """
+    if device == "cpu" or gpus == 0:
+        count = workers or cores
+        return [Slot("cpu", max(1, cores // count))] * count
+    devices = [device] if ":" in device else [f"cuda:{index}" for index in range(gpus)]
+    count = workers or len(devices)
+    return [Slot(devices[i % len(devices)], max(1, cores // count)) for i in range(count)]
+
+
+@dataclass
+class _Worker:
+    slot: Slot
+    number: int
+    log: Path
+    process: subprocess.Popen[bytes]
+    started_at: int
+
+
+@dataclass
+class Crew:
+    """The workers of a run. Used through `with`: no worker outlives the block.
+
+    command: what every worker gets after `python -m search.worker`.
+    """
+
+    command: Sequence[str]
+    slots: Sequence[Slot]
+    logs: Path
+    deaths: int = 0
+    told: list[str] = field(default_factory=list)
+    _workers: list[_Worker] = field(default_factory=list)
+
+    def __enter__(self) -> Crew:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        for number, slot in enumerate(self.slots, start=1):
+            self._workers.append(self._start(slot, number))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _start(self, slot: Slot, number: int) -> _Worker:
+        log = self.logs / f"{number}.log"
+        arguments = [sys.executable, "-m", "search.worker", *self.command, "--device", slot.device]
+        arguments += ["--parent", str(os.getpid())]
+        environment = dict(os.environ)
+        if slot.threads is not None:
+            arguments += ["--threads", str(slot.threads)]
+            # libraries size their thread pools before the worker can
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                environment[name] = str(slot.threads)
+        with log.open("ab") as output:
+            started_at = output.tell()
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C reaches the supervisor alone, which then asks the workers to end
+                start_new_session=True,
+            )
+        return _Worker(slot, number, log, process, started_at)
+
+    @property
+    def owners(self) -> set[int]:
+        """Process ids of all workers that were started and are known."""
+        return {worker.process.pid for worker in self._workers}
+
+    def alive(self) -> int:
+        """How many workers run."""
+        return sum(worker.process.poll() is None for worker in self._workers)
+
+    def look(self, *, restart: bool) -> bool:
+        """Look after the workers; returns whether any is at work.
+
+        restart: start a worker again that died. Raises UserError with the worker's own line where
+        a person has to mend something, and where workers die again and again.
+        """
+        for index, worker in enumerate(self._workers):
+            code = worker.process.poll()
+            if code is None or code == 0:
+                continue
+            said = _last_words(worker.log, worker.started_at)
+            if code == 2:
+                raise UserError(said.removeprefix("error: "))
+            if not restart:
+                continue
+            self.deaths += 1
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            self.told.append(
+                f"worker {worker.number} ended {how}; it is started again (log: {worker.log})"
+            )
+            if self.deaths > MAX_DEATHS:
+                raise UserError(
+                    f"workers died {self.deaths} times without a finished trial in between, last"
+                    f" {how}: {said}; the whole log is {worker.log}"
+                )
+            self._workers[index] = self._start(worker.slot, worker.number)
+        return self.alive() > 0
+
+    def ask_to_end(self) -> None:
+        """Every worker finishes its epoch, puts its trial back and ends."""
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End every worker at once; their trials are found by the reaper."""
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.wait()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for all workers to end; False if one still runs after timeout_s."""
+        until = time.monotonic() + timeout_s
+        while self.alive():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+def _last_words(log: Path, since: int) -> str:
+    """The last line that says something in a worker's log, from byte `since` on."""
+    handle: BinaryIO
+    with log.open("rb") as handle:
+        handle.seek(since)
+        lines = handle.read().decode(errors="replace").strip().splitlines()
+    told = [line for line in lines if line.startswith("error: ")] or lines
+    return re.sub(r"\s+", " ", told[-1]).strip() if told else "no output"

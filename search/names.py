@@ -1,0 +1,40 @@
+"""Names of studies, and the defaults that the commands share."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage import LeasedStorage
+
+STORAGE = "sqlite:///runs/search.db"
+RUNS = "runs"
+# studies that are not searches of their own
+CONFIRM_SUFFIX = "-confirm"
+IMPORTED = "imported"
+
+
+def default_name(data: str, preset: str, image_size: int) -> str:
+    """`<data>-<preset>-<size>`: built-in faces and one's own data do not collide.
+
+    >>> default_name("synthetic", "demo", 48)
+    'synthetic-demo-48'
+    """
+    plain = re.sub(r"[^\w.-]+", "-", data).strip("-") or "data"
+    return f"{plain}-{preset}-{image_size}"
+
+
+def latest_study(storage: LeasedStorage) -> str:
+    """The search with the latest activity; repeats and imported studies are left out.
+
+    Raises StudyError if there is none.
+    """
+    from search.study import SETUP, StudyError
+
+    for activity in storage.studies_by_activity():
+        attrs = storage.get_study_user_attrs(activity.study_id)
+        if activity.name.endswith(CONFIRM_SUFFIX) or attrs.get(IMPORTED) or SETUP not in attrs:
+            continue
+        return activity.name
+    raise StudyError("the store holds no search yet; start one with python -m search.run")

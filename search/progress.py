@@ -1,0 +1,214 @@
+"""What a person sees while a search runs: a live view at a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search import lineage
+from search.spaces import format_value
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "_.-~=+*#"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A study at one moment. trials: its rows. total: finished trials wanted. epochs: budget."""
+
+    name: str
+    trials: Sequence[FrozenTrial]
+    total: int
+    epochs: int
+    finished_before: int
+    elapsed_s: float
+
+    @property
+    def finished(self) -> int:
+        return len(lineage.finished(self.trials))
+
+    @property
+    def running(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        return lineage.best_of(self.trials)
+
+    def count(self, state: TrialState) -> int:
+        """Rows in a state; copies from another study are not counted among the finished."""
+        if state in (TrialState.COMPLETE, TrialState.PRUNED):
+            return sum(trial.state == state for trial in lineage.finished(self.trials))
+        return sum(trial.state == state for trial in self.trials)
+
+    def seconds_left(self) -> float | None:
+        """By the pace of this run; None before its first finished trial."""
+        done = self.finished - self.finished_before
+        if done <= 0:
+            return None
+        # an epoch under way is work done as well
+        under_way = sum(len(trial.intermediate_values) / self.epochs for trial in self.running)
+        return max(
+            0.0, (self.total - self.finished - under_way) * self.elapsed_s / (done + under_way)
+        )
+
+
+def sparkline(values: Sequence[float], width: int, *, ascii_only: bool = False) -> str:
+    """A curve in one line of at most `width` characters; later values weigh as earlier ones.
+
+    >>> sparkline([0.0, 0.5, 1.0], 8)
+    '▁▅█'
+    """
+    blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
+    if not values or width < 1:
+        return ""
+    if len(values) > width:
+        step = len(values) / width
+        values = [values[int((i + 1) * step) - 1] for i in range(width)]
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(blocks[round((v - low) / span * (len(blocks) - 1))] for v in values)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for a person.
+
+    >>> duration(None), duration(42), duration(130), duration(7300)
+    ('?', '42 s', '2 min 10 s', '2 h 1 min')
+    """
+    if seconds is None:
+        return "?"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Parameters in one line."""
+    return ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
+
+
+def render(standing: Standing, *, width: int, ascii_only: bool = False) -> RenderableType:
+    """The live view of a study for a terminal `width` columns wide."""
+    done = standing.finished
+    head = Text.assemble(
+        (standing.name, "bold"),
+        f"  {done}/{standing.total} finished",
+        f", {duration(standing.elapsed_s)} gone, {duration(standing.seconds_left())} left",
+    )
+    complete, pruned = standing.count(TrialState.COMPLETE), standing.count(TrialState.PRUNED)
+    counts = Text(
+        f"complete {complete}  pruned {pruned}"
+        f"  running {len(standing.running)}  waiting {standing.count(TrialState.WAITING)}"
+        f"  failed {standing.count(TrialState.FAIL)}"
+    )
+    bar = ProgressBar(total=standing.total, completed=done, width=min(width - 2, 76))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("trial", justify="right")
+    table.add_column("epoch", justify="right")
+    table.add_column("F-score", justify="right")
+    table.add_column("best", justify="right")
+    table.add_column("curve", no_wrap=True)
+    wide = width >= 120
+    if wide:
+        table.add_column("parameters", overflow="ellipsis", no_wrap=True)
+    for trial in standing.running:
+        curve = [score for _, score in sorted(trial.intermediate_values.items())]
+        cells = [
+            str(trial.number),
+            f"{len(curve)}/{standing.epochs}",
+            f"{curve[-1]:.4f}" if curve else "-",
+            f"{max(curve):.4f}" if curve else "-",
+            sparkline(curve, 24, ascii_only=ascii_only),
+        ]
+        table.add_row(*cells, *([params_text(trial.params)] if wide else []))
+    best = standing.best
+    if best is None:
+        answer = Text("best: none is complete yet", style="dim")
+    else:
+        answer = Text.assemble(
+            ("best ", "bold"),
+            (f"{lineage.value(best):.4f}", "bold green"),
+            f" trial {best.number}: {params_text(best.params)}",
+        )
+    return Group(head, bar, counts, Text(), table, Text(), answer)
+
+
+class View:
+    """Shows a study while it runs. Used through `with`; `update` as often as one likes."""
+
+    def __init__(self, console: Console, *, plain: bool) -> None:
+        self.console = console
+        self.live = (
+            None
+            if plain or not console.is_terminal
+            else Live(console=console, auto_refresh=False, transient=True)
+        )
+        self.lines = _Lines(console)
+        self._drawn_at = 0.0
+
+    def __enter__(self) -> View:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        """One line above the view."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def update(self, standing: Standing) -> None:
+        """Draw the study as it stands, at most twice a second."""
+        if self.live is None:
+            self.lines.update(standing)
+            return
+        now = time.monotonic()
+        if now - self._drawn_at >= 0.5:
+            self._drawn_at = now
+            ascii_only = not (self.console.encoding or "").lower().startswith("utf")
+            self.live.update(
+                render(standing, width=self.console.width, ascii_only=ascii_only), refresh=True
+            )
+
+
+@dataclass
+class _Lines:
+    """Plain lines: one for each trial that has ended since the last look."""
+
+    console: Console
+    known: set[int] | None = None
+    best_number: int | None = field(default=None)
+
+    def update(self, standing: Standing) -> None:
+        ended = {trial.number: trial for trial in standing.trials if trial.state.is_finished()}
+        if self.known is None:
+            # what earlier runs finished is no news
+            self.known = set(ended)
+        for number in sorted(set(ended) - self.known):
+            trial = ended[number]
+            score = lineage.value(trial)
+            text = f"trial {number} {trial.state.name}"
+            text += f" {score:.4f}" if score is not None else ""
+            text += f" after {len(trial.intermediate_values)}/{standing.epochs} epochs"
+            text += f"  [{standing.finished}/{standing.total}, {duration(standing.elapsed_s)}]"
+            best = standing.best
+            if best is not None and best.number == number and number != self.best_number:
+                self.best_number = number
+                text += f"  new best: {params_text(best.params)}"
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.known |= set(ended)

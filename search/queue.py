@@ -1,0 +1,220 @@
+"""What waits and runs: list it, add to it, end a trial or the run, withdraw what waits."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.names import STORAGE
+from trainer.cli import Parser, guarded
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from storage import LeasedStorage
+
+EXAMPLES = """\
+examples:
+  python -m search.queue list
+  python -m search.queue add more.yaml
+  python -m search.queue add --set dice_weight=1.5 --set dice_schedule=step --set dice_ramp=0.4
+  python -m search.queue stop 17       end trial 17: it counts as pruned
+  python -m search.queue stop          end the run: running trials wait in the queue
+  python -m search.queue cancel 23     withdraw a waiting trial
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = Parser(prog="python -m search.queue", description=__doc__, epilog=EXAMPLES)
+    it.add_argument(
+        "action",
+        choices=("list", "add", "stop", "cancel"),
+        help="list: studies and trials; add: enqueue FILE.yaml or --set; stop: a trial, or the run;"
+        " cancel: withdraw a waiting trial",
+    )
+    it.add_argument(
+        "what", nargs="?", metavar="FILE|N", help="add: a YAML list; stop, cancel: a trial number"
+    )
+    it.add_argument("--study", metavar="NAME", help="(default: the one with the latest activity)")
+    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    it.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="name=value",
+        help="add: a parameter of the new trial; what is not named comes from the base config",
+    )
+    it.add_argument("--note", help="add: a word on why, shown with the trial")
+    it.add_argument(
+        "--priority", type=float, default=0, metavar="P", help="add: higher goes first (default: 0)"
+    )
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parser().parse_args(argv)
+    # after the arguments: --help need not wait for Optuna
+    from storage import StorageError
+
+    return guarded(lambda: _main(args), errors=(StorageError,))
+
+
+def _main(args: argparse.Namespace) -> int:
+    import optuna
+
+    from search.names import latest_study
+    from search.study import load_study
+    from storage import open_storage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(args.storage, create=False)
+    name = args.study or latest_study(storage)
+    study = load_study(storage, name)
+    if args.action == "list":
+        return _list(storage, study)
+    if args.study is None:
+        print(f"study {name} (the latest; another: --study NAME)", file=sys.stderr)
+    if args.action == "add":
+        return _add(study, args)
+    if args.action == "stop":
+        return _stop(storage, study, args.what)
+    return _cancel(storage, study, args.what)
+
+
+def _list(storage: LeasedStorage, study: optuna.Study) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from search import lineage
+    from search.enqueue import planned_params
+    from search.progress import params_text
+
+    console = Console(highlight=False)
+    studies = Table(title="Studies", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "study", "finished", "wanted", "complete", "pruned", "running", "waiting"):
+        studies.add_column(heading)
+    import optuna
+
+    for activity in storage.studies_by_activity():
+        counts = storage.count_states(activity.study_id)
+        state = optuna.trial.TrialState
+        wanted = storage.get_study_user_attrs(activity.study_id).get("total")
+        studies.add_row(
+            "*" if activity.name == study.study_name else "",
+            activity.name,
+            str(storage.count_finished(activity.study_id)),
+            str(wanted or "-"),
+            *(str(counts[s]) for s in (state.COMPLETE, state.PRUNED, state.RUNNING, state.WAITING)),
+        )
+    console.print(studies)
+    owners = {claim.number: claim.owner for claim in storage.live_claims(study._study_id)}
+    trials = Table(
+        title=f"Trials of {study.study_name} (*)",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for heading in ("trial", "state", "epochs", "best F", "prio", "note or parameters"):
+        trials.add_column(heading)
+    for trial in study.get_trials(deepcopy=False):
+        value = lineage.value(trial)
+        trials.add_row(
+            str(trial.number),
+            _state_text(trial, owners),
+            str(len(trial.intermediate_values) or "-"),
+            "-" if value is None else f"{value:.4f}",
+            f"{trial.user_attrs['priority']:g}" if "priority" in trial.user_attrs else "-",
+            str(trial.user_attrs.get("note") or params_text(planned_params(trial))),
+        )
+    console.print(trials)
+    return 0
+
+
+def _state_text(trial: FrozenTrial, owners: dict[int | None, str]) -> str:
+    text = trial.state.name.lower()
+    for mark in ("stopped", "cancelled"):
+        if trial.user_attrs.get(mark):
+            text += f", {mark}"
+    owner = owners.get(trial.number)
+    return f"{text} ({owner})" if owner else text
+
+
+def _add(study: optuna.Study, args: argparse.Namespace) -> int:
+    from search.enqueue import Request, enqueue, read_requests
+    from search.study import load_setup
+    from trainer.config import parse_set
+    from trainer.errors import ConfigError
+
+    if (args.what is None) == (not args.sets):
+        raise ConfigError("queue add: give a YAML file, or --set name=value, one of the two")
+    if args.what is not None:
+        requests, where = read_requests(Path(args.what)), str(args.what)
+    else:
+        params: dict[str, Any] = dict(parse_set(text) for text in args.sets)
+        requests = [Request(params=params, note=args.note, priority=args.priority)]
+        where = "queue add"
+    numbers = enqueue(study, load_setup(study), requests, where=where, again=True)
+    print(f"enqueued: trial {', '.join(map(str, numbers))}")
+    return 0
+
+
+def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
+    from trainer.errors import ConfigError
+
+    trials = {str(trial.number): trial for trial in study.get_trials(deepcopy=False)}
+    if text is None:
+        raise ConfigError(f"queue {action}: which trial? give its number")
+    if text not in trials:
+        raise ConfigError(
+            f"queue {action}: study {study.study_name} has no trial {text}; it has {len(trials)},"
+            " counted from 0"
+        )
+    return trials[text]
+
+
+def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
+    from search.study import drain
+    from trainer.errors import ConfigError
+
+    if what is None:
+        drain(study)
+        print("the run is asked to end: running trials finish their epoch and wait in the queue")
+        return 0
+    trial = _trial(study, what, "stop")
+    if trial.state.name != "RUNNING":
+        raise ConfigError(
+            f"queue stop: trial {what} is {trial.state.name}, not RUNNING; a waiting one is"
+            " withdrawn with queue cancel"
+        )
+    if not storage.set_wish_for_number(study._study_id, trial.number, "stop"):
+        raise ConfigError(f"queue stop: nobody is at work on trial {what}; try again in a minute")
+    print(f"trial {what} is asked to stop: it ends after its epoch and counts as pruned")
+    return 0
+
+
+def _cancel(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
+    from optuna.trial import TrialState
+
+    from trainer.errors import ConfigError
+
+    trial = _trial(study, what, "cancel")
+    if trial.state != TrialState.WAITING:
+        raise ConfigError(
+            f"queue cancel: trial {what} is {trial.state.name}, not WAITING; a running one is ended"
+            " with queue stop"
+        )
+    storage.set_trial_user_attr(trial._trial_id, "cancelled", True)
+    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    print(f"trial {what} is withdrawn: it is not counted and will not run")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

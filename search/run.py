@@ -1,0 +1,556 @@
+"""Search hyperparameters of a face-parsing network: `python -m search.run --trials 40`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.names import RUNS, STORAGE
+from trainer.cli import Parser, guarded
+
+if TYPE_CHECKING:
+    import optuna
+
+    from search.launch import Crew
+    from search.progress import Standing, View
+    from search.study import Setup
+    from storage import LeasedStorage
+    from trainer.data.dataset import DataSummary
+
+EXAMPLES = """\
+examples:
+  python -m search.run --trials 40                          built-in faces, a demonstration
+  python -m search.run --trials 40 --data FACES             your own faces
+  python -m search.run --trials 80                          the same study again: goes on to 80
+  python -m search.run --trials 40 --range dice_weight=1:2 --fix dropout=0.2
+  python -m search.run --trials 40 --range learning_rate=1e-4:5e-3:log --study with-lr
+
+Ctrl-C ends a run whenever you like: running trials finish their epoch and wait in the queue under
+their own number. The same command goes on.
+"""
+_LOOK_S = 0.25
+_DRAIN_S = 600.0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 up is needed")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a number of seconds above 0 is needed")
+    return number
+
+
+def _workers(text: str) -> int | None:
+    return None if text == "auto" else _count(text)
+
+
+# argparse names the function in its messages
+_count.__name__, _seconds.__name__, _workers.__name__ = "count", "seconds", "count"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = Parser(prog="python -m search.run", description=__doc__, epilog=EXAMPLES)
+    study = it.add_argument_group("study")
+    study.add_argument(
+        "--trials",
+        type=_count,
+        default=40,
+        metavar="N",
+        help="finished trials (complete or pruned) that the study should reach (default: 40)",
+    )
+    study.add_argument("--study", metavar="NAME", help="(default: <data>-<preset>-<size>)")
+    study.add_argument(
+        "--storage", default=STORAGE, metavar="URL", help=f"SQLite or PostgreSQL ({STORAGE})"
+    )
+    study.add_argument(
+        "--runs", default=RUNS, metavar="DIR", help="checkpoints and artifacts (default: runs)"
+    )
+    study.add_argument(
+        "--from",
+        dest="old",
+        metavar="STUDY",
+        help="take over another study: its trials if the scores compare, else its 5 best"
+        " configurations",
+    )
+    training = it.add_argument_group("what a trial trains")
+    training.add_argument("--data", metavar="DIR", help="faces and masks (default: built-in faces)")
+    training.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML of everything that is not searched"
+    )
+    training.add_argument("--preset", metavar="P", help="demo, small or full (default: what fits)")
+    training.add_argument("--epochs", type=_count, metavar="N", help="budget of a trial")
+    training.add_argument("--image-size", type=_count, metavar="N", help="training grid, pixels")
+    training.add_argument("--batch-size", type=_count, metavar="N", help="pictures per step")
+    training.add_argument(
+        "--seed", type=int, metavar="N", help="of sampler and trials (default: 0)"
+    )
+    space = it.add_argument_group("search space")
+    space.add_argument(
+        "--fix",
+        action="append",
+        default=[],
+        metavar="name=value",
+        help="hold one parameter; may be repeated",
+    )
+    space.add_argument(
+        "--range",
+        dest="ranges",
+        action="append",
+        default=[],
+        metavar="name=low:high[:log]",
+        help="another range for a parameter, or search one more numeric key; may be repeated",
+    )
+    space.add_argument(
+        "--enqueue", type=Path, metavar="FILE", help="YAML list of configurations to run first"
+    )
+    space.add_argument(
+        "--no-priors", action="store_true", help="leave out the first trials of space.py"
+    )
+    space.add_argument("--sampler", metavar="S", help="tpe (default), gp or random")
+    space.add_argument(
+        "--pruner",
+        metavar="NAME",
+        help="restart-aware (default), none, median, percentile, patient, successive-halving,"
+        " hyperband",
+    )
+    computing = it.add_argument_group("computing")
+    computing.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:i")
+    computing.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="trials at a time, or auto (default): one per GPU, else one per core",
+    )
+    computing.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="end after this time"
+    )
+    computing.add_argument(
+        "--stop-after", type=_count, metavar="K", help="end when K trials brought nothing better"
+    )
+    showing = it.add_argument_group("showing")
+    showing.add_argument(
+        "--dashboard", action="store_true", help="serve optuna-dashboard while the search runs"
+    )
+    showing.add_argument("--plain", action="store_true", help="plain lines, no live view")
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(words)
+    # after the arguments: --help need not wait for torch
+    from storage import StorageError
+
+    return guarded(lambda: _main(args, words), errors=(StorageError,))
+
+
+@dataclass
+class _Run:
+    """What one run of the supervisor holds."""
+
+    args: argparse.Namespace
+    storage: LeasedStorage
+    study: optuna.Study
+    setup: Setup
+    view: View
+    began_s: float
+    finished_before: int
+    drain_mark: str | None
+    estimated: bool = False
+
+    def standing(self) -> Standing:
+        from search.progress import Standing
+
+        return Standing(
+            name=self.study.study_name,
+            trials=self.study.get_trials(deepcopy=False),
+            total=self.args.trials,
+            epochs=self.setup.epochs,
+            finished_before=self.finished_before,
+            elapsed_s=time.monotonic() - self.began_s,
+        )
+
+
+def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
+    import optuna
+    from rich.console import Console
+
+    from search.closing import disk_use, summary
+    from search.progress import View
+    from search.study import drain_mark
+    from storage import open_storage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = Console()
+    view = View(console, plain=args.plain)
+    storage = open_storage(args.storage)
+    _check_writable(Path(args.runs))
+    study, setup = _prepare(args, storage, view)
+    run = _Run(
+        args,
+        storage,
+        study,
+        setup,
+        view,
+        began_s=time.monotonic(),
+        finished_before=storage.count_finished(study._study_id),
+        drain_mark=drain_mark(study),
+    )
+    code = 0
+    if run.finished_before >= args.trials:
+        view.say(
+            f"nothing to do: {setup.name} has {run.finished_before} finished trials;"
+            f" raise --trials above that to go on"
+        )
+    else:
+        with _dashboard(args, view):
+            code = _supervise(run)
+    summary(console, study, storage=args.storage, runs=args.runs, epochs=setup.epochs)
+    view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
+    waiting = sum(t.state == optuna.trial.TrialState.WAITING for t in study.get_trials(False))
+    if waiting or run.standing().finished < args.trials:
+        again = shlex.join([sys.executable, "-m", "search.run", *_without_password(words)])
+        view.say(f"{waiting} trials wait in the queue; to go on: {again}")
+    return code
+
+
+def _without_password(words: Sequence[str]) -> list[str]:
+    from storage import redact
+
+    return [redact(word) if "://" in word else word for word in words]
+
+
+def _check_writable(runs: Path) -> None:
+    from trainer.errors import UserError
+
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--runs {runs}: not a folder; name a folder") from None
+    if not os.access(runs, os.W_OK):
+        raise UserError(f"--runs {runs}: cannot be written to; name another folder")
+
+
+# ------------------------------------------------------------------------------ before the search
+
+
+def _prepare(
+    args: argparse.Namespace, storage: LeasedStorage, view: View
+) -> tuple[optuna.Study, Setup]:
+    """Open the study and fill its queue; everything is checked before anything is written."""
+    import torch
+
+    from search import spaces
+    from search.adopt import adopt
+    from search.enqueue import complete, enqueue, read_requests
+    from search.first import enqueue_first
+    from search.names import default_name
+    from search.study import load_study, make_setup, open_study, set_total
+    from trainer.config import compose
+    from trainer.data.dataset import describe
+    from trainer.model import build_model, parameter_count
+    from trainer.presets import DEMO_WARNING, default_preset
+    from trainer.runtime import check_device
+
+    check_device("cpu" if args.device == "auto" else args.device)
+    requests = read_requests(args.enqueue) if args.enqueue else []
+    flags = {
+        "data.root": args.data,
+        "data.image_size": args.image_size,
+        "data.batch_size": args.batch_size,
+        "training.epochs": args.epochs,
+        "runtime.device": None if args.device == "auto" else args.device,
+    }
+    cuda = torch.cuda.is_available() and args.device != "cpu"
+    # the first pass finds the data set, whose size turns a preset's steps into epochs
+    draft = compose(file=args.config, preset=args.preset, flags={**flags, "training.epochs": None})
+    root = draft.config.data.root
+    preset = args.preset or default_preset(root, cuda=cuda)
+    draft = compose(
+        file=args.config,
+        preset=args.preset,
+        default_preset=preset,
+        flags={**flags, "training.epochs": None},
+    )
+    summary = describe(root, draft.config.data.synthetic_images)
+    composed = compose(
+        file=args.config,
+        preset=args.preset,
+        default_preset=preset,
+        flags=flags,
+        train_images=summary.train,
+        keep=[text.partition("=")[0].strip() for text in (*args.fix, *args.ranges)],
+    )
+    searched = spaces.resolve(composed.config, args.fix, args.ranges)
+    config = searched.config
+    model = build_model(
+        config.model.name,
+        width=config.model.width,
+        # whether dropout acts is a question for a network that has some
+        dropout=_highest_dropout(searched),
+        aux=config.loss.aux_weight > 0,
+    )
+    setup = make_setup(
+        args.study or default_name(summary.name, preset, config.data.image_size),
+        searched,
+        summary,
+        seed=args.seed or 0,
+        sampler=args.sampler or "tpe",
+        pruner=args.pruner or "restart-aware",
+        preset=preset,
+    )
+    for number, request in enumerate(requests, start=1):
+        complete(request, setup, f"{args.enqueue}: entry {number}")
+    if args.old:
+        load_study(storage, args.old)
+    explicit = [name for name in ("seed", "sampler", "pruner") if getattr(args, name) is not None]
+    study = open_study(storage, setup, explicit=explicit)
+    from search.study import load_setup
+
+    setup = load_setup(study)
+
+    for note in composed.notes:
+        view.say(f"note: {note}")
+    _introduce(view, setup, summary, preset, parameter_count(model))
+    if preset == "demo":
+        view.say(DEMO_WARNING)
+    warning = _warning_of(root)
+    if warning:
+        view.say(f"note: {warning}")
+    lines = adopt(study, storage, args.old) if args.old else []
+    if requests:
+        made = enqueue(study, setup, requests, where=str(args.enqueue))
+        lines.append(f"{args.enqueue}: {len(made)} of {len(requests)} configurations enqueued")
+    set_total(study, args.trials)
+    if not args.no_priors:
+        lines += enqueue_first(study, setup, args.trials)
+    for line in lines:
+        view.say(line)
+    return study, setup
+
+
+def _highest_dropout(searched: Any) -> float:
+    fixed = searched.fixed.get("dropout")
+    if fixed is not None:
+        return float(fixed)
+    spec = searched.specs.get("dropout")
+    return float(spec.high) if spec is not None else float(searched.config.model.dropout)
+
+
+def _warning_of(root: str) -> str | None:
+    from trainer.data.dataset import reversed_warning
+
+    return reversed_warning(root)
+
+
+def _introduce(
+    view: View, setup: Setup, summary: DataSummary, preset: str, parameters: int
+) -> None:
+    from rich.table import Table
+
+    from search.spaces import describe as describe_spec
+    from trainer.presets import PRESETS, steps_per_epoch
+    from trainer.presets import table as preset_rows
+
+    data, training = setup.base["data"], setup.base["training"]
+    steps = setup.epochs * steps_per_epoch(summary.train, data["batch_size"])
+    width = setup.base["model"].get("width")
+    view.say(
+        f"study {setup.name}: {summary.name}, {summary.train} train / {summary.val} val /"
+        f" {summary.test} test, {data['image_size']} pixels, batch {data['batch_size']},"
+        f" {setup.epochs} epochs = {steps:,} steps, {setup.base['model']['name']} with"
+        f" {parameters:,} parameters (width {width}), learning rate"
+        f" {training.get('learning_rate', 'searched')}"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("preset", "pixels", "width", "batch", "lr", "steps", "for"):
+        table.add_column(heading)
+    for row in preset_rows():
+        chosen = row[0] == preset
+        table.add_row(f"{'*' if chosen else ' '} {row[0]}", *row[1:], style="" if chosen else "dim")
+    view.console.print(table)
+    view.say(f"* chosen: {PRESETS[preset].why}")
+    for name, spec in setup.specs().items():
+        fixed = f"  fixed at {setup.fixed[name]}" if name in setup.fixed else ""
+        view.say(f"  {name:<16} {describe_spec(spec)}{fixed}")
+
+
+# ------------------------------------------------------------------------------ while it runs
+
+
+@contextlib.contextmanager
+def _dashboard(args: argparse.Namespace, view: View) -> Any:
+    """optuna-dashboard beside the search, if wanted."""
+    if not args.dashboard:
+        yield
+        return
+    command = [sys.executable, "-m", "search.dashboard", "--storage", args.storage]
+    child = subprocess.Popen([*command, "--runs", args.runs], start_new_session=True)
+    view.say("dashboard: see the address below")
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def _supervise(run: _Run) -> int:
+    """Keep workers at work until the budget is reached or somebody ends the run."""
+    import torch
+
+    from search.launch import Crew, plan_slots
+    from search.study import drain_mark, trial_folder
+    from storage import Reaper
+    from trainer.runtime import usable_cores
+
+    args = run.args
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    slots = plan_slots(args.workers, device=args.device, cores=usable_cores(), gpus=gpus)
+    # more workers than missing trials would only wait
+    slots = slots[: max(1, args.trials - run.finished_before)]
+    command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
+    if args.stop_after is not None:
+        command += ["--stop-after", str(args.stop_after)]
+    logs = trial_folder(Path(args.runs), run.study.study_name, 0).parent / "workers"
+    reaper = Reaper(run.storage, run.study._study_id)
+    until = None if args.timeout is None else run.began_s + args.timeout
+    finished = run.finished_before
+    with _sigterm_as_interrupt(), Crew(command, slots, logs) as crew, run.view as view:
+        view.say(
+            f"{len(slots)} workers on {slots[0].device}, {slots[0].threads} thread(s) each;"
+            f" logs in {logs}"
+        )
+        try:
+            while True:
+                at_work = crew.look(restart=True)
+                for line in crew.told:
+                    view.say(line)
+                crew.told.clear()
+                for deed in reaper.look():
+                    if deed.number is not None:
+                        view.say(f"trial {deed.number} lost its worker; it waits in the queue")
+                standing = run.standing()
+                if standing.finished > finished:
+                    finished, crew.deaths = standing.finished, 0
+                view.update(standing)
+                _estimate(run, standing, crew)
+                if not at_work:
+                    break
+                if drain_mark(run.study) != run.drain_mark:
+                    view.say("asked to end: running trials finish their epoch and wait")
+                    crew.wait(_DRAIN_S)
+                    break
+                if until is not None and time.monotonic() > until:
+                    view.say(f"--timeout {args.timeout:g}: running trials finish their epoch")
+                    _end(run, crew)
+                    break
+                time.sleep(_LOOK_S)
+        except KeyboardInterrupt:
+            view.say("Ctrl-C: running trials finish their epoch and wait; once more ends at once")
+            try:
+                _end(run, crew)
+            except KeyboardInterrupt:
+                crew.kill()
+                _free_claims(run, crew)
+            return 130
+        except BaseException:
+            # whatever it was, no trial is left running
+            _end(run, crew)
+            raise
+        view.update(run.standing())
+    return 0
+
+
+def _end(run: _Run, crew: Crew) -> None:
+    """Ask the workers to end, wait, and free what a worker left that would not."""
+    crew.ask_to_end()
+    if not crew.wait(_DRAIN_S):
+        crew.kill()
+    _free_claims(run, crew)
+
+
+def _free_claims(run: _Run, crew: Crew) -> None:
+    """Put back the trials of workers of ours that ended without doing so."""
+    import socket
+
+    from storage import LeaseLost, StorageError
+
+    # a store that is away cannot be told: the reaper of the next run does it
+    with contextlib.suppress(StorageError):
+        ours = {f"{socket.gethostname()}:{pid}" for pid in crew.owners}
+        for claim in run.storage.live_claims(run.study._study_id):
+            if claim.owner in ours:
+                with contextlib.suppress(LeaseLost):
+                    if claim.trial_id is not None:
+                        run.storage.requeue(claim.trial_id, claim.token)
+                    else:
+                        run.storage.release(claim.token)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Any:
+    """A machine that is shut down ends the run like Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _estimate(run: _Run, standing: Standing, crew: Crew) -> None:
+    """Once, after the first epoch: how long the whole search will take."""
+    from search.progress import duration
+
+    if run.estimated:
+        return
+    running = [trial for trial in standing.running if trial.intermediate_values]
+    if not running:
+        return
+    run.estimated = True
+    seconds = _epoch_seconds(run, running[0].number)
+    if seconds is None:
+        return
+    left = run.args.trials - standing.finished
+    whole = seconds * run.setup.epochs * left / max(1, crew.alive())
+    run.view.say(
+        f"an epoch takes about {seconds:.1f} s: {left} trials of {run.setup.epochs} epochs on"
+        f" {crew.alive()} workers at most {duration(whole)}; pruning shortens that"
+    )
+
+
+def _epoch_seconds(run: _Run, number: int) -> float | None:
+    import json
+
+    from search.study import trial_folder
+
+    folder = trial_folder(Path(run.args.runs), run.study.study_name, number)
+    for path in folder.glob("*/history.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError):
+            return float(json.loads(path.read_text(encoding="utf-8"))[-1]["seconds"])
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
