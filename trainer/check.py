@@ -192,19 +192,19 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
 
     console = Console()
     table = Table(title=f"{root}: {found.pairs} pairs", title_justify="left")
-    table.add_column("finding", no_wrap=True, min_width=37)
-    table.add_column("count", justify="right", min_width=5)
-    table.add_column("--repair", no_wrap=True, min_width=10)
-    table.add_column("first names", no_wrap=True, overflow="ellipsis")
+    table.add_column("finding")
+    table.add_column("count", justify="right")
+    table.add_column("--repair")
+    table.add_column("first names")
     for key, text, deed in _ROWS:
         stems: list[str] = getattr(found, key)
         table.add_row(text, str(len(stems)), deed if stems else "", _first(stems))
-    copies = [" = ".join(group) for group in found.duplicates]
+    copies = [" = ".join(group[:2]) for group in found.duplicates]
     table.add_row(
         "the same image under several names",
         str(len(found.duplicates)),
         "kept, in one part" if copies else "",
-        _first(copies, 2),
+        _first(copies, 1),
     )
     console.print(table)
     # plain lines: a name may hold what rich would read as markup
@@ -216,7 +216,8 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
         print("nothing found")
 
 
-def _first(names: Sequence[str], count: int = 3) -> str:
+def _first(names: Sequence[str], count: int = 2) -> str:
+    names = [name if len(name) <= 12 else f"{name[:10]}…" for name in names]
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,15 @@ from PIL import Image, ImageDraw, ImageFilter
 from trainer.data.classes import IDS
 
 # changes with every change of the drawing: caches and fingerprints depend on it
-VERSION = "faces-2"
+VERSION = "faces-3"
 SIDE = 256
 SEED = 19
 _FINE = 2  # colours are drawn this much larger and averaged, for smooth edges
 
 Bytes = NDArray[np.uint8]
 Points = NDArray[np.float64]  # [N, 2]
-Colour = tuple[float, float, float]
 
-BACKGROUND, SKIN, NOSE, GLASSES = 0, IDS["skin"], IDS["nose"], IDS["eye_g"]
+BACKGROUND, SKIN, NOSE, GLASSES = IDS["background"], IDS["skin"], IDS["nose"], IDS["eye_g"]
 MOUTH, U_LIP, L_LIP = IDS["mouth"], IDS["u_lip"], IDS["l_lip"]
 HAIR, HAT, EARRING = IDS["hair"], IDS["hat"], IDS["ear_r"]
 NECKLACE, NECK, CLOTH = IDS["neck_l"], IDS["neck"], IDS["cloth"]
@@ -42,9 +41,9 @@ BROW = {1: IDS["l_brow"], -1: IDS["r_brow"]}
 EAR = {1: IDS["l_ear"], -1: IDS["r_ear"]}
 
 _SKIN_TONES = (
-    (247, 212, 190),
-    (240, 198, 170),
-    (228, 180, 150),
+    (242, 200, 174),
+    (234, 186, 156),
+    (224, 170, 138),
     (214, 160, 126),
     (190, 134, 100),
     (146, 98, 70),
@@ -136,7 +135,6 @@ class _Face:
     width: float
     jaw: float
     chin: float
-    fields: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def drawn_from(random: np.random.Generator) -> _Face:
@@ -155,12 +153,16 @@ class _Face:
             yaw=yaw,
             pitch=pitch,
             feminine=feminine,
-            skin=np.clip(tone * random.normal(1, 0.05, 3) * random.normal(1, 0.04), 20, 255),
-            hair_colour=np.clip(hair * random.normal(1, 0.08, 3) + random.normal(0, 6), 8, 250),
+            skin=np.clip(tone * random.normal(1, 0.018, 3) * random.normal(1, 0.05), 20, 252),
+            hair_colour=np.clip(
+                hair * random.normal(1, 0.03, 3) * random.normal(1, 0.1) + random.normal(0, 4),
+                8,
+                250,
+            ),
             style=style,
-            width=float(random.normal(1.0, 0.045)) * (0.985 if feminine else 1.015),
+            width=float(random.normal(1.045, 0.05)) * (0.985 if feminine else 1.015),
             jaw=float(random.normal(1.0, 0.05)) * (0.97 if feminine else 1.05),
-            chin=float(random.normal(0.0, 0.014)) + (-0.006 if feminine else 0.012),
+            chin=float(random.normal(0.004, 0.02)) + (-0.006 if feminine else 0.012),
         )
 
     def slices(self, rows: int = 44) -> np.ndarray:
@@ -290,7 +292,7 @@ class _Canvas:
         ImageDraw.Draw(veil).polygon(_pixels(moved, self.fine), fill=255)
         self.picture.paste(patch, box[:2], veil)
 
-    def local(self, points: Points, key: Any) -> list[tuple[float, float]]:
+    def local(self, points: Points, key: Any) -> list[float]:
         return _pixels(points - np.array(key[0][:2]) / self.fine, self.fine)
 
     def relabel(self, labels: np.ndarray) -> None:
@@ -299,15 +301,20 @@ class _Canvas:
 
     def finished(self, face: _Face, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         labels = np.asarray(self.labels).copy()
+        for ear in EAR.values():
+            # nobody draws an outline around a sliver
+            if np.count_nonzero(labels == ear) < 0.0012 * labels.size:
+                labels[labels == ear] = SKIN
         picture = self.picture.reduce(_FINE)
         image = np.asarray(picture).astype(np.float32)
         image = _lit(image, labels, self.shade, face, random)
         return image, labels
 
 
-def _pixels(points: Points, size: int) -> list[tuple[float, float]]:
-    # Pillow counts from pixel centres
-    return [(float(x), float(y)) for x, y in points * size - 0.5]
+def _pixels(points: Points, size: int) -> list[float]:
+    # flat, which Pillow takes as well; it counts from pixel centres
+    flat: list[float] = (points * size - 0.5).ravel().tolist()
+    return flat
 
 
 def _rgb(colour: Any) -> tuple[int, int, int]:
@@ -345,7 +352,8 @@ def _paint(canvas: _Canvas, face: _Face, random: np.random.Generator) -> None:
     _hair_behind(canvas, face, look, pose, random)
     _body(canvas, face, look, pose, random)
     for side in (-1, 1):
-        _ear(canvas, face, look, pose, side, random)
+        if not look.covered[side]:
+            _ear(canvas, face, look, pose, side, random)
     _head(canvas, face, look, pose)
     _nose(canvas, face, pose, random)
     _mouth(canvas, face, look, pose, random)
@@ -396,15 +404,15 @@ class _Look:
             glasses = str(random.choice(["clear", "dark", "raised"], p=[0.5, 0.38, 0.12]))
         hat = None
         if random.random() < 0.056:
-            hat = str(random.choice(["cap", "beanie", "brim"], p=[0.35, 0.35, 0.3]))
+            hat = str(random.choice(["cap", "beanie", "brim", "hood"], p=[0.3, 0.25, 0.2, 0.25]))
         long = face.style == "long"
         kind = random.random()
         # both covered, one, none: hair over the ears is what hides them
         bare = {-1: True, 1: True}
         if long:
-            if kind < 0.48:
+            if kind < 0.62:
                 bare = {-1: False, 1: False}
-            elif kind < 0.86:
+            elif kind < 0.93:
                 side = 1 if random.random() < 0.54 else -1
                 bare[side] = True
                 bare[-side] = False
@@ -429,15 +437,15 @@ class _Look:
             covered={side: not bare[side] for side in (-1, 1)},
             gape=float(np.clip(gape, 0, 0.075)) if gape > 0 else 0.0,
             smile=float(np.clip(random.normal(0.012 + 0.25 * gape, 0.009), -0.012, 0.035)),
-            open_eyes=float(np.clip(random.normal(1.0, 0.17), 0.45, 1.5)),
+            open_eyes=float(np.clip(random.normal(1.0, 0.24), 0.4, 1.7)),
             gaze=float(np.clip(random.normal(0, 0.25), -0.6, 0.6)),
             beard=0.0 if feminine or random.random() < 0.45 else float(random.uniform(0.12, 0.6)),
             fringe=float(random.random()),
             part=float(np.clip(random.normal(0, 0.08), -0.16, 0.16)),
-            volume=float(np.clip(random.normal(1.0, 0.28), 0.4, 1.7)),
+            volume=float(np.clip(random.normal(1.1, 0.3), 0.4, 1.8)),
             length=float(np.clip(random.normal(1.0, 0.16), 0.66, 1.3)),
-            neckline=float(random.normal(0.0, 1.0)),
-            tilt=float(random.normal(0, 0.06)),
+            neckline=float(np.clip(random.normal(0.0, 1.0), -1.7, 2)),
+            tilt=float(random.normal(0, 0.1)),
             lip=natural * (1 - made_up) + rouge * made_up,
             iris=np.array(
                 [(70, 46, 30), (52, 34, 26), (96, 74, 44), (88, 116, 136), (84, 104, 82)][
@@ -445,13 +453,13 @@ class _Look:
                 ],
                 float,
             ),
-            brow=float(np.clip(random.normal(1.0, 0.25), 0.5, 1.7)) * (0.9 if feminine else 1.12),
+            brow=float(np.clip(random.normal(1.0, 0.32), 0.45, 2.0)) * (0.9 if feminine else 1.12),
         )
 
 
 def _background(canvas: _Canvas, random: np.random.Generator) -> None:
     """Blurred colours, from plain to a crowd of lights."""
-    base = random.uniform(20, 215) + random.normal(0, 22, 3)
+    base = random.uniform(14, 200) * (1 + random.normal(0, 0.14, 3)) + np.array([4, -3, -8])
     cells = int(random.choice([2, 3, 5, 9, 14]))
     strength = float(random.uniform(4, 60))
     rough = (
@@ -533,16 +541,16 @@ def _head(canvas: _Canvas, face: _Face, look: _Look, pose: _Pose) -> None:
 
 def _nose(canvas: _Canvas, face: _Face, pose: _Pose, random: np.random.Generator) -> None:
     wide = float(np.clip(random.normal(1.0, 0.1), 0.75, 1.3)) * (0.97 if face.feminine else 1.04)
-    low = float(random.normal(0.678, 0.006))
+    low = float(random.normal(0.670, 0.008))
     half = [
-        (0.519, 0.468, 0.01),
-        (0.528, 0.53, 0.03),
-        (0.540, 0.59, 0.055),
-        (0.562, 0.625, 0.05),
-        (0.5785, 0.648, 0.035),
-        (0.574, 0.668, 0.03),
-        (0.54, 0.672, 0.055),
-        (0.51, low + 0.006, 0.065),
+        (0.527, 0.456, 0.01),
+        (0.533, 0.52, 0.03),
+        (0.547, 0.58, 0.055),
+        (0.568, 0.615, 0.05),
+        (0.583, 0.638, 0.035),
+        (0.579, 0.660, 0.03),
+        (0.545, 0.666, 0.055),
+        (0.512, low + 0.004, 0.065),
     ]
     right = [(0.5 + (x - 0.5) * wide, y, lift) for x, y, lift in half]
     left = [(1 - x, y, lift) for x, y, lift in reversed(right)]
@@ -551,7 +559,7 @@ def _nose(canvas: _Canvas, face: _Face, pose: _Pose, random: np.random.Generator
     canvas.part(outline, face.skin * 1.01, NOSE)
     dark = face.skin * np.array([0.5, 0.4, 0.38])
     for side in (-1, 1):
-        wing = _mirrored([(0.53 * wide + 0.5 * (1 - wide), 0.667)], side)[0]
+        wing = _mirrored([(0.53 * wide + 0.5 * (1 - wide), 0.659)], side)[0]
         nostril = pose.at(_oval(wing[0], wing[1], 0.0125, 0.0065), 0.05)
         canvas.blend(nostril, dark, 0.85, 0.003)
         crease = _mirrored([(0.548, 0.615), (0.574, 0.635), (0.578, 0.66), (0.565, 0.671)], side)
@@ -620,9 +628,9 @@ def _eye(
     side: int,
     random: np.random.Generator,
 ) -> None:
-    half = 0.0468 * float(np.clip(random.normal(1, 0.05), 0.85, 1.15))
-    up = 0.0205 * look.open_eyes
-    down = 0.0150 * (0.5 + 0.5 * look.open_eyes)
+    half = 0.0525 * float(np.clip(random.normal(1, 0.05), 0.85, 1.15))
+    up = 0.0166 * look.open_eyes
+    down = 0.0122 * (0.5 + 0.5 * look.open_eyes)
     tilt = 0.004
     middle = np.array([0.6205, 0.4785])
     shape = [
@@ -637,15 +645,15 @@ def _eye(
     ]
     ring = np.array([(middle[0] + half * x, middle[1] + y) for x, y in shape])
     outline = _smooth(pose.at(_mirrored(ring, side)), 2)
-    shut = look.open_eyes < 0.5
+    shut = look.open_eyes < 0.46
     canvas.part(outline, face.skin * 0.93 if shut else (222, 214, 208), EYE[side])
     if not shut:
         patch, draw, key = canvas.inside(outline)
         centre = np.array([middle[0] + side * half * look.gaze * 0.5, middle[1] - 0.001])
         for radius, colour in (
-            (0.0215, look.iris * 0.5),
-            (0.0190, look.iris),
-            (0.0095, np.array([14, 12, 12])),
+            (0.0200, look.iris * 0.5),
+            (0.0178, look.iris),
+            (0.0088, np.array([14, 12, 12])),
         ):
             disc = pose.at(_mirrored(_oval(centre[0], centre[1], radius, radius), side))
             draw.polygon(canvas.local(disc, key), fill=_rgb(colour))
@@ -677,13 +685,14 @@ def _brow(
     side: int,
     random: np.random.Generator,
 ) -> None:
-    raised = float(random.normal(0, 0.006))
+    raised = float(random.normal(0, 0.011))
     arch = float(np.clip(random.normal(0.022, 0.008), 0.002, 0.04))
-    thick = 0.0265 * look.brow
-    reach = float(random.normal(0.205, 0.008))
+    thick = 0.0285 * look.brow
+    reach = float(random.normal(0.222, 0.014))
+    inner = float(random.normal(0.549, 0.007))
     at = np.linspace(0, 1, 9)
-    x = 0.548 + (reach - 0.048) * at
-    spine = 0.428 - raised - arch * np.sin(np.pi * np.clip(at * 0.9 + 0.02, 0, 1)) * 1.15
+    x = inner + (reach - inner + 0.5) * at
+    spine = 0.4365 - raised - arch * np.sin(np.pi * np.clip(at * 0.9 + 0.02, 0, 1)) * 1.15
     width = thick * np.interp(at, [0, 0.15, 0.55, 1], [0.75, 1.05, 0.9, 0.25])
     ring = np.concatenate(
         [np.stack([x, spine - width / 2], 1), np.stack([x, spine + width / 2], 1)[::-1]]
@@ -736,11 +745,11 @@ def _body(
 ) -> None:
     """Neck, shoulders, clothes, necklace. The body keeps its own lean."""
     base = pose.solid([(0.5, 0.8)], -0.22)[0]
-    lean = look.tilt + 0.3 * math.sin(face.yaw) * 0.3
+    lean = look.tilt + 0.09 * math.sin(face.yaw)
     stout = float(np.clip(random.normal(1, 0.08), 0.8, 1.25)) * (0.93 if face.feminine else 1.12)
-    half = 0.172 * stout
-    shoulder = 0.945 + 0.06 * look.neckline
-    middle = base[0] + lean
+    half = 0.178 * stout
+    shoulder = 0.915 + 0.075 * look.neckline
+    middle = float(base[0]) + lean
 
     def across(y: float, width: float) -> tuple[float, float, float]:
         x = base[0] + lean * (y - 0.8) / 0.2
@@ -762,8 +771,8 @@ def _body(
     canvas.blend(shade, face.skin * np.array([0.6, 0.52, 0.5]), 0.6, 0.02)
     if look.necklace:
         _necklace(canvas, middle, half, shoulder, random)
-    if random.random() < 0.03:
-        return
+    if random.random() < 0.36:
+        return  # bare shoulders, or a crop above the clothes
     cloth = random.uniform(15, 225) + random.normal(0, 30, 3)
     if random.random() < 0.35:
         cloth = random.uniform(14, 60) + random.normal(0, 6, 3)
@@ -771,27 +780,23 @@ def _body(
     opening = {0: 1.12, 1: 1.35, 2: 1.9}[0 if kind < 0.4 else 1 if kind < 0.75 else 2]
     depth = float(random.uniform(0.0, 0.05)) if kind < 0.4 else float(random.uniform(0.03, 0.2))
     left, right = middle - half * opening, middle + half * opening
-    slope = float(random.uniform(0.05, 0.2))
-    collar = shoulder + 0.02
-    neckline = [(left, collar), (middle, collar + depth), (right, collar)]
-    if kind >= 0.55:
-        neckline = [(left, collar), (middle, collar + depth), (right, collar)]
-    else:
-        neckline = [
-            (left, collar),
-            (left + 0.3 * half, collar + 0.8 * depth),
-            (middle, collar + depth),
-            (right - 0.3 * half, collar + 0.8 * depth),
-            (right, collar),
-        ]
+    slope = float(random.uniform(0.02, 0.14))
+    collar = shoulder + 0.015
+    # one shoulder towards the camera, and collars that stand up beside the neck
+    lift = np.array([1, -1]) * float(random.normal(0, 0.05)) - float(random.uniform(0, 0.05))
+    high_left, high_right = collar + lift
+    neckline = [(left, high_left), (middle, collar + depth), (right, high_right)]
+    if kind < 0.55:  # round instead of pointed
+        neckline[1:1] = [(left + 0.3 * half, collar + 0.8 * depth)]
+        neckline[-1:-1] = [(right - 0.3 * half, collar + 0.8 * depth)]
     shape = [
-        (-0.3, collar + slope + 0.3 * slope),
-        (middle - 0.45, collar + slope),
-        (left - 0.02, collar - 0.015),
+        (-0.3, high_left + 1.4 * slope),
+        (middle - 0.45, high_left + slope),
+        (left - 0.02, high_left - 0.015),
         *neckline,
-        (right + 0.02, collar - 0.015),
-        (middle + 0.45, collar + slope),
-        (1.3, collar + slope + 0.3 * slope),
+        (right + 0.02, high_right - 0.015),
+        (middle + 0.45, high_right + slope),
+        (1.3, high_right + 1.4 * slope),
         (1.3, 1.6),
         (-0.3, 1.6),
     ]
@@ -846,18 +851,19 @@ def _hair_behind(
 ) -> None:
     if face.style != "long":
         return
-    volume = 0.075 * look.volume
+    volume = 0.085 * look.volume
     end = 0.62 + 0.42 * look.length
     wave = float(random.uniform(0, 0.025))
     sides = []
     for side in (-1, 1):
-        spread = float(random.normal(0.02, 0.04)) + 0.03 * look.volume
+        spread = float(random.normal(0.035, 0.08)) + 0.05 * look.volume
         rows = []
-        for y in np.linspace(0.2, end, 9):
+        for y in np.linspace(0.1, end, 11):
             bulge = volume + spread * np.clip((y - 0.35) / 0.5, 0, 1.2)
-            ripple = wave * math.sin(18 * y + 5 * side * look.part)
-            rows.append((0.5 + side * (0.272 + bulge + ripple), y))
-        rows.append((0.5 + side * 0.17, end + 0.02))
+            ripple = wave * math.sin(18 * y + 5 * side * look.part) * np.clip(4 * y - 1, 0, 1)
+            half = np.interp(y, _SLICES[:6, 0], _SLICES[:6, 1]) * face.width
+            rows.append((0.5 + side * (half + bulge + ripple), y - 0.6 * volume * (y < 0.3)))
+        rows.append((0.5 + side * 0.14, end + 0.03))
         sides.append(pose.solid(rows, -0.27))
     outline = _smooth(np.concatenate([sides[0][::-1], sides[1]])[:-1], 2)
     canvas.part(outline, face.hair_colour * 0.72, HAIR)
@@ -871,7 +877,7 @@ def _hair_before(
         return
     if look.hat and random.random() < 0.45 and style != "long":
         return
-    volume = {"buzz": 0.014, "short": 0.055, "tied": 0.035, "long": 0.07}[style] * look.volume
+    volume = {"buzz": 0.014, "short": 0.055, "tied": 0.035, "long": 0.08}[style] * look.volume
     fringe = 0.0
     if style == "long" and look.fringe < 0.16:
         fringe = float(random.uniform(0.08, 0.14))
@@ -967,14 +973,14 @@ def _hat(
     canvas: _Canvas, face: _Face, look: _Look, pose: _Pose, random: np.random.Generator
 ) -> None:
     colour = random.uniform(20, 210) + random.normal(0, 30, 3)
-    left, right = _outline(face, pose, grow=0.045)
+    left, right = _outline(face, pose, grow=float(random.uniform(0.05, 0.12)))
     rows = face.slices()
-    brim = float(np.clip(random.normal(0.29, 0.03), 0.2, 0.36))
+    brim = float(np.clip(random.normal(0.335, 0.045), 0.22, 0.43))
     keep = rows[:, 0] < brim + 0.03
-    high = np.array([0.0, float(random.uniform(0.03, 0.1))])
+    high = np.array([0.0, float(random.uniform(0.05, 0.14))])
     rise = np.clip((0.3 - rows[:, 0:1]) / 0.25, 0, 1) * high
     outer = np.concatenate([(left - rise)[keep][::-1], (right - rise)[keep]])
-    front = [(0.5 + 0.25, brim + 0.01), (0.5, brim - 0.035), (0.5 - 0.25, brim + 0.01)]
+    front = [(0.5 + 0.27, brim + 0.02), (0.5, brim - 0.035), (0.5 - 0.27, brim + 0.02)]
     crown = np.concatenate([outer, _smooth(pose.at(front), 2, closed=False)])
     canvas.part(crown, colour, HAT)
     if look.hat == "cap":
@@ -988,12 +994,20 @@ def _hat(
         ]
         canvas.part(_smooth(pose.at(peak, 0.12), 2), colour * 0.75, HAT)
     elif look.hat == "brim":
-        wide = float(random.uniform(0.36, 0.5))
-        ring = _oval(0.5, brim - 0.03, wide, 0.075)
-        canvas.part(pose.at(ring, 0.0), colour * 0.8, HAT)
-        canvas.part(crown - (0, 0.035), colour, HAT)
-        band = pose.at([(0.24, brim - 0.06), (0.5, brim - 0.1), (0.76, brim - 0.06)])
-        canvas.line(_smooth(band, 2, closed=False), colour * 0.4, 0.03)
+        wide = float(random.uniform(0.38, 0.5))
+        ring = _oval(0.5, brim - 0.02, wide, float(random.uniform(0.05, 0.1)))
+        band = crown - np.array([0, 0.03])
+        canvas.part(crown, colour * 0.45, HAT)
+        canvas.part(band, colour, HAT)
+        canvas.part(pose.at(ring), colour * 0.8, HAT)
+    elif look.hat == "hood":
+        for side in (-1, 1):
+            y = np.linspace(0.2, 1.0, 8)
+            inner = 0.248 * face.width + 0.03 * np.sin(3 * y)
+            outer = 0.36 + 0.16 * y + float(random.uniform(-0.02, 0.05))
+            ring = np.concatenate([np.stack([inner, y], 1), np.stack([outer, y], 1)[::-1]])
+            ring[:, 0] += 0.5
+            canvas.part(pose.solid(_mirrored(ring, side), -0.15), colour * 0.9, HAT)
     else:
         for at in np.linspace(0.28, 0.72, 10):
             rib = pose.solid([(0.5 + (at - 0.5) * 0.7, 0.06), (at, brim)], -0.1)
@@ -1010,8 +1024,8 @@ def _glasses(
 ) -> None:
     dark = look.glasses != "clear"
     up = 0.0 if look.glasses != "raised" else -0.29
-    half_width = float(np.clip(random.normal(0.108, 0.01), 0.085, 0.125))
-    half_height = float(np.clip(random.normal(0.068, 0.013), 0.042, 0.1))
+    half_width = float(np.clip(random.normal(0.113, 0.012), 0.088, 0.135))
+    half_height = float(np.clip(random.normal(0.066, 0.016), 0.036, 0.105))
     frame = random.uniform(10, 70) + random.normal(0, 12, 3)
     if random.random() < 0.3:
         frame = np.array([170, 150, 110]) + random.normal(0, 20, 3)
@@ -1023,14 +1037,14 @@ def _glasses(
         turn = np.linspace(0, 2 * math.pi, 36, endpoint=False)
         x = np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** (2 / power) * half_width
         y = np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** (2 / power) * half_height
-        ring = np.stack([0.6245 + x, 0.487 + up + y], axis=1)
+        ring = np.stack([0.63 + x, 0.487 + up + y], axis=1)
         lens = pose.at(_mirrored(ring, side), 0.05)
         canvas.label(lens, GLASSES)
         canvas.blend(lens, (22, 20, 24) if dark else (205, 215, 220), 0.93 if dark else 0.07)
         canvas.line(np.concatenate([lens, lens[:2]]), frame, thick, GLASSES)
         glint = lens[[22, 25, 28, 31]] * 0.6 + lens.mean(0) * 0.4
         canvas.blend(glint, (240, 244, 250), 0.3 if dark else 0.16, 0.006)
-        arm = [(0.6245 + half_width, 0.465 + up), (0.5 + 0.268 * face.width, 0.475 + up)]
+        arm = [(0.63 + half_width, 0.465 + up), (0.5 + 0.268 * face.width, 0.475 + up)]
         if not up:
             ends = np.concatenate(
                 [
@@ -1065,7 +1079,7 @@ def _earring(
     )
     lobe = pose.solid(_mirrored([(0.5 + 0.275 * face.width, 0.655)], side), -0.19)[0]
     kind = random.random()
-    size = float(np.clip(random.lognormal(0, 0.4), 0.5, 2.6))
+    size = float(np.clip(random.lognormal(0.3, 0.6), 0.5, 4.0))
     if kind < 0.25:
         canvas.part(_oval(lobe[0], lobe[1], 0.013 * size**0.5, 0.013 * size**0.5), metal, EARRING)
     elif kind < 0.55:
@@ -1084,6 +1098,11 @@ def _earring(
 
 # --- light
 
+_BARE = np.isin(
+    np.arange(256), (SKIN, NOSE, U_LIP, L_LIP, *EAR.values(), *EYE.values(), *BROW.values())
+)
+_BODY = np.isin(np.arange(256), (NECK, CLOTH))
+
 
 def _lit(
     image: np.ndarray,
@@ -1100,24 +1119,27 @@ def _lit(
     from_side = float(np.clip(random.normal(0, 0.5), -1, 1))
     across, down = (x - 0.5) / 0.36, (y - 0.52) / 0.56
     front = np.sqrt(np.clip(1 - across**2 - down**2, 0.04, 1))
-    light = 0.62 + 0.42 * front + 0.22 * from_side * across - 0.10 * down
+    light = 0.58 + 0.40 * front + 0.20 * from_side * across - 0.08 * down
     soft = shade.filter(ImageFilter.GaussianBlur(size * 0.009))
     soft = soft.resize((size, size), Image.Resampling.BILINEAR)
     relief = np.asarray(soft).astype(np.float32) / 128
     gain = np.ones((size, size), np.float32)
-    bare = np.isin(labels, (SKIN, NOSE, U_LIP, L_LIP, *EAR.values(), *EYE.values(), *BROW.values()))
+    bare = _BARE[labels]
     gain[bare] = (light * relief)[bare]
-    body = (labels == NECK) | (labels == CLOTH)
-    gain[body] = (0.86 + 0.16 * from_side * across + 0.0 * y)[body]
+    body = _BODY[labels]
+    gain[body] = (0.86 + 0.16 * from_side * across + np.zeros_like(y))[body]
     gain *= _strands(labels, face, random)
     image = image * gain[..., None]
     # the room: warmth, brightness, a gradient, contrast
-    warmth = float(random.normal(0.0, 0.05))
+    warmth = float(random.normal(0.02, 0.04))
     tint = np.array([1 + warmth, 1.0, 1 - warmth], np.float32)
     fall = 1 + float(random.normal(0, 0.1)) * (x - 0.5) + float(random.normal(0, 0.1)) * (y - 0.5)
     image = image * tint * (fall * float(np.clip(random.normal(1.0, 0.12), 0.6, 1.3)))[..., None]
     contrast = float(np.clip(random.normal(1.0, 0.12), 0.7, 1.3))
     image = 110 + (image - 110) * contrast
+    # film's shoulder: bright skin keeps its shape instead of turning white
+    bright = image > 190
+    image[bright] = 190 + 65 * np.tanh((image[bright] - 190) / 65)
     noise = random.standard_normal((size, size, 1), dtype=np.float32)
     grain = float(random.uniform(1.0, 5.0))
     return np.clip(image + grain * noise, 0, 255).astype(np.uint8)
@@ -1134,7 +1156,7 @@ def _strands(labels: np.ndarray, face: _Face, random: np.random.Generator) -> np
     rate = float(random.uniform(8, 26))
     if not len(rows):
         return gain
-    x = (columns / size - 0.5 - 0.25 * face.yaw * 0.2).astype(np.float32)
+    x = (columns / size - 0.5 - 0.05 * face.yaw).astype(np.float32)
     y = (rows / size - 0.02).astype(np.float32)
     far = np.hypot(x, y)
     # strands fan out at the crown and hang straight below
