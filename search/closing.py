@@ -74,9 +74,10 @@ def summary(console: Console, study: optuna.Study, *, storage: str, runs: str, e
     pruned = [trial for trial in done if trial.state == TrialState.PRUNED]
     if done:
         trained = sum(len(trial.intermediate_values) for trial in done)
+        budget = len(done) * epochs
         console.print(
             f"{len(done)} finished trials, {len(pruned)} pruned ({len(pruned) / len(done):.0%});"
-            f" {trained} of {len(done) * epochs} epochs trained ({trained / len(done) / epochs:.0%})",
+            f" {trained} of {budget} epochs trained ({trained / budget:.0%})",
             highlight=False,
         )
         console.print(comparison(study))
