@@ -1,0 +1,87 @@
+"""The user's old files in today's layout."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer.config import Config, ConfigError, config_from_dict, read_config, to_dict
+from trainer.translate import translate
+
+HISTORIES = Path(__file__).resolve().parents[2] / "shared" / "seed" / "histories.json"
+
+OLD = {
+    "data": {"batch_size": 32, "num_workers": 8, "root": "data", "val_split": 0.1},
+    "loss": {"ce_weight": 1.0, "dice_weight": 1.5, "use_focal": False},
+    "model": {"dropout": 0.15, "name": "microsegformer", "num_classes": 19, "use_lmsa": True},
+    "gpu_augmentation": {"horizontal_flip_prob": 0.4, "rotation_degrees": 12, "contrast": 0.3},
+    "training": {
+        "early_stopping_patience": 999,
+        "epochs": 200,
+        "learning_rate": "8e-4",
+        "scheduler": "CosineAnnealingLR",
+        "use_amp": False,
+        "warmup_epochs": 5,
+        "cutmix_prob": 0.3,
+    },
+    "output_dir": "checkpoints/x",
+}
+
+
+def test_an_old_config_is_read_with_every_value_that_still_means_something() -> None:
+    config = config_from_dict(translate(OLD)[0])
+    assert config.model.name == "lmsa"
+    assert config.training.learning_rate == 8e-4
+    assert config.training.early_stopping_patience is None
+    assert config.training.scheduler_params.T_0 is None
+    assert config.runtime.precision == "float32"
+    assert config.augmentation.horizontal_flip == 0.4
+    assert config.augmentation.rotation == 12
+    assert config.augmentation.color_jitter.contrast == 0.3
+    assert config.augmentation.cutmix == 0.3
+
+
+def test_each_key_touched_is_named_once() -> None:
+    notes = translate(OLD)[1]
+    for key in (
+        *("output_dir", "data.num_workers", "data.val_split", "model.num_classes"),
+        *("model.use_lmsa", "model.name", "loss.use_focal", "training.use_amp"),
+        *("gpu_augmentation.rotation_degrees", "training.cutmix_prob", "training.scheduler"),
+        *("training.learning_rate", "training.early_stopping_patience"),
+    ):
+        assert sum(note.startswith((f"{key} ", f"{key}:")) for note in notes) == 1, key
+
+
+def test_the_input_is_left_as_it_was() -> None:
+    before = copy.deepcopy(OLD)
+    translate(OLD)
+    assert before == OLD
+
+
+def test_a_file_in_todays_layout_passes_untouched() -> None:
+    today = to_dict(Config())
+    assert translate(today) == (today, [])
+
+
+def test_an_unknown_key_of_an_old_file_is_still_refused() -> None:
+    with pytest.raises(ConfigError, match="loss.dice_wieght"):
+        config_from_dict(translate({**OLD, "loss": {"dice_wieght": 1.0}})[0])
+
+
+@pytest.mark.skipif(
+    not HISTORIES.is_file(), reason="the user's histories are not beside the project"
+)
+def test_all_nineteen_configs_of_the_user_load(tmp_path: Path) -> None:
+    runs = json.loads(HISTORIES.read_text())
+    assert len(runs) == 19
+    for run in runs:
+        file = tmp_path / "old.yaml"
+        file.write_text(json.dumps(run["config"]))  # JSON is YAML
+        config, notes = read_config(file)
+        assert config.loss.dice_weight == run["config"]["loss"]["dice_weight"]
+        assert config.training.epochs == run["config"]["training"]["epochs"]
+        heads = [note.split(" ")[0].rstrip(":") for note in notes]
+        assert len(heads) == len(set(heads))
