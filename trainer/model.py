@@ -25,7 +25,7 @@ MAX_PARAMETERS = 1_821_085
 
 # channels at strides 1, 2, 4, 8, 16 for width 1.0
 CHANNELS = (32, 88, 136, 176, 208)
-# 19 classes out of 8 channels at full resolution scored 0.1 lower
+# 8 channels before 19 classes, with dropout on them, scored 0.1 lower
 MIN_CHANNELS = 16
 BRANCH_SIDES = (3, 5, 7)
 
@@ -113,7 +113,7 @@ class _Up(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         raised = functional.interpolate(self.reduce(coarse), size=skip.shape[-2:], mode="nearest")
-        # added, not joined: joining costs a fifth of the speed on a CPU and scored no higher
+        # added, not joined: joining takes a fifth longer on a CPU, same score within noise
         out: Tensor = self.mix(raised + skip)
         return out
 
