@@ -1,1 +1,52 @@
-"""URL -> engine -> Optuna storage with claims and leases. SQLAlchemy lives here."""
+"""The store: URL -> engine -> Optuna storage with claims and leases. SQLAlchemy lives here.
+
+The public names are loaded when first asked for, so that `import storage` and `--help` cost
+nothing: only `errors` and `url` do without SQLAlchemy and Optuna.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from storage.errors import LeaseLost, StorageError
+from storage.url import for_optuna, parse_url, redact
+
+if TYPE_CHECKING:
+    from storage.claims import Beat, Claim
+    from storage.heart import Heart
+    from storage.rdb import LeasedStorage, StudyActivity, open_storage
+    from storage.reaper import Deed, Reaper
+
+_WHERE = {
+    "Beat": "storage.claims",
+    "Claim": "storage.claims",
+    "Deed": "storage.reaper",
+    "Heart": "storage.heart",
+    "LeasedStorage": "storage.rdb",
+    "Reaper": "storage.reaper",
+    "StudyActivity": "storage.rdb",
+    "open_storage": "storage.rdb",
+}
+
+__all__ = [
+    "Beat",
+    "Claim",
+    "Deed",
+    "Heart",
+    "LeaseLost",
+    "LeasedStorage",
+    "Reaper",
+    "StorageError",
+    "StudyActivity",
+    "for_optuna",
+    "open_storage",
+    "parse_url",
+    "redact",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'storage' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)

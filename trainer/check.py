@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
             _copy_pair(listing, stem, folder, found)
             if tick is not None:
                 tick(done, len(kept))
-        _copy_rest(root, folder, skipped, left_out, kept)
+        _copy_rest(root, folder, skipped, kept)
     return Repaired(out, len(kept), changed, sorted(left_out))
 
 
@@ -160,23 +160,22 @@ def _copy(path: Path, root: Path, folder: Path, name: str | None = None) -> None
     target.chmod(target.stat().st_mode | 0o200)
 
 
-def _copy_rest(
-    root: Path, folder: Path, pair_files: set[Path], left_out: Collection[str], kept: Sequence[str]
-) -> None:
+def _copy_rest(root: Path, folder: Path, pair_files: set[Path], kept: Sequence[str]) -> None:
     """The other files (lists, notes, pictures without masks elsewhere), and the corrected lists."""
-    from trainer.data.split import LISTS, stem_of
+    from trainer.data.split import LISTS, Names, read_names
 
+    names_kept = Names(kept)
     for place, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(place) / name
             if path in pair_files or not path.is_file():
                 continue
             if path.parent == root and name in LISTS.values():
-                lines = path.read_text(encoding="utf-8").splitlines()
-                wanted = [line for line in lines if stem_of(line.strip()) not in left_out]
+                lines = read_names(path)
+                wanted = [line for line in lines if names_kept.find(line) is not None]
                 if wanted != lines:
                     # an empty list would name no pair; without one the part is drawn by hash
-                    if any(stem_of(line.strip()) in kept for line in wanted):
+                    if wanted:
                         text = "".join(f"{line}\n" for line in wanted)
                         (folder / name).write_text(text, encoding="utf-8")
                     continue

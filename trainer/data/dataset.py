@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from trainer.data import synthetic
 from trainer.data.cache import Tick, cache_folder, cached_part, content_hashes
-from trainer.data.sources import Source, list_folder
-from trainer.data.split import PARTS, read_lists, split
+from trainer.data.sources import Listing, Source, list_folder
+from trainer.data.split import PARTS, Names, read_lists, split
 from trainer.errors import DataError
 
 Bytes = NDArray[np.uint8]
@@ -149,6 +149,8 @@ def _load_part_cached(data: FaceData, name: str) -> Part:
 def _load_part(data: FaceData, name: str) -> Part:
     if name not in data.plan.parts:
         raise ValueError(f"part: {name!r} is none of {', '.join(PARTS)}, all")
+    if not data.plan.parts[name]:
+        raise DataError(f"{data.name} has no picture in its {name} part; name some in {name}.txt")
     return _load_part_cached(data, name)
 
 
@@ -208,38 +210,61 @@ def reversed_warning(root: str, cache_dir: Path | None = None) -> str | None:
 def _plan(root: str, synthetic_images: int, folder: Path) -> _Plan:
     if root == SYNTHETIC:
         source: Source = synthetic.SyntheticSource(synthetic_images)
-        hashes = [f"{synthetic.VERSION} {stem}" for stem in source.stems]
+        stems = source.stems
+        hashes = [f"{synthetic.VERSION} {stem}" for stem in stems]
         twins: dict[str, str] = {}
         lists: dict[str, tuple[str, ...]] = {}
         left_out = 0
     else:
         listing = list_folder(Path(root))
         source = listing.source()
+        stems = source.stems  # made anew by each call
         left_out = len(listing.images.keys() ^ listing.masks.keys())
         hashes = content_hashes(source, Path(root), folder)
-        twins = dict(_twins(source.stems, hashes))
-        lists = read_lists(Path(root))
-    chosen = split(source.stems, lists, twins)
-    where = {stem: index for index, stem in enumerate(source.stems)}
-    parts = {part: tuple(where[stem] for stem in stems) for part, stems in chosen.items()}
+        twins = dict(_twins(stems, hashes))
+        lists = _known(read_lists(Path(root)), listing, root)
+    chosen = split(stems, lists, twins)
+    where = {stem: index for index, stem in enumerate(stems)}
+    parts = {part: tuple(where[stem] for stem in names) for part, names in chosen.items()}
     for part, named in lists.items():
         if named and not parts[part]:
             raise DataError(f"{root}: {part}.txt names no pair that is there; mend the list")
     for part in ("train", "val"):
         if not parts[part]:
             raise DataError(
-                f"{root}: {len(source.stems)} pairs leave none for the {part} part; add pairs, or"
+                f"{root}: {len(stems)} pairs leave none for the {part} part; add pairs, or"
                 " a val.txt with one name a line"
             )
     keys = {
-        part: _digest(f"{source.stems[i]} {hashes[i]}" for i in indices)
+        part: _digest(f"{stems[i]} {hashes[i]}" for i in indices)
         for part, indices in parts.items()
     }
     fingerprint = _digest(f"{part} {key}" for part, key in sorted(keys.items()))[:16]
     # everything together, for --all-data; no part of the identity, since it holds nothing new
-    parts["all"] = tuple(range(len(source.stems)))
-    keys["all"] = _digest(f"{source.stems[i]} {hashes[i]}" for i in parts["all"])
+    parts["all"] = tuple(range(len(stems)))
+    keys["all"] = _digest(f"{stems[i]} {hashes[i]}" for i in parts["all"])
     return _Plan(source, parts, keys, fingerprint, tuple(sorted(lists)), left_out)
+
+
+def _known(
+    lists: Mapping[str, Sequence[str]], listing: Listing, root: str
+) -> dict[str, tuple[str, ...]]:
+    """The lists by the stems of the files. Raises DataError for a name that no file has.
+
+    A name whose image or mask is missing is passed over with its pair.
+    """
+    names = Names(listing.images.keys() | listing.masks.keys())
+    known: dict[str, tuple[str, ...]] = {}
+    for part, lines in lists.items():
+        found = {line: names.find(line) for line in lines}
+        strangers = [line for line, stem in found.items() if stem is None]
+        if strangers:
+            raise DataError(
+                f"{root}: {len(strangers)} of {len(lines)} names in {part}.txt have no picture"
+                f" (first: {strangers[0]}); take them out of the list"
+            )
+        known[part] = tuple(stem for stem in found.values() if stem is not None)
+    return known
 
 
 def _twins(stems: Sequence[str], hashes: Sequence[str]) -> Iterator[tuple[str, str]]:

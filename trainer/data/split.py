@@ -9,7 +9,7 @@ make a score too good.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from trainer.errors import DataError
@@ -34,14 +34,40 @@ def read_lists(root: Path) -> dict[str, tuple[str, ...]]:
     for part, name in LISTS.items():
         path = root / name
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").split("\n")
-            lists[part] = tuple(stem_of(line.strip()) for line in lines if line.strip())
+            lists[part] = tuple(stem_of(line) for line in read_names(path))
     both = set(lists.get("val", ())) & set(lists.get("test", ()))
     if both:
         raise DataError(
             f"{root}: {min(both)!r} stands in val.txt and in test.txt; take it out of one"
         )
     return lists
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a list file that name something. Raises DataError if it is no text."""
+    try:
+        # a byte-order mark is no part of the first name
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path} cannot be read as a list of names, one a line") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+class Names:
+    """Finds stems by the names that a person writes: `17`, `17.jpg`, and `00017` for 17."""
+
+    def __init__(self, stems: Collection[str]) -> None:
+        self._stems = frozenset(stems)
+        self._by_number = {int(stem): stem for stem in stems if stem.isdecimal()}
+
+    def find(self, name: str) -> str | None:
+        """The stem that `name` means; None if there is none."""
+        for stem in (name, stem_of(name)):
+            if stem in self._stems:
+                return stem
+            if stem.isdecimal() and int(stem) in self._by_number:
+                return self._by_number[int(stem)]
+        return None
 
 
 def stem_of(name: str) -> str:
@@ -59,6 +85,7 @@ def split(
 
     lists: part -> stems of its list file. twins: stem -> stem of the group of exact duplicates
     that it belongs to. A group with a member in a list follows it, test before validation.
+    Of very few pairs one is given to validation though none drew it.
     """
     twins = twins or {}
     listed = {stem: part for part, names in lists.items() for stem in names}
@@ -72,7 +99,19 @@ def split(
     for stem in sorted(stems):
         group = twins.get(stem, stem)
         chosen[group_part.get(group) or _drawn(group, lists)].append(stem)
+    if not chosen["val"] and "val" not in lists:
+        _one_for_val(chosen["train"], chosen["val"], twins)
     return {part: tuple(names) for part, names in chosen.items()}
+
+
+def _one_for_val(train: list[str], val: list[str], twins: Mapping[str, str]) -> None:
+    """A handful of pairs may draw none for validation: the one nearest to its interval goes."""
+    groups = {twins.get(stem, stem) for stem in train}
+    if len(groups) < 2:
+        return
+    nearest = min(groups, key=lambda group: (draw(group) - SHARE) % 1.0)
+    val.extend(stem for stem in train if twins.get(stem, stem) == nearest)
+    train[:] = [stem for stem in train if twins.get(stem, stem) != nearest]
 
 
 def _drawn(stem: str, lists: Mapping[str, Sequence[str]]) -> str:

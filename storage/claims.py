@@ -1,0 +1,361 @@
+"""Claims: who works on which trial. Table and SQL; every function runs inside a transaction.
+
+A claim is a row `search_claims`: its token is a fencing token (never used twice), its beat a
+counter that only its owner turns. Locks are always taken in the order claim, study, trial, so that
+no two transactions wait for each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy.engine import Connection
+
+from storage.errors import LeaseLost
+
+STUDIES = cast(sa.Table, models.StudyModel.__table__)
+TRIALS = cast(sa.Table, models.TrialModel.__table__)
+USER_ATTRS = cast(sa.Table, models.TrialUserAttributeModel.__table__)
+SYSTEM_ATTRS = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
+STEPS = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
+
+METADATA = sa.MetaData()
+CLAIMS = sa.Table(
+    "search_claims",
+    METADATA,
+    sa.Column("token", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column(
+        "study_id",
+        sa.Integer,
+        sa.ForeignKey(STUDIES.c.study_id, ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    sa.Column("owner", sa.String(255), nullable=False),
+    sa.Column("beat", sa.Integer, nullable=False, default=0),
+    # unique: a trial has one owner. No foreign key, so that Optuna can delete its own rows
+    sa.Column("trial_id", sa.Integer, nullable=True, unique=True),
+    sa.Column("number", sa.Integer, nullable=True),
+    sa.Column("wish", sa.String(16), nullable=True),
+    sqlite_autoincrement=True,
+)
+# SQLite uses the ids of a deleted study again, and plain Optuna enforces no foreign keys there:
+# without this an old claim would fit a new study
+sa.event.listen(
+    CLAIMS,
+    "after_create",
+    sa.DDL(
+        "CREATE TRIGGER IF NOT EXISTS search_claims_of_deleted_study AFTER DELETE ON studies "
+        "BEGIN DELETE FROM search_claims WHERE study_id = OLD.study_id; END"
+    ).execute_if(dialect="sqlite"),
+)
+
+# Rows that stand for work done elsewhere: they never count towards the budget.
+UNCOUNTED = ("continues", "copied_from")
+# A wish for a trial whose owner died is kept here for the next owner.
+WISH_ATTR = "search:wish"
+WISHES = ("stop", "requeue")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One live claim. trial_id, number: None until the place has a trial."""
+
+    token: int
+    study_id: int
+    owner: str
+    beat: int
+    trial_id: int | None
+    number: int | None
+    wish: str | None
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The answer to a beat.
+
+    wish: "stop" or "requeue" where somebody asks the owner to end its trial.
+    ended: somebody else (the dashboard) finished the trial: nothing more can be written to it.
+    """
+
+    wish: str | None = None
+    ended: bool = False
+
+
+def lock_study(connection: Connection, study_id: int) -> None:
+    """Let one transaction at a time count and claim. Raises KeyError for an unknown study."""
+    query = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
+    if connection.execute(query).first() is None:
+        raise KeyError(f"no study with id {study_id}")
+
+
+def _uncounted(trial_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    return sa.exists().where(USER_ATTRS.c.trial_id == trial_id, USER_ATTRS.c.key.in_(UNCOUNTED))
+
+
+def _finished(study_id: int) -> sa.Select[int]:
+    return (
+        sa.select(sa.func.count())
+        .select_from(TRIALS)
+        .where(
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.state.in_((TrialState.COMPLETE, TrialState.PRUNED)),
+            ~_uncounted(TRIALS.c.trial_id),
+        )
+    )
+
+
+def _places(study_id: int) -> sa.Select[int]:
+    """Claims that may still bring a finished trial: not those whose trial has just ended."""
+    return (
+        sa.select(sa.func.count())
+        .select_from(CLAIMS.outerjoin(TRIALS, CLAIMS.c.trial_id == TRIALS.c.trial_id))
+        .where(
+            CLAIMS.c.study_id == study_id,
+            sa.or_(
+                CLAIMS.c.trial_id.is_(None),
+                sa.and_(
+                    TRIALS.c.state.in_((TrialState.RUNNING, TrialState.WAITING)),
+                    ~_uncounted(TRIALS.c.trial_id),
+                ),
+            ),
+        )
+    )
+
+
+def count_finished(connection: Connection, study_id: int) -> int:
+    return connection.execute(_finished(study_id)).scalar_one()
+
+
+def take_place(connection: Connection, study_id: int, total: int | None, owner: str) -> int | None:
+    lock_study(connection, study_id)
+    if total is not None:
+        # one statement, one snapshot: in two, a trial that ends between them is counted in none
+        both = sa.select(
+            _finished(study_id).scalar_subquery() + _places(study_id).scalar_subquery()
+        )
+        if int(connection.execute(both).scalar_one()) >= total:
+            return None
+    made = connection.execute(
+        sa.insert(CLAIMS).values(study_id=study_id, owner=owner[:255], beat=0)
+    )
+    assert made.inserted_primary_key is not None
+    return int(made.inserted_primary_key[0])
+
+
+def find(connection: Connection, token: int, *, lock: bool) -> Claim:
+    """The claim with this token. Raises LeaseLost if it is gone."""
+    query = sa.select(CLAIMS).where(CLAIMS.c.token == token)
+    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    if row is None:
+        raise LeaseLost(token)
+    return Claim(**row)
+
+
+def check(connection: Connection, token: int, trial_id: int) -> None:
+    """Raise LeaseLost unless the claim holds the trial; it stays so until the transaction ends."""
+    query = (
+        sa.select(CLAIMS.c.token)
+        .where(CLAIMS.c.token == token, CLAIMS.c.trial_id == trial_id)
+        # keeps the row from being deleted, and lets its owner beat meanwhile
+        .with_for_update(read=True, key_share=True)
+    )
+    if connection.execute(query).first() is None:
+        raise LeaseLost(token)
+
+
+def attach(connection: Connection, token: int, trial_id: int, number: int | None) -> None:
+    """Bind the trial to the claim; an older claim on it is fenced out."""
+    connection.execute(
+        sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id, CLAIMS.c.token != token)
+    )
+    if number is None:
+        number = connection.execute(
+            sa.select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id)
+        ).scalar_one_or_none()
+    wish = connection.execute(
+        sa.select(SYSTEM_ATTRS.c.value_json).where(
+            SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WISH_ATTR
+        )
+    ).scalar_one_or_none()
+    values: dict[str, Any] = {"trial_id": trial_id, "number": number}
+    if wish is not None:
+        values["wish"] = json.loads(wish)
+        connection.execute(
+            sa.delete(SYSTEM_ATTRS).where(
+                SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WISH_ATTR
+            )
+        )
+    done = connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token == token).values(values))
+    if done.rowcount == 0:
+        raise LeaseLost(token)
+
+
+def pop_waiting(connection: Connection, study_id: int, token: int) -> int | None:
+    claim = find(connection, token, lock=True)
+    if claim.trial_id is not None:
+        # an earlier attempt whose answer was lost
+        return claim.trial_id
+    for trial_id, number in waiting(connection, study_id):
+        taken = connection.execute(
+            sa.update(TRIALS)
+            .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
+            .values(state=TrialState.RUNNING, datetime_start=_utc_now())
+        )
+        if taken.rowcount == 1:
+            attach(connection, token, trial_id, number)
+            return trial_id
+    return None
+
+
+def waiting(connection: Connection, study_id: int) -> list[tuple[int, int]]:
+    """(trial_id, number) of the waiting trials, next one first.
+
+    Those with reported epochs come first, then by the user attribute `priority`, then by number.
+    """
+    priority = (
+        sa.select(USER_ATTRS.c.value_json)
+        .where(USER_ATTRS.c.trial_id == TRIALS.c.trial_id, USER_ATTRS.c.key == "priority")
+        .scalar_subquery()
+    )
+    started = sa.exists().where(STEPS.c.trial_id == TRIALS.c.trial_id)
+    rows = connection.execute(
+        sa.select(TRIALS.c.trial_id, TRIALS.c.number, started, priority).where(
+            TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING
+        )
+    ).all()
+    ordered = sorted(rows, key=lambda row: (not row[2], -_as_number(row[3]), row[1]))
+    return [(row[0], row[1]) for row in ordered]
+
+
+def beat(connection: Connection, token: int) -> Beat:
+    row = connection.execute(
+        sa.update(CLAIMS)
+        .where(CLAIMS.c.token == token)
+        .values(beat=CLAIMS.c.beat + 1)
+        .returning(CLAIMS.c.wish, CLAIMS.c.trial_id)
+    ).first()
+    if row is None:
+        raise LeaseLost(token)
+    state = None
+    if row.trial_id is not None:
+        state = connection.execute(
+            sa.select(TRIALS.c.state).where(TRIALS.c.trial_id == row.trial_id)
+        ).scalar_one_or_none()
+    return Beat(wish=row.wish, ended=state is not None and state.is_finished())
+
+
+def release(connection: Connection, token: int) -> bool:
+    return connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == token)).rowcount == 1
+
+
+def requeue(connection: Connection, trial_id: int, token: int | None) -> bool:
+    """Put a running trial back in the queue and drop its claim; True if it was running."""
+    if token is None:
+        connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id))
+    else:
+        dropped = connection.execute(
+            sa.delete(CLAIMS).where(CLAIMS.c.token == token, CLAIMS.c.trial_id == trial_id)
+        )
+        if dropped.rowcount == 0:
+            raise LeaseLost(token)
+    return _put_back(connection, trial_id)
+
+
+def _put_back(connection: Connection, trial_id: int) -> bool:
+    moved = connection.execute(
+        sa.update(TRIALS)
+        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
+        .values(state=TrialState.WAITING)
+    )
+    return moved.rowcount == 1
+
+
+def reap(connection: Connection, claim: Claim) -> bool | None:
+    """End a silent claim: True if its trial was put back, None if it beat or ended meanwhile."""
+    gone = connection.execute(
+        sa.delete(CLAIMS)
+        .where(CLAIMS.c.token == claim.token, CLAIMS.c.beat == claim.beat)
+        .returning(CLAIMS.c.trial_id, CLAIMS.c.wish)
+    ).first()
+    if gone is None:
+        return None
+    if gone.trial_id is None:
+        return False
+    put_back = _put_back(connection, gone.trial_id)
+    if put_back and gone.wish == "stop":
+        # the person wants it ended: its next owner is told at once
+        connection.execute(
+            sa.insert(SYSTEM_ATTRS).values(
+                trial_id=gone.trial_id, key=WISH_ATTR, value_json=json.dumps(gone.wish)
+            )
+        )
+    return put_back
+
+
+def adopt(connection: Connection, trial_id: int) -> bool:
+    """Queue a running trial that nobody claims; False if it has an owner or ended meanwhile."""
+    unclaimed = ~sa.exists().where(CLAIMS.c.trial_id == trial_id)
+    moved = connection.execute(
+        sa.update(TRIALS)
+        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING, unclaimed)
+        .values(state=TrialState.WAITING)
+    )
+    return moved.rowcount == 1
+
+
+def live(connection: Connection, study_id: int) -> list[Claim]:
+    query = sa.select(CLAIMS).where(CLAIMS.c.study_id == study_id).order_by(CLAIMS.c.token)
+    return [Claim(**row) for row in connection.execute(query).mappings()]
+
+
+def unclaimed(connection: Connection, study_id: int) -> Sequence[tuple[int, int]]:
+    """(trial_id, number) of the running trials that nobody claims."""
+    query = (
+        sa.select(TRIALS.c.trial_id, TRIALS.c.number)
+        .select_from(TRIALS.outerjoin(CLAIMS, CLAIMS.c.trial_id == TRIALS.c.trial_id))
+        .where(
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.state == TrialState.RUNNING,
+            CLAIMS.c.token.is_(None),
+        )
+        .order_by(TRIALS.c.number)
+    )
+    return [(row[0], row[1]) for row in connection.execute(query)]
+
+
+def set_wish(
+    connection: Connection,
+    study_id: int,
+    wish: str,
+    *,
+    trial_id: int | None = None,
+    number: int | None = None,
+) -> int:
+    change = sa.update(CLAIMS).where(CLAIMS.c.study_id == study_id)
+    if trial_id is not None:
+        change = change.where(CLAIMS.c.trial_id == trial_id)
+    if number is not None:
+        change = change.where(CLAIMS.c.number == number)
+    return connection.execute(change.values(wish=wish)).rowcount
+
+
+def _as_number(value_json: str | None) -> float:
+    try:
+        value = float(json.loads(value_json or "0"))
+    except (TypeError, ValueError):
+        return 0.0
+    return value if math.isfinite(value) else 0.0
+
+
+def _utc_now() -> datetime:
+    # Optuna stores naive UTC
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,502 @@
+"""Optuna's RDBStorage, made safe for many workers.
+
+Added to it: SQLite's cures, patience with a store that is away for a moment, claims on trials, and
+a fence: a write to a trial whose claim is gone is refused inside the write's own transaction.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+
+import sqlalchemy as sa
+from alembic.util import CommandError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import TrialState
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from storage import claims, postgres, sqlite, trouble
+from storage.claims import Beat, Claim
+from storage.errors import StorageError
+from storage.url import StoreUrl, for_optuna, parse_url
+
+F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
+
+_PAUSE_S = 0.2
+_INIT_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class StudyActivity:
+    """latest: when a trial of the study last started or ended (UTC); None without any."""
+
+    study_id: int
+    name: str
+    latest: datetime | None
+
+
+def _reads(method: F) -> F:
+    """A method that only reads: it takes no write lock, and waits while the store is away."""
+
+    @functools.wraps(method)
+    def call(self: LeasedStorage, *args: Any, **kwargs: Any) -> Any:
+        with self._marked("reading", True):
+            return self._patiently(lambda: method(self, *args, **kwargs))
+
+    return cast(F, call)
+
+
+def _writes(method: F) -> F:
+    """A method that writes and may be tried again: it waits while the store is away."""
+
+    @functools.wraps(method)
+    def call(self: LeasedStorage, *args: Any, **kwargs: Any) -> Any:
+        return self._patiently(lambda: method(self, *args, **kwargs))
+
+    return cast(F, call)
+
+
+def _fenced(method: F) -> F:
+    """A write to a trial: refused in its own transaction where our claim on the trial is gone."""
+
+    @functools.wraps(method)
+    def call(self: LeasedStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
+        with self._marked("fence", self._fence_of(trial_id)):
+            return self._patiently(lambda: method(self, trial_id, *args, **kwargs))
+
+    return cast(F, call)
+
+
+class LeasedStorage(RDBStorage):
+    """An Optuna storage with claims. Open it with `open_storage`.
+
+    url: sqlite:///FILE or postgresql://...; create: make a missing store; read_only: never write.
+    patience_s: how long a call waits for a store that is locked, restarting or out of reach.
+    Raises StorageError (one line, no password) for a store that cannot be used. Every method may
+    raise StorageError when patience ends or the trouble is a lasting one, such as a full disk.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        patience_s: float = 120.0,
+    ) -> None:
+        self.given = {
+            "url": url,
+            "create": create,
+            "read_only": read_only,
+            "patience_s": patience_s,
+        }
+        self.address = parse_url(url)
+        self.patience_s = patience_s
+        self.read_only = read_only
+        self.warning: str | None = None
+        self._local = threading.local()
+        self._fences: dict[int, int] = {}
+        create = create and not read_only
+        if self.address.path is not None:
+            file = sqlite.prepare(self.address.path, create=create, read_only=read_only)
+            self.warning = file.warning
+            self._start({"creator": file.connect}, fresh=not file.initialised)
+            self._begin_like_sqlite(file)
+        else:
+            options = postgres.engine_options(self.address)
+            self._start(options, fresh=_is_fresh(self.address, options, create=create))
+            postgres.listen(self.engine)
+            # connections made so far were not set up
+            self.engine.dispose()
+        sa.event.listen(self.scoped_session.session_factory, "after_begin", self._check_fence)
+        self._check_schema()
+        if not read_only:
+            self._repeat_races(lambda: claims.METADATA.create_all(self.engine))
+        with self.engine.connect() as connection:
+            self._has_claims = sa.inspect(connection).has_table(claims.CLAIMS.name)
+
+    def __repr__(self) -> str:
+        return f"LeasedStorage({self.address.shown!r})"
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return dict(self.given)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Give every connection back; the storage can still be used and then opens new ones."""
+        self.scoped_session.remove()
+        self.engine.dispose()
+
+    # Optuna's methods. `_create_new_trial`, `_set_trial_param`, `_get_trials` and
+    # `_get_best_trial_id` are what its public methods and its cache end in.
+    create_new_study = _writes(RDBStorage.create_new_study)
+    set_study_user_attr = _writes(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _writes(RDBStorage.set_study_system_attr)
+    _create_new_trial = _writes(RDBStorage._create_new_trial)
+
+    get_study_id_from_name = _reads(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _reads(RDBStorage.get_study_name_from_id)
+    get_study_directions = _reads(RDBStorage.get_study_directions)
+    get_study_user_attrs = _reads(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _reads(RDBStorage.get_study_system_attrs)
+    get_all_studies = _reads(RDBStorage.get_all_studies)
+    get_trial_user_attrs = _reads(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _reads(RDBStorage.get_trial_system_attrs)
+    get_trial_param = _reads(RDBStorage.get_trial_param)
+    get_trial_id_from_study_id_trial_number = _reads(
+        RDBStorage.get_trial_id_from_study_id_trial_number
+    )
+    get_trial = _reads(RDBStorage.get_trial)
+    _get_trials = _reads(RDBStorage._get_trials)
+    _get_best_trial_id = _reads(RDBStorage._get_best_trial_id)
+
+    _set_trial_param = _fenced(RDBStorage._set_trial_param)
+    set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _fenced(RDBStorage.set_trial_user_attr)
+    set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                return super(LeasedStorage, self).set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                # the first attempt went through and only its answer was lost
+                if attempts > 1 and self.get_trial(trial_id).state == state:
+                    return True
+                raise
+
+        with self._marked("fence", self._fence_of(trial_id)):
+            return self._patiently(attempt)
+
+    def delete_study(self, study_id: int) -> None:
+        super().delete_study(study_id)
+        # the database drops the claims itself; this is for a store whose trigger was lost
+        self._write(
+            lambda connection: connection.execute(
+                sa.delete(claims.CLAIMS).where(claims.CLAIMS.c.study_id == study_id)
+            )
+        )
+
+    # Places and leases
+
+    def take_place(self, study_id: int, total: int | None, owner: str) -> int | None:
+        """Claim one place of a budget of `total` finished trials; the token, or None if none left.
+
+        Finished trials and live claims are counted and the claim is made in one transaction.
+        total None takes a place without a budget, for a revived trial. Raises KeyError for an
+        unknown study.
+        """
+        return self._write(lambda c: claims.take_place(c, study_id, total, owner))
+
+    def pop_waiting(self, study_id: int, token: int) -> int | None:
+        """Start the next waiting trial under this claim; its id, or None where none waits.
+
+        Order: those with reported epochs, then the user attribute `priority` (higher first), then
+        the number. Raises LeaseLost.
+        """
+        trial_id = self._write(lambda c: claims.pop_waiting(c, study_id, token))
+        return None if trial_id is None else self._fenced_from_now(trial_id, token)
+
+    def new_trial(self, study_id: int, token: int) -> int:
+        """Make a running trial under this claim, in one transaction; its id. Raises LeaseLost."""
+
+        def attempt() -> int:
+            with _create_scoped_session(self.scoped_session) as session:
+                connection = session.connection()
+                claim = claims.find(connection, token, lock=True)
+                if claim.trial_id is not None:
+                    # an earlier attempt whose answer was lost
+                    return claim.trial_id
+                claims.lock_study(connection, study_id)
+                trial = self._get_prepared_new_trial(study_id, None, session)
+                session.flush()
+                trial_id, number = cast(int, trial.trial_id), cast(int, trial.number)
+                claims.attach(connection, token, trial_id, number)
+                return trial_id
+
+        return self._fenced_from_now(self._patiently(attempt), token)
+
+    def attach(self, token: int, trial_id: int) -> None:
+        """Bind a running trial to this claim; an older claim on it is fenced out.
+
+        Raises LeaseLost.
+        """
+        self._write(lambda c: claims.attach(c, token, trial_id, None))
+        self._fenced_from_now(trial_id, token)
+
+    @contextmanager
+    def hold(self, token: int) -> Iterator[Claim]:
+        """Fence the claim's trial: from here on, writes through this object check the token.
+
+        `pop_waiting`, `new_trial` and `attach` have done so already. The fence outlives the block:
+        a late write of a worker that gave its trial back must be refused too. Raises LeaseLost.
+        """
+        claim = self._read(lambda c: claims.find(c, token, lock=False))
+        if claim.trial_id is None:
+            raise ValueError(f"claim {token} has no trial yet: pop or make one first")
+        self._fenced_from_now(claim.trial_id, token)
+        yield claim
+
+    def beat(self, token: int) -> Beat:
+        """Show that the owner lives; a single attempt. Raises LeaseLost, or the driver's error."""
+        with self.engine.begin() as connection:
+            return claims.beat(connection, token)
+
+    def release(self, token: int) -> bool:
+        """Give the claim back; False if it was gone already."""
+        return self._write(lambda c: claims.release(c, token))
+
+    def requeue(self, trial_id: int, token: int | None = None) -> bool:
+        """Put a running trial back in the queue and release its claim, in one transaction.
+
+        It keeps number, parameters, attributes and reported values. False if it was not running.
+        Without a token any claim on it is dropped. Raises LeaseLost if the token is gone.
+        """
+        return self._write(lambda c: claims.requeue(c, trial_id, token))
+
+    def set_wish(self, trial_id: int | None, study_id: int, wish: str) -> int:
+        """Ask the owner of a trial (None: of every claim of the study) to "stop" or "requeue".
+
+        The owner hears it with its next beat. Returns how many claims were asked.
+        """
+        _check_wish(wish)
+        return self._write(lambda c: claims.set_wish(c, study_id, wish, trial_id=trial_id))
+
+    def set_wish_for_number(self, study_id: int, number: int, wish: str) -> int:
+        """Like `set_wish`, by trial number. 0: nobody is at work on it."""
+        _check_wish(wish)
+        return self._write(lambda c: claims.set_wish(c, study_id, wish, number=number))
+
+    def live_claims(self, study_id: int) -> list[Claim]:
+        """Every claim on the study, oldest first."""
+        if not self._has_claims:
+            return []
+        return self._read(lambda c: claims.live(c, study_id))
+
+    def survey(self, study_id: int) -> tuple[list[Claim], list[tuple[int, int]]]:
+        """The claims, and (trial_id, number) of running trials that nobody claims."""
+        return self._read(lambda c: (claims.live(c, study_id), list(claims.unclaimed(c, study_id))))
+
+    def reap(self, claim: Claim) -> bool | None:
+        """End a claim whose beat still stands where `claim` saw it.
+
+        True: its running trial waits again; False: it had none; None: it beat or ended meanwhile.
+        """
+        return self._write(lambda c: claims.reap(c, claim))
+
+    def adopt(self, trial_id: int) -> bool:
+        """Queue a running trial that nobody claims; False if that is no longer so."""
+        return self._write(lambda c: claims.adopt(c, trial_id))
+
+    # Counting
+
+    def count_finished(self, study_id: int) -> int:
+        """COMPLETE and PRUNED trials, without the attributes `continues` and `copied_from`."""
+        return self._read(lambda c: claims.count_finished(c, study_id))
+
+    def count_states(self, study_id: int) -> dict[TrialState, int]:
+        """Number of rows in each state, zeros included."""
+        trials = claims.TRIALS
+        query = (
+            sa.select(trials.c.state, sa.func.count())
+            .where(trials.c.study_id == study_id)
+            .group_by(trials.c.state)
+        )
+        rows = self._read(lambda c: [(row[0], row[1]) for row in c.execute(query)])
+        return dict.fromkeys(TrialState, 0) | dict(rows)
+
+    def studies_by_activity(self) -> list[StudyActivity]:
+        """All studies, the one with the latest start or end of a trial first."""
+        trials, studies = claims.TRIALS, claims.STUDIES
+        query = (
+            sa.select(
+                studies.c.study_id,
+                studies.c.study_name,
+                sa.func.max(trials.c.datetime_start),
+                sa.func.max(trials.c.datetime_complete),
+            )
+            .select_from(studies.outerjoin(trials, trials.c.study_id == studies.c.study_id))
+            .group_by(studies.c.study_id, studies.c.study_name)
+        )
+
+        def read(connection: Connection) -> list[StudyActivity]:
+            found = []
+            for study_id, name, started, ended in connection.execute(query):
+                moments = [moment.replace(tzinfo=UTC) for moment in (started, ended) if moment]
+                found.append(StudyActivity(study_id, name, max(moments, default=None)))
+            return found
+
+        nothing = datetime.min.replace(tzinfo=UTC)
+        return sorted(
+            self._read(read),
+            key=lambda study: (study.latest or nothing, study.study_id),
+            reverse=True,
+        )
+
+    # Trouble
+
+    def explain(self, error: BaseException) -> str | None:
+        """One line about an error of the store, without its password; None for other errors."""
+        if isinstance(error, StorageError):
+            return str(error)
+        if trouble.kind_of(error) is None:
+            return None
+        return trouble.one_line(error, self.address)
+
+    def _patiently(self, attempt: Callable[[], R]) -> R:
+        """Run `attempt` again while the store is away; it must bear being run twice."""
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            try:
+                return attempt()
+            except (SQLAlchemyError, StorageInternalError) as error:
+                kind = trouble.kind_of(error)
+                if kind is None:
+                    raise
+                if kind is trouble.Kind.LASTING or time.monotonic() >= deadline:
+                    # without the chain: its messages may show the password
+                    raise StorageError(trouble.one_line(error, self.address)) from None
+            # at odd moments, so that many workers do not return all at once
+            time.sleep(_PAUSE_S * (0.5 + random.random()))
+
+    def _write(self, work: Callable[[Connection], R]) -> R:
+        def attempt() -> R:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        return self._patiently(attempt)
+
+    def _read(self, work: Callable[[Connection], R]) -> R:
+        with self._marked("reading", True):
+            return self._write(work)
+
+    # The fence, and how transactions begin
+
+    def _fence_of(self, trial_id: int) -> tuple[int, int] | None:
+        token = self._fences.get(trial_id)
+        return None if token is None else (token, trial_id)
+
+    def _fenced_from_now(self, trial_id: int, token: int) -> int:
+        self._fences[trial_id] = token
+        return trial_id
+
+    @contextmanager
+    def _marked(self, name: str, value: object) -> Iterator[None]:
+        """Tell the events below about this thread's present call."""
+        before = getattr(self._local, name, None)
+        setattr(self._local, name, value)
+        try:
+            yield
+        finally:
+            setattr(self._local, name, before)
+
+    def _check_fence(self, session: Any, transaction: Any, connection: Connection) -> None:
+        fence = getattr(self._local, "fence", None)
+        if fence is not None:
+            claims.check(connection, *fence)
+
+    def _begin_like_sqlite(self, file: sqlite.SqliteFile) -> None:
+        @sa.event.listens_for(self.engine, "begin")
+        def begin(connection: Connection) -> None:
+            file.check_identity()
+            # the write lock from the start: a read that turns into a write would find its
+            # snapshot outdated, and two workers would take the same trial
+            reading = self.read_only or getattr(self._local, "reading", False)
+            connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    # Opening
+
+    def _start(self, options: dict[str, Any], *, fresh: bool) -> None:
+        def start() -> None:
+            RDBStorage.__init__(
+                self,
+                for_optuna(self.address.text),
+                engine_kwargs=dict(options),
+                # ours follows, with one line instead of a paragraph
+                skip_compatibility_check=True,
+                # a store of another schema is not touched before it was checked
+                skip_table_creation=not fresh,
+            )
+
+        self._repeat_races(start)
+
+    def _repeat_races(self, attempt: Callable[[], None]) -> None:
+        """Several processes may make the same new store: the loser finds its tables there."""
+        for attempts_left in reversed(range(_INIT_ATTEMPTS)):
+            try:
+                attempt()
+                return
+            except (SQLAlchemyError, StorageInternalError, CommandError) as error:
+                if trouble.kind_of(error) is not None or not attempts_left:
+                    raise StorageError(trouble.one_line(error, self.address)) from None
+            time.sleep(_PAUSE_S * random.random())
+
+    def _check_schema(self) -> None:
+        manager = self._version_manager
+        try:
+            present, known = manager.get_current_version(), manager.get_all_versions()
+            if present == manager.get_head_version():
+                return
+        except (SQLAlchemyError, StorageInternalError, CommandError) as error:
+            raise StorageError(trouble.one_line(error, self.address)) from None
+        if present in known:
+            mend = "run `optuna storage upgrade --storage URL` once"
+            raise StorageError(
+                f"store {self._shown()} has the older schema {present}: {mend}, or name another"
+            )
+        raise StorageError(
+            f"store {self._shown()} was made by a newer Optuna (schema {present}): "
+            "pip install -U optuna, or name another store"
+        )
+
+    def _shown(self) -> str:
+        return str(self.address.path or self.address.shown)
+
+
+def open_storage(
+    url: str, *, create: bool = True, read_only: bool = False, patience_s: float = 120.0
+) -> LeasedStorage:
+    """Open the store at `url`; see `LeasedStorage` for the arguments and errors."""
+    return LeasedStorage(url, create=create, read_only=read_only, patience_s=patience_s)
+
+
+def _is_fresh(address: StoreUrl, options: dict[str, Any], *, create: bool) -> bool:
+    """True for a database without Optuna's tables. Raises StorageError where it is unreachable."""
+    try:
+        engine = sa.create_engine(address.text, **options)
+        try:
+            with engine.connect() as connection:
+                inspector = sa.inspect(connection)
+                names = ("version_info", "alembic_version", "studies")
+                fresh = not all(inspector.has_table(name) for name in names)
+        finally:
+            engine.dispose()
+    except SQLAlchemyError as error:
+        raise StorageError(trouble.one_line(error, address)) from None
+    if fresh and not create:
+        raise StorageError(f"store {address.shown} holds no studies: start a search first")
+    return fresh
+
+
+def _check_wish(wish: str) -> None:
+    if wish not in claims.WISHES:
+        raise ValueError(f"wish must be one of {', '.join(claims.WISHES)}, got {wish!r}")

@@ -1,0 +1,92 @@
+"""Find the trials whose owner died, and put them back in the queue.
+
+A claim is judged by its beat counter over this process's own monotonic clock, never by a wall
+clock: nobody is reaped, or spared, because a clock was set.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from storage.rdb import LeasedStorage
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What the reaper did.
+
+    kind: "requeued" (its owner was silent), "adopted" (nobody claimed it), or "freed" (a silent
+    claim without a running trial).
+    """
+
+    kind: Literal["requeued", "adopted", "freed"]
+    trial_id: int | None
+    number: int | None
+    owner: str | None
+
+
+@dataclass
+class _Watch:
+    beat: int
+    silent_s: float = 0.0
+
+
+class Reaper:
+    """Call `look` about every second, at least three times in each grace period.
+
+    Time between two looks counts for a third of the grace period at most: after the reaper itself
+    was away (a stopped terminal, an unreachable store), the living have time to beat again.
+    """
+
+    def __init__(
+        self,
+        storage: LeasedStorage,
+        study_id: int,
+        grace_s: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._storage = storage
+        self._study_id = study_id
+        self._grace_s = grace_s
+        self._clock = clock
+        self._looked_at: float | None = None
+        self._claims: dict[int, _Watch] = {}
+        self._orphans: dict[int, _Watch] = {}
+
+    def look(self) -> list[Deed]:
+        """One look at the store; what was done. Raises StorageError where it cannot be read."""
+        claims, orphans = self._storage.survey(self._study_id)
+        now = self._clock()
+        away_s = 0.0 if self._looked_at is None else now - self._looked_at
+        step_s = min(away_s, self._grace_s / 3)
+        self._looked_at = now
+        self._claims = {
+            claim.token: _watched(self._claims.get(claim.token), claim.beat, step_s)
+            for claim in claims
+        }
+        self._orphans = {
+            trial_id: _watched(self._orphans.get(trial_id), 0, step_s) for trial_id, _ in orphans
+        }
+        deeds = []
+        for claim in claims:
+            if self._claims[claim.token].silent_s < self._grace_s:
+                continue
+            put_back = self._storage.reap(claim)
+            if put_back is not None:
+                kind: Literal["requeued", "freed"] = "requeued" if put_back else "freed"
+                deeds.append(Deed(kind, claim.trial_id, claim.number, claim.owner))
+        for trial_id, number in orphans:
+            silent_s = self._orphans[trial_id].silent_s
+            if silent_s >= self._grace_s and self._storage.adopt(trial_id):
+                deeds.append(Deed("adopted", trial_id, number, None))
+        return deeds
+
+
+def _watched(before: _Watch | None, beat: int, step_s: float) -> _Watch:
+    if before is None or before.beat != beat:
+        return _Watch(beat)
+    return _Watch(beat, before.silent_s + step_s)

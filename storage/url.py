@@ -1,0 +1,121 @@
+"""What a person writes after --storage. Standard library only, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from storage.errors import StorageError
+
+HOW = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+
+# greedy up to the last @: a password with an unquoted @ must not show its second half
+_USERINFO = re.compile(r"(://[^:/@?#]*):(.*)@", re.DOTALL)
+_SECRET_OPTION = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|pwd)[^=&]*=)([^&]*)")
+
+
+@dataclass(frozen=True)
+class StoreUrl:
+    """A checked URL. `path` is absolute and given for SQLite only; `text` may hold a password."""
+
+    text: str
+    path: Path | None
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.path is not None
+
+    @property
+    def shown(self) -> str:
+        """The URL as it may be printed."""
+        return redact(self.text)
+
+
+def redact(url: str) -> str:
+    """The URL with every password in it replaced, also where the URL is malformed.
+
+    >>> redact("postgresql://ann:se@cret@db/faces?sslpassword=x")
+    'postgresql://ann:***@db/faces?sslpassword=***'
+    """
+    return _SECRET_OPTION.sub(r"\1***", _USERINFO.sub(r"\1:***@", url))
+
+
+def scrub(text: str, url: str) -> str:
+    """`text` of a driver's error, on one line, without the secrets of `url`."""
+    line = " ".join(redact(text).split())
+    for secret in _secrets(url):
+        line = line.replace(secret, "***")
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+def for_optuna(url: str) -> str:
+    """The URL as plain Optuna and optuna-dashboard want it: they fill in braces as a template."""
+    return url.replace("{", "{{").replace("}", "}}")
+
+
+def parse_url(url: str) -> StoreUrl:
+    """Check a storage URL without opening anything.
+
+    A relative SQLite path counts from the present folder and is made absolute at once. Raises
+    StorageError for an empty URL, another kind of database, or a SQLite URL without a file.
+
+    >>> parse_url("postgres://ann:pw@db/faces").text
+    'postgresql+psycopg://ann:pw@db/faces'
+    """
+    given = url.strip()
+    scheme, separator, rest = given.partition("://")
+    scheme = scheme.lower()
+    if not separator:
+        raise StorageError(f"storage {redact(url)!r} is not a URL: {_guess(given)}")
+    if scheme in ("sqlite", "sqlite+pysqlite"):
+        return _sqlite_url(given, rest)
+    if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        if not rest.strip("/"):
+            raise StorageError(f"storage {redact(url)!r} names no server and no database: {HOW}")
+        return StoreUrl(f"postgresql+psycopg://{rest}", None)
+    raise StorageError(f"storage {redact(url)!r}: no support for {scheme!r}: {HOW}")
+
+
+def _sqlite_url(given: str, rest: str) -> StoreUrl:
+    if not rest.startswith("/"):
+        raise StorageError(
+            f"storage {redact(given)!r}: a SQLite URL has three slashes before the file: "
+            f"write sqlite:///{rest or 'runs/search.db'}"
+        )
+    name, _, options = rest[1:].partition("?")
+    if options:
+        raise StorageError(
+            f"storage {redact(given)!r}: options after the ? are not supported for SQLite "
+            "(waiting times and the journal are chosen here): leave them out"
+        )
+    if not name or name == ":memory:":
+        raise StorageError(
+            f"storage {given!r} names no file, and a store must outlive its process: "
+            "write sqlite:///runs/search.db"
+        )
+    if name.startswith("~"):
+        raise StorageError(
+            f"storage {given!r}: ~ has no meaning inside a URL: "
+            f"write sqlite:///{os.path.expanduser(name)}"
+        )
+    path = Path(os.path.abspath(name))
+    if name.endswith("/") or path.is_dir():
+        raise StorageError(f"storage {given!r} is a folder: name a file in it, search.db say")
+    return StoreUrl(f"sqlite:///{path}", path)
+
+
+def _guess(given: str) -> str:
+    if given and "@" not in given and ":" not in given:
+        return f"write sqlite:///{given} for a file"
+    return HOW
+
+
+def _secrets(url: str) -> list[str]:
+    """Passwords in the URL as written and as decoded, longest first."""
+    found = [match.group(2) for match in _USERINFO.finditer(url)]
+    found += [match.group(2) for match in _SECRET_OPTION.finditer(url)]
+    both = {part for secret in found for part in (secret, unquote(secret)) if part}
+    return sorted(both, key=len, reverse=True)

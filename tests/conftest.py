@@ -1,0 +1,48 @@
+"""Fixtures for every test. Torch and its kin get one thread: tests share few cores."""
+
+from __future__ import annotations
+
+import os
+
+# before any test imports torch or numpy
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+from collections.abc import Iterator  # noqa: E402
+from contextlib import ExitStack  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+from tests import postgres  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A running server; the test is skipped, with the reason, where none can be started."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(postgres.server())
+        except Exception as error:
+            pytest.skip(f"no PostgreSQL server can be started here: {error!r}")
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Any) -> str:
+    """The URL of an empty PostgreSQL database."""
+    return postgres.new_database(postgres_server)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite store that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'search.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store, once for each kind of database."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    return str(request.getfixturevalue(name))

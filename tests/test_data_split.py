@@ -1,0 +1,79 @@
+"""Which picture goes where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.data.split import Names, draw, read_lists, read_names, split
+from trainer.errors import DataError
+
+STEMS = tuple(f"{number:05d}" for number in range(600))
+
+
+def test_every_stem_is_in_exactly_one_part():
+    parts = split(STEMS, {})
+    assert sorted(stem for names in parts.values() for stem in names) == sorted(STEMS)
+
+
+def test_a_tenth_is_drawn_for_validation_and_a_tenth_for_the_test():
+    parts = split(STEMS, {})
+    assert 40 <= len(parts["val"]) <= 80
+    assert 40 <= len(parts["test"]) <= 80
+
+
+def test_a_stem_stays_in_its_part_when_files_are_added():
+    few, many = split(STEMS[:300], {}), split(STEMS, {})
+    for part, names in few.items():
+        assert set(names) <= set(many[part])
+
+
+def test_a_list_replaces_its_own_part_only():
+    listed = STEMS[:50]
+    plain, parts = split(STEMS, {}), split(STEMS, {"val": listed})
+    assert parts["val"] == listed
+    assert set(parts["test"]) == set(plain["test"]) - set(listed)
+
+
+def test_an_empty_test_list_means_no_test_part():
+    assert split(STEMS, {"test": ()})["test"] == ()
+
+
+def test_exact_duplicates_share_a_part():
+    twins = {STEMS[i]: STEMS[i - i % 2] for i in range(len(STEMS))}
+    part_of = {stem: part for part, names in split(STEMS, {}, twins).items() for stem in names}
+    assert all(part_of[STEMS[i]] == part_of[STEMS[i + 1]] for i in range(0, len(STEMS), 2))
+
+
+def test_a_duplicate_of_a_listed_picture_is_never_trained_on():
+    parts = split(("a", "b", "c", "d"), {"val": ("b",)}, {"a": "a", "b": "a"})
+    assert parts["val"] == ("a", "b")
+
+
+def test_of_very_few_pairs_one_is_for_validation():
+    parts = split(("a", "b"), {})
+    assert len(parts["val"]) == 1
+    assert len(parts["train"]) == 1
+
+
+def test_the_draw_is_even_and_depends_on_the_stem_alone():
+    draws = [draw(stem) for stem in STEMS]
+    assert draws == [draw(stem) for stem in STEMS]
+    assert 0.45 < sum(draws) / len(draws) < 0.55
+
+
+def test_names_may_carry_a_suffix_zeros_and_a_byte_order_mark(tmp_path: Path):
+    (tmp_path / "val.txt").write_text("17.jpg\n\n  18  \r\n00019\n", encoding="utf-8-sig")
+    names = Names(["17", "18", "19", "x.y"])
+    found = [names.find(name) for name in read_names(tmp_path / "val.txt")]
+    assert found == ["17", "18", "19"]
+    assert names.find("x.y") == "x.y"
+    assert names.find("20") is None
+
+
+def test_a_stem_in_both_lists_is_refused(tmp_path: Path):
+    (tmp_path / "val.txt").write_text("a\nb\n")
+    (tmp_path / "test.txt").write_text("b\n")
+    with pytest.raises(DataError, match=r"'b' stands in val\.txt and in test\.txt"):
+        read_lists(tmp_path)
