@@ -10,9 +10,11 @@ from pathlib import Path
 
 # by the names of /proc/mounts; every fuse.* but the local ones counts too
 _NETWORK = frozenset(
-    ("nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph")
-    + ("glusterfs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "ncpfs", "coda", "orangefs")
-    + ("pvfs2", "wekafs", "virtiofs", "vboxsf", "prl_fs", "drvfs", "davfs")
+    {
+        *("nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph"),
+        *("glusterfs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "ncpfs", "coda", "orangefs"),
+        *("pvfs2", "wekafs", "virtiofs", "vboxsf", "prl_fs", "drvfs", "davfs"),
+    }
 )
 _LOCAL_FUSE = frozenset({"fuse.ntfs-3g", "fuse.exfat", "fuse.fuse-overlayfs", "fuse.bindfs"})
 

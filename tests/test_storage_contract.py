@@ -12,7 +12,9 @@ from storage import LeasedStorage, open_storage
 
 
 @pytest.fixture(params=["bare", "cached"])
-def storage(store_url: str, request: pytest.FixtureRequest) -> Iterator[optuna.storages.BaseStorage]:
+def storage(
+    store_url: str, request: pytest.FixtureRequest
+) -> Iterator[optuna.storages.BaseStorage]:
     opened: LeasedStorage = open_storage(store_url)
     # a study puts Optuna's cache in front, which calls other methods
     yield opened if request.param == "bare" else optuna.storages.get_storage(opened)

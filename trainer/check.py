@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser, guarded, progress_bar
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -220,20 +219,6 @@ def _first(names: Sequence[str], count: int = 2) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-@contextmanager
-def _progress(text: str, quiet: bool) -> Iterator[Tick | None]:
-    """A bar on stderr where it is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m trainer.check",
@@ -260,13 +245,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if given.repair is not None:
             check_target(given.data, given.repair)
-        with _progress("looking", given.json) as tick:
+        with progress_bar("looking", quiet=given.json) as tick:
             found, reasons = audit(given.data, tick)
         if not given.json:
             _show(found, reasons, given.data)
         done: Repaired | None = None
         if given.repair is not None:
-            with _progress("copying", given.json) as tick:
+            with progress_bar("copying", quiet=given.json) as tick:
                 done = repair(given.data, given.repair, found, tick)
         if given.json:
             result: dict[str, Any] = asdict(found)

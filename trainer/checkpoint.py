@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ def read(path: Path) -> dict[str, Any]:
     Raises CheckpointError if it is missing, torn, or no checkpoint of ours.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # torch warns of the pickle protocol of what is no checkpoint, before it refuses it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(
             f"checkpoint {path} does not exist; name a best.pt or last.pt"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from trainer.errors import UserError
@@ -17,6 +18,10 @@ _PERSONS_ERRNOS = {
     errno.EROFS: "name a folder that can be written to",
     errno.EACCES: "name a path that you may use",
     errno.EPERM: "name a path that you may use",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another path",
+    errno.EEXIST: "a file stands where a folder is needed; name another path",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENAMETOOLONG: "name a shorter path",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
 }
 
@@ -70,3 +75,18 @@ def guarded(body: Callable[[], int], errors: tuple[type[Exception], ...] = ()) -
             raise
         where = error.filename or "a file"
         return complain(f"{where}: {error.strerror}; {mend}")
+
+
+@contextmanager
+def progress_bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A function (done, total) that draws a bar on stderr where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    # only now: --help need not wait for it
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

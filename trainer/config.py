@@ -137,7 +137,7 @@ class RuntimeConfig(_Section):
 
 
 class Config(_Section):
-    """Everything that a training needs. `search` is the record of an export; training ignores it."""
+    """Everything that a training needs; `search` is an export's record, which training ignores."""
 
     experiment: ExperimentConfig = ExperimentConfig()
     model: ModelConfig = ModelConfig()
@@ -228,8 +228,8 @@ def _check_together(config: Config, where: str) -> None:
     loss, training = config.loss, config.training
     if loss.dice_schedule == "constant" and loss.dice_ramp != 0:
         raise ConfigError(
-            f"{where}: loss.dice_ramp: {loss.dice_ramp:g} does nothing under dice_schedule constant;"
-            " set dice_ramp: 0 or choose step, linear or cosine"
+            f"{where}: loss.dice_ramp: {loss.dice_ramp:g} does nothing under dice_schedule"
+            " constant; set dice_ramp: 0 or choose step, linear or cosine"
         )
     if loss.dice_weight - abs(loss.dice_ramp) / 2 < 0:
         raise ConfigError(
@@ -254,8 +254,8 @@ def _check_together(config: Config, where: str) -> None:
         )
     if training.warmup_epochs >= training.epochs:
         raise ConfigError(
-            f"{where}: training.warmup_epochs: {training.warmup_epochs:g} is not below the budget of"
-            f" {training.epochs} epochs; lower it"
+            f"{where}: training.warmup_epochs: {training.warmup_epochs:g} is not below the budget"
+            f" of {training.epochs} epochs; lower it"
         )
 
 
@@ -379,7 +379,7 @@ _Loader.add_implicit_resolver(
 def load_yaml(text: str, where: str) -> Any:
     """Plain data of a YAML text. Raises ConfigError naming `where` and the line."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -579,6 +579,7 @@ def _impose(
         if new != old_t_0:
             _put(data, t_0, new)
             notes.append(
-                f"preset {preset}: {'.'.join(t_0)}: {old_t_0} -> {new:g} (the same number of cycles)"
+                f"preset {preset}: {'.'.join(t_0)}: {old_t_0} -> {new:g}"
+                " (the same number of cycles)"
             )
     return notes

@@ -35,6 +35,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "face-parsing-search"
 
 
+def usable_folder(folder: Path | None = None) -> Path:
+    """The cache folder (default: `cache_folder()`), made if need be. Raises DataError."""
+    folder = folder or cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cache folder {folder}: {error.strerror}; name another one in FACE_PARSING_CACHE"
+        ) from None
+    return folder
+
+
 def reduce_image(image_HW3: Bytes, size: int) -> Bytes:
     """uint8 [H, W, 3] -> [size, size, 3], averaging over the pixels that fall together."""
     picture = Image.fromarray(image_HW3)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import synthetic
-from trainer.data.cache import Tick, cache_folder, cached_part, content_hashes
+from trainer.data.cache import Tick, cached_part, content_hashes, usable_folder
 from trainer.data.sources import Listing, Source, list_folder
 from trainer.data.split import PARTS, Names, read_lists, split
 from trainer.errors import DataError
@@ -170,7 +170,7 @@ def load_faces(
     and pairs in all while decoding.
     Raises DataError with one line.
     """
-    folder = cache_dir or cache_folder()
+    folder = usable_folder(cache_dir)
     plan = _plan(root, synthetic_images, folder)
     data = FaceData(plan.source.name, image_size, plan.fingerprint, plan, folder, tick)
     for name in parts:
@@ -180,7 +180,7 @@ def load_faces(
 
 def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = None) -> DataSummary:
     """Sizes and fingerprint of a data set; nothing is decoded. Raises DataError."""
-    plan = _plan(root, synthetic_images, cache_dir or cache_folder())
+    plan = _plan(root, synthetic_images, usable_folder(cache_dir))
     train, val, test = (len(plan.parts[part]) for part in PARTS)
     return DataSummary(
         plan.source.name, train, val, test, plan.fingerprint, plan.lists, plan.left_out
@@ -196,7 +196,7 @@ def reversed_warning(root: str, cache_dir: Path | None = None) -> str | None:
         return None
     from trainer.data.audit import remembered_reversed
 
-    folder = cache_dir or cache_folder()
+    folder = usable_folder(cache_dir)
     plan = _plan(root, 0, folder)
     count = remembered_reversed(plan.source, plan.fingerprint, folder)
     if not count:
@@ -236,8 +236,7 @@ def _plan(root: str, synthetic_images: int, folder: Path) -> _Plan:
                 " a val.txt with one name a line"
             )
     keys = {
-        part: _digest(f"{stems[i]} {hashes[i]}" for i in indices)
-        for part, indices in parts.items()
+        part: _digest(f"{stems[i]} {hashes[i]}" for i in indices) for part, indices in parts.items()
     }
     fingerprint = _digest(f"{part} {key}" for part, key in sorted(keys.items()))[:16]
     # everything together, for --all-data; no part of the identity, since it holds nothing new
