@@ -187,22 +187,24 @@ def _copy_rest(root: Path, folder: Path, pair_files: set[Path], kept: Sequence[s
 def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
-    table = Table(title=f"{root}: {found.pairs} pairs", title_justify="left")
+    # Text where a name stands: a plain string would be read as markup
+    table = Table(title=Text(f"{root}: {found.pairs} pairs"), title_justify="left")
     table.add_column("finding")
     table.add_column("count", justify="right")
     table.add_column("--repair")
     table.add_column("first names")
     for key, text, deed in _ROWS:
         stems: list[str] = getattr(found, key)
-        table.add_row(text, str(len(stems)), deed if stems else "", _first(stems))
+        table.add_row(text, str(len(stems)), deed if stems else "", Text(_first(stems)))
     copies = [" = ".join(group[:2]) for group in found.duplicates]
     table.add_row(
         "the same image under several names",
         str(len(found.duplicates)),
         "kept, in one part" if copies else "",
-        _first(copies, 1),
+        Text(_first(copies, 1)),
     )
     console.print(table)
     # plain lines: a name may hold what rich would read as markup

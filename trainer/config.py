@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trainer.errors import ConfigError
 
@@ -125,10 +125,16 @@ class TrainingConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("auto, cpu, cuda or cuda:0 is needed")
+    return name
+
+
 class RuntimeConfig(_Section):
     """How it was computed. "auto" and None are decided at the start and recorded."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, AfterValidator(_known_device)] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
@@ -207,7 +213,8 @@ def _first_mistake(error: pydantic.ValidationError) -> str:
     parts = [str(part) for part in first["loc"]]
     while len(parts) > 1 and not _is_key(parts):
         parts.pop()
-    return f"{'.'.join(parts)}: {first['msg']}, got {first['input']!r}"
+    told = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(parts)}: {told}, got {first['input']!r}"
 
 
 def _is_key(parts: Sequence[str]) -> bool:

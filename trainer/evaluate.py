@@ -72,9 +72,11 @@ def _main(args: argparse.Namespace) -> int:
 def _show(scores: dict[str, object], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
-    table = Table(title=title, title_justify="left")
+    # Text: a file's name is not to be read as markup
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("score")
     table.add_column("value", justify="right")
     by_class = scores["f_per_class"]

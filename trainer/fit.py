@@ -183,8 +183,10 @@ class _Training:
             sums += self._optimise(chosen, augmenting, lr, dice_weight)
             self.step += 1
         loss, ce, dice = (sums / self.steps).tolist()
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} in epoch {epoch} (learning rate {lr:.2g})")
+        _check_finite(loss, epoch, lr)
+        scored = self._score()
+        # weights that the last step broke show in no training loss
+        _check_finite(scored.get("val_ce", 0.0), epoch, lr)
         row: Row = {
             "epoch": epoch,
             "step": self.step,
@@ -193,7 +195,7 @@ class _Training:
             "train_loss": loss,
             "train_ce": ce,
             "train_dice": dice,
-            **self._score(),
+            **scored,
         }
         row["seconds"] = round(time.perf_counter() - started, 3)
         return row
@@ -322,11 +324,24 @@ class _Training:
         if "optimizer" not in content:
             raise CheckpointError(f"checkpoint {path} holds weights only; resume from a last.pt")
         _check_same(checkpoint.config_of(content, path), self.config, path)
+        # no key of the config says on which parts it was trained
+        if all("val_f" in row for row in content["history"]) != (self.val_part is not None):
+            was, mend = (
+                ("the train part alone", "leave --all-data out")
+                if self.val_part is None
+                else ("all data", "give --all-data")
+            )
+            raise CheckpointError(f"checkpoint {path} was trained on {was}; {mend}")
         checkpoint.load_weights(self.model, content["raw"], path)
         self.average.restore(content["state_dict"], content["ema_updates"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step = content["step"]
         self.history = content["history"]
+
+
+def _check_finite(loss: float, epoch: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss} in epoch {epoch} (learning rate {lr:.2g})")
 
 
 def _generator(seed: int) -> torch.Generator:

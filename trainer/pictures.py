@@ -105,6 +105,7 @@ def curves_picture(
         for epoch in restarts:
             axes.axvline(epoch, color="grey", linewidth=0.6, linestyle=":")
     if title:
-        scores.set_title(title)
+        # a dollar sign in a name starts no formula
+        scores.set_title(title, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)

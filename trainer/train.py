@@ -73,7 +73,6 @@ def _main(args: argparse.Namespace) -> int:
     from trainer.errors import ConfigError, Diverged
     from trainer.files import atomic_write_text
     from trainer.fit import fit
-    from trainer.model import MAX_PARAMETERS
     from trainer.runtime import promise
 
     console = Console(highlight=False, soft_wrap=True)
@@ -118,8 +117,6 @@ def _main(args: argparse.Namespace) -> int:
             raise ConfigError(
                 f"training diverged: {error}; lower learning_rate or dice_weight"
             ) from None
-    if result.parameters > MAX_PARAMETERS:
-        raise ConfigError(f"{result.parameters:,} parameters are above the cap")
     _finish(console, config, result, out, data)
     console.print(f"expected of a repetition: {promise(config.runtime)}", markup=False)
     return 0
@@ -131,7 +128,7 @@ def _composed(args: argparse.Namespace) -> tuple[Config, list[str]]:
 
     from trainer.config import compose
     from trainer.data.dataset import describe
-    from trainer.presets import default_preset
+    from trainer.presets import DEMO_WARNING, default_preset
     from trainer.runtime import choose_runtime
 
     flags: dict[str, Any] = {
@@ -151,7 +148,10 @@ def _composed(args: argparse.Namespace) -> tuple[Config, list[str]]:
         flags=flags,
         train_images=train_images,
     )
-    return choose_runtime(composed.config), composed.notes
+    notes = list(composed.notes)
+    if (args.preset or fallback) == "demo":
+        notes.append(DEMO_WARNING)
+    return choose_runtime(composed.config), notes
 
 
 def _last_epoch(config: Config) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trainer.data.cache import Tick
 from trainer.data.classes import FROM_OTHER_ORDER, IDS, NUM_CLASSES, SWAP
 from trainer.data.sources import (
+    OfficialSource,
     SizeMismatch,
     Source,
     UnknownIds,
@@ -283,7 +284,7 @@ def remembered_reversed(source: Source, fingerprint: str, folder: Path) -> int:
 
     def reversed_at(index: int) -> bool:
         try:
-            return is_reversed(source.mask(index))
+            return _order_and_sides(source, source.mask(index))[1]
         except DataError:
             return False
 
@@ -309,11 +310,18 @@ def _look(source: Source, index: int) -> _Look:
         return _Look("unreadable", reason=str(error))
     if not mask.any():
         return _Look("empty_masks", reason="the mask is background only")
-    shape = shape_of(mask)
-    other = has_other_order(shape)
+    other, swapped = _order_and_sides(source, mask)
+    return _Look(other_order=other, reversed=swapped)
+
+
+def _order_and_sides(source: Source, mask_HW: Bytes) -> tuple[bool, bool]:
+    """Whether a mask has the other convention's class order, and whether its sides are reversed."""
+    shape = shape_of(mask_HW)
+    # the official part masks carry their class in their names: no order can be mixed up
+    other = not isinstance(source, OfficialSource) and has_other_order(shape)
     if other:
-        shape = shape_of(in_our_order(mask))
-    return _Look(other_order=other, reversed=sides_vote(shape) < 0)
+        shape = shape_of(in_our_order(mask_HW))
+    return other, sides_vote(shape) < 0
 
 
 def in_our_order(mask_HW: Bytes) -> Bytes:

@@ -6,6 +6,7 @@ The built-in faces (`trainer.data.synthetic`) offer the same methods.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import threading
 import warnings
@@ -115,8 +116,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except DataError:
         raise
-    except Image.DecompressionBombError:
-        raise DataError(_too_large(path, "a huge number of")) from None
+    except Image.DecompressionBombError as error:
+        # Pillow refuses before it tells width and height
+        count = re.search(r"\d+", str(error))
+        raise DataError(_too_large(path, f"{int(count[0]):,}" if count else "its")) from None
     except UnidentifiedImageError:
         raise DataError(
             f"{path}: not a picture; replace it, or leave it out with trainer.check --repair"
