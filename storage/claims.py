@@ -60,7 +60,7 @@ sa.event.listen(
 
 # Rows that stand for work done elsewhere: they never count towards the budget.
 UNCOUNTED = ("continues", "copied_from")
-# A wish for a trial whose owner died is kept here for the next owner.
+# A stop that the owner did not carry out is kept here for the trial's next owner.
 WISH_ATTR = "search:wish"
 WISHES = ("stop", "requeue")
 
@@ -259,24 +259,31 @@ def release(connection: Connection, token: int) -> bool:
 
 def requeue(connection: Connection, trial_id: int, token: int | None) -> bool:
     """Put a running trial back in the queue and drop its claim; True if it was running."""
-    if token is None:
-        connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id))
-    else:
-        dropped = connection.execute(
-            sa.delete(CLAIMS).where(CLAIMS.c.token == token, CLAIMS.c.trial_id == trial_id)
-        )
-        if dropped.rowcount == 0:
-            raise LeaseLost(token)
-    return _put_back(connection, trial_id)
+    drop = sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id)
+    if token is not None:
+        drop = drop.where(CLAIMS.c.token == token)
+    dropped = connection.execute(drop.returning(CLAIMS.c.wish)).first()
+    if dropped is None and token is not None:
+        raise LeaseLost(token)
+    return _put_back(connection, trial_id, None if dropped is None else dropped.wish)
 
 
-def _put_back(connection: Connection, trial_id: int) -> bool:
+def _put_back(connection: Connection, trial_id: int, wish: str | None) -> bool:
     moved = connection.execute(
         sa.update(TRIALS)
         .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
         .values(state=TrialState.WAITING)
     )
-    return moved.rowcount == 1
+    if moved.rowcount == 0:
+        return False
+    if wish == "stop":
+        # the person wants it ended: its next owner is told at once
+        connection.execute(
+            sa.insert(SYSTEM_ATTRS).values(
+                trial_id=trial_id, key=WISH_ATTR, value_json=json.dumps(wish)
+            )
+        )
+    return True
 
 
 def reap(connection: Connection, claim: Claim) -> bool | None:
@@ -290,15 +297,7 @@ def reap(connection: Connection, claim: Claim) -> bool | None:
         return None
     if gone.trial_id is None:
         return False
-    put_back = _put_back(connection, gone.trial_id)
-    if put_back and gone.wish == "stop":
-        # the person wants it ended: its next owner is told at once
-        connection.execute(
-            sa.insert(SYSTEM_ATTRS).values(
-                trial_id=gone.trial_id, key=WISH_ATTR, value_json=json.dumps(gone.wish)
-            )
-        )
-    return put_back
+    return _put_back(connection, gone.trial_id, gone.wish)
 
 
 def adopt(connection: Connection, trial_id: int) -> bool:

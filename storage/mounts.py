@@ -6,6 +6,7 @@ SQLite's write-ahead log needs memory shared by all its users, which no network 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 # by the names of /proc/mounts; every fuse.* but the local ones counts too
@@ -46,6 +47,5 @@ def network_type(path: Path, mounts: str | None = None) -> str | None:
 
 
 def _unescape(field: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
+    # blanks, backslashes and # stand there as \040 and the like
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)

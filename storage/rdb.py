@@ -95,13 +95,14 @@ class LeasedStorage(RDBStorage):
         read_only: bool = False,
         patience_s: float = 120.0,
     ) -> None:
+        self.address = parse_url(url)
         self.given = {
-            "url": url,
+            # absolute, for a process in another folder
+            "url": self.address.text,
             "create": create,
             "read_only": read_only,
             "patience_s": patience_s,
         }
-        self.address = parse_url(url)
         self.patience_s = patience_s
         self.read_only = read_only
         self.warning: str | None = None
@@ -130,10 +131,11 @@ class LeasedStorage(RDBStorage):
         return f"LeasedStorage({self.address.shown!r})"
 
     def __getstate__(self) -> dict[Any, Any]:
-        return dict(self.given)
+        return {"given": dict(self.given), "fences": dict(self._fences)}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state["given"])  # type: ignore[misc]
+        self._fences.update(state["fences"])
 
     def close(self) -> None:
         """Give every connection back; the storage can still be used and then opens new ones."""
@@ -188,7 +190,7 @@ class LeasedStorage(RDBStorage):
             return self._patiently(attempt)
 
     def delete_study(self, study_id: int) -> None:
-        super().delete_study(study_id)
+        self._patiently(lambda: super(LeasedStorage, self).delete_study(study_id))
         # the database drops the claims itself; this is for a store whose trigger was lost
         self._write(
             lambda connection: connection.execute(
@@ -453,9 +455,10 @@ class LeasedStorage(RDBStorage):
     def _check_schema(self) -> None:
         manager = self._version_manager
         try:
-            present, known = manager.get_current_version(), manager.get_all_versions()
+            present = manager.get_current_version()
             if present == manager.get_head_version():
                 return
+            known = manager.get_all_versions()
         except (SQLAlchemyError, StorageInternalError, CommandError) as error:
             raise StorageError(trouble.one_line(error, self.address)) from None
         if present in known:

@@ -74,7 +74,7 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
 
     Raises StorageError for a missing, unreadable, read-only or foreign file.
     """
-    if not path.exists():
+    if not _exists(path):
         if not create:
             raise StorageError(
                 f"store {path} does not exist: start a search first, or name another --storage"
@@ -94,8 +94,9 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
             if read_only:
                 wal = False
             else:
-                # fails at once where the file or its folder is read-only
                 _patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+                # only a write fails at once where the file or its folder is read-only
+                connection.execute("PRAGMA user_version = 0")
                 connection.execute("ROLLBACK")
                 wal = _set_journal(connection, "delete" if network else "wal") == "wal"
         stat = os.stat(path)
@@ -116,6 +117,17 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
             "safe mode there; take PostgreSQL where several machines write"
         ),
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        # a folder that may not be entered, a name too long
+        raise StorageError(f"store {path}: {error.strerror or error}") from None
+    return True
 
 
 def _make(path: Path) -> None:
@@ -197,6 +209,11 @@ def reason(text: str) -> str:
         if part in text.lower():
             return meaning
     return " ".join(text.split())
+
+
+def is_known(text: str) -> bool:
+    """Whether `text` of SQLite tells of a state of the store, not of a wrong statement."""
+    return any(part in text.lower() for part, _ in _REASONS)
 
 
 _REASONS = (

@@ -29,8 +29,6 @@ _LASTING_TEXT = (
     "no password supplied",
     "does not exist",
     "no pg_hba.conf entry",
-    "could not translate host name",
-    "failed to resolve host",
 )
 
 
@@ -63,21 +61,10 @@ def one_line(error: BaseException, url: StoreUrl) -> str:
 
 
 def _sqlite_kind(error: sqlalchemy.exc.DBAPIError) -> Kind | None:
-    if not isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.DatabaseError)):
-        return None
     text = str(error.orig).lower()
     if "locked" in text or "busy" in text:
         return Kind.PASSING
-    known = (
-        "not a database",
-        "readonly",
-        "disk is full",
-        "unable to open",
-        "disk i/o error",
-        "malformed",
-        "no such table",
-    )
-    return Kind.LASTING if any(part in text for part in known) else None
+    return Kind.LASTING if sqlite.is_known(text) else None
 
 
 def _postgres_kind(error: sqlalchemy.exc.DBAPIError) -> Kind | None:

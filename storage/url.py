@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,9 +13,9 @@ from storage.errors import StorageError
 
 HOW = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
-# greedy up to the last @: a password with an unquoted @ must not show its second half
-_USERINFO = re.compile(r"(://[^:/@?#]*):(.*)@", re.DOTALL)
-_SECRET_OPTION = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|pwd)[^=&]*=)([^&]*)")
+# from the first colon, for a user may hold an @, up to the last @, for a password may
+_PASSWORD = re.compile(r"://[^:]*:(?P<secret>.*)@", re.DOTALL)
+_SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(?:pass|secret|token|pwd)[^=&]*=(?P<secret>[^&]*)")
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,30 @@ def redact(url: str) -> str:
     >>> redact("postgresql://ann:se@cret@db/faces?sslpassword=x")
     'postgresql://ann:***@db/faces?sslpassword=***'
     """
-    return _SECRET_OPTION.sub(r"\1***", _USERINFO.sub(r"\1:***@", url))
+    if "://" not in url and "@" in url:
+        # nobody can say where the password begins
+        return f"***{url[url.rindex('@') :]}"
+    return _hide(url)
+
+
+def _hide(text: str) -> str:
+    shown, end = "", 0
+    for start, stop in sorted(match.span("secret") for match in _matches(text)):
+        # where two overlap, neither alone covers the password
+        if start >= end:
+            shown += f"{text[end:start]}***"
+        end = max(end, stop)
+    return shown + text[end:]
+
+
+def _matches(text: str) -> Iterator[re.Match[str]]:
+    yield from _PASSWORD.finditer(text)
+    yield from _SECRET_OPTION.finditer(text)
 
 
 def scrub(text: str, url: str) -> str:
     """`text` of a driver's error, on one line, without the secrets of `url`."""
-    line = " ".join(redact(text).split())
+    line = " ".join(_hide(text).split())
     for secret in _secrets(url):
         line = line.replace(secret, "***")
     return line if len(line) <= 300 else line[:297] + "..."
@@ -75,6 +94,12 @@ def parse_url(url: str) -> StoreUrl:
     if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         if not rest.strip("/"):
             raise StorageError(f"storage {redact(url)!r} names no server and no database: {HOW}")
+        password = _PASSWORD.search(given)
+        if password is not None and "@" in password["secret"]:
+            # SQLAlchemy would take the second half for the server, and every error would show it
+            raise StorageError(
+                f"storage {redact(url)!r}: an @ inside user, password or options is written %40"
+            )
         return StoreUrl(f"postgresql+psycopg://{rest}", None)
     raise StorageError(f"storage {redact(url)!r}: no support for {scheme!r}: {HOW}")
 
@@ -101,10 +126,12 @@ def _sqlite_url(given: str, rest: str) -> StoreUrl:
             f"storage {given!r}: ~ has no meaning inside a URL: "
             f"write sqlite:///{os.path.expanduser(name)}"
         )
-    path = Path(os.path.abspath(name))
-    if name.endswith("/") or path.is_dir():
+    # SQLAlchemy, and with it plain Optuna, decodes the name too: both must mean the same file
+    path = Path(os.path.abspath(unquote(name)))
+    if name.endswith("/") or os.path.isdir(path):
         raise StorageError(f"storage {given!r} is a folder: name a file in it, search.db say")
-    return StoreUrl(f"sqlite:///{path}", path)
+    encoded = str(path).replace("%", "%25").replace("?", "%3F")
+    return StoreUrl(f"sqlite:///{encoded}", path)
 
 
 def _guess(given: str) -> str:
@@ -115,7 +142,6 @@ def _guess(given: str) -> str:
 
 def _secrets(url: str) -> list[str]:
     """Passwords in the URL as written and as decoded, longest first."""
-    found = [match.group(2) for match in _USERINFO.finditer(url)]
-    found += [match.group(2) for match in _SECRET_OPTION.finditer(url)]
+    found = [match["secret"] for match in _matches(url)]
     both = {part for secret in found for part in (secret, unquote(secret)) if part}
     return sorted(both, key=len, reverse=True)

@@ -31,8 +31,8 @@ def postgres_server() -> Iterator[Any]:
 
 @pytest.fixture
 def postgres_url(postgres_server: Any) -> str:
-    """The URL of an empty PostgreSQL database."""
-    return postgres.new_database(postgres_server)
+    """The URL of an empty PostgreSQL schema."""
+    return postgres.new_schema(postgres_server)
 
 
 @pytest.fixture
