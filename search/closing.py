@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import warnings
@@ -103,4 +104,9 @@ def summary(console: Console, study: optuna.Study, *, storage: str, runs: str, e
 
 def disk_use(folder: Path) -> int:
     """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    used = 0
+    for path in folder.rglob("*"):
+        # other machines may be at work in it
+        with contextlib.suppress(FileNotFoundError):
+            used += path.stat().st_size if path.is_file() else 0
+    return used

@@ -93,26 +93,27 @@ def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
     from search import lineage
     from search.study import StudyError
 
+    trials = study.get_trials(deepcopy=False)
     if number is None:
-        best = lineage.best(study)
-        if best is None:
+        trial = lineage.best_of(trials)
+        if trial is None:
             raise StudyError(
                 f"study {study.study_name}: no trial is complete yet; wait for one, or name a"
                 " pruned one with --trial N"
             )
-        return best
-    trials = study.get_trials(deepcopy=False)
-    by_number = {trial.number: trial for trial in [*trials, *lineage.merged(trials)]}
-    if number not in by_number:
-        raise StudyError(
-            f"study {study.study_name}: --trial {number} does not exist; there are"
-            f" {len(trials)}, counted from 0"
-        )
-    trial = by_number[number]
+    else:
+        by_number = {trial.number: trial for trial in [*trials, *lineage.merged(trials)]}
+        if number not in by_number:
+            raise StudyError(
+                f"study {study.study_name}: --trial {number} does not exist; there are"
+                f" {len(trials)}, counted from 0"
+            )
+        trial = by_number[number]
     if "seed" not in trial.user_attrs:
+        # also one that was told COMPLETE in the dashboard
         raise StudyError(
-            f"study {study.study_name}: --trial {number} is {trial.state.name} and has not started;"
-            " choose one that has"
+            f"study {study.study_name}: trial {trial.number} is {trial.state.name} and has never"
+            " been trained; choose another with --trial N"
         )
     return trial
 

@@ -24,21 +24,24 @@ class Slot:
     """Where one worker computes: a device, and how many CPU threads."""
 
     device: str
-    threads: int | None
+    threads: int
 
 
-def plan_slots(workers: int | None, *, device: str, cores: int, gpus: int) -> list[Slot]:
+def plan_slots(
+    workers: int | None, *, device: str, cores: int, gpus: int, threads: int | None = None
+) -> list[Slot]:
     """One slot per worker.
 
-    workers: None chooses: one per GPU, or one per core on a CPU. Cores are shared evenly.
-    device: auto, cpu, cuda or cuda:i.
+    workers: None chooses: one per GPU, or one per core on a CPU. device: auto, cpu, cuda or cuda:i.
+    threads: of each worker; None shares the cores evenly.
     """
     if device == "cpu" or gpus == 0:
-        count = workers or cores
-        return [Slot("cpu", max(1, cores // count))] * count
-    devices = [device] if ":" in device else [f"cuda:{index}" for index in range(gpus)]
-    count = workers or len(devices)
-    return [Slot(devices[i % len(devices)], max(1, cores // count)) for i in range(count)]
+        devices, count = ["cpu"], workers or cores
+    else:
+        devices = [device] if ":" in device else [f"cuda:{index}" for index in range(gpus)]
+        count = workers or len(devices)
+    each = threads or max(1, cores // count)
+    return [Slot(devices[i % len(devices)], each) for i in range(count)]
 
 
 @dataclass
@@ -54,7 +57,8 @@ class _Worker:
 class Crew:
     """The workers of a run. Used through `with`: no worker outlives the block.
 
-    command: what every worker gets after `python -m search.worker`.
+    command: what every worker gets after `python -m search.worker`. told: lines for the person.
+    dead: process ids of workers that died and were replaced.
     """
 
     command: Sequence[str]
@@ -62,6 +66,7 @@ class Crew:
     logs: Path
     deaths: int = 0
     told: list[str] = field(default_factory=list)
+    dead: set[int] = field(default_factory=set)
     _workers: list[_Worker] = field(default_factory=list)
 
     def __enter__(self) -> Crew:
@@ -76,13 +81,9 @@ class Crew:
     def _start(self, slot: Slot, number: int) -> _Worker:
         log = self.logs / f"{number}.log"
         arguments = [sys.executable, "-m", "search.worker", *self.command, "--device", slot.device]
-        arguments += ["--parent", str(os.getpid())]
-        environment = dict(os.environ)
-        if slot.threads is not None:
-            arguments += ["--threads", str(slot.threads)]
-            # libraries size their thread pools before the worker can
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-                environment[name] = str(slot.threads)
+        arguments += ["--threads", str(slot.threads), "--parent", str(os.getpid())]
+        # libraries size their thread pools before the worker can
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(slot.threads))
         with log.open("ab") as output:
             started_at = output.tell()
             process = subprocess.Popen(
@@ -90,7 +91,7 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, **threads},
                 # Ctrl-C reaches the supervisor alone, which then asks the workers to end
                 start_new_session=True,
             )
@@ -98,18 +99,18 @@ class Crew:
 
     @property
     def owners(self) -> set[int]:
-        """Process ids of all workers that were started and are known."""
-        return {worker.process.pid for worker in self._workers}
+        """Process ids of all workers that were started."""
+        return self.dead | {worker.process.pid for worker in self._workers}
 
     def alive(self) -> int:
         """How many workers run."""
         return sum(worker.process.poll() is None for worker in self._workers)
 
-    def look(self, *, restart: bool) -> bool:
-        """Look after the workers; returns whether any is at work.
+    def look(self) -> bool:
+        """Start workers that died again; returns whether any is at work.
 
-        restart: start a worker again that died. Raises UserError with the worker's own line where
-        a person has to mend something, and where workers die again and again.
+        Raises UserError with the worker's own line where a person has to mend something, and
+        where workers die again and again.
         """
         for index, worker in enumerate(self._workers):
             code = worker.process.poll()
@@ -118,9 +119,8 @@ class Crew:
             said = _last_words(worker.log, worker.started_at)
             if code == 2:
                 raise UserError(said.removeprefix("error: "))
-            if not restart:
-                continue
             self.deaths += 1
+            self.dead.add(worker.process.pid)
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             self.told.append(
                 f"worker {worker.number} ended {how}; it is started again (log: {worker.log})"

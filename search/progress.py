@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -115,15 +115,16 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
         f"  failed {standing.count(TrialState.FAIL)}"
     )
     bar = ProgressBar(total=standing.total, completed=done, width=min(width - 2, 76))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("trial", justify="right")
-    table.add_column("epoch", justify="right")
-    table.add_column("F-score", justify="right")
-    table.add_column("best", justify="right")
-    table.add_column("curve", no_wrap=True)
     wide = width >= 120
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=wide)
+    # not every terminal has an ellipsis
+    overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
+    for heading in ("trial", "epoch", "F-score", "best"):
+        table.add_column(heading, justify="right", overflow=overflow)
+    table.add_column("curve", no_wrap=True, overflow=overflow)
     if wide:
-        table.add_column("parameters", overflow="ellipsis", no_wrap=True)
+        # what the other columns leave
+        table.add_column("parameters", no_wrap=True, overflow=overflow, ratio=1)
     for trial in standing.running:
         curve = [score for _, score in sorted(trial.intermediate_values.items())]
         cells = [
@@ -143,7 +144,8 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
             (f"{lineage.value(best):.4f}", "bold green"),
             f" trial {best.number}: {params_text(best.params)}",
         )
-    return Group(head, bar, counts, Text(), table, Text(), answer)
+    # the bar does not end its line
+    return Group(head, bar, Text(), counts, Text(), table, Text(), answer)
 
 
 class View:
@@ -192,7 +194,6 @@ class _Lines:
 
     console: Console
     known: set[int] | None = None
-    best_number: int | None = field(default=None)
 
     def update(self, standing: Standing) -> None:
         ended = {trial.number: trial for trial in standing.trials if trial.state.is_finished()}
@@ -207,8 +208,7 @@ class _Lines:
             text += f" after {len(trial.intermediate_values)}/{standing.epochs} epochs"
             text += f"  [{standing.finished}/{standing.total}, {duration(standing.elapsed_s)}]"
             best = standing.best
-            if best is not None and best.number == number and number != self.best_number:
-                self.best_number = number
+            if best is not None and best.number == number:
                 text += f"  new best: {params_text(best.params)}"
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         self.known |= set(ended)

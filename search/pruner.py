@@ -191,7 +191,7 @@ _OPTUNAS: dict[str, Callable[[int], BasePruner]] = {
     "percentile": _percentile,
     "hyperband": _hyperband,
     "successive-halving": _halving,
-    "patient-median": _patient_median,
+    "patient": _patient_median,
 }
 PRUNERS = ("restart-aware", *_OPTUNAS, "none")
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.names import STORAGE
 from trainer.cli import Parser, guarded
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     it.add_argument("--note", help="add: a word on why, shown with the trial")
     it.add_argument(
-        "--priority", type=float, default=0, metavar="P", help="add: higher goes first (default: 0)"
+        "--priority", type=float, metavar="P", help="add: higher goes first (default: 0)"
     )
     return it
 
@@ -74,6 +74,7 @@ def _main(args: argparse.Namespace) -> int:
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check_idle(args)
     storage = open_storage(args.storage, create=False)
     name = args.study or latest_study(storage)
     study = load_study(storage, name)
@@ -88,7 +89,20 @@ def _main(args: argparse.Namespace) -> int:
     return _cancel(storage, study, args.what)
 
 
+def _check_idle(args: argparse.Namespace) -> None:
+    """Raise ConfigError for what the action would not look at."""
+    from trainer.errors import ConfigError
+
+    if args.action == "list" and args.what is not None:
+        raise ConfigError(f"queue list: {args.what}: it takes nothing but --study and --storage")
+    given = {"--set": args.sets, "--note": args.note, "--priority": args.priority}
+    idle = [flag for flag, value in given.items() if value not in (None, [])]
+    if args.action != "add" and idle:
+        raise ConfigError(f"queue {args.action}: {idle[0]} goes with queue add only")
+
+
 def _list(storage: LeasedStorage, study: optuna.Study) -> int:
+    from optuna.trial import TrialState
     from rich.console import Console
     from rich.table import Table
 
@@ -96,22 +110,28 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
     from search.enqueue import planned_params
     from search.progress import params_text
 
-    console = Console(highlight=False)
+    # a person's note may hold brackets
+    console = Console(highlight=False, markup=False)
     studies = Table(title="Studies", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("", "study", "finished", "wanted", "complete", "pruned", "running", "waiting"):
         studies.add_column(heading)
-    import optuna
-
     for activity in storage.studies_by_activity():
         counts = storage.count_states(activity.study_id)
-        state = optuna.trial.TrialState
         wanted = storage.get_study_user_attrs(activity.study_id).get("total")
         studies.add_row(
             "*" if activity.name == study.study_name else "",
             activity.name,
             str(storage.count_finished(activity.study_id)),
             str(wanted or "-"),
-            *(str(counts[s]) for s in (state.COMPLETE, state.PRUNED, state.RUNNING, state.WAITING)),
+            *(
+                str(counts[state])
+                for state in (
+                    TrialState.COMPLETE,
+                    TrialState.PRUNED,
+                    TrialState.RUNNING,
+                    TrialState.WAITING,
+                )
+            ),
         )
     console.print(studies)
     owners = {claim.number: claim.owner for claim in storage.live_claims(study._study_id)}
@@ -147,7 +167,7 @@ def _state_text(trial: FrozenTrial, owners: dict[int | None, str]) -> str:
 
 
 def _add(study: optuna.Study, args: argparse.Namespace) -> int:
-    from search.enqueue import Request, enqueue, read_requests
+    from search.enqueue import enqueue, parse_request, read_requests
     from search.study import load_setup
     from trainer.config import parse_set
     from trainer.errors import ConfigError
@@ -155,11 +175,19 @@ def _add(study: optuna.Study, args: argparse.Namespace) -> int:
     if (args.what is None) == (not args.sets):
         raise ConfigError("queue add: give a YAML file, or --set name=value, one of the two")
     if args.what is not None:
+        if args.note is not None or args.priority is not None:
+            raise ConfigError(
+                f"queue add: --note and --priority go with --set; {args.what} holds its own"
+            )
         requests, where = read_requests(Path(args.what)), str(args.what)
     else:
-        params: dict[str, Any] = dict(parse_set(text) for text in args.sets)
-        requests = [Request(params=params, note=args.note, priority=args.priority)]
         where = "queue add"
+        entry = {
+            "params": dict(parse_set(text) for text in args.sets),
+            "note": args.note,
+            "priority": args.priority or 0,
+        }
+        requests = [parse_request(entry, where)]
     numbers = enqueue(study, load_setup(study), requests, where=where, again=True)
     print(f"enqueued: trial {', '.join(map(str, numbers))}")
     return 0

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,6 +202,8 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     console = Console()
     view = View(console, plain=args.plain)
     storage = open_storage(args.storage)
+    if storage.warning is not None:
+        view.say(f"note: {storage.warning}")
     _check_writable(Path(args.runs))
     study, setup = _prepare(args, storage, view)
     run = _Run(
@@ -258,6 +260,7 @@ def _prepare(
     """Open the study and fill its queue; everything is checked before anything is written."""
     import torch
 
+    import space
     from search import spaces
     from search.adopt import adopt
     from search.enqueue import complete, enqueue, read_requests
@@ -270,7 +273,6 @@ def _prepare(
     from trainer.presets import DEMO_WARNING, default_preset
     from trainer.runtime import check_device
 
-    check_device("cpu" if args.device == "auto" else args.device)
     requests = read_requests(args.enqueue) if args.enqueue else []
     flags = {
         "data.root": args.data,
@@ -279,10 +281,11 @@ def _prepare(
         "training.epochs": args.epochs,
         "runtime.device": None if args.device == "auto" else args.device,
     }
-    cuda = torch.cuda.is_available() and args.device != "cpu"
     # the first pass finds the data set, whose size turns a preset's steps into epochs
     draft = compose(file=args.config, preset=args.preset, flags={**flags, "training.epochs": None})
-    root = draft.config.data.root
+    root, device = draft.config.data.root, draft.config.runtime.device
+    check_device(device)
+    cuda = torch.cuda.is_available() and device != "cpu"
     preset = args.preset or default_preset(root, cuda=cuda)
     draft = compose(
         file=args.config,
@@ -297,7 +300,10 @@ def _prepare(
         default_preset=preset,
         flags=flags,
         train_images=summary.train,
-        keep=[text.partition("=")[0].strip() for text in (*args.fix, *args.ranges)],
+        keep=[
+            spaces.canonical(text.partition("=")[0].strip(), list(space.SPACE))
+            for text in (*args.fix, *args.ranges)
+        ],
     )
     searched = spaces.resolve(composed.config, args.fix, args.ranges)
     config = searched.config
@@ -423,7 +429,14 @@ def _supervise(run: _Run) -> int:
 
     args = run.args
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    slots = plan_slots(args.workers, device=args.device, cores=usable_cores(), gpus=gpus)
+    runtime = run.setup.runtime
+    slots = plan_slots(
+        args.workers,
+        device=runtime["device"],
+        cores=usable_cores(),
+        gpus=gpus,
+        threads=runtime["threads"],
+    )
     # more workers than missing trials would only wait
     slots = slots[: max(1, args.trials - run.finished_before)]
     command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
@@ -440,7 +453,10 @@ def _supervise(run: _Run) -> int:
         )
         try:
             while True:
-                at_work = crew.look(restart=True)
+                at_work = crew.look()
+                if crew.told:
+                    # at once: the reaper would wait for the grace period
+                    _free_claims(run, crew.dead)
                 for line in crew.told:
                     view.say(line)
                 crew.told.clear()
@@ -456,7 +472,8 @@ def _supervise(run: _Run) -> int:
                     break
                 if drain_mark(run.study) != run.drain_mark:
                     view.say("asked to end: running trials finish their epoch and wait")
-                    crew.wait(_DRAIN_S)
+                    # a worker that has just started has not heard of it
+                    _end(run, crew)
                     break
                 if until is not None and time.monotonic() > until:
                     view.say(f"--timeout {args.timeout:g}: running trials finish their epoch")
@@ -469,7 +486,7 @@ def _supervise(run: _Run) -> int:
                 _end(run, crew)
             except KeyboardInterrupt:
                 crew.kill()
-                _free_claims(run, crew)
+                _free_claims(run, crew.owners)
             return 130
         except BaseException:
             # whatever it was, no trial is left running
@@ -484,25 +501,21 @@ def _end(run: _Run, crew: Crew) -> None:
     crew.ask_to_end()
     if not crew.wait(_DRAIN_S):
         crew.kill()
-    _free_claims(run, crew)
+    _free_claims(run, crew.owners)
 
 
-def _free_claims(run: _Run, crew: Crew) -> None:
+def _free_claims(run: _Run, pids: Collection[int]) -> None:
     """Put back the trials of workers of ours that ended without doing so."""
     import socket
 
-    from storage import LeaseLost, StorageError
+    from storage import StorageError
 
     # a store that is away cannot be told: the reaper of the next run does it
     with contextlib.suppress(StorageError):
-        ours = {f"{socket.gethostname()}:{pid}" for pid in crew.owners}
+        ours = {f"{socket.gethostname()}:{pid}" for pid in pids}
         for claim in run.storage.live_claims(run.study._study_id):
             if claim.owner in ours:
-                with contextlib.suppress(LeaseLost):
-                    if claim.trial_id is not None:
-                        run.storage.requeue(claim.trial_id, claim.token)
-                    else:
-                        run.storage.release(claim.token)
+                run.storage.reap(claim)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+import pytest
+
+from search.launch import MAX_DEATHS, Crew, Slot, plan_slots
+from tests.studies import wait_until
+from trainer.errors import UserError
+
+
+@contextmanager
+def crew_that(code: str, folder: Path, workers: int = 1) -> Iterator[Crew]:
+    """Real processes of a search.worker that does nothing but `code`."""
+    package = folder / "search"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "worker.py").write_text(f"import os, sys, time\n{code}\n")
+    slots = [Slot("cpu", 1)] * workers
+    # `python -m` looks in the present folder first
+    with chdir(folder), Crew(["--study", "faces"], slots, folder / "logs") as crew:
+        yield crew
+
+
+def look_until_error(crew: Crew) -> str:
+    told: list[str] = []
+
+    def refused() -> bool:
+        try:
+            crew.look()
+        except UserError as error:
+            told.append(str(error))
+        return bool(told)
+
+    wait_until(refused, "the end of the run")
+    return told[0]
+
+
+def test_a_cpu_gets_one_worker_a_core() -> None:
+    assert plan_slots(None, device="auto", cores=4, gpus=0) == [Slot("cpu", 1)] * 4
+    assert plan_slots(None, device="cpu", cores=2, gpus=8) == [Slot("cpu", 1)] * 2
+
+
+def test_cores_are_shared_evenly() -> None:
+    assert plan_slots(2, device="cpu", cores=5, gpus=0) == [Slot("cpu", 2)] * 2
+    assert plan_slots(3, device="cpu", cores=2, gpus=0) == [Slot("cpu", 1)] * 3
+
+
+def test_threads_that_a_person_gave_are_not_shared_out() -> None:
+    assert plan_slots(2, device="cpu", cores=8, gpus=0, threads=3) == [Slot("cpu", 3)] * 2
+
+
+def test_every_gpu_gets_a_worker() -> None:
+    assert plan_slots(None, device="auto", cores=8, gpus=2) == [
+        Slot("cuda:0", 4),
+        Slot("cuda:1", 4),
+    ]
+
+
+def test_more_workers_than_gpus_take_turns() -> None:
+    devices = [slot.device for slot in plan_slots(3, device="cuda", cores=6, gpus=2)]
+    assert devices == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_a_named_gpu_gets_all_workers() -> None:
+    slots = plan_slots(2, device="cuda:1", cores=4, gpus=2)
+    assert slots == [Slot("cuda:1", 2)] * 2
+    assert len(plan_slots(None, device="cuda:1", cores=4, gpus=2)) == 1
+
+
+def test_a_worker_is_told_where_to_compute_and_whom_to_outlive(tmp_path: Path) -> None:
+    code = "print(sys.argv[1:], os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])"
+    with crew_that(code, tmp_path) as crew:
+        assert crew.wait(20)
+        assert not crew.look()
+    flags = ["--study", "faces", "--device", "cpu", "--threads", "1", "--parent", str(os.getpid())]
+    assert (tmp_path / "logs" / "1.log").read_text() == f"{flags} 1 1\n"
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_run_with_its_last_words(
+    tmp_path: Path,
+) -> None:
+    with crew_that("print('one')\nraise IndexError('a bug')", tmp_path) as crew:
+        said = look_until_error(crew)
+        assert crew.deaths == MAX_DEATHS + 1
+    log = tmp_path / "logs" / "1.log"
+    assert said == (
+        f"workers died {MAX_DEATHS + 1} times without a finished trial in between, last with exit"
+        f" code 1: IndexError: a bug; the whole log is {log}"
+    )
+    assert log.read_text().count("IndexError: a bug") == MAX_DEATHS + 1
+
+
+def test_a_worker_that_said_nothing_is_told_as_such(tmp_path: Path) -> None:
+    with crew_that("os._exit(7)", tmp_path) as crew:
+        assert "last with exit code 7: no output;" in look_until_error(crew)
+
+
+def test_a_workers_complaint_is_passed_on_as_one_line(tmp_path: Path) -> None:
+    code = "print('trial 0: COMPLETE')\nprint('error: faces: gone')\nprint('bye')\nsys.exit(2)"
+    with crew_that(code, tmp_path) as crew:
+        assert look_until_error(crew) == "faces: gone"
+        assert crew.deaths == 0
+
+
+def test_the_words_of_an_earlier_run_are_not_taken_for_the_last_ones(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "1.log").write_text("error: of yesterday\n")
+    with crew_that("sys.exit(2)", tmp_path) as crew:
+        assert look_until_error(crew) == "no output"
+
+
+def test_a_killed_worker_is_started_again_and_remembered(tmp_path: Path) -> None:
+    with crew_that("time.sleep(60)", tmp_path, workers=2) as crew:
+        before = crew.owners
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: crew.alive() == 1, "its end")
+        assert crew.look()
+        assert crew.alive() == 2
+        (line,) = crew.told
+        assert "ended by SIGKILL; it is started again (log: " in line
+        # the trials of the dead one are still to be put back
+        assert crew.dead == {victim}
+        assert before < crew.owners
+
+
+def test_a_worker_that_left_by_itself_is_not_started_again(tmp_path: Path) -> None:
+    with crew_that("pass", tmp_path) as crew:
+        assert crew.wait(20)
+        assert not crew.look()
+        assert (crew.deaths, crew.told) == (0, [])
+
+
+def test_no_worker_outlives_its_crew(tmp_path: Path) -> None:
+    with crew_that("time.sleep(60)", tmp_path, workers=2) as crew:
+        assert not crew.wait(0.1)
+        pids = crew.owners
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_workers_are_asked_before_they_are_killed(tmp_path: Path) -> None:
+    code = (
+        "import signal\n"
+        "def leave(*_):\n    print('asked', flush=True)\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, leave)\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    log = tmp_path / "logs" / "1.log"
+    with crew_that(code, tmp_path) as crew:
+        wait_until(lambda: "ready" in log.read_text(), "the worker")
+        crew.ask_to_end()
+        assert crew.wait(20)
+        assert not crew.look()
+    assert log.read_text() == "ready\nasked\n"

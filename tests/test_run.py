@@ -1,0 +1,578 @@
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+import space
+from search import export
+from search.pruner import PRUNERS
+from search.run import main, parser
+from search.sampler import SAMPLERS
+from search.study import load_setup, load_study
+from storage import Claim, open_storage
+from storage.claims import CLAIMS
+from tests.data_folders import course
+from tests.studies import store, wait_until
+from trainer.config import read_config
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "synthetic-demo-16"
+TINY = """\
+model: {width: 0.1}
+data: {image_size: 16, batch_size: 8, synthetic_images: 40}
+training: {epochs: 2, ema: 0.2, warmup_epochs: 0.2}
+runtime: {device: cpu, threads: 1}
+"""
+# ends before a worker has begun: all that a run does before its first trial
+AT_ONCE = ("--timeout", "0.01")
+C, P, R, W, F = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.RUNNING,
+    TrialState.WAITING,
+    TrialState.FAIL,
+)
+
+
+def place(folder: Path) -> Path:
+    """A folder to search in, with a config of tiny trainings."""
+    folder.mkdir(exist_ok=True)
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, empty but for the config."""
+    monkeypatch.chdir(place(tmp_path))
+    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def environment(folder: Path, *, first: Path = ROOT) -> dict[str, str]:
+    paths = os.pathsep.join(map(str, dict.fromkeys((first, ROOT))))
+    return {**os.environ, "PYTHONPATH": paths, "FACE_PARSING_CACHE": str(folder / "cache")}
+
+
+def words(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "search.run", "--config", "tiny.yaml", *flags]
+
+
+@contextmanager
+def started(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    """The command as a process, which does not outlive the block."""
+    with subprocess.Popen(
+        words(*flags),
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def here(*flags: str) -> int:
+    """The command in this process; its workers are processes all the same."""
+    return main(["--config", "tiny.yaml", *flags])
+
+
+def opened(folder: Path, name: str = NAME) -> optuna.Study:
+    url = f"sqlite:///{folder}/runs/search.db"
+    return load_study(open_storage(url, create=False), name)
+
+
+def states(folder: Path, name: str = NAME) -> list[TrialState]:
+    return [trial.state for trial in opened(folder, name).get_trials()]
+
+
+def claims(folder: Path) -> list[Claim]:
+    storage = store(folder / "runs")
+    return storage.live_claims(storage.get_study_id_from_name(NAME))
+
+
+def looked_up(folder: Path, query: str, number: int) -> object:
+    """One value straight from the file, None before there is one: opening a storage takes long."""
+    try:
+        with closing(sqlite3.connect(f"file:{folder}/runs/search.db?mode=ro", uri=True)) as file:
+            return (file.execute(query, (number,)).fetchone() or (None,))[0]
+    except sqlite3.OperationalError:
+        return None
+
+
+def worker_of(folder: Path, number: int) -> int | None:
+    """The process that trains a trial."""
+    owner = looked_up(folder, f"SELECT owner FROM {CLAIMS.name} WHERE number = ?", number)
+    return int(str(owner).rpartition(":")[2]) if owner else None
+
+
+def epochs(folder: Path, number: int = 0) -> int:
+    """How many epochs of a trial are in the store."""
+    steps = "SELECT COUNT(*) FROM trial_intermediate_values JOIN trials USING (trial_id)"
+    return int(str(looked_up(folder, f"{steps} WHERE number = ?", number) or 0))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """The one line with which a command is refused."""
+    capsys.readouterr()
+    assert here(*flags) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study of three trials, and what its run said."""
+
+    folder: Path
+    out: str
+    err: str
+    code: int
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = place(tmp_path_factory.mktemp("finished"))
+    with started(folder, "--trials", "3", "--workers", "2") as process:
+        out, err = process.communicate(timeout=120)
+    return Finished(folder, out, err, process.returncode)
+
+
+@pytest.fixture
+def copied(finished: Finished, room: Path) -> Path:
+    """The finished study, to go on with."""
+    shutil.copytree(finished.folder / "runs", room / "runs")
+    return room
+
+
+# ------------------------------------------------------------------------------------ the budget
+
+
+def test_a_run_ends_with_exactly_the_trials_that_were_asked_for(finished: Finished) -> None:
+    assert (finished.code, finished.err) == (0, "")
+    assert states(finished.folder) == [C, C, C]
+    assert claims(finished.folder) == []
+    assert "2 workers on cpu, 1 thread(s) each" in finished.out
+    assert "\n3 finished trials, 0 pruned (0%); 6 of 6 epochs trained (100%)\n" in finished.out
+    assert "to go on" not in finished.out
+
+
+def test_without_a_terminal_there_are_plain_lines_only(finished: Finished) -> None:
+    assert "\x1b" not in finished.out
+    assert "\r" not in finished.out
+    ended = re.findall(r"^trial (\d) COMPLETE 0\.\d+ after 2/2 epochs", finished.out, re.M)
+    assert sorted(ended) == ["0", "1", "2"]
+    assert "new best: dice_weight" in finished.out
+
+
+def test_the_beginning_says_what_will_be_searched_on_what(finished: Finished) -> None:
+    said = finished.out
+    assert f"study {NAME}: synthetic, 31 train / 4 val / 5 test, 16 pixels, batch 8" in said
+    assert "2 epochs = 6 steps" in said
+    assert "* demo" in said
+    assert "demonstration: values do not transfer" in said
+    for name in space.SPACE:
+        assert f"\n  {name}" in said
+
+
+def test_the_same_command_again_adds_nothing_and_says_so(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("--trials", "3") == 0
+    assert f"nothing to do: {NAME} has 3 finished trials; raise --trials" in capsys.readouterr().out
+    assert states(copied) == [C, C, C]
+
+
+def test_a_lower_number_of_trials_takes_none_away(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("--trials", "1") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert states(copied) == [C, C, C]
+
+
+def test_the_printed_export_command_works_when_pasted(finished: Finished, room: Path) -> None:
+    (line,) = re.findall(r"^export: (.*)$", finished.out, re.M)
+    shutil.copytree(finished.folder / "runs", room / "runs")
+    subprocess.run(line, shell=True, cwd=room, check=True, env=environment(room), timeout=60)
+    config, notes = read_config(room / "best.yaml")
+    assert notes == []
+    assert config.search is not None
+    assert config.search["value"] == opened(room).best_value
+
+
+def test_more_trials_go_on_with_what_a_person_asked_for_first(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "more.yaml").write_text(
+        "- {params: {dice_weight: 0.7}, note: later}\n"
+        "- {params: {dice_weight: 2.9, dropout: 0.3}, seed: 7, note: sooner, priority: 5,"
+        " expect: [0.1, 0.9]}\n"
+    )
+    flags = ("--trials", "6", "--enqueue", "more.yaml", "--workers", "1")
+    assert here(*flags) == 0
+    said = capsys.readouterr().out
+    assert "more.yaml: 2 of 2 configurations enqueued" in said
+    assert "first trials: 1 of the seed's configurations enqueued" in said
+    later, sooner, first = opened(copied).get_trials()[3:]
+    assert states(copied) == [C] * 6
+    assert sooner.user_attrs["expect"] == [0.1, 0.9]
+    assert (sooner.user_attrs["seed"], sooner.user_attrs["note"]) == (7, "sooner")
+    assert (sooner.params["dice_weight"], sooner.params["dropout"]) == (2.9, 0.3)
+    assert later.params["dice_weight"] == 0.7
+    # what is not named comes from the base config
+    assert later.params["dropout"] == 0.15
+    # the config's own number, though this one worker might have every core
+    assert later.user_attrs["runtime"]["threads"] == 1
+    begun = {str(trial.datetime_start): trial.number for trial in (later, sooner, first)}
+    assert [number for _, number in sorted(begun.items())] == [4, 3, 5]
+    # a run that is repeated does not ask for them a second time
+    assert here(*flags) == 0
+    assert "0 of 2 configurations enqueued" in capsys.readouterr().out
+    assert states(copied) == [C] * 6
+
+
+def test_nothing_better_for_k_trials_ends_the_run(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("--trials", "40", "--stop-after", "1", "--epochs", "1", "--workers", "1") == 0
+    done = opened(room).get_trials(states=(C, P))
+    best = max(done, key=lambda trial: (trial.value or 0, -trial.number)).number
+    assert len(done) == best + 2
+    assert all(trial.state == W for trial in opened(room).get_trials()[len(done) :])
+    assert "to go on: " in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ before the search
+
+
+def test_timeout_ends_the_run_and_leaves_nothing_running(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("--trials", "40", *AT_ONCE) == 0
+    said = capsys.readouterr().out
+    assert "--timeout 0.01: running trials finish their epoch" in said
+    # a quarter of 40
+    assert states(room) == [W] * 10
+    assert "10 trials wait in the queue; to go on: " in said
+    again = shlex.split(said.rpartition("to go on: ")[2])
+    assert again == words("--trials", "40", *AT_ONCE)
+
+
+def test_no_priors_leaves_the_first_trials_out(room: Path) -> None:
+    assert here("--no-priors", *AT_ONCE) == 0
+    assert states(room) == []
+
+
+def test_parameters_are_fixed_and_ranges_changed(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--fix", "dropout=0.2", "--range", "dice_weight=1:2"]
+    flags += ["--range", "learning_rate=1e-4:5e-3:log", "--fix", "ce_weight=0.5"]
+    assert here("--study", "mine", *flags, *AT_ONCE) == 0
+    said = capsys.readouterr().out
+    assert "dropout          0..0.4  fixed at 0.2" in said
+    assert "dice_weight      1..2" in said
+    assert "learning_rate    0.0001..0.005 log" in said
+    assert "learning rate searched" in said
+    setup = load_setup(opened(room, "mine"))
+    assert setup.fixed == {"dropout": 0.2}
+    assert setup.base["loss"]["ce_weight"] == 0.5
+    assert setup.space["learning_rate"] == {"kind": "float", "low": 1e-4, "high": 5e-3, "log": True}
+
+
+@pytest.mark.parametrize("name", ["sampler", "pruner"])
+def test_every_name_that_help_and_readme_give_is_accepted(room: Path, name: str) -> None:
+    (action,) = (it for it in parser()._actions if it.dest == name)
+    told = re.sub(r"\(default\)", "", action.help or "").replace(" or ", ", ")
+    in_help = [part.strip() for part in told.split(",")]
+    (row,) = re.findall(rf"^\| `--{name} \w+` \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    in_readme = re.findall(r"`([\w-]+)`", row)
+    known = {"sampler": SAMPLERS, "pruner": PRUNERS}[name]
+    assert set(in_help) == set(in_readme) == set(known)
+    for value in in_readme:
+        assert here(f"--{name}", value, "--no-priors", *AT_ONCE) == 0
+        assert getattr(load_setup(opened(room)), name) == value
+
+
+def test_a_wrong_name_is_refused_with_the_known_ones(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--pruner patience: not one of restart-aware" in refusal(capsys, "--pruner", "patience")
+    assert "--sampler cmaes: not one of tpe, gp, random" in refusal(capsys, "--sampler", "cmaes")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--epochs", "3"), "training.epochs 2, this run has 3"),
+        (("--batch-size", "4"), "data.batch_size 8, this run has 4"),
+        (("--data", "faces"), "data synthetic (31 train, 4 val"),
+        (("--range", "learning_rate=1e-4:5e-3"), "learning_rate not searched"),
+        (("--seed", "1"), "seed 0, this run has 1"),
+        (("--fix", "ce_weight=2"), "loss.ce_weight 1, this run has 2"),
+    ],
+)
+def test_a_study_opened_for_something_else_is_refused_by_the_difference(
+    copied: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
+) -> None:
+    if flags[0] == "--data":
+        course(copied / "faces", [str(number) for number in range(40)])
+    line = refusal(capsys, "--trials", "9", "--study", NAME, *flags)
+    assert told in line
+    assert "--study NAME" in line
+    assert f"--from {NAME}" in line
+    assert states(copied) == [C, C, C]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--device", "cuda:0"), "no CUDA device is to be had here; use --device cpu"),
+        (("--device", "cuda:x"), "runtime.device"),
+        (("--device", "tpu"), "runtime.device"),
+        (("--fix", "dropuot=0.1"), "did you mean dropout"),
+        (("--fix", "dropout=0.9"), "dropout=0.9: outside 0..0.4"),
+        (("--range", "dice_weight=2:1"), "low must be below high"),
+        (("--range", "T_0=1:9"), "T_0"),
+        (("--enqueue", "none.yaml"), "none.yaml"),
+        (("--from", "nothing"), 'no study "nothing" in the store'),
+        (("--data", "nowhere"), "nowhere"),
+        (("--preset", "tiny"), "none of demo, small, full"),
+        (("--runs", "tiny.yaml"), "--runs tiny.yaml: not a folder"),
+        (("--storage", "runs/search.db"), "sqlite:///runs/search.db"),
+    ],
+)
+def test_a_mistake_is_one_line_and_makes_no_study(
+    room: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
+) -> None:
+    assert told in refusal(capsys, *flags)
+    if (room / "runs" / "search.db").exists():
+        assert store(room / "runs").get_all_studies() == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--trials", "0"), ("--trials", "many"), ("--workers", "-1"), ("--timeout", "nan"), ("--x",)],
+)
+def test_a_flag_amiss_is_one_line(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_an_enqueued_value_outside_is_refused_before_anything_is_written(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (room / "more.yaml").write_text("- params: {dropout: 0.1}\n- params: {dropout: 0.9}\n")
+    line = refusal(capsys, "--enqueue", "more.yaml")
+    assert "more.yaml: entry 2: dropout=0.9: outside 0..0.4" in line
+    assert store(room / "runs").get_all_studies() == []
+
+
+def test_another_study_of_the_same_identity_gives_its_trials(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--study", "wider", "--range", "dice_weight=0.4:4.2", "--from", NAME, "--no-priors")
+    assert here(*flags, *AT_ONCE) == 0
+    said = capsys.readouterr().out
+    assert f"--from {NAME}: 3 trials taken over with their values and curves" in said
+    assert "0 trials wait in the queue" in said
+    old, new = opened(copied), opened(copied, "wider")
+    assert [trial.value for trial in new.get_trials()] == [t.value for t in old.get_trials()]
+    assert new.get_trials()[1].user_attrs["copied_from"] == f"{NAME}/1"
+    assert store(copied / "runs").count_finished(new._study_id) == 0
+    # a second time changes nothing
+    assert here(*flags, *AT_ONCE) == 0
+    assert len(opened(copied, "wider").get_trials()) == 3
+
+
+def test_another_study_of_another_identity_gives_its_best_configurations(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--study", "longer", "--epochs", "4", "--from", NAME, "--no-priors")
+    assert here(*flags, *AT_ONCE) == 0
+    assert "so no value is comparable: 3 of its best configurations" in capsys.readouterr().out
+    assert states(copied, "longer") == [W, W, W]
+    best = opened(copied).best_trial
+    first = opened(copied, "longer").get_trials()[0]
+    assert first.user_attrs["note"] == f"from study {NAME}, trial {best.number}"
+    assert first.user_attrs["prediction"].startswith(f"{best.value:.4f} there")
+
+
+# ---------------------------------------------------------------------------- whatever happens
+
+
+def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
+    flags = ("--trials", "1", "--epochs", "30", "--no-priors", "--workers", "1")
+    with started(room, *flags) as first:
+        wait_until(lambda: epochs(room) >= 2, "the second epoch")
+        victim, seen = worker_of(room, 0), epochs(room)
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        # not after the grace period of 20 s: the supervisor has seen it die
+        wait_until(lambda: worker_of(room, 0) not in (None, victim), "another worker", 15)
+        wait_until(lambda: epochs(room) > seen, "an epoch more")
+        first.send_signal(signal.SIGTERM)
+        out, err = first.communicate(timeout=60)
+    assert (first.returncode, err) == (130, "")
+    assert "worker 1 ended by SIGKILL; it is started again" in out
+    assert (states(room), claims(room)) == ([W], [])
+
+    with started(room, *flags) as second:
+        seen = epochs(room)
+        wait_until(lambda: epochs(room) > seen, "an epoch more")
+        orphan = worker_of(room, 0)
+        assert orphan is not None
+        second.kill()
+    wait_until(lambda: not alive(orphan), "the worker to leave")
+    assert (states(room), claims(room)) == ([W], [])
+
+    assert here(*flags) == 0
+    (trial,) = opened(room).get_trials()
+    assert trial.state == C
+    assert list(trial.intermediate_values) == list(range(1, 31))
+    assert "exceptions" not in trial.user_attrs
+
+
+def alive(pid: int) -> bool:
+    try:
+        # one that has ended and that nobody has waited for is not alive
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def terminal(folder: Path, *flags: str, columns: int = 80) -> Iterator[tuple[int, int]]:
+    """The command at a terminal of its own: its process and the terminal's other end."""
+    pid, screen = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        size = {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm-256color"}
+        os.execve(sys.executable, words(*flags), environment(folder) | size)
+    try:
+        yield pid, screen
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+        os.close(screen)
+
+
+def read_until_end(screen: int) -> str:
+    told = b""
+    while True:
+        try:
+            told += os.read(screen, 65536)
+        except OSError:  # how a terminal's other end says that it is over
+            return told.decode()
+
+
+def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--trials", "2", "--epochs", "20", "--workers", "1")
+    with terminal(room, *flags) as (pid, screen):
+        wait_until(lambda: epochs(room) >= 2, "the second epoch")
+        time.sleep(0.6)  # one more drawing
+        os.write(screen, b"\x03")
+        told = read_until_end(screen)
+        _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert (states(room), claims(room)) == ([W], [])
+    before = epochs(room)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told)
+    assert "\x1b[" in told
+    assert "trial  epoch  F-score    best  curve" in plain
+    assert "running 1  waiting 0" in plain
+    assert re.search(r"    0   ?[1-9]\d?/20   0\.\d{4}  0\.\d{4}  [▁-█]", plain)
+    assert "Ctrl-C: running trials finish their epoch and wait" in plain
+    again = shlex.split(plain.rpartition("to go on: ")[2].splitlines()[0])
+    assert again == words(*flags)
+    capsys.readouterr()
+    assert here(*flags) == 0
+    assert "2 finished trials" in capsys.readouterr().out
+    assert states(room) == [C, C]
+    assert before >= 2
+    assert list(opened(room).get_trials()[0].intermediate_values) == list(range(1, 21))
+
+
+def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_printed(
+    room: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited = (ROOT / "space.py").read_text()
+    line = '    "learning_rate": Float(1e-4, 5e-3, log=True),\n'
+    marker = '    "dropout": Float(0.0, 0.4),\n'
+    assert marker in edited
+    (room / "space.py").write_text(edited.replace(marker, marker + line))
+    url = re.sub(
+        r"^postgresql(\+psycopg)?://[^@/]*@", "postgresql://postgres:hunter2@", postgres_url
+    )
+    assert "hunter2" in url
+    command = words("--trials", "1", "--no-priors", "--storage", url, "--workers", "1")
+    done = subprocess.run(
+        command,
+        cwd=room,
+        env=environment(room, first=room),
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "learning_rate    0.0001..0.005 log" in done.stdout
+    assert "learning rate searched" in done.stdout
+    # also in the table of the best trials
+    assert re.search(r"^learning_rate +0\.0\d+ *$", done.stdout, re.M)
+    assert "postgres:***@" in done.stdout
+    logs = "".join(path.read_text() for path in room.glob("runs/*/workers/*.log"))
+    assert "hunter2" not in done.stdout + done.stderr + logs
+    storage = open_storage(url)
+    (trial,) = load_study(storage, NAME).get_trials()
+    assert trial.state == C
+    capsys.readouterr()
+    assert export.main(["--storage", url, "--out", "best.yaml"]) == 0
+    assert "hunter2" not in "".join(capsys.readouterr())
+    assert "hunter2" not in (room / "best.yaml").read_text()
+    config, _ = read_config(room / "best.yaml")
+    assert config.training.learning_rate == trial.params["learning_rate"]
+    storage.close()
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "import search.run\n"
+        "try: search.run.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'optuna', 'sqlalchemy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--stop-after" in done.stdout
