@@ -16,13 +16,13 @@ from typing import Any
 Value = float | int | str | bool
 
 
-def _check_ends(kind: str, low: float, high: float, log: bool) -> None:
+def _check_ends(low: float, high: float, log: bool) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{kind}: ends must be finite numbers, got low={low}, high={high}")
+        raise ValueError(f"ends must be finite numbers, got low={low}, high={high}")
     if low >= high:
-        raise ValueError(f"{kind}: low must be below high, got low={low}, high={high}")
+        raise ValueError(f"low must be below high, got low={low}, high={high}")
     if log and low <= 0:
-        raise ValueError(f"{kind}: log scale needs low > 0, got low={low}")
+        raise ValueError(f"log scale needs low > 0, got low={low}")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Float:
     log: bool = False
 
     def __post_init__(self) -> None:
-        _check_ends("Float", self.low, self.high, self.log)
+        _check_ends(self.low, self.high, self.log)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Int:
     log: bool = False
 
     def __post_init__(self) -> None:
-        _check_ends("Int", self.low, self.high, self.log)
+        _check_ends(self.low, self.high, self.log)
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,7 @@ def parse_range(text: str, *, integer: bool = False) -> tuple[str, Float | Int]:
             raise ValueError("whole numbers are needed")
         return name, Int(low, high, log)
     except ValueError as error:
-        reason = str(error).removeprefix("Float: ").removeprefix("Int: ")
-        raise ValueError(f"{text!r}: {reason}") from None
+        raise ValueError(f"{text!r}: {error}") from None
 
 
 def to_json(spec: Spec) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from rich.table import Table
 
 from search import lineage, seedtable
 from search.names import RUNS, STORAGE
-from search.progress import params_text
+from search.progress import counted, params_text
+from search.study import Setup
 from storage import redact
+from trainer.presets import DEMO_WARNING
 
 # fewer trials than this say nothing about importances
 LEAST_FOR_IMPORTANCES = 10
@@ -68,16 +70,19 @@ def importances(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
     return dict(found)
 
 
-def summary(console: Console, study: optuna.Study, *, storage: str, runs: str, epochs: int) -> None:
+def summary(
+    console: Console, study: optuna.Study, setup: Setup, *, storage: str, runs: str
+) -> None:
     """Print the end of a run."""
     trials = study.get_trials(deepcopy=False)
     done = lineage.finished(trials)
     pruned = [trial for trial in done if trial.state == TrialState.PRUNED]
     if done:
         trained = sum(len(trial.intermediate_values) for trial in done)
-        budget = len(done) * epochs
+        budget = len(done) * setup.epochs
         console.print(
-            f"{len(done)} finished trials, {len(pruned)} pruned ({len(pruned) / len(done):.0%});"
+            f"{counted(len(done), 'finished trial')}, {len(pruned)} pruned"
+            f" ({len(pruned) / len(done):.0%});"
             f" {trained} of {budget} epochs trained ({trained / budget:.0%})",
             highlight=False,
         )
@@ -93,6 +98,8 @@ def summary(console: Console, study: optuna.Study, *, storage: str, runs: str, e
             f" the training grid): {params_text(best.params)}",
             highlight=False,
         )
+    if setup.preset == "demo":
+        console.print(DEMO_WARNING)
     lines = [
         f"watch:  {command('search.dashboard', storage=storage, runs=runs)}",
         f"export: {command('search.export', storage=storage, runs=runs, study=study.study_name)}"

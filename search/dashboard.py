@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search.names import RUNS, STORAGE
 from trainer.cli import Parser, guarded
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+if TYPE_CHECKING:
+    from socketserver import BaseServer
+
+HOST = "127.0.0.1"
 PORT = 8080
 
 
@@ -20,7 +28,15 @@ def parser() -> argparse.ArgumentParser:
     it = Parser(prog="python -m search.dashboard", description=__doc__)
     it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
     it.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of the artifacts (runs)")
-    it.add_argument("--port", type=int, default=PORT, metavar="N", help=f"({PORT})")
+    it.add_argument(
+        "--port",
+        type=int,
+        metavar="N",
+        help=f"(default: {PORT}, or a free one where that is taken)",
+    )
+    it.add_argument(
+        "--parent", type=int, metavar="PID", help="end when this parent process has ended"
+    )
     return it
 
 
@@ -57,22 +73,35 @@ def _main(args: argparse.Namespace) -> int:
             """The page asks every few seconds; a line each would bury everything else."""
 
     application = wsgi(storage, artifact_store=FileSystemArtifactStore(str(artifacts)))
+
+    def listening(port: int) -> WSGIServer:
+        return make_server(HOST, port, application, Server, Quiet)
+
     try:
-        server = make_server(LOOPBACK[0], args.port, application, Server, Quiet)
+        server = listening(PORT if args.port is None else args.port)
     except OverflowError:
         raise UserError(f"--port {args.port}: a number from 0 to 65535 is needed") from None
     except OSError as error:
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        if args.port is not None:
             raise UserError(f"--port {args.port}: {error.strerror}; name another port") from None
-        raise
+        server = listening(0)
     with server:
         # no password guards it, so it is for this machine only
-        print(f"optuna-dashboard: http://{LOOPBACK[0]}:{server.server_port}/", flush=True)
-        try:
+        print(f"optuna-dashboard: http://{HOST}:{server.server_port}/", flush=True)
+        if args.parent is not None:
+            threading.Thread(target=_end_with, args=(args.parent, server), daemon=True).start()
+        with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
     return 0
+
+
+def _end_with(parent: int, server: BaseServer) -> None:
+    """Shut the server down once it has another parent than `parent`."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    server.shutdown()
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class Crew:
             code = worker.process.poll()
             if code is None or code == 0:
                 continue
-            said = _last_words(worker.log, worker.started_at)
+            said = last_words(worker.log, worker.started_at)
             if code == 2:
                 raise UserError(said.removeprefix("error: "))
             self.deaths += 1
@@ -157,8 +157,8 @@ class Crew:
         return True
 
 
-def _last_words(log: Path, since: int) -> str:
-    """The last line that says something in a worker's log, from byte `since` on."""
+def last_words(log: Path, since: int) -> str:
+    """The last line that says something in a process's log, from byte `since` on."""
     handle: BinaryIO
     with log.open("rb") as handle:
         handle.seek(since)

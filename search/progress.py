@@ -79,6 +79,15 @@ def sparkline(values: Sequence[float], width: int, *, ascii_only: bool = False) 
     return "".join(blocks[round((v - low) / span * (len(blocks) - 1))] for v in values)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "trial"), counted(0, "worker")
+    ('1 trial', '0 workers')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for a person.
 

@@ -21,6 +21,7 @@ from trainer.cli import Parser, guarded
 if TYPE_CHECKING:
     import optuna
 
+    from search.enqueue import Request
     from search.launch import Crew
     from search.progress import Standing, View
     from search.study import Setup
@@ -49,6 +50,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 0 up, below 2^63, is needed")
+    return number
+
+
 def _seconds(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
@@ -61,7 +69,8 @@ def _workers(text: str) -> int | None:
 
 
 # argparse names the function in its messages
-_count.__name__, _seconds.__name__, _workers.__name__ = "count", "seconds", "count"
+_count.__name__, _seed.__name__, _workers.__name__ = "count", "seed", "count"
+_seconds.__name__ = "seconds"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--image-size", type=_count, metavar="N", help="training grid, pixels")
     training.add_argument("--batch-size", type=_count, metavar="N", help="pictures per step")
     training.add_argument(
-        "--seed", type=int, metavar="N", help="of sampler and trials (default: 0)"
+        "--seed", type=_seed, metavar="N", help="of sampler and trials (default: 0)"
     )
     space = it.add_argument_group("search space")
     space.add_argument(
@@ -194,18 +203,20 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from search.closing import disk_use, summary
-    from search.progress import View
+    from search.lineage import nothing_better_for
+    from search.progress import View, counted
     from search.study import drain_mark
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console()
     view = View(console, plain=args.plain)
+    plan = _planned(args)
+    _check_writable(Path(args.runs))
     storage = open_storage(args.storage)
     if storage.warning is not None:
         view.say(f"note: {storage.warning}")
-    _check_writable(Path(args.runs))
-    study, setup = _prepare(args, storage, view)
+    study, setup = _opened(args, plan, storage, view)
     run = _Run(
         args,
         storage,
@@ -225,12 +236,16 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     else:
         with _dashboard(args, view):
             code = _supervise(run)
-    summary(console, study, storage=args.storage, runs=args.runs, epochs=setup.epochs)
+    summary(console, study, setup, storage=args.storage, runs=args.runs)
     view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
-    waiting = sum(t.state == optuna.trial.TrialState.WAITING for t in study.get_trials(False))
-    if waiting or run.standing().finished < args.trials:
+    standing = run.standing()
+    waiting = standing.count(optuna.trial.TrialState.WAITING)
+    if args.stop_after is not None and nothing_better_for(standing.trials) >= args.stop_after:
+        view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
+    elif waiting or standing.finished < args.trials:
         again = shlex.join([sys.executable, "-m", "search.run", *_without_password(words)])
-        view.say(f"{waiting} trials wait in the queue; to go on: {again}")
+        wait = "waits" if waiting == 1 else "wait"
+        view.say(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
     return code
 
 
@@ -254,23 +269,31 @@ def _check_writable(runs: Path) -> None:
 # ------------------------------------------------------------------------------ before the search
 
 
-def _prepare(
-    args: argparse.Namespace, storage: LeasedStorage, view: View
-) -> tuple[optuna.Study, Setup]:
-    """Open the study and fill its queue; everything is checked before anything is written."""
+@dataclass(frozen=True)
+class _Plan:
+    """What the command line and the config came to, before the store is touched."""
+
+    setup: Setup
+    summary: DataSummary
+    preset: str
+    parameters: int
+    notes: Sequence[str]
+    requests: Sequence[Request]
+
+
+def _planned(args: argparse.Namespace) -> _Plan:
+    """Check all that can be checked without the store; nothing is written."""
     import torch
 
     import space
     from search import spaces
-    from search.adopt import adopt
-    from search.enqueue import complete, enqueue, read_requests
-    from search.first import enqueue_first
+    from search.enqueue import complete, read_requests
     from search.names import default_name
-    from search.study import load_study, make_setup, open_study, set_total
+    from search.study import make_setup
     from trainer.config import compose
     from trainer.data.dataset import describe
     from trainer.model import build_model, parameter_count
-    from trainer.presets import DEMO_WARNING, default_preset
+    from trainer.presets import default_preset
     from trainer.runtime import check_device
 
     requests = read_requests(args.enqueue) if args.enqueue else []
@@ -325,26 +348,49 @@ def _prepare(
     )
     for number, request in enumerate(requests, start=1):
         complete(request, setup, f"{args.enqueue}: entry {number}")
+    return _Plan(setup, summary, preset, parameter_count(model), composed.notes, requests)
+
+
+def _opened(
+    args: argparse.Namespace, plan: _Plan, storage: LeasedStorage, view: View
+) -> tuple[optuna.Study, Setup]:
+    """Open the study and fill its queue; faces are decoded before anything is written."""
+    from search.adopt import adopt
+    from search.enqueue import enqueue
+    from search.first import enqueue_first
+    from search.study import agreed, load_setup, load_study, open_study, set_total
+    from trainer.cli import progress_bar
+    from trainer.data.dataset import load_faces, reversed_warning
+    from trainer.presets import DEMO_WARNING
+
     if args.old:
         load_study(storage, args.old)
     explicit = [name for name in ("seed", "sampler", "pruner") if getattr(args, name) is not None]
-    study = open_study(storage, setup, explicit=explicit)
-    from search.study import load_setup
-
+    agreed(storage, plan.setup, explicit=explicit)
+    data = plan.setup.base["data"]
+    root = plan.setup.data["root"]
+    with progress_bar("decoding faces") as tick:
+        # once, into the cache that the workers share
+        load_faces(
+            root,
+            image_size=data["image_size"],
+            synthetic_images=data["synthetic_images"],
+            tick=tick,
+        )
+    study = open_study(storage, plan.setup, explicit=explicit)
     setup = load_setup(study)
-
-    for note in composed.notes:
+    for note in plan.notes:
         view.say(f"note: {note}")
-    _introduce(view, setup, summary, preset, parameter_count(model))
-    if preset == "demo":
+    _introduce(view, setup, plan)
+    if plan.preset == "demo":
         view.say(DEMO_WARNING)
-    warning = _warning_of(root)
+    warning = reversed_warning(root)
     if warning:
         view.say(f"note: {warning}")
     lines = adopt(study, storage, args.old) if args.old else []
-    if requests:
-        made = enqueue(study, setup, requests, where=str(args.enqueue))
-        lines.append(f"{args.enqueue}: {len(made)} of {len(requests)} configurations enqueued")
+    if plan.requests:
+        made = enqueue(study, setup, plan.requests, where=str(args.enqueue))
+        lines.append(f"{args.enqueue}: {len(made)} of {len(plan.requests)} configurations enqueued")
     set_total(study, args.trials)
     if not args.no_priors:
         lines += enqueue_first(study, setup, args.trials)
@@ -361,15 +407,7 @@ def _highest_dropout(searched: Any) -> float:
     return float(spec.high) if spec is not None else float(searched.config.model.dropout)
 
 
-def _warning_of(root: str) -> str | None:
-    from trainer.data.dataset import reversed_warning
-
-    return reversed_warning(root)
-
-
-def _introduce(
-    view: View, setup: Setup, summary: DataSummary, preset: str, parameters: int
-) -> None:
+def _introduce(view: View, setup: Setup, plan: _Plan) -> None:
     from rich.table import Table
 
     from search.spaces import describe as describe_spec
@@ -377,23 +415,24 @@ def _introduce(
     from trainer.presets import table as preset_rows
 
     data, training = setup.base["data"], setup.base["training"]
+    summary = plan.summary
     steps = setup.epochs * steps_per_epoch(summary.train, data["batch_size"])
     width = setup.base["model"].get("width")
     view.say(
         f"study {setup.name}: {summary.name}, {summary.train} train / {summary.val} val /"
         f" {summary.test} test, {data['image_size']} pixels, batch {data['batch_size']},"
         f" {setup.epochs} epochs = {steps:,} steps, {setup.base['model']['name']} with"
-        f" {parameters:,} parameters (width {width}), learning rate"
+        f" {plan.parameters:,} parameters (width {width}), learning rate"
         f" {training.get('learning_rate', 'searched')}"
     )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("preset", "pixels", "width", "batch", "lr", "steps", "for"):
         table.add_column(heading)
     for row in preset_rows():
-        chosen = row[0] == preset
+        chosen = row[0] == plan.preset
         table.add_row(f"{'*' if chosen else ' '} {row[0]}", *row[1:], style="" if chosen else "dim")
     view.console.print(table)
-    view.say(f"* chosen: {PRESETS[preset].why}")
+    view.say(f"* chosen: {PRESETS[plan.preset].why}")
     for name, spec in setup.specs().items():
         fixed = f"  fixed at {setup.fixed[name]}" if name in setup.fixed else ""
         view.say(f"  {name:<16} {describe_spec(spec)}{fixed}")
@@ -404,18 +443,32 @@ def _introduce(
 
 @contextlib.contextmanager
 def _dashboard(args: argparse.Namespace, view: View) -> Any:
-    """optuna-dashboard beside the search, if wanted."""
+    """optuna-dashboard beside the search, if wanted. Raises UserError if it does not start."""
+    from search.launch import last_words
+    from trainer.errors import UserError
+
     if not args.dashboard:
         yield
         return
     command = [sys.executable, "-m", "search.dashboard", "--storage", args.storage]
-    child = subprocess.Popen([*command, "--runs", args.runs], start_new_session=True)
-    view.say("dashboard: see the address below")
-    try:
-        yield
-    finally:
-        child.terminate()
-        child.wait()
+    command += ["--runs", args.runs, "--parent", str(os.getpid())]
+    log = Path(args.runs) / "dashboard.log"
+    log.unlink(missing_ok=True)
+    with (
+        log.open("ab") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        ) as child,
+    ):
+        assert child.stdout is not None
+        try:
+            address = child.stdout.readline().strip()
+            if not address:
+                raise UserError(f"--dashboard: {last_words(log, 0)} (log: {log})")
+            view.say(address)
+            yield
+        finally:
+            child.terminate()
 
 
 def _supervise(run: _Run) -> int:
@@ -423,6 +476,7 @@ def _supervise(run: _Run) -> int:
     import torch
 
     from search.launch import Crew, plan_slots
+    from search.progress import counted
     from search.study import drain_mark, trial_folder
     from storage import Reaper
     from trainer.runtime import usable_cores
@@ -448,8 +502,8 @@ def _supervise(run: _Run) -> int:
     finished = run.finished_before
     with _sigterm_as_interrupt(), Crew(command, slots, logs) as crew, run.view as view:
         view.say(
-            f"{len(slots)} workers on {slots[0].device}, {slots[0].threads} thread(s) each;"
-            f" logs in {logs}"
+            f"{counted(len(slots), 'worker')} on {slots[0].device},"
+            f" {counted(slots[0].threads, 'thread')} each; logs in {logs}"
         )
         try:
             while True:

@@ -99,7 +99,7 @@ class LineageSampler(BaseSampler):
         self._specs = specs
         self._fixed = fixed
         self._epochs = epochs
-        self._inner: BaseSampler = RandomSampler(seed=seed)
+        self._inner: BaseSampler = RandomSampler(seed=draw_seed(seed, 0))
         self._view: StudyView | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import re
 import uuid
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from search.spaces import Searched, Spec, Value, describe, distribution, format_
 from storage.rdb import LeasedStorage
 from trainer.config import Config, base_identity, config_from_dict, key_path, to_dict
 from trainer.errors import UserError
+from trainer.presets import DEMO_WARNING
 
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
@@ -127,24 +129,34 @@ def make_setup(
     )
 
 
+def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = ()) -> Setup:
+    """The setup that the study will have: as given, with what an existing study holds on to.
+
+    explicit: which of "seed", "sampler", "pruner" the person gave; for the others what is stored
+    holds. Raises StudyError that names each difference and the way on.
+    """
+    study = _existing(storage, setup.name)
+    if study is None:
+        return setup
+    stored = study.user_attrs.get(SETUP)
+    if stored is not None:
+        return _agreed(Setup.from_json(stored), setup, explicit)
+    if study.get_trials(deepcopy=False):
+        raise StudyError(
+            f'study "{setup.name}" was not made by search.run: name another with --study'
+        )
+    return setup
+
+
 def open_study(
     storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = ()
 ) -> optuna.Study:
     """Make the study, or open it where its identity is the same.
 
-    explicit: which of "seed", "sampler", "pruner" the person gave; for the others what is stored
-    holds. The stored setup takes over ranges, fixed values, runtime, sampler and pruner. Raises
-    StudyError that names each difference and the way on, before anything is written.
+    explicit: as in `agreed`. The stored setup takes over ranges, fixed values, runtime, sampler
+    and pruner. Raises StudyError, before anything is written.
     """
-    study = _existing(storage, setup.name)
-    if study is not None:
-        stored = study.user_attrs.get(SETUP)
-        if stored is None and study.get_trials(deepcopy=False):
-            raise StudyError(
-                f'study "{setup.name}" was not made by search.run: name another with --study'
-            )
-        if stored is not None:
-            setup = _agreed(Setup.from_json(stored), setup, explicit)
+    setup = agreed(storage, setup, explicit=explicit)
     study = optuna.create_study(
         study_name=setup.name,
         storage=storage,
@@ -154,6 +166,10 @@ def open_study(
         pruner=make_pruner(setup),
     )
     study.set_user_attr(SETUP, setup.to_json())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # what the dashboard calls the value
+        study.set_metric_names(["f_score"])
     return study
 
 
@@ -267,6 +283,7 @@ def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
         "seed": row.user_attrs.get("seed"),
         "data": {key: setup.data[key] for key in ("name", "fingerprint", "train", "val")},
         "preset": setup.preset,
+        **({"note": DEMO_WARNING} if setup.preset == "demo" else {}),
         "versions": dict(setup.versions),
         "searched": list(setup.space),
         "fixed": dict(setup.fixed),
@@ -332,7 +349,7 @@ def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
 def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:
     found = differences(stored, new)
     if "seed" in explicit and stored.seed != new.seed:
-        found.append(f"seed {stored.seed}, this run has {new.seed}")
+        found.insert(0, f"seed {stored.seed}, this run has {new.seed}")
     if found:
         shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
         raise StudyError(

@@ -23,6 +23,7 @@ from search.closing import (
 )
 from search.names import RUNS, STORAGE
 from search.spaces import distribution
+from search.study import load_setup
 from tests.studies import play, setup_of, store, study_of
 
 DISTRIBUTIONS = {
@@ -59,8 +60,8 @@ def rows(count: int, **params: list[Any]) -> list[FrozenTrial]:
 
 def said(study: optuna.Study, **options: Any) -> str:
     out = io.StringIO()
-    given: dict[str, Any] = {"storage": STORAGE, "runs": RUNS, "epochs": 12}
-    summary(Console(file=out, width=80), study, **(given | options))
+    given: dict[str, Any] = {"storage": STORAGE, "runs": RUNS}
+    summary(Console(file=out, width=80), study, load_setup(study), **(given | options))
     return out.getvalue()
 
 

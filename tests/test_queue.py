@@ -289,7 +289,7 @@ def test_a_run_is_ended_before_its_workers_have_begun(
 ) -> None:
     with real_run(tmp_path) as run:
         assert run.stdout is not None
-        assert any("1 workers on cpu" in line for line in run.stdout)
+        assert any("1 worker on cpu" in line for line in run.stdout)
         # a worker still loads its libraries, and will take this for a mark of earlier days
         told(tmp_path, capsys, "stop", "--study", "faces")
         run.communicate(timeout=40)
@@ -311,7 +311,7 @@ def test_running_trials_are_stopped_and_the_run_is_ended(
     assert (run.returncode, err) == (0, "")
     assert "trial 0 PRUNED" in out
     assert "asked to end: running trials finish their epoch and wait" in out
-    assert "1 finished trials, 1 pruned (100%)" in out
+    assert "1 finished trial, 1 pruned (100%)" in out
     assert "1 trials wait in the queue; to go on: " in out
     assert states(tmp_path) == [P, W]
     storage = store(tmp_path)

@@ -174,7 +174,7 @@ def test_a_run_ends_with_exactly_the_trials_that_were_asked_for(finished: Finish
     assert (finished.code, finished.err) == (0, "")
     assert states(finished.folder) == [C, C, C]
     assert claims(finished.folder) == []
-    assert "2 workers on cpu, 1 thread(s) each" in finished.out
+    assert "2 workers on cpu, 1 thread each" in finished.out
     assert "\n3 finished trials, 0 pruned (0%); 6 of 6 epochs trained (100%)\n" in finished.out
     assert "to go on" not in finished.out
 
@@ -262,7 +262,10 @@ def test_nothing_better_for_k_trials_ends_the_run(
     best = max(done, key=lambda trial: (trial.value or 0, -trial.number)).number
     assert len(done) == best + 2
     assert all(trial.state == W for trial in opened(room).get_trials()[len(done) :])
-    assert "to go on: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--stop-after 1: so many trials brought nothing better" in said
+    # the same command would end at once
+    assert "to go on: " not in said
 
 
 # ------------------------------------------------------------------------------ before the search

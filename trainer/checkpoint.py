@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,13 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError if it is missing, torn, or no checkpoint of ours.
     """
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {path} does not exist; name a best.pt or last.pt")
+    # torch reads what is no zip as a bare pickle, whose errors are of every kind
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"checkpoint {path} cannot be read; it is torn or no checkpoint")
     try:
-        # torch warns of the pickle protocol of what is no checkpoint, before it refuses it
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"checkpoint {path} does not exist; name a best.pt or last.pt"
-        ) from None
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be read ({type(error).__name__});"

@@ -202,7 +202,8 @@ def _did_you_mean(name: str) -> str:
     leaf = name.rsplit(".", 1)[-1]
     by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
     near = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
-    near += difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    # a name without its section is no nearer to one that is as short
+    near += difflib.get_close_matches(name, known, n=1, cutoff=0.6) if "." in name else []
     near += [by_leaf[hit] for hit in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.5)]
     return f"; did you mean {near[0]!r}?" if near else "; see README.md for the keys there are"
 

@@ -30,7 +30,7 @@ from trainer.errors import CheckpointError, Diverged
 from trainer.files import atomic_write_text
 from trainer.losses import training_loss
 from trainer.lr import cycle_ends, lr_at
-from trainer.model import build_model, parameter_count
+from trainer.model import model_of, parameter_count
 from trainer.presets import steps_per_epoch
 from trainer.runtime import applied
 from trainer.scoring import Measured, measure
@@ -154,13 +154,7 @@ class _Training:
         self.history: list[Row] = []
 
     def _fresh_model(self) -> nn.Module:
-        model = build_model(
-            self.config.model.name,
-            width=self.config.model.width,
-            dropout=self.config.model.dropout,
-            aux=self.config.loss.aux_weight > 0,
-        )
-        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        return model_of(self.config).to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     # ------------------------------------------------------------------------------- one epoch
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.lmsa import Lmsa
 
@@ -104,3 +105,13 @@ def build_model(
         )
     _check(model, name, dropout=dropout, num_classes=num_classes)
     return model
+
+
+def model_of(config: Config) -> nn.Module:
+    """The network that a config names, with fresh weights. Raises as `build_model` does."""
+    return build_model(
+        config.model.name,
+        width=config.model.width,
+        dropout=config.model.dropout,
+        aux=config.loss.aux_weight > 0,
+    )

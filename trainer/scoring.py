@@ -24,7 +24,7 @@ from trainer.data.classes import SWAP
 from trainer.data.dataset import Part
 from trainer.losses import segmentation_loss
 from trainer.metrics import ScoreKeeper, Scores
-from trainer.model import build_model
+from trainer.model import model_of
 
 BATCH = 32
 Bytes = NDArray[np.uint8]
@@ -100,12 +100,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """A trained network in eval mode, and its config. Raises CheckpointError or ConfigError."""
     content = checkpoint.read(path)
     config = checkpoint.config_of(content, path)
-    model = build_model(
-        config.model.name,
-        width=config.model.width,
-        dropout=config.model.dropout,
-        aux=config.loss.aux_weight > 0,
-    )
+    model = model_of(config)
     checkpoint.load_weights(model, content["state_dict"], path)
     return model.to(device).eval(), config
 

@@ -73,6 +73,7 @@ def _main(args: argparse.Namespace) -> int:
     from trainer.errors import ConfigError, Diverged
     from trainer.files import atomic_write_text
     from trainer.fit import fit
+    from trainer.model import model_of
     from trainer.runtime import promise
 
     console = Console(highlight=False, soft_wrap=True)
@@ -89,6 +90,7 @@ def _main(args: argparse.Namespace) -> int:
         synthetic_images=config.data.synthetic_images,
         parts=("train", "val", "test") if args.all_data else ("train", "val"),
     )
+    model_of(config)  # a network that cannot be trained leaves no folder behind
     if resume_from is None:
         atomic_write_text(out / "config.yaml", to_yaml(config))
     count = (
