@@ -93,9 +93,12 @@ def summary(
         console.print(f"importance among complete trials: {text}", highlight=False)
     best = lineage.best(study)
     if best is not None:
+        full = best.user_attrs.get("f_score_full")
         console.print(
             f"best: trial {best.number}, f_score {lineage.value(best):.4f} (one seed, per image on"
-            f" the training grid): {params_text(best.params)}",
+            f" the training grid)"
+            + ("" if full is None else f", f_score_full {full:.4f} (at the masks' own size)")
+            + f": {params_text(best.params)}",
             highlight=False,
         )
     if setup.preset == "demo":

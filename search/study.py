@@ -278,6 +278,7 @@ def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
         "study_uid": setup.uid,
         "trial": row.number,
         "value": score,
+        "f_score_full": row.user_attrs.get("f_score_full"),
         "epoch": max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None,
         "metric": setup.metric,
         "seed": row.user_attrs.get("seed"),

@@ -14,6 +14,7 @@ from search.pruner import (
     bar,
     cycle_phase,
     first_epoch,
+    foresight,
     robust_deviation,
 )
 from search.study import load_study
@@ -82,7 +83,7 @@ def test_a_trough_after_a_restart_does_no_harm() -> None:
 
 def test_the_margin_is_wide_in_mid_cycle_and_narrow_at_its_end() -> None:
     others = [0.5, 0.52, 0.54, 0.56, 0.58]
-    bars = [bar(others, [], phase, Rule()) for phase in (0.1, 0.5, 1.0)]
+    bars = [bar(others, [], phase, 1.0, Rule()) for phase in (0.1, 0.5, 1.0)]
     assert bars == sorted(bars)
     assert bars[0] < bars[2] < 0.54
     study = study_with(*GOOD)
@@ -96,12 +97,27 @@ def test_the_margin_is_wide_in_mid_cycle_and_narrow_at_its_end() -> None:
 def test_pruned_trials_keep_the_bar_from_rising() -> None:
     survivors = [0.60, 0.61, 0.62, 0.63]
     stopped = [0.40] * 6
-    assert bar(survivors, stopped, 1.0, Rule()) < bar(survivors, [], 1.0, Rule()) - 0.1
+    known = 1.0
+    raised = bar(survivors, [], 1.0, known, Rule())
+    assert bar(survivors, stopped, 1.0, known, Rule()) < raised - 0.1
+
+
+def test_scores_that_tell_nothing_of_the_end_widen_the_margin() -> None:
+    finals = [0.6, 0.61, 0.62, 0.63, 0.64, 0.65]
+    telling = [[0.1 + 0.01 * n, final] for n, final in enumerate(finals)]
+    misleading = [[0.2 - 0.01 * n, final] for n, final in enumerate(finals)]
+    # 6 trials in perfect order count 6 / (6 + 4)
+    assert foresight([row(curve) for curve in telling], 1) == pytest.approx(0.6)
+    assert foresight([row(curve) for curve in misleading], 1) == 0
+    pruned = [row(curve, TrialState.PRUNED) for curve in telling]
+    assert foresight(pruned, 1) == 0
+    blind, seeing = (bar(finals, [], 1.0, known, Rule()) for known in (0.0, 1.0))
+    assert seeing - blind == pytest.approx(Rule().blind_margin * robust_deviation(finals))
 
 
 def test_trials_closer_than_the_noise_of_seeds_are_not_told_apart() -> None:
     same = [0.5, 0.5001, 0.5002, 0.5003, 0.5004]
-    assert bar(same, [], 0.5, Rule()) < 0.5 - 0.002
+    assert bar(same, [], 0.5, 1.0, Rule()) < 0.5 - 0.002
 
 
 def test_stopped_diverged_and_failed_trials_are_no_evidence() -> None:
