@@ -13,11 +13,21 @@ import optuna
 from optuna.trial import TrialState
 
 from search.objective import suggest
+from search.shift import Post, Signals
 from search.spaces import resolve
-from search.study import Setup, make_setup, open_study, set_total, take_up, trial_seed
+from search.study import (
+    Setup,
+    load_study,
+    make_setup,
+    open_study,
+    set_total,
+    take_up,
+    trial_seed,
+)
 from storage import LeasedStorage, open_storage
 from trainer.config import Config, with_values
 from trainer.data.dataset import DataSummary, describe
+from trainer.fit import fit
 
 EPOCHS = 12
 FACES = DataSummary("synthetic", 40, 8, 8, "0123456789abcdef")
@@ -133,3 +143,32 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> No
     while not true():
         assert time.monotonic() < end, f"waited {timeout_s} s in vain for {what}"
         time.sleep(0.1)
+
+
+def post_at(folder: Path, storage: LeasedStorage, **options: Any) -> Post:
+    """A worker of this process on the study `faces`."""
+    return Post(
+        storage=storage,
+        study=load_study(storage, "faces"),
+        runs=folder / "runs",
+        signals=Signals(),
+        device="cpu",
+        threads=1,
+        beat_s=0.2,
+        grace_s=2.0,
+        **options,
+    )
+
+
+def fit_and(act: Callable[[], None]) -> Any:
+    """Training that does something after the first epoch, before that is reported."""
+
+    def run(config: Any, data: Any, *, out: Path, report: Any, resume_from: Any) -> Any:
+        def heard(progress: Any) -> None:
+            if progress.epoch == 1:
+                act()
+            report(progress)
+
+        return fit(config, data, out=out, report=heard, resume_from=resume_from)
+
+    return run

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import socket
@@ -20,8 +21,7 @@ from search.closing import command
 from search.dashboard import main
 from search.shift import work
 from search.study import load_study
-from tests.studies import real_study, store, wait_until
-from tests.test_worker import post_at
+from tests.studies import post_at, real_study, store, wait_until
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -170,3 +170,11 @@ def test_a_store_that_does_not_exist_is_not_made(
 ) -> None:
     assert "search.db does not exist" in refusal(tmp_path, capsys, "--port", "0")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dashboard_ends_with_its_parent(folder: Path) -> None:
+    flags = ["--storage", f"sqlite:///{folder}/search.db", "--runs", str(folder / "runs")]
+    # a process that is not its parent, as a supervisor that was killed no longer is
+    flags += ["--port", "0", "--parent", str(os.getppid())]
+    done = subprocess.run([sys.executable, "-m", "search.dashboard", *flags], timeout=60)
+    assert done.returncode == 0

@@ -16,8 +16,7 @@ from search import objective
 from search.export import main
 from search.shift import work
 from search.study import drain, load_study
-from tests.studies import play, real_study, setup_of, store, study_of
-from tests.test_worker import fit_and, post_at
+from tests.studies import fit_and, play, post_at, real_study, setup_of, store, study_of
 from trainer import train
 from trainer.config import load_yaml, read_config
 from trainer.fit import fit

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -266,6 +267,16 @@ def test_nothing_better_for_k_trials_ends_the_run(
     assert "--stop-after 1: so many trials brought nothing better" in said
     # the same command would end at once
     assert "to go on: " not in said
+
+
+def test_a_dashboard_beside_the_search_ends_with_it(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("--dashboard", *AT_ONCE) == 0
+    said = capsys.readouterr().out
+    (port,) = re.findall(r"^optuna-dashboard: http://127\.0\.0\.1:(\d+)/$", said, re.M)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
 
 
 # ------------------------------------------------------------------------------ before the search

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,16 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
 from search import objective
-from search.shift import FAILURES_IN_A_ROW, Post, Signals, newest_checkpoint, work
+from search.shift import FAILURES_IN_A_ROW, newest_checkpoint, work
 from search.study import config_for, drain, load_setup, load_study, trial_folder, trial_seed
 from search.worker import main
 from storage import LeasedStorage
-from tests.studies import real_study, start_worker, store, wait_until
+from tests.studies import fit_and, post_at, real_study, start_worker, store, wait_until
 from trainer.config import base_identity, config_from_dict, read_config, to_dict
 from trainer.errors import DataError, Diverged
 from trainer.fit import fit
 
 LONG = {"epochs": 40}
-
-
-def post_at(folder: Path, storage: LeasedStorage, **options: Any) -> Post:
-    return Post(
-        storage=storage,
-        study=load_study(storage, "faces"),
-        runs=folder / "runs",
-        signals=Signals(),
-        device="cpu",
-        threads=1,
-        beat_s=0.2,
-        grace_s=2.0,
-        **options,
-    )
 
 
 def finished_well(worker: subprocess.Popen[str]) -> str:
@@ -50,20 +35,6 @@ def finished_well(worker: subprocess.Popen[str]) -> str:
 def epochs_of(storage: LeasedStorage, number: int = 0) -> int:
     trials = load_study(storage, "faces").get_trials(deepcopy=False)
     return len(trials[number].intermediate_values) if len(trials) > number else 0
-
-
-def fit_and(act: Callable[[], None]) -> Any:
-    """Training that does something after the first epoch, before that is reported."""
-
-    def run(config: Any, data: Any, *, out: Path, report: Any, resume_from: Any) -> Any:
-        def heard(progress: Any) -> None:
-            if progress.epoch == 1:
-                act()
-            report(progress)
-
-        return fit(config, data, out=out, report=heard, resume_from=resume_from)
-
-    return run
 
 
 def scores(curve: dict[int, float]) -> Any:
