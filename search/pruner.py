@@ -153,7 +153,7 @@ def foresight(lineages: Sequence[FrozenTrial], epoch: int) -> float:
     if len(pairs) < 2:
         return 0.0
     ranks = np.argsort(np.argsort(np.array(pairs), axis=0), axis=0)
-    correlation = float(np.corrcoef(ranks.T)[0, 1])
+    correlation = float(np.asarray(np.corrcoef(ranks.T))[0, 1])
     return max(0.0, correlation) * len(pairs) / (len(pairs) + _FEW)
 
 

@@ -1,0 +1,185 @@
+"""The start of a run: what the command line comes to, checked before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+import torch
+from rich.table import Table
+
+import space
+from search import spaces
+from search.adopt import adopt
+from search.enqueue import Request, complete, enqueue, read_requests
+from search.first import enqueue_first
+from search.names import default_name
+from search.progress import View
+from search.spaces import Searched
+from search.study import (
+    Setup,
+    agreed,
+    load_setup,
+    load_study,
+    make_setup,
+    open_study,
+    set_total,
+)
+from storage import LeasedStorage
+from trainer.cli import progress_bar
+from trainer.config import compose
+from trainer.data.dataset import DataSummary, describe, load_faces, reversed_warning
+from trainer.model import build_model, parameter_count
+from trainer.presets import DEMO_WARNING, PRESETS, default_preset, steps_per_epoch
+from trainer.presets import table as preset_rows
+from trainer.runtime import check_device
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line and the config came to, before the store is touched."""
+
+    setup: Setup
+    summary: DataSummary
+    preset: str
+    parameters: int
+    notes: Sequence[str]
+    requests: Sequence[Request]
+
+
+def planned(args: argparse.Namespace) -> Plan:
+    """Check all that can be checked without the store; nothing is written."""
+    requests = read_requests(args.enqueue) if args.enqueue else []
+    flags = {
+        "data.root": args.data,
+        "data.image_size": args.image_size,
+        "data.batch_size": args.batch_size,
+        "training.epochs": args.epochs,
+        "runtime.device": None if args.device == "auto" else args.device,
+    }
+    # the first pass finds the data set, whose size turns a preset's steps into epochs
+    draft = compose(file=args.config, preset=args.preset, flags={**flags, "training.epochs": None})
+    root, device = draft.config.data.root, draft.config.runtime.device
+    check_device(device)
+    cuda = torch.cuda.is_available() and device != "cpu"
+    preset = args.preset or default_preset(root, cuda=cuda)
+    draft = compose(
+        file=args.config,
+        preset=args.preset,
+        default_preset=preset,
+        flags={**flags, "training.epochs": None},
+    )
+    summary = describe(root, draft.config.data.synthetic_images)
+    composed = compose(
+        file=args.config,
+        preset=args.preset,
+        default_preset=preset,
+        flags=flags,
+        train_images=summary.train,
+        keep=[
+            spaces.canonical(text.partition("=")[0].strip(), list(space.SPACE))
+            for text in (*args.fix, *args.ranges)
+        ],
+    )
+    searched = spaces.resolve(composed.config, args.fix, args.ranges)
+    config = searched.config
+    model = build_model(
+        config.model.name,
+        width=config.model.width,
+        # whether dropout acts is a question for a network that has some
+        dropout=_highest_dropout(searched),
+        aux=config.loss.aux_weight > 0,
+    )
+    setup = make_setup(
+        args.study or default_name(summary.name, preset, config.data.image_size),
+        searched,
+        summary,
+        seed=args.seed or 0,
+        sampler=args.sampler or "tpe",
+        pruner=args.pruner or "restart-aware",
+        preset=preset,
+    )
+    for number, request in enumerate(requests, start=1):
+        complete(request, setup, f"{args.enqueue}: entry {number}")
+    return Plan(setup, summary, preset, parameter_count(model), composed.notes, requests)
+
+
+def opened(
+    args: argparse.Namespace, plan: Plan, storage: LeasedStorage, view: View
+) -> tuple[optuna.Study, Setup]:
+    """Open the study and fill its queue; faces are decoded before anything is written."""
+    if args.old:
+        load_study(storage, args.old)
+    explicit = [name for name in ("seed", "sampler", "pruner") if getattr(args, name) is not None]
+    agreed(storage, plan.setup, explicit=explicit)
+    data = plan.setup.base["data"]
+    root = plan.setup.data["root"]
+    with progress_bar("decoding faces") as tick:
+        # once, into the cache that the workers share
+        load_faces(
+            root,
+            image_size=data["image_size"],
+            synthetic_images=data["synthetic_images"],
+            tick=tick,
+        )
+    study = open_study(storage, plan.setup, explicit=explicit)
+    setup = load_setup(study)
+    for note in plan.notes:
+        view.say(f"note: {note}")
+    _introduce(view, setup, plan)
+    if plan.preset == "demo":
+        view.say(DEMO_WARNING)
+    warning = reversed_warning(root)
+    if warning:
+        view.say(f"note: {warning}")
+    lines = adopt(study, storage, args.old) if args.old else []
+    if plan.requests:
+        made = enqueue(study, setup, plan.requests, where=str(args.enqueue))
+        lines.append(f"{args.enqueue}: {len(made)} of {len(plan.requests)} configurations enqueued")
+    set_total(study, args.trials)
+    if not args.no_priors:
+        lines += enqueue_first(study, setup, args.trials)
+    for line in lines:
+        view.say(line)
+    return study, setup
+
+
+def _highest_dropout(searched: Searched) -> float:
+    fixed = searched.fixed.get("dropout")
+    if fixed is not None:
+        return float(fixed)
+    spec = searched.specs.get("dropout")
+    if spec is None:
+        return searched.config.model.dropout
+    return (
+        max(float(choice) for choice in spec.choices)
+        if isinstance(spec, space.Choice)
+        else spec.high
+    )
+
+
+def _introduce(view: View, setup: Setup, plan: Plan) -> None:
+    data, training = setup.base["data"], setup.base["training"]
+    summary = plan.summary
+    steps = setup.epochs * steps_per_epoch(summary.train, data["batch_size"])
+    width = setup.base["model"].get("width")
+    view.say(
+        f"study {setup.name}: {summary.name}, {summary.train} train / {summary.val} val /"
+        f" {summary.test} test, {data['image_size']} pixels, batch {data['batch_size']},"
+        f" {setup.epochs} epochs = {steps:,} steps, {setup.base['model']['name']} with"
+        f" {plan.parameters:,} parameters (width {width}), learning rate"
+        f" {training.get('learning_rate', 'searched')}"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("preset", "pixels", "width", "batch", "lr", "steps", "for"):
+        table.add_column(heading)
+    for row in preset_rows():
+        chosen = row[0] == plan.preset
+        table.add_row(f"{'*' if chosen else ' '} {row[0]}", *row[1:], style="" if chosen else "dim")
+    view.console.print(table)
+    view.say(f"* chosen: {PRESETS[plan.preset].why}")
+    for name, spec in setup.specs().items():
+        fixed = f"  fixed at {setup.fixed[name]}" if name in setup.fixed else ""
+        view.say(f"  {name:<16} {spaces.describe(spec)}{fixed}")
