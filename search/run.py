@@ -327,7 +327,7 @@ def _supervise(run: _Run) -> int:
     reaper = Reaper(run.storage, run.study._study_id)
     until = None if args.timeout is None else run.began_s + args.timeout
     finished = run.finished_before
-    with _sigterm_as_interrupt(), Crew(command, slots, logs) as crew, run.view as view:
+    with _signals_as_interrupt(), Crew(command, slots, logs) as crew, run.view as view:
         view.say(
             f"{counted(len(slots), 'worker')} on {slots[0].device},"
             f" {counted(slots[0].threads, 'thread')} each; logs in {logs}"
@@ -400,17 +400,21 @@ def _free_claims(run: _Run, pids: Collection[int]) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Any:
-    """A machine that is shut down ends the run like Ctrl-C does."""
+def _signals_as_interrupt() -> Any:
+    """A machine that is shut down ends the run like Ctrl-C does.
+
+    SIGINT as well: a shell starts what it runs in the background with that ignored.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _estimate(run: _Run, standing: Standing, crew: Crew) -> None:

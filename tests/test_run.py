@@ -469,6 +469,19 @@ def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
     wait_until(lambda: not alive(orphan), "the worker to leave")
     assert (states(room), claims(room)) == ([W], [])
 
+    # as a shell starts a command in the background
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with started(room, *flags) as run:
+            signal.signal(signal.SIGINT, before)
+            seen = epochs(room)
+            wait_until(lambda: epochs(room) > seen, "an epoch more")
+            run.send_signal(signal.SIGINT)
+            run.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (run.returncode, states(room), claims(room)) == (130, [W], [])
+
     assert here(*flags) == 0
     (trial,) = opened(room).get_trials()
     assert trial.state == C
