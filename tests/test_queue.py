@@ -312,7 +312,7 @@ def test_running_trials_are_stopped_and_the_run_is_ended(
     assert "trial 0 PRUNED" in out
     assert "asked to end: running trials finish their epoch and wait" in out
     assert "1 finished trial, 1 pruned (100%)" in out
-    assert "1 trials wait in the queue; to go on: " in out
+    assert "1 trial waits in the queue; to go on: " in out
     assert states(tmp_path) == [P, W]
     storage = store(tmp_path)
     study = load_study(storage, "faces")

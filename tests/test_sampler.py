@@ -78,7 +78,7 @@ def test_trials_outside_the_present_ranges_are_left_out_of_the_view(tmp_path: Pa
 
 def test_pruned_trials_are_shown_by_what_they_would_likely_have_reached(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    study = study_of(storage)
+    study = study_of(storage, pruner="median")
     setup = load_setup(study)
     play(study, storage, setup, 14)
     stored = {trial.number: trial for trial in study.trials}
@@ -114,8 +114,8 @@ def test_a_diverged_trial_stands_behind_all_others(tmp_path: Path) -> None:
 
 def test_a_revived_lineage_is_one_point(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    study = study_of(storage)
-    setup = setup_of()
+    study = study_of(storage, pruner="median")
+    setup = setup_of(pruner="median")
     play(study, storage, setup, 12)
     parked = next(trial for trial in study.trials if trial.state == TrialState.PRUNED)
     study.enqueue_trial(parked.params, user_attrs={"continues": parked.number})

@@ -92,7 +92,7 @@ def test_the_ratio_is_written_in_shares() -> None:
 
 def test_rows_put_complete_trials_first(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    study = study_of(storage)
+    study = study_of(storage, pruner="median")
     play(study, storage, setup_of(), 12)
     table = rows(study, 30)
     states = [row["state"] for row in table]
