@@ -113,6 +113,7 @@ def opened(
     if args.old:
         load_study(storage, args.old)
     explicit = [name for name in ("seed", "sampler", "pruner") if getattr(args, name) is not None]
+    # a study made for something else is refused before a long decoding
     agreed(storage, plan.setup, explicit=explicit)
     data = plan.setup.base["data"]
     root = plan.setup.data["root"]

@@ -152,8 +152,11 @@ def foresight(lineages: Sequence[FrozenTrial], epoch: int) -> float:
     ]
     if len(pairs) < 2:
         return 0.0
-    ranks = np.argsort(np.argsort(np.array(pairs), axis=0), axis=0)
-    correlation = float(np.asarray(np.corrcoef(ranks.T))[0, 1])
+    # equal scores share a rank: trials that all stand alike so early tell nothing
+    ranks = [np.unique(column, return_inverse=True)[1] for column in np.array(pairs).T]
+    if min(rank.max() for rank in ranks) == 0:
+        return 0.0
+    correlation = float(np.asarray(np.corrcoef(ranks))[0, 1])
     return max(0.0, correlation) * len(pairs) / (len(pairs) + _FEW)
 
 

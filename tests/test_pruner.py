@@ -109,6 +109,8 @@ def test_scores_that_tell_nothing_of_the_end_widen_the_margin() -> None:
     # 6 trials in perfect order count 6 / (6 + 4)
     assert foresight([row(curve) for curve in telling], 1) == pytest.approx(0.6)
     assert foresight([row(curve) for curve in misleading], 1) == 0
+    alike = [[0.1, final] for final in finals]
+    assert foresight([row(curve) for curve in alike], 1) == 0
     pruned = [row(curve, TrialState.PRUNED) for curve in telling]
     assert foresight(pruned, 1) == 0
     blind, seeing = (bar(finals, [], 1.0, known, Rule()) for known in (0.0, 1.0))

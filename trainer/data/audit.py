@@ -101,9 +101,9 @@ def sides_vote(shape: Shape) -> float:
     return votes
 
 
-def is_reversed(mask_HW: Bytes) -> bool:
-    """Whether the mask's left/right ids are reversed, from where the parts lie."""
-    return sides_vote(shape_of(mask_HW)) < 0
+def is_reversed(shape: Shape) -> bool:
+    """Whether the left/right ids are reversed, from where the parts lie."""
+    return sides_vote(shape) < 0
 
 
 def _at(shape: Shape, name: str) -> Floats | None:
@@ -321,7 +321,7 @@ def _order_and_sides(source: Source, mask_HW: Bytes) -> tuple[bool, bool]:
     other = not isinstance(source, OfficialSource) and has_other_order(shape)
     if other:
         shape = shape_of(in_our_order(mask_HW))
-    return other, sides_vote(shape) < 0
+    return other, is_reversed(shape)
 
 
 def in_our_order(mask_HW: Bytes) -> Bytes:
