@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -27,21 +29,69 @@ class Slot:
     threads: int
 
 
+def devices_of(device: str, gpus: int) -> list[str]:
+    """What `auto`, `cpu`, `cuda` or `cuda:i` comes to; the CPU is one device."""
+    if device == "cpu" or gpus == 0:
+        return ["cpu"]
+    return [device] if ":" in device else [f"cuda:{index}" for index in range(gpus)]
+
+
 def plan_slots(
-    workers: int | None, *, device: str, cores: int, gpus: int, threads: int | None = None
+    workers: int | None,
+    *,
+    device: str,
+    cores: int,
+    gpus: int,
+    threads: int | None = None,
+    per_device: int | None = None,
 ) -> list[Slot]:
     """One slot per worker.
 
-    workers: None chooses: one per GPU, or one per core on a CPU. device: auto, cpu, cuda or cuda:i.
-    threads: of each worker; None shares the cores evenly.
+    workers: in all. per_device: on each device instead. Both None: one per GPU, or one per core on
+    a CPU. device: auto, cpu, cuda or cuda:i. threads: of each worker; None shares the cores evenly.
     """
-    if device == "cpu" or gpus == 0:
-        devices, count = ["cpu"], workers or cores
-    else:
-        devices = [device] if ":" in device else [f"cuda:{index}" for index in range(gpus)]
-        count = workers or len(devices)
+    devices = devices_of(device, gpus)
+    on_each = per_device or (cores if devices == ["cpu"] else 1)
+    count = workers or on_each * len(devices)
     each = threads or max(1, cores // count)
     return [Slot(devices[i % len(devices)], each) for i in range(count)]
+
+
+class Ahead:
+    """A worker that imports what it needs while a run is still being planned.
+
+    Used through `with`: one that was not taken over does not outlive the block.
+    """
+
+    def __enter__(self) -> Ahead:
+        self._taken = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "search.worker", "--ahead"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # the worker sets the number that it is told later
+            env=with_threads(1),
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._taken:
+            self._process.kill()
+            self._process.communicate()
+
+    def take(self, words: Sequence[str], log: Path) -> subprocess.Popen[bytes] | None:
+        """The process, told its arguments and where to write; None if it was taken or has ended."""
+        if self._taken or self._process.poll() is not None:
+            return None
+        assert self._process.stdin is not None
+        order = json.dumps({"words": list(words), "log": str(log.absolute())})
+        # one that ends at this moment is found by its exit code
+        with suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(order.encode() + b"\n")
+        self._taken = True
+        return self._process
 
 
 @dataclass
@@ -57,13 +107,15 @@ class _Worker:
 class Crew:
     """The workers of a run. Used through `with`: no worker outlives the block.
 
-    command: what every worker gets after `python -m search.worker`. told: lines for the person.
-    dead: process ids of workers that died and were replaced.
+    command: what every worker gets after `python -m search.worker`. ahead: a process that becomes
+    the first worker. told: lines for the person. dead: process ids of workers that died and were
+    replaced.
     """
 
     command: Sequence[str]
     slots: Sequence[Slot]
     logs: Path
+    ahead: Ahead | None = None
     deaths: int = 0
     told: list[str] = field(default_factory=list)
     dead: set[int] = field(default_factory=set)
@@ -80,21 +132,21 @@ class Crew:
 
     def _start(self, slot: Slot, number: int) -> _Worker:
         log = self.logs / f"{number}.log"
-        arguments = [sys.executable, "-m", "search.worker", *self.command, "--device", slot.device]
-        arguments += ["--threads", str(slot.threads), "--parent", str(os.getpid())]
-        # libraries size their thread pools before the worker can
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(slot.threads))
+        words = [*self.command, "--device", slot.device, "--threads", str(slot.threads)]
+        words += ["--parent", str(os.getpid())]
         with log.open("ab") as output:
             started_at = output.tell()
-            process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **threads},
-                # Ctrl-C reaches the supervisor alone, which then asks the workers to end
-                start_new_session=True,
-            )
+            process = None if self.ahead is None else self.ahead.take(words, log)
+            if process is None:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "search.worker", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=with_threads(slot.threads),
+                    # Ctrl-C reaches the supervisor alone, which then asks the workers to end
+                    start_new_session=True,
+                )
         return _Worker(slot, number, log, process, started_at)
 
     @property
@@ -155,6 +207,13 @@ class Crew:
                 return False
             time.sleep(0.05)
         return True
+
+
+def with_threads(threads: int) -> dict[str, str]:
+    """The environment of a process that computes with so many threads."""
+    # libraries size their thread pools before the process can
+    own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return {**os.environ, **own}
 
 
 def last_words(log: Path, since: int) -> str:

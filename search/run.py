@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.launch import Ahead
 from search.names import RUNS, STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
     import optuna
 
-    from search.launch import Crew
+    from search.launch import Crew, Slot
     from search.progress import Standing, View
     from search.study import Setup
     from storage import LeasedStorage
@@ -66,9 +67,13 @@ def _workers(text: str) -> int | None:
     return None if text == "auto" else _count(text)
 
 
+def _per_device(text: str) -> int | str:
+    return text if text == "auto" else _count(text)
+
+
 # argparse names the function in its messages
 _count.__name__, _seed.__name__, _workers.__name__ = "count", "seed", "count"
-_seconds.__name__ = "seconds"
+_seconds.__name__, _per_device.__name__ = "seconds", "count"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,11 +144,19 @@ def parser() -> argparse.ArgumentParser:
     )
     computing = it.add_argument_group("computing")
     computing.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:i")
-    computing.add_argument(
+    how_many = computing.add_mutually_exclusive_group()
+    how_many.add_argument(
         "--workers",
         type=_workers,
         metavar="N",
         help="trials at a time, or auto (default): one per GPU, else one per core",
+    )
+    how_many.add_argument(
+        "--workers-per-device",
+        dest="per_device",
+        type=_per_device,
+        metavar="K",
+        help="trials at a time on each GPU (the CPU is one device), or auto: measured, once",
     )
     computing.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="end after this time"
@@ -163,10 +176,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
-    # after the arguments: --help need not wait for torch
-    from storage import StorageError
+    # its imports take as long as ours: both at the same time
+    with Ahead() as ahead:
+        # after the arguments: --help need not wait for torch
+        from storage import StorageError
 
-    return guarded(lambda: _main(args, words), errors=(StorageError,))
+        return guarded(lambda: _main(args, words, ahead), errors=(StorageError,))
 
 
 @dataclass
@@ -196,7 +211,7 @@ class _Run:
         )
 
 
-def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
+def _main(args: argparse.Namespace, words: Sequence[str], ahead: Ahead) -> int:
     import optuna
     from rich.console import Console
 
@@ -234,7 +249,7 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
         )
     else:
         with _dashboard(args, view):
-            code = _supervise(run)
+            code = _supervise(run, ahead)
     summary(console, study, setup, storage=args.storage, runs=args.runs)
     view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
     standing = run.standing()
@@ -298,28 +313,15 @@ def _dashboard(args: argparse.Namespace, view: View) -> Any:
             child.terminate()
 
 
-def _supervise(run: _Run) -> int:
+def _supervise(run: _Run, ahead: Ahead) -> int:
     """Keep workers at work until the budget is reached or somebody ends the run."""
-    import torch
-
-    from search.launch import Crew, plan_slots
+    from search.launch import Crew
     from search.progress import counted
     from search.study import drain_mark, trial_folder
     from storage import Reaper
-    from trainer.runtime import usable_cores
 
     args = run.args
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    runtime = run.setup.runtime
-    slots = plan_slots(
-        args.workers,
-        device=runtime["device"],
-        cores=usable_cores(),
-        gpus=gpus,
-        threads=runtime["threads"],
-    )
-    # more workers than missing trials would only wait
-    slots = slots[: max(1, args.trials - run.finished_before)]
+    slots = _slots(run)
     command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
     if args.stop_after is not None:
         command += ["--stop-after", str(args.stop_after)]
@@ -327,7 +329,7 @@ def _supervise(run: _Run) -> int:
     reaper = Reaper(run.storage, run.study._study_id)
     until = None if args.timeout is None else run.began_s + args.timeout
     finished = run.finished_before
-    with _signals_as_interrupt(), Crew(command, slots, logs) as crew, run.view as view:
+    with _signals_as_interrupt(), Crew(command, slots, logs, ahead) as crew, run.view as view:
         view.say(
             f"{counted(len(slots), 'worker')} on {slots[0].device},"
             f" {counted(slots[0].threads, 'thread')} each; logs in {logs}"
@@ -375,6 +377,42 @@ def _supervise(run: _Run) -> int:
             raise
         view.update(run.standing())
     return 0
+
+
+def _slots(run: _Run) -> list[Slot]:
+    """Where the workers of this run compute."""
+    import torch
+
+    from search.launch import devices_of, plan_slots
+    from trainer.runtime import usable_cores
+
+    args, runtime, cores = run.args, run.setup.runtime, usable_cores()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    per_device = args.per_device
+    if per_device == "auto":
+        devices = devices_of(runtime["device"], gpus)
+        per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
+    slots = plan_slots(
+        args.workers,
+        device=runtime["device"],
+        cores=cores,
+        gpus=gpus,
+        threads=runtime["threads"],
+        per_device=per_device,
+    )
+    # more workers than missing trials would only wait
+    return slots[: max(1, args.trials - run.finished_before)]
+
+
+def _measured_per_device(run: _Run, device: str, cores: int) -> int:
+    from search.packing import Place, workers_per_device
+    from search.study import config_for
+
+    setup = run.setup
+    config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
+    place = Place(device, cores, setup.runtime["threads"])
+    with _signals_as_interrupt():
+        return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
 
 
 def _end(run: _Run, crew: Crew) -> None:

@@ -396,6 +396,8 @@ def _halved(trial: optuna.Trial, config: Config, error: RuntimeError) -> Config:
     batch = config.runtime.micro_batch or config.data.batch_size
     if not isinstance(error, torch.OutOfMemoryError) or batch < 2:
         raise error
+    # it holds the training that did not fit
+    traceback.clear_frames(error.__traceback__)
     torch.cuda.empty_cache()
     config = with_values(config, {"runtime.micro_batch": batch // 2})
     trial.set_user_attr("micro_batch", batch // 2)

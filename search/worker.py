@@ -10,6 +10,9 @@ the queue), with 2 and one line where a person has to mend something.
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,13 @@ from trainer.cli import Parser, guarded
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker until its study is done; the exit code."""
-    options = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--ahead"]:
+        words = _handed_over()
+        if not words:
+            # the run was over before it began
+            return 0
+    options = _parser().parse_args(words)
     # after parsing: `--help` must not wait for torch
     import optuna
 
@@ -52,6 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _handed_over() -> list[str]:
+    """Import what takes long, then wait for arguments and the log to write to; empty: none came."""
+    import search.shift  # noqa: F401
+
+    order = json.loads(sys.stdin.readline() or "{}")
+    if not order:
+        return []
+    log = os.open(order["log"], os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    return list(order["words"])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m search.worker", description=__doc__.splitlines()[0])
     parser.add_argument("--storage", required=True, metavar="URL", help="the study's store")
@@ -77,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--parent", type=int, metavar="PID", help="leave when this parent process has ended"
+    )
+    parser.add_argument(
+        "--ahead",
+        action="store_true",
+        help="alone: import everything, then take the arguments from standard input; search.run"
+        " starts its first worker so, while it is still planning",
     )
     return parser
 

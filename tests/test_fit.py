@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.faces import tiny_config, tiny_faces
 from trainer import checkpoint
@@ -116,6 +117,49 @@ def test_a_resumed_training_in_another_folder_is_the_unbroken_one(
     ours = checkpoint.read(again.best_checkpoint)["state_dict"]
     theirs = checkpoint.read(whole.best_checkpoint)["state_dict"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class BreaksLater(nn.Module):
+    """A network whose logits are NaN from the sixth training step on: in its second epoch."""
+
+    def __init__(self, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, num_classes, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.steps = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += self.training
+        logits: Tensor = self.dropout(self.body(images))
+        return logits * (math.nan if self.steps > 5 else 1.0)
+
+
+def test_an_epoch_is_reported_even_where_the_next_one_diverges(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    config = tiny_config({"model.name": f"{__name__}:BreaksLater"})
+    assert len(faces.train) // config.data.batch_size < 6
+    with pytest.raises(Diverged, match="epoch 2"):
+        fit(config, faces, out=tmp_path, report=lambda progress: seen.append(progress.epoch))
+    assert seen == [1]
+    assert checkpoint.read(tmp_path / "last.pt")["epoch"] == 1
+
+
+def test_a_checkpoint_with_another_kind_of_optimiser_is_refused_in_one_line(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    fit(tiny_config({"epochs": 1}), faces, out=tmp_path)
+    content = checkpoint.read(tmp_path / "last.pt")
+    content["optimizer"] = {"state": {}, "param_groups": []}
+    checkpoint.write(tmp_path / "old.pt", content)
+    with pytest.raises(CheckpointError, match="earlier version"):
+        fit(
+            tiny_config({"epochs": 1}),
+            faces,
+            out=tmp_path / "x",
+            resume_from=tmp_path / "old.pt",
+        )
 
 
 def test_resuming_another_training_is_refused_with_the_key(faces: FaceData, tmp_path: Path) -> None:

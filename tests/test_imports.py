@@ -102,7 +102,7 @@ def test_importing_every_module_prints_nothing_and_sets_no_logging_up() -> None:
     [
         *("space", "trainer.config", "trainer.presets", "trainer.cli", "storage", "storage.url"),
         *("search.names", "search.run", "search.export", "search.queue", "search.dashboard"),
-        *("trainer.train", "trainer.evaluate", "trainer.predict", "trainer.check"),
+        *("trainer.train", "trainer.evaluate", "trainer.predict", "trainer.check", "trainer.probe"),
     ],
 )
 def test_a_command_answers_help_without_waiting_for_heavy_packages(name: str) -> None:

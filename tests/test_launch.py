@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from search.launch import MAX_DEATHS, Crew, Slot, plan_slots
+from search.launch import MAX_DEATHS, Ahead, Crew, Slot, plan_slots
 from tests.studies import wait_until
 from trainer.errors import UserError
 
@@ -72,6 +72,18 @@ def test_a_named_gpu_gets_all_workers() -> None:
     assert len(plan_slots(None, device="cuda:1", cores=4, gpus=2)) == 1
 
 
+def test_each_gpu_gets_the_workers_that_it_carries() -> None:
+    slots = plan_slots(None, device="auto", cores=8, gpus=2, per_device=2)
+    assert slots == [Slot("cuda:0", 2), Slot("cuda:1", 2)] * 2
+    assert (
+        plan_slots(None, device="cuda:1", cores=8, gpus=2, per_device=4) == [Slot("cuda:1", 2)] * 4
+    )
+
+
+def test_a_cpu_is_one_device() -> None:
+    assert plan_slots(None, device="cpu", cores=8, gpus=2, per_device=2) == [Slot("cpu", 4)] * 2
+
+
 def test_a_worker_is_told_where_to_compute_and_whom_to_outlive(tmp_path: Path) -> None:
     code = "print(sys.argv[1:], os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])"
     with crew_that(code, tmp_path) as crew:
@@ -79,6 +91,44 @@ def test_a_worker_is_told_where_to_compute_and_whom_to_outlive(tmp_path: Path) -
         assert not crew.look()
     flags = ["--study", "faces", "--device", "cpu", "--threads", "1", "--parent", str(os.getpid())]
     assert (tmp_path / "logs" / "1.log").read_text() == f"{flags} 1 1\n"
+
+
+def test_a_worker_started_ahead_becomes_the_first_of_the_crew(tmp_path: Path) -> None:
+    slots = [Slot("cpu", 1)] * 2
+    with Ahead() as ahead, Crew(["--help"], slots, tmp_path, ahead) as crew:
+        assert ahead._process.pid in crew.owners
+        assert len(crew.owners) == 2
+        assert crew.wait(60)
+        assert not crew.look()
+        assert crew.told == []
+    said = [(tmp_path / f"{number}.log").read_text() for number in (1, 2)]
+    assert said[0] == said[1]
+    assert "usage: python -m search.worker" in said[0]
+
+
+def test_a_worker_started_in_vain_ends_with_the_run() -> None:
+    with Ahead() as ahead:
+        process = ahead._process
+        assert process.poll() is None
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_worker_that_died_ahead_is_replaced(tmp_path: Path) -> None:
+    with Ahead() as ahead:
+        ahead._process.kill()
+        ahead._process.wait()
+        with Crew(["--help"], [Slot("cpu", 1)], tmp_path, ahead) as crew:
+            assert ahead._process.pid not in crew.owners
+            assert crew.wait(60)
+            assert not crew.look()
+    assert "usage: python -m search.worker" in (tmp_path / "1.log").read_text()
+
+
+def test_a_worker_ahead_of_a_killed_run_leaves_by_itself() -> None:
+    with Ahead() as ahead:
+        assert ahead._process.stdin is not None
+        ahead._process.stdin.close()
+        assert ahead._process.wait(60) == 0
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_run_with_its_last_words(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum, auto
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +61,27 @@ class _Draw(IntEnum):
     ERASE_Y = auto()
 
 
+class Draws(NamedTuple):
+    """The random numbers of one batch: uniform [draw, B], and a seed for noise on every pixel."""
+
+    table: Tensor
+    noise_seed: int
+
+
+def drawn(count: int, generator: torch.Generator) -> Draws:
+    """Random numbers for `count` pictures, on the generator's device."""
+    table = torch.rand(len(_Draw), count, generator=generator, device=generator.device)
+    # pixel noise needs many numbers: one seed for them, drawn always, keeps the order fixed
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return Draws(table, int(seed.item()))
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A vector that is sent to a device once, not with every batch."""
+    return torch.tensor(values, device=device)
+
+
 def normalise(images: Tensor) -> Tensor:
     """Pictures as the model wants them.
 
@@ -78,8 +100,8 @@ def normalise(images: Tensor) -> Tensor:
         )
     if images.shape[1] != 3:
         images = images.permute(0, 3, 1, 2)
-    mean = torch.tensor(MEAN_RGB, device=images.device)[:, None, None]
-    sd = torch.tensor(SD_RGB, device=images.device)[:, None, None]
+    mean = _constant(MEAN_RGB, images.device)[:, None, None]
+    sd = _constant(SD_RGB, images.device)[:, None, None]
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
     # one pass: (x / 255 - mean) / sd
     return torch.addcmul(-mean / sd, pixels, 1 / (255 * sd))
@@ -91,7 +113,7 @@ def flip_swap(images: Tensor, masks_BHW: Tensor) -> tuple[Tensor, Tensor]:
     images: [B, 3, H, W]; masks_BHW: integer [B, H, W], ids 0-18. Returns both, same types.
     """
     # one lookup table: overwriting 4 by 5 and then 5 by 4 would merge both eyes
-    swap = torch.as_tensor(SWAP, dtype=masks_BHW.dtype, device=masks_BHW.device)
+    swap = _constant(tuple(SWAP), masks_BHW.device).to(masks_BHW.dtype)
     return images.flip(-1), swap[masks_BHW.flip(-1).long()]
 
 
@@ -109,15 +131,20 @@ def augment(
     Returns float32 [B, 3, H, W] and int64 [B, H, W] on the pictures' device; inputs stay as
     they are.
     """
+    draws = drawn(images.shape[0], generator)
+    return augmented(
+        images, masks_BHW, settings, draws._replace(table=draws.table.to(images.device))
+    )
+
+
+def augmented(
+    images: Tensor, masks_BHW: Tensor, settings: AugmentationConfig, drawn: Draws
+) -> tuple[Tensor, Tensor]:
+    """As `augment`, with random numbers that were drawn before and lie on the pictures' device."""
     if images.dtype == torch.uint8:
         images = normalise(images)
     masks = masks_BHW.long()
-    draws = torch.rand(
-        len(_Draw), images.shape[0], generator=generator, device=generator.device
-    ).to(images.device)
-    # pixel noise needs many numbers: one seed for them, drawn always, keeps the order fixed
-    noise_seed = int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
-
+    draws = drawn.table
     if settings.horizontal_flip > 0:
         images, masks = _flip_some(images, masks, draws[_Draw.FLIP] < settings.horizontal_flip)
     images, masks = _move(images, masks, settings, draws)
@@ -127,12 +154,17 @@ def augment(
     if settings.erasing > 0:
         images = _erase(images, settings.erasing, draws)
     if settings.noise > 0:
-        images = _add_noise(images, settings.noise, noise_seed)
+        images = _add_noise(images, settings.noise, drawn.noise_seed)
     return images, masks
 
 
 def _between(draw_B: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * draw_B
+
+
+def _centres(count: int, device: torch.device) -> Tensor:
+    """Pixel centres along a side whose ends are -1 and 1."""
+    return (torch.arange(count, device=device) + 0.5) * (2 / count) - 1
 
 
 def _flip_some(images: Tensor, masks: Tensor, chosen_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,30 +198,23 @@ def _move(
     centre_x = (1 - side) * _between(draws[_Draw.CROP_X], -1, 1) - shift_x
     centre_y = (1 - side) * _between(draws[_Draw.CROP_Y], -1, 1) - shift_y
     aspect = columns / rows  # rotation turns pixels, not frame coordinates
-    theta = torch.stack(
-        [
-            torch.stack(
-                [cosine * side, sine * side / aspect, cosine * centre_x + sine / aspect * centre_y],
-                dim=1,
-            ),
-            torch.stack(
-                [
-                    -sine * side * aspect,
-                    cosine * side,
-                    -sine * aspect * centre_x + cosine * centre_y,
-                ],
-                dim=1,
-            ),
-        ],
-        dim=1,
+    frame_x, frame_y = _centres(columns, images.device), _centres(rows, images.device)[:, None]
+
+    def plane(by_x: Tensor, by_y: Tensor, offset: Tensor) -> Tensor:
+        by_x, by_y, offset = (value[:, None, None] for value in (by_x, by_y, offset))
+        return by_x * frame_x + (by_y * frame_y + offset)
+
+    x_BHW = plane(cosine * side, sine * side / aspect, cosine * centre_x + sine / aspect * centre_y)
+    y_BHW = plane(
+        -sine * side * aspect, cosine * side, -sine * aspect * centre_x + cosine * centre_y
     )
-    grid = functional.affine_grid(theta, [images.shape[0], 1, rows, columns], align_corners=False)
+    grid = torch.stack([x_BHW, y_BHW], dim=3)
     # border: what lies outside repeats the frame's last pixels, in picture and mask alike
     moved = functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
-    column = ((grid[..., 0] + 1) * (columns / 2)).floor_().clamp_(0, columns - 1).long()
-    row = ((grid[..., 1] + 1) * (rows / 2)).floor_().clamp_(0, rows - 1).long()
+    column = ((x_BHW + 1) * (columns / 2)).floor_().clamp_(0, columns - 1).long()
+    row = ((y_BHW + 1) * (rows / 2)).floor_().clamp_(0, rows - 1).long()
     nearest = (row * columns + column).flatten(1)
     return moved, masks.flatten(1).gather(1, nearest).view_as(masks)
 
@@ -203,9 +228,9 @@ def _recolour(images: Tensor, settings: AugmentationConfig, draws: Tensor) -> Te
     jitter = settings.color_jitter
     if not (jitter.brightness > 0 or jitter.contrast > 0 or jitter.saturation > 0):
         return images
-    grey = torch.tensor(GREY_RGB, device=images.device)
-    mean = torch.tensor(MEAN_RGB, device=images.device)
-    sd = torch.tensor(SD_RGB, device=images.device)
+    grey = _constant(GREY_RGB, images.device)
+    mean = _constant(MEAN_RGB, images.device)
+    sd = _constant(SD_RGB, images.device)
     brightness = 1 + jitter.brightness * _between(draws[_Draw.BRIGHTNESS], -1, 1)
     contrast = 1 + jitter.contrast * _between(draws[_Draw.CONTRAST], -1, 1)
     saturation = 1 + jitter.saturation * _between(draws[_Draw.SATURATION], -1, 1)
@@ -220,9 +245,14 @@ def _recolour(images: Tensor, settings: AugmentationConfig, draws: Tensor) -> Te
     # the same map between normalised colours
     mix_normal_BCC = mix_BCC * sd / sd[:, None]
     offset_normal_BC = (mix_BCC @ mean + offset_BC - mean) / sd
-    return torch.baddbmm(offset_normal_BC[:, :, None], mix_normal_BCC, images.flatten(2)).view_as(
-        images
-    )
+    # plane by plane: a product of 3x3 matrices with pictures is slower
+    out = torch.empty_like(images)
+    for channel in range(3):
+        first, second, third = mix_normal_BCC[:, channel, :, None, None].unbind(1)
+        plane = torch.addcmul(offset_normal_BC[:, channel, None, None], images[:, 0], first)
+        plane.addcmul_(images[:, 1], second)
+        torch.addcmul(plane, images[:, 2], third, out=out[:, channel])
+    return out
 
 
 def _inside(
@@ -274,5 +304,5 @@ def _add_noise(images: Tensor, sd: float, seed: int) -> Tensor:
     """Gaussian noise of `sd` in units of the picture's range 0 to 1, per pixel and channel."""
     own = torch.Generator(device=images.device).manual_seed(seed)
     noise = torch.randn(images.shape, generator=own, device=images.device)
-    spread = sd / torch.tensor(SD_RGB, device=images.device)
+    spread = sd / _constant(SD_RGB, images.device)
     return torch.addcmul(images, noise, spread[:, None, None])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from trainer.flat import FlatModel
 
 
 def decay_for(horizon_epochs: float, steps_per_epoch: int) -> float:
@@ -22,28 +24,32 @@ class WeightAverage:
     The first steps count more than the decay says, or the random start would be remembered.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, flat: FlatModel, decay: float) -> None:
+        self.flat = flat
         self.decay = decay
         self.updates = 0
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.weights = flat.weights.detach().clone()
+        self.buffers = flat.buffers.clone()
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the model's present weights."""
+    def next_share(self) -> float:
+        """What the coming update gives to the model's present weights; counts it."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        averaged: list[Tensor] = []
-        present: list[Tensor] = []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averaged.append(self.state[name])
-                present.append(value)
-            else:
-                self.state[name].copy_(value)
-        torch._foreach_lerp_(averaged, present, 1 - decay)
+        return 1 - decay
+
+    @torch.no_grad()
+    def update(self, share: float | Tensor) -> None:
+        """Take in `share`, 0 to 1, of the model's present weights."""
+        self.weights.lerp_(self.flat.weights, share)
+        self.buffers.lerp_(self.flat.buffers, share)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """As the model's state_dict; views of the average."""
+        return self.flat.state(self.weights, self.buffers)
 
     def restore(self, state: dict[str, Tensor], updates: int) -> None:
         """Go on from a checkpoint's average."""
-        for name, value in state.items():
-            self.state[name].copy_(value)
+        for name, value in self.state.items():
+            value.copy_(state[name])
         self.updates = updates

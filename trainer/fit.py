@@ -7,6 +7,7 @@ weights, the average and the optimiser, so that a resumed run is the unbroken on
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
@@ -21,19 +22,22 @@ import torch
 from torch import Tensor, nn
 
 from trainer import checkpoint
-from trainer.augment import augment
+from trainer.augment import Draws, drawn
+from trainer.capture import CapturedStep, can_be_captured
 from trainer.config import Config, base_identity, to_dict
 from trainer.data.dataset import FaceData, Part
 from trainer.dice_schedule import dice_weight_at
-from trainer.ema import WeightAverage, decay_for
+from trainer.ema import decay_for
 from trainer.errors import CheckpointError, Diverged
+from trainer.fast import quicken
 from trainer.files import atomic_write_text
-from trainer.losses import training_loss
 from trainer.lr import cycle_ends, lr_at
 from trainer.model import model_of, parameter_count
 from trainer.presets import steps_per_epoch
 from trainer.runtime import applied
 from trainer.scoring import Measured, measure
+from trainer.step import Lap, Numbers, Pixels, Stepper
+from trainer.writer import Writer
 
 Row = dict[str, Any]
 
@@ -99,39 +103,17 @@ def schedule_ends(config: Config, steps: int) -> list[int]:
     )
 
 
-class _Pixels:
-    """A part's pictures and masks where training runs: mapped from disk, or resident on a GPU."""
-
-    def __init__(self, part: Part, device: torch.device) -> None:
-        self.part, self.device = part, device
-        self.resident: tuple[Tensor, Tensor] | None = None
-        if device.type == "cuda":
-            self.resident = (
-                torch.from_numpy(np.array(part.images)).to(device),
-                torch.from_numpy(np.array(part.masks)).to(device),
-            )
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [B, S, S, 3] and uint8 [B, S, S] of int64 [B]."""
-        if self.resident is not None:
-            where = indices.to(self.device)
-            return self.resident[0][where], self.resident[1][where]
-        rows = indices.numpy()
-        return torch.from_numpy(self.part.images[rows]), torch.from_numpy(self.part.masks[rows])
-
-
 class _Training:
     """One training while it runs: model, average, optimiser, and the history so far."""
 
-    def __init__(self, config: Config, data: FaceData, device: torch.device, all_data: bool):
-        self.config, self.device = config, device
+    def __init__(
+        self, config: Config, data: FaceData, device: torch.device, all_data: bool, lap: Lap
+    ) -> None:
+        self.config, self.device, self.lap = config, device, lap
         self.train_part = data.part("all" if all_data else "train")
         self.val_part = None if all_data else data.val
-        self.memory_format = (
-            torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        )
         torch.manual_seed(derived_seed(config.training.seed, "init"))
-        self.model = self._fresh_model()
+        model = self._fresh_model()
         self.scored_model = self._fresh_model().eval()
         self.scored_model.requires_grad_(False)
         self.batch_size = min(config.data.batch_size, len(self.train_part))
@@ -139,46 +121,51 @@ class _Training:
         self.total_steps = config.training.epochs * self.steps
         self.ends = schedule_ends(config, self.steps)
         self.warmup_steps = round(config.training.warmup_epochs * self.steps)
-        self.average = WeightAverage(self.model, decay_for(config.training.ema, self.steps))
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.training.learning_rate,
-            weight_decay=config.training.weight_decay,
-            fused=True,
+        self.stepper = Stepper(
+            config,
+            model,
+            Pixels(self.train_part, device),
+            device,
+            ema_decay=decay_for(config.training.ema, self.steps),
+            lap=lap,
         )
-        self.pixels = _Pixels(self.train_part, device)
-        self.train_fast: nn.Module = self.model
-        if config.runtime.compile:
-            self.train_fast = torch.compile(self.model)  # type: ignore[assignment]
+        self._step: Stepper | CapturedStep | None = None
         self.step = 0
         self.history: list[Row] = []
 
     def _fresh_model(self) -> nn.Module:
-        return model_of(self.config).to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        model = model_of(self.config)
+        on_cpu = self.device.type == "cpu"
+        if self.config.runtime.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if on_cpu:
+                quicken(model)
+        return model.to(self.device)
 
     # ------------------------------------------------------------------------------- one epoch
 
-    def run_epoch(self, epoch: int) -> Row:
+    def run_epoch(self, epoch: int, between_steps: Callable[[], None]) -> Row:
         """Train and score epoch `epoch`, counted from 1; returns its row. Raises Diverged."""
         started = time.perf_counter()
         seed = self.config.training.seed
         order = torch.randperm(
             len(self.train_part), generator=_generator(derived_seed(seed, "order", epoch))
-        )
-        augmenting = _generator(derived_seed(seed, "augment", epoch))
+        ).to(self.device)
+        draws = self._draws(_generator(derived_seed(seed, "augment", epoch)))
         torch.manual_seed(derived_seed(seed, "dropout", epoch))
         # kept on the device: reading a loss back would wait for it at every step
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        lr = dice_weight = 0.0
-        self.train_fast.train()
+        self.stepper.model.train()
         for batch in range(self.steps):
             lr, dice_weight = self._scheduled()
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            sums += self._optimise(chosen, augmenting, lr, dice_weight)
+            sums += self._optimise(chosen, draws[batch], self.stepper.numbers(lr, dice_weight))
             self.step += 1
+            between_steps()
         loss, ce, dice = (sums / self.steps).tolist()
         _check_finite(loss, epoch, lr)
         scored = self._score()
+        self.lap("scoring")
         # weights that the last step broke show in no training loss
         _check_finite(scored.get("val_ce", 0.0), epoch, lr)
         row: Row = {
@@ -193,6 +180,19 @@ class _Training:
         }
         row["seconds"] = round(time.perf_counter() - started, 3)
         return row
+
+    def _draws(self, generator: torch.Generator) -> list[Draws]:
+        """An epoch's random numbers, sent to the device at once."""
+        draws = [drawn(self.batch_size, generator) for _ in range(self.steps)]
+        tables = torch.stack([one.table for one in draws]).to(self.device)
+        return [one._replace(table=table) for one, table in zip(draws, tables, strict=True)]
+
+    def _optimise(self, chosen: Tensor, draws: Draws, numbers: Numbers) -> Tensor:
+        if self._step is None:
+            self._step = self.stepper
+            if self.device.type == "cuda" and can_be_captured(self.config):
+                self._step = CapturedStep.of(self.stepper, chosen, draws) or self.stepper
+        return self._step(chosen, draws, numbers)
 
     def _scheduled(self) -> tuple[float, float]:
         """Learning rate and Dice weight of the coming step."""
@@ -212,51 +212,11 @@ class _Training:
         )
         return lr, dice_weight
 
-    def _optimise(
-        self, chosen: Tensor, augmenting: torch.Generator, lr: float, dice_weight: float
-    ) -> Tensor:
-        """One optimiser step; returns float64 [3]: loss, CE and Dice, means over the batch."""
-        config = self.config
-        images, masks = augment(*self.pixels.batch(chosen), config.augmentation, augmenting)
-        if config.runtime.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        measured = torch.zeros(3, dtype=torch.float64, device=self.device)
-        size = config.runtime.micro_batch or len(images)
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            share = len(images[part]) / len(images)
-            with torch.autocast(
-                self.device.type,
-                dtype=torch.bfloat16,
-                enabled=config.runtime.precision == "bfloat16",
-            ):
-                outputs = self.train_fast(images[part])
-            terms = training_loss(
-                outputs,
-                masks[part],
-                aux_weight=config.loss.aux_weight,
-                ce_weight=config.loss.ce_weight,
-                dice_weight=dice_weight,
-                label_smoothing=config.loss.label_smoothing,
-                dice_average=config.loss.dice_average,
-                lovasz_weight=config.loss.lovasz_weight,
-            )
-            (terms.total * share).backward()
-            measured += share * torch.stack([terms.total, terms.ce, terms.dice]).detach().double()
-        if config.training.max_grad_norm > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.training.max_grad_norm)
-        self.optimizer.step()
-        self.average.update(self.model)
-        return measured
-
     def _score(self) -> Row:
         """The scored columns: averaged weights, eval mode, no augmentation, on both parts alike."""
         if self.val_part is None:
             return {}
-        self.scored_model.load_state_dict(self.average.state)
+        self.scored_model.load_state_dict(self.stepper.average.state)
         val = self._measure(self.val_part, len(self.val_part))
         # a fixed subset as large as val: else the gap between the two means nothing
         train = self._measure(self.train_part, len(self.val_part))
@@ -282,35 +242,58 @@ class _Training:
 
     # ----------------------------------------------------------------------------- checkpoints
 
+    def progress(self) -> Progress | None:
+        """Where training stands after the latest epoch; None where nothing is scored."""
+        best = self.best
+        if best is None:
+            return None
+        row = self.history[-1]
+        return Progress(
+            epoch=row["epoch"],
+            epochs=self.config.training.epochs,
+            step=row["step"],
+            f_score=row["val_f"],
+            best_f=best["val_f"],
+            best_epoch=best["epoch"],
+            row=row,
+        )
+
     @property
     def best(self) -> Row | None:
         """The row of the best epoch, the earlier one on a tie."""
         scored = [row for row in self.history if "val_f" in row]
         return max(scored, key=lambda row: (row["val_f"], -row["epoch"]), default=None)
 
-    def save(self, out: Path) -> None:
-        """Write best.pt where this epoch is the best, then last.pt and history.json."""
-        epoch = self.history[-1]["epoch"]
+    def snapshot(self, out: Path) -> Callable[[], None]:
+        """What writes best.pt where this epoch is the best, then last.pt and history.json.
+
+        It may be called on another thread while training goes on: it holds copies.
+        """
+        average, flat = self.stepper.average, self.stepper.flat
+        history = list(self.history)
+        epoch = history[-1]["epoch"]
         content = {
-            "state_dict": self.average.state,
+            "state_dict": flat.state(average.weights.clone(), average.buffers.clone()),
             "config": to_dict(self.config),
             "epoch": epoch,
             "step": self.step,
-            "history": self.history,
+            "history": history,
         }
-        # best first: a crash in between repeats this epoch, and then writes the same best again
-        if self.best is None or self.best["epoch"] == epoch:
-            checkpoint.write(out / "best.pt", content)
-        checkpoint.write(
-            out / "last.pt",
-            content
-            | {
-                "raw": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema_updates": self.average.updates,
-            },
-        )
-        atomic_write_text(out / "history.json", json.dumps(self.history, indent=1))
+        is_best = self.best is None or self.best["epoch"] == epoch
+        whole = content | {
+            "raw": flat.state(flat.weights.detach().clone(), flat.buffers.clone()),
+            "optimizer": self.stepper.optimizer.state(),
+            "ema_updates": average.updates,
+        }
+
+        def write() -> None:
+            # best first: a crash in between repeats this epoch, and then writes the same best again
+            if is_best:
+                checkpoint.write(out / "best.pt", content)
+            checkpoint.write(out / "last.pt", whole)
+            atomic_write_text(out / "history.json", json.dumps(history, indent=1))
+
+        return write
 
     def restore(self, path: Path) -> None:
         """Go on from a last.pt. Raises CheckpointError if it is not of this training."""
@@ -326,9 +309,16 @@ class _Training:
                 else ("all data", "give --all-data")
             )
             raise CheckpointError(f"checkpoint {path} was trained on {was}; {mend}")
-        checkpoint.load_weights(self.model, content["raw"], path)
-        self.average.restore(content["state_dict"], content["ema_updates"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        stepper = self.stepper
+        checkpoint.load_weights(stepper.model, content["raw"], path)
+        stepper.average.restore(content["state_dict"], content["ema_updates"])
+        try:
+            stepper.optimizer.restore(content["optimizer"])
+        except KeyError:
+            raise CheckpointError(
+                f"checkpoint {path} was written by an earlier version, which kept its optimiser"
+                " otherwise; start anew in another --out"
+            ) from None
         self.step = content["step"]
         self.history = content["history"]
 
@@ -371,19 +361,22 @@ def fit(
     resume_from: Path | None = None,
     all_data: bool = False,
     last_epoch: int | None = None,
+    lap: Lap | None = None,
 ) -> FitResult:
     """Train a network and keep its best epoch.
 
     config: with a decided runtime (`trainer.runtime.choose_runtime`). out: folder of best.pt,
     last.pt and history.json, renewed after every epoch. report: called after each epoch once its
-    checkpoint is on disk; raising ends the training. resume_from: a last.pt, also of another
-    folder. all_data: train on all parts, score nothing, keep the last epoch. last_epoch: end there,
-    with the schedules of the whole budget.
+    checkpoint is on disk, by when the next epoch may have begun; raising ends the training.
+    resume_from: a last.pt, also of another folder. all_data: train on all parts, score nothing,
+    keep the last epoch. last_epoch: end there, with the schedules of the whole budget. lap: called
+    at the end of each phase with its name: data, forward, backward, optimiser, scoring, checkpoint.
     Raises Diverged if the loss is no longer a number, CheckpointError, DataError, OSError.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with applied(config.runtime) as device:
-        training = _Training(config, data, device, all_data)
+    lap = lap or (lambda phase: None)
+    with applied(config.runtime) as device, Writer() as writer:
+        training = _Training(config, data, device, all_data, lap)
         if resume_from is not None:
             training.restore(resume_from)
             _bring_best(resume_from, out, training)
@@ -393,30 +386,29 @@ def fit(
             best = training.best
             if patience is not None and best is not None and epoch - best["epoch"] > patience:
                 break
-            training.history.append(training.run_epoch(epoch))
-            training.save(out)
-            best = training.best
-            if report is not None and best is not None:
-                row = training.history[-1]
-                report(
-                    Progress(
-                        epoch=epoch,
-                        epochs=config.training.epochs,
-                        step=training.step,
-                        f_score=row["val_f"],
-                        best_f=best["val_f"],
-                        best_epoch=best["epoch"],
-                        row=row,
-                    )
-                )
+            try:
+                row = training.run_epoch(epoch, writer.poll)
+            finally:
+                # the epoch before is told in any case
+                writer.wait()
+            training.history.append(row)
+            told = functools.partial(_tell, report, training.progress())
+            writer.start(training.snapshot(out), then=told)
+            lap("checkpoint")
+        writer.wait()
         best = training.best
         return FitResult(
             history=training.history,
             best_f=best["val_f"] if best else None,
             best_epoch=best["epoch"] if best else None,
             best_checkpoint=out / "best.pt",
-            parameters=parameter_count(training.model),
+            parameters=parameter_count(training.stepper.model),
         )
+
+
+def _tell(report: Callable[[Progress], None] | None, progress: Progress | None) -> None:
+    if report is not None and progress is not None:
+        report(progress)
 
 
 def _bring_best(resume_from: Path, out: Path, training: _Training) -> None:

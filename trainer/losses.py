@@ -1,16 +1,17 @@
 """What a training minimises: cross-entropy, the user's Dice, and optionally Lovasz.
 
-All terms come from one log-softmax in float32, whatever the logits' type: sums over 262,144
-pixels in bfloat16 would lose the small parts. B batch, C class, H row, W column, P = H * W pixel.
+All terms are computed in float32, whatever the logits' type: sums over 262,144 pixels in bfloat16
+would lose the small parts. Cross-entropy and Dice share one softmax.
+
+B batch, C class, H row, W column, P = H * W pixel.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 # of the user's Dice formula: their 1.5 is our 1.5 only with the same epsilon
 DICE_EPSILON = 1e-8
@@ -28,29 +29,118 @@ class LossTerms(NamedTuple):
     lovasz: Tensor | None
 
 
-def _cross_entropy(log_p_BCP: Tensor, log_p_true_BP: Tensor, smoothing: float) -> Tensor:
-    # torch's own semantics: the smoothed truth gives smoothing / C to every class, the true one too
-    hard = -log_p_true_BP.mean()
-    if smoothing == 0:
-        return hard
-    return (1 - smoothing) * hard - smoothing * log_p_BCP.mean()
-
-
 def _sum_per_class(values_BP: Tensor, target_BP: Tensor, num_classes: int) -> Tensor:
     """Sum of the values over the pixels of each true class, [B, C]: no one-hot truth is made."""
     sums_BC = values_BP.new_zeros(values_BP.shape[0], num_classes)
-    return sums_BC.scatter_add(1, target_BP, values_BP)
+    return sums_BC.scatter_add_(1, target_BP, values_BP)
 
 
-def _dice(p_BCP: Tensor, p_true_BP: Tensor, target_BP: Tensor, average: str) -> Tensor:
+class _Dice(NamedTuple):
+    """Dice of every class of every picture, as numerator / denominator, and each one's share."""
+
+    over_BC: Tensor
+    under_BC: Tensor
+    share_BC: Tensor
+
+    def loss_B(self) -> Tensor:
+        return 1 - (self.share_BC * self.over_BC / self.under_BC).sum(dim=1)
+
+
+def _dice(p_BCP: Tensor, p_true_BP: Tensor, target_BP: Tensor, average: str) -> _Dice:
     num_classes = p_BCP.shape[1]
     truth_BC = _sum_per_class(torch.ones_like(p_true_BP), target_BP, num_classes)
     overlap_BC = _sum_per_class(p_true_BP, target_BP, num_classes)
-    dice_BC = (2 * overlap_BC + DICE_EPSILON) / (p_BCP.sum(dim=2) + truth_BC + DICE_EPSILON)
     if average == "all":
-        return 1 - dice_BC.mean()
-    present_BC = (truth_BC > 0).to(dice_BC.dtype)
-    return 1 - ((dice_BC * present_BC).sum(dim=1) / present_BC.sum(dim=1)).mean()
+        share_BC = torch.full_like(truth_BC, 1 / num_classes)
+    else:
+        share_BC = (truth_BC > 0).to(truth_BC.dtype)
+        share_BC /= share_BC.sum(dim=1, keepdim=True)
+    return _Dice(
+        2 * overlap_BC + DICE_EPSILON, p_BCP.sum(dim=2) + truth_BC + DICE_EPSILON, share_BC
+    )
+
+
+class _CrossEntropyAndDice(torch.autograd.Function):
+    """Both terms and the gradient of their weighted sum, while the probabilities are at hand.
+
+    With z the logits, y the truth, N pixels in all and n pictures, per pixel and class:
+    d CE / dz = (p - (1 - s) y - s / C) / N, and Dice gives p (g - sum_c g p) / n with
+    g = share * over / under^2 - 2 share y / under.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits_BCP: Tensor,
+        target_BP: Tensor,
+        ce_weight: float,
+        dice_weight: float | Tensor,
+        smoothing: float,
+        average: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        images, _, pixels = logits_BCP.shape
+        z = logits_BCP.to(torch.float32, memory_format=torch.contiguous_format)
+        z = z - z.amax(dim=1, keepdim=True)
+        z_true = z.gather(1, target_BP[:, None])[:, 0]
+        z_mean = z.mean() if smoothing else None
+        p = z.exp_()
+        sum_p = p.sum(dim=1)
+        p.mul_(sum_p.reciprocal()[:, None])
+        log_sum = sum_p.log_()
+        log_p_true = z_true.sub_(log_sum)
+        ce = -log_p_true.mean()
+        if z_mean is not None:
+            # torch's own semantics: the smoothed truth gives smoothing / C to every class, the
+            # true one too
+            ce = (1 - smoothing) * ce + smoothing * (log_sum.mean() - z_mean)
+        p_true = log_p_true.exp_()
+        per_class = _dice(p, p_true, target_BP, average)
+        dice = per_class.loss_B().mean()
+        if ctx.needs_input_grad[0]:
+            gradient = _gradient(
+                p,
+                p_true,
+                target_BP,
+                per_class,
+                ce_scale=ce_weight / (images * pixels),
+                dice_scale=dice_weight / images,
+                smoothing=smoothing,
+            )
+            ctx.save_for_backward(gradient.to(logits_BCP.dtype))
+        ctx.mark_non_differentiable(ce, dice)
+        return ce_weight * ce + dice_weight * dice, ce, dice
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        # asking a GPU for the number would cost more than the pass over the gradient
+        if outer[0].device.type != "cpu" or outer[0].item() != 1:
+            gradient = gradient * outer[0]
+        return gradient, None, None, None, None, None
+
+
+def _gradient(
+    p_BCP: Tensor,
+    p_true_BP: Tensor,
+    target_BP: Tensor,
+    dice: _Dice,
+    *,
+    ce_scale: float,
+    dice_scale: float | Tensor,
+    smoothing: float,
+) -> Tensor:
+    num_classes = p_BCP.shape[1]
+    slope_BC = dice_scale * dice.share_BC / dice.under_BC
+    everywhere_BC = slope_BC * dice.over_BC / dice.under_BC
+    at_truth_BP = p_true_BP * (-2 * slope_BC).gather(1, target_BP)
+    mean_BP = torch.baddbmm(at_truth_BP[:, None], everywhere_BC[:, None], p_BCP)
+    gradient_BCP = (everywhere_BC[:, :, None] + ce_scale).sub(mean_BP).mul_(p_BCP)
+    gradient_BCP.scatter_add_(
+        1, target_BP[:, None], (at_truth_BP - ce_scale * (1 - smoothing))[:, None]
+    )
+    if smoothing:
+        gradient_BCP -= ce_scale * smoothing / num_classes
+    return gradient_BCP
 
 
 def _lovasz(p_BCP: Tensor, target_BP: Tensor) -> Tensor:
@@ -82,7 +172,7 @@ def dice_loss(p_BCHW: Tensor, target_BHW: Tensor, *, average: str = "all") -> Te
     _check_average(average)
     p_BCP, target_BP = p_BCHW.flatten(2), target_BHW.flatten(1)
     p_true_BP = p_BCP.gather(1, target_BP[:, None])[:, 0]
-    return _dice(p_BCP, p_true_BP, target_BP, average)
+    return _dice(p_BCP, p_true_BP, target_BP, average).loss_B().mean()
 
 
 def lovasz_loss(p_BCHW: Tensor, target_BHW: Tensor) -> Tensor:
@@ -109,7 +199,7 @@ def segmentation_loss(
     dice_average: str = "all",
     lovasz_weight: float = 0.0,
 ) -> LossTerms:
-    """The weighted sum of all terms, from one softmax.
+    """The weighted sum of all terms.
 
     logits_BCHW: [B, C, H, W], any float type; target_BHW: int64 [B, H, W], ids below C.
     dice_weight: a number, or a 0-dim tensor (so that a compiled step is not rebuilt for each
@@ -118,16 +208,17 @@ def segmentation_loss(
     Raises ValueError if dice_average is neither `all` nor `present`.
     """
     _check_average(dice_average)
-    log_p_BCP = functional.log_softmax(logits_BCHW.float(), dim=1).flatten(2)
-    target_BP = target_BHW.flatten(1)
-    log_p_true_BP = log_p_BCP.gather(1, target_BP[:, None])[:, 0]
-    p_BCP = log_p_BCP.exp()
-    ce = _cross_entropy(log_p_BCP, log_p_true_BP, label_smoothing)
-    dice = _dice(p_BCP, log_p_true_BP.exp(), target_BP, dice_average)
-    total = ce_weight * ce + dice_weight * dice
+    total, ce, dice = _CrossEntropyAndDice.apply(
+        logits_BCHW.flatten(2),
+        target_BHW.flatten(1),
+        ce_weight,
+        dice_weight,
+        label_smoothing,
+        dice_average,
+    )
     lovasz = None
     if lovasz_weight:
-        lovasz = _lovasz(p_BCP, target_BP)
+        lovasz = lovasz_loss(logits_BCHW.float().softmax(dim=1), target_BHW)
         total = total + lovasz_weight * lovasz
     return LossTerms(total, ce, dice, lovasz)
 

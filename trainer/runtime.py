@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +38,8 @@ def choose_runtime(
     on_gpu = wanted.startswith("cuda")
     precision = runtime.precision
     if precision == "auto":
-        # bfloat16 on a CPU was slower than float32 on these small networks
-        precision = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
+        coarse = torch.cuda.is_bf16_supported() if on_gpu else _cpu_likes_bfloat16(config)
+        precision = "bfloat16" if coarse else "float32"
     return with_values(
         config,
         {
@@ -50,6 +52,19 @@ def choose_runtime(
             "runtime.micro_batch": runtime.micro_batch or config.data.batch_size,
         },
         "runtime",
+    )
+
+
+# below, casts cost as much as products save
+_LEAST_SIZE_FOR_BFLOAT16 = 48
+
+
+def _cpu_likes_bfloat16(config: Config) -> bool:
+    """Whether steps are faster in bfloat16: a rule, since what is timed would not be repeated."""
+    can: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return (
+        bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+        and config.data.image_size >= _LEAST_SIZE_FOR_BFLOAT16
     )
 
 
@@ -70,12 +85,33 @@ def applied(runtime: RuntimeConfig) -> Iterator[torch.device]:
     assert runtime.threads is not None, "choose_runtime decides the threads"
     before = torch.get_num_threads()
     devices = [torch.device(runtime.device)] if runtime.device.startswith("cuda") else []
+    _keep_freed_memory()
     torch.set_num_threads(runtime.threads)
     try:
         with torch.random.fork_rng(devices=devices):
             yield torch.device(runtime.device)
     finally:
         torch.set_num_threads(before)
+
+
+# of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next step, where it is glibc.
+
+    It gives every large block back at once otherwise, and a step spends a tenth of its time in
+    getting cleared pages anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    # 32 MiB is the most that glibc takes
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 64 << 20)
 
 
 def promise(runtime: RuntimeConfig) -> str:

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trainer.adamw import AdamW
+from trainer.flat import FlatModel
+from trainer.model import build_model
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model("lmsa", width=0.2, dropout=0.1)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+class Tied(nn.Module):
+    """A parameter under two names, a frozen one, and a count that is no float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3, 3, bias=False)
+        self.two = nn.Linear(3, 3)
+        self.two.weight = self.one.weight
+        self.frozen = nn.Parameter(torch.arange(4.0), requires_grad=False)
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("running", torch.ones(2))
+
+
+def test_a_flat_model_computes_what_it_did() -> None:
+    model, other = network().eval(), network().eval()
+    FlatModel(model)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), other(images))
+    assert all(
+        torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items()
+    )
+    weight = model.state_dict()["stage2.0.0.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_backward_adds_to_the_one_vector_of_gradients() -> None:
+    model, other = network().train(), network().train()
+    flat = FlatModel(model)
+    images = torch.randn(2, 3, 32, 32)
+    for net in (model, other):
+        torch.manual_seed(1)
+        net(images).square().mean().backward()
+    assert flat.weights.grad is not None
+    norm = nn.utils.get_total_norm([p.grad for p in other.parameters() if p.grad is not None])
+    torch.testing.assert_close(flat.weights.grad.norm(), norm)
+    flat.weights.grad.zero_()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_batch_statistics_go_into_the_vector_of_buffers() -> None:
+    model = network().train()
+    flat = FlatModel(model)
+    before = flat.buffers.clone()
+    model(torch.randn(2, 3, 32, 32))
+    assert not torch.equal(before, flat.buffers)
+
+
+def test_a_state_of_other_vectors_has_the_models_names_and_shapes() -> None:
+    model = network()
+    flat = FlatModel(model)
+    state = flat.state(flat.weights.detach() * 2, flat.buffers + 1)
+    own = model.state_dict()
+    assert list(state) == list(own)
+    assert torch.equal(state["head.weight"], own["head.weight"] * 2)
+    assert torch.equal(state["stem.1.running_var"], own["stem.1.running_var"] + 1)
+    assert torch.equal(state["stem.1.num_batches_tracked"], own["stem.1.num_batches_tracked"])
+
+
+def test_tied_frozen_and_whole_numbers_are_kept() -> None:
+    model = Tied()
+    flat = FlatModel(model)
+    assert flat.weights.numel() == 9 + 3
+    assert flat.buffers.numel() == 4 + 2
+    state = flat.state(torch.zeros_like(flat.weights), flat.buffers)
+    assert not state["one.weight"].any()
+    assert not state["two.weight"].any()
+    assert state["frozen"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert state["count"].item() == 7
+
+
+def test_adamw_is_torchs_adamw() -> None:
+    torch.manual_seed(2)
+    ours, theirs = torch.randn(100), nn.Parameter(torch.empty(100))
+    with torch.no_grad():
+        theirs.copy_(ours)
+    optimizer = AdamW(ours, weight_decay=0.1)
+    reference = torch.optim.AdamW([theirs], weight_decay=0.1)
+    for step in range(20):
+        lr = 0.01 * (step + 1)
+        gradient = torch.randn(100)
+        optimizer.step(gradient, optimizer.next_rates(lr))
+        theirs.grad = gradient.clone()
+        reference.param_groups[0]["lr"] = lr
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_adamw_goes_on_from_its_state() -> None:
+    torch.manual_seed(2)
+    whole, halves = torch.ones(10), torch.ones(10)
+    gradients = torch.randn(6, 10)
+    one, two = AdamW(whole, weight_decay=0.1), AdamW(halves, weight_decay=0.1)
+    for gradient in gradients:
+        one.step(gradient, one.next_rates(0.1))
+    for gradient in gradients[:3]:
+        two.step(gradient, two.next_rates(0.1))
+    three = AdamW(halves, weight_decay=0.1)
+    three.restore(two.state())
+    for gradient in gradients[3:]:
+        three.step(gradient, three.next_rates(0.1))
+    assert torch.equal(whole, halves)

@@ -1,0 +1,144 @@
+"""One optimiser step: augmentation, forward, loss, backward, clipping, AdamW, weight average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.adamw import AdamW, Rates
+from trainer.augment import Draws, augmented
+from trainer.config import Config
+from trainer.data.dataset import Part
+from trainer.ema import WeightAverage
+from trainer.flat import FlatModel
+from trainer.losses import training_loss
+
+# called with the name of the phase that has just ended: data, forward, backward, optimiser
+Lap = Callable[[str], None]
+
+
+class Pixels:
+    """A part's pictures and masks where training runs: mapped from disk, or resident on a GPU."""
+
+    def __init__(self, part: Part, device: torch.device) -> None:
+        self.part = part
+        self.resident: tuple[Tensor, Tensor] | None = None
+        if device.type == "cuda":
+            self.resident = (
+                torch.from_numpy(np.array(part.images)).to(device),
+                torch.from_numpy(np.array(part.masks)).to(device),
+            )
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 [B, S, S, 3] and uint8 [B, S, S] of int64 [B], which lies on the same device."""
+        if self.resident is not None:
+            return self.resident[0][indices], self.resident[1][indices]
+        rows = indices.numpy()
+        return torch.from_numpy(self.part.images[rows]), torch.from_numpy(self.part.masks[rows])
+
+
+class Numbers(NamedTuple):
+    """What changes from step to step besides the pictures; tensors in a captured step."""
+
+    rates: Rates
+    dice_weight: float | Tensor
+    # of the present weights in their average, 0 to 1
+    share: float | Tensor
+
+
+class Stepper:
+    """A model with its optimiser and weight average, one step at a time.
+
+    config: with a decided runtime. model: on `device`, in the memory format of training; its
+    tensors become views of `flat`. ema_decay: of the weight average, per step. lap: called after
+    every phase, which on a GPU tells when it was asked for, not when it was done.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        pixels: Pixels,
+        device: torch.device,
+        *,
+        ema_decay: float,
+        lap: Lap | None = None,
+    ) -> None:
+        self.config, self.pixels, self.device = config, pixels, device
+        self.lap: Lap = lap or (lambda phase: None)
+        self.model = model
+        self.flat = FlatModel(model)
+        self.average = WeightAverage(self.flat, ema_decay)
+        self.optimizer = AdamW(
+            self.flat.weights.detach(), weight_decay=config.training.weight_decay
+        )
+        self.forward = torch.compile(model) if config.runtime.compile else model
+        self.channels_last = bool(config.runtime.channels_last)
+
+    def numbers(self, lr: float, dice_weight: float) -> Numbers:
+        """Of the coming step, which is counted by that."""
+        return Numbers(self.optimizer.next_rates(lr), dice_weight, self.average.next_share())
+
+    def __call__(self, indices: Tensor, draws: Draws, numbers: Numbers) -> Tensor:
+        """One step on the pictures `indices`, int64 [B]; float64 [3]: loss, CE and Dice.
+
+        The sums stay on the device: reading them back would wait for it at every step.
+        """
+        images, masks = augmented(*self.pixels.batch(indices), self.config.augmentation, draws)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        self.lap("data")
+        slopes = self.flat.weights.grad
+        assert slopes is not None
+        slopes.zero_()
+        measured = torch.zeros(3, dtype=torch.float64, device=self.device)
+        size = self.config.runtime.micro_batch or len(images)
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            measured += self._accumulate(
+                images[part], masks[part], numbers.dice_weight, len(images[part]) / len(images)
+            )
+        self._clip(slopes)
+        self.optimizer.step(slopes, numbers.rates)
+        self.average.update(numbers.share)
+        self.lap("optimiser")
+        return measured
+
+    def _accumulate(
+        self, images: Tensor, masks: Tensor, dice_weight: float | Tensor, share: float
+    ) -> Tensor:
+        """Add the gradient of a micro-batch that is `share` of the batch."""
+        loss = self.config.loss
+        with torch.autocast(
+            self.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.config.runtime.precision == "bfloat16",
+            # a captured step would replay the first step's casts
+            cache_enabled=self.device.type == "cpu",
+        ):
+            outputs = self.forward(images)
+        terms = training_loss(
+            outputs,
+            masks,
+            aux_weight=loss.aux_weight,
+            ce_weight=loss.ce_weight,
+            dice_weight=dice_weight,
+            label_smoothing=loss.label_smoothing,
+            dice_average=loss.dice_average,
+            lovasz_weight=loss.lovasz_weight,
+        )
+        self.lap("forward")
+        total = terms.total if share == 1 else terms.total * share
+        total.backward()
+        self.lap("backward")
+        return share * torch.stack([terms.total, terms.ce, terms.dice]).detach().double()
+
+    def _clip(self, slopes: Tensor) -> None:
+        """As torch's clip_grad_norm_."""
+        longest = self.config.training.max_grad_norm
+        if longest > 0:
+            slopes.mul_((longest / (slopes.norm() + 1e-6)).clamp_(max=1.0))
