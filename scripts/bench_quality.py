@@ -76,7 +76,7 @@ def ingredients(epochs: int) -> list[Ingredient]:
         Ingredient("flip", {"horizontal_flip": 0.5}, {"horizontal_flip": 0.0}),
         Ingredient(
             "rotation and scale",
-            {"rotation": 15.0, "scale_range": [0.9, 1.1]},
+            {"rotation": 5.0, "scale_range": [0.95, 1.05]},
             {"rotation": 0.0, "scale_range": [1.0, 1.0]},
         ),
         Ingredient("colour", jitter, dict.fromkeys(jitter, 0.0)),

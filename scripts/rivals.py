@@ -40,7 +40,7 @@ SWAP = np.array([0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19)], np.uint8)
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
-FLIP, ROTATION, SCALE = 0.5, 15.0, (0.9, 1.1)
+FLIP, ROTATION, SCALE = 0.5, 5.0, (0.95, 1.05)
 BRIGHTNESS, CONTRAST, SATURATION = 0.2, 0.2, 0.1
 
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM, EMA_DECAY = 6e-3, 1e-4, 1.0, 0.98

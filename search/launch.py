@@ -44,15 +44,18 @@ def plan_slots(
     gpus: int,
     threads: int | None = None,
     per_device: int | None = None,
+    most: int | None = None,
 ) -> list[Slot]:
     """One slot per worker.
 
     workers: in all. per_device: on each device instead. Both None: one per GPU, or one per core on
     a CPU. device: auto, cpu, cuda or cuda:i. threads: of each worker; None shares the cores evenly.
+    most: there is work for so many.
     """
     devices = devices_of(device, gpus)
     on_each = per_device or (cores if devices == ["cpu"] else 1)
     count = workers or on_each * len(devices)
+    count = count if most is None else min(count, most)
     each = threads or max(1, cores // count)
     return [Slot(devices[i % len(devices)], each) for i in range(count)]
 
@@ -70,7 +73,7 @@ class Ahead:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # the worker sets the number that it is told later
+            # torch is told the number with the arguments; what else computes keeps one
             env=with_threads(1),
             start_new_session=True,
         )

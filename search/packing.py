@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,14 +23,14 @@ from trainer.config import Config, to_dict, to_yaml
 from trainer.data.cache import usable_folder
 from trainer.errors import UserError
 from trainer.files import atomic_write_text
-from trainer.probe import OUT_OF_MEMORY
+from trainer.probe import OUT_OF_MEMORY, READY
 
 ON_A_GPU = (1, 2, 4, 8)
 # a sum that grows by less is not worth twice the processes
 GROWTH = 1.05
-# sums this near to the best are equal; fewer workers need less memory
-EQUAL = 0.97
 MARGIN = 1.1
+# seconds that a probe may take besides warming up and measuring
+_START_S = 180.0
 _DEVICE_KEYS = ("device", "threads")
 
 
@@ -98,14 +99,14 @@ def climb(
 
 
 def chosen(sums: Sums) -> int:
-    """The fewest workers whose sum is within 3 % of the best; 1 where nothing fits.
+    """The fewest workers whose sum is within 5 % of the best; 1 where nothing fits.
 
     >>> chosen({1: 240.0, 2: 410.0, 4: 415.0})
     2
     """
     known = {workers: total for workers, total in sums.items() if total is not None}
     best = max(known.values(), default=0.0)
-    return min((workers for workers, total in known.items() if total >= EQUAL * best), default=1)
+    return min((workers for workers, total in known.items() if total * GROWTH >= best), default=1)
 
 
 def told(sums: Sums, *, remembered: bool) -> str:
@@ -164,6 +165,7 @@ def _key(config: Config, place: Place, pictures: int) -> dict[str, Any]:
         "model": whole["model"],
         "image_size": config.data.image_size,
         "batch_size": config.data.batch_size,
+        "augmentation": whole["augmentation"],
         "loss": whole["loss"],
         "runtime": {k: v for k, v in whole["runtime"].items() if k not in _DEVICE_KEYS},
     }
@@ -200,7 +202,8 @@ def side_by_side(
         command += ["--device", place.device, "--threads", str(threads)]
         command += ["--pictures", str(pictures)]
         command += ["--warmup-s", str(seconds[0]), "--seconds", str(seconds[1])]
-        with _probes(command, workers, threads, Path(folder)) as probes:
+        patience_s = _START_S + sum(seconds)
+        with _probes(command, workers, threads, Path(folder), patience_s) as probes:
             if _answers(probes) is None:
                 return None
             # all are warm by now: they are to measure over the same seconds
@@ -218,18 +221,31 @@ def side_by_side(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Probe:
     process: subprocess.Popen[str]
     log: Path
+    late: bool = False
+
+    def give_up(self) -> None:
+        """End it: it has been silent for too long."""
+        self.late = True
+        self.process.kill()
 
 
 @contextmanager
 def _probes(
-    command: Sequence[str], count: int, threads: int, folder: Path
+    command: Sequence[str], count: int, threads: int, folder: Path, patience_s: float
 ) -> Iterator[list[_Probe]]:
-    """Processes of `command`, none of which outlives the block."""
+    """Processes of `command`, none of which outlives the block or its patience."""
     probes: list[_Probe] = []
+
+    def give_up() -> None:
+        for probe in probes:
+            probe.give_up()
+
+    clock = threading.Timer(patience_s, give_up)
+    clock.start()
     try:
         for number in range(count):
             log = folder / f"{number}.log"
@@ -245,6 +261,7 @@ def _probes(
             probes.append(_Probe(process, log))
         yield probes
     finally:
+        clock.cancel()
         for probe in probes:
             probe.process.kill()
         for probe in probes:
@@ -258,7 +275,13 @@ def _answers(probes: Sequence[_Probe]) -> list[str] | None:
     lines = []
     for probe in probes:
         assert probe.process.stdout is not None
-        line = probe.process.stdout.readline().strip()
+        # a network of the person's own may print as well
+        said_lines = (line.strip() for line in probe.process.stdout)
+        line = next((one for one in said_lines if one == READY or one.startswith("{")), "")
+        if probe.late:
+            raise UserError(
+                "--workers-per-device auto: a training of a few seconds did not end; give a number"
+            )
         if not line:
             # the system's own answer to too little memory is SIGKILL
             if probe.process.wait() in (OUT_OF_MEMORY, -signal.SIGKILL):

@@ -392,16 +392,16 @@ def _slots(run: _Run) -> list[Slot]:
     if per_device == "auto":
         devices = devices_of(runtime["device"], gpus)
         per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
-    slots = plan_slots(
+    return plan_slots(
         args.workers,
         device=runtime["device"],
         cores=cores,
         gpus=gpus,
         threads=runtime["threads"],
         per_device=per_device,
+        # more workers than missing trials would only wait
+        most=max(1, args.trials - run.finished_before),
     )
-    # more workers than missing trials would only wait
-    return slots[: max(1, args.trials - run.finished_before)]
 
 
 def _measured_per_device(run: _Run, device: str, cores: int) -> int:

@@ -452,6 +452,9 @@ def newest_checkpoint(folders: Sequence[Path], config: Config, study_uid: str) -
             continue
         if not _same_training(stored["config"], config) or _uid(path.parent) != study_uid:
             continue
+        if "adamw" not in stored:
+            # written before 25 November 2026: nothing that training could go on from
+            continue
         epoch = int(stored["epoch"])
         if best is None or epoch > best.epoch:
             best = Start(path, epoch, list(stored["history"]))

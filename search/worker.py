@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # the run was over before it began
             return 0
     options = _parser().parse_args(words)
+    if options.ahead:
+        _parser().error("--ahead stands alone: the other arguments come by standard input")
     # after parsing: `--help` must not wait for torch
     import optuna
 

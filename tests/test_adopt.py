@@ -97,7 +97,7 @@ def test_a_key_that_is_no_longer_searched_must_have_the_bases_value(tmp_path: Pa
     play(old, storage, setup_of("old", **options), 2)
     token = storage.take_place(old._study_id, None, "test")
     storage.release(token)
-    old.enqueue_trial({**setup_of("old", **options).defaults, "rotation": 15.0})
+    old.enqueue_trial({**setup_of("old", **options).defaults, "rotation": 5.0})
     play(old, storage, setup_of("old", **options), 1)
     new = study_of(storage, "new")
     lines = adopt(new, storage, "old")

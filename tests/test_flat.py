@@ -101,17 +101,12 @@ def test_adamw_is_torchs_adamw() -> None:
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_adamw_goes_on_from_its_state() -> None:
-    torch.manual_seed(2)
-    whole, halves = torch.ones(10), torch.ones(10)
-    gradients = torch.randn(6, 10)
-    one, two = AdamW(whole, weight_decay=0.1), AdamW(halves, weight_decay=0.1)
-    for gradient in gradients:
-        one.step(gradient, one.next_rates(0.1))
-    for gradient in gradients[:3]:
-        two.step(gradient, two.next_rates(0.1))
-    three = AdamW(halves, weight_decay=0.1)
-    three.restore(two.state())
-    for gradient in gradients[3:]:
-        three.step(gradient, three.next_rates(0.1))
-    assert torch.equal(whole, halves)
+def test_a_vector_by_name_does_not_depend_on_the_memory_format() -> None:
+    last, first = network(), build_model("lmsa", width=0.2, dropout=0.1)
+    first.load_state_dict(last.state_dict())
+    one, two = FlatModel(last), FlatModel(first)
+    assert not torch.equal(one.weights, two.weights)
+    for flat in (one, two):
+        named = flat.named(flat.weights.detach())
+        assert named.keys() == dict(first.named_parameters()).keys()
+        assert all(torch.equal(named[n], p) for n, p in last.named_parameters())

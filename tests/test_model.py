@@ -32,6 +32,9 @@ def good(num_classes, dropout):
 def inert(num_classes, dropout):
     return Tiny(num_classes, 0.0)
 
+def double(num_classes, dropout):
+    return Tiny(num_classes, dropout).double()
+
 def coarse(num_classes, dropout):
     return Tiny(num_classes, dropout, stride=2)
 
@@ -142,6 +145,11 @@ def test_a_network_that_ignores_dropout_is_refused_unless_dropout_is_zero(plugin
     with pytest.raises(ConfigError, match=r"no active nn.Dropout .* 0.2.*fix dropout=0"):
         build_model("my_networks:inert", width=1.0, dropout=0.2)
     build_model("my_networks:inert", width=1.0, dropout=0.0)
+
+
+def test_parameters_of_another_type_are_refused_by_name(plugin):
+    with pytest.raises(ConfigError, match=r"'body.0.weight' is torch.float64"):
+        build_model("my_networks:double", width=1.0, dropout=0.1)
 
 
 def test_a_result_of_another_shape_is_refused(plugin):

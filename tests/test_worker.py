@@ -19,6 +19,7 @@ from search.study import config_for, drain, load_setup, load_study, trial_folder
 from search.worker import main
 from storage import LeasedStorage
 from tests.studies import fit_and, post_at, real_study, start_worker, store, wait_until
+from trainer import checkpoint
 from trainer.config import base_identity, config_from_dict, read_config, to_dict
 from trainer.errors import DataError, Diverged
 from trainer.fit import fit
@@ -133,6 +134,17 @@ def test_a_signal_puts_the_trial_back_in_the_queue(tmp_path: Path) -> None:
         [trial_folder(tmp_path / "runs", "faces", 0)], config, "of a deleted study"
     )
     assert stranger is None
+    # one of an earlier version has nothing that training could go on from
+    older = checkpoint.read(start.path)
+    del older["adamw"]
+    for path in trial_folder(tmp_path / "runs", "faces", 0).glob("*/last.pt"):
+        checkpoint.write(path, older)
+    assert (
+        newest_checkpoint(
+            [trial_folder(tmp_path / "runs", "faces", 0)], config, load_setup(study).uid
+        )
+        is None
+    )
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:

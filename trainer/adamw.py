@@ -57,21 +57,3 @@ class AdamW:
         self.square.mul_(_BETA_2).addcmul_(gradient, gradient, value=1 - _BETA_2)
         size = self.square.sqrt().mul_(rates.scale).add_(_EPSILON)
         self.weights.sub_(torch.div(self.mean, size, out=size).mul_(rates.pace))
-
-    def state(self) -> dict[str, Tensor | int]:
-        """What a checkpoint keeps: copies."""
-        return {
-            "steps": self.steps,
-            "mean": self.mean.clone(),
-            "square": self.square.clone(),
-        }
-
-    def restore(self, state: dict[str, Tensor | int]) -> None:
-        """Go on from a checkpoint. Raises KeyError where it is another optimiser's."""
-        steps, mean, square = (state[name] for name in ("steps", "mean", "square"))
-        assert isinstance(steps, int)
-        assert isinstance(mean, Tensor)
-        assert isinstance(square, Tensor)
-        self.steps = steps
-        self.mean.copy_(mean)
-        self.square.copy_(square)

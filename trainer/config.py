@@ -75,8 +75,8 @@ class AugmentationConfig(_Section):
     """
 
     horizontal_flip: Probability = 0.5
-    rotation: Annotated[float, Field(ge=0, le=180)] = 15.0
-    scale_range: list[Positive] = Field(default=[0.9, 1.1], min_length=2, max_length=2)
+    rotation: Annotated[float, Field(ge=0, le=180)] = 5.0
+    scale_range: list[Positive] = Field(default=[0.95, 1.05], min_length=2, max_length=2)
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     crop: Probability = 0.0
     color_jitter: ColorJitterConfig = ColorJitterConfig()

@@ -270,6 +270,7 @@ class _Training:
         It may be called on another thread while training goes on: it holds copies.
         """
         average, flat = self.stepper.average, self.stepper.flat
+        optimizer = self.stepper.optimizer
         history = list(self.history)
         epoch = history[-1]["epoch"]
         content = {
@@ -282,7 +283,11 @@ class _Training:
         is_best = self.best is None or self.best["epoch"] == epoch
         whole = content | {
             "raw": flat.state(flat.weights.detach().clone(), flat.buffers.clone()),
-            "optimizer": self.stepper.optimizer.state(),
+            "adamw": {
+                "steps": optimizer.steps,
+                "mean": flat.named(optimizer.mean.clone()),
+                "square": flat.named(optimizer.square.clone()),
+            },
             "ema_updates": average.updates,
         }
 
@@ -298,7 +303,7 @@ class _Training:
     def restore(self, path: Path) -> None:
         """Go on from a last.pt. Raises CheckpointError if it is not of this training."""
         content = checkpoint.read(path)
-        if "optimizer" not in content:
+        if "adamw" not in content:
             raise CheckpointError(f"checkpoint {path} holds weights only; resume from a last.pt")
         _check_same(checkpoint.config_of(content, path), self.config, path)
         # no key of the config says on which parts it was trained
@@ -312,13 +317,12 @@ class _Training:
         stepper = self.stepper
         checkpoint.load_weights(stepper.model, content["raw"], path)
         stepper.average.restore(content["state_dict"], content["ema_updates"])
-        try:
-            stepper.optimizer.restore(content["optimizer"])
-        except KeyError:
-            raise CheckpointError(
-                f"checkpoint {path} was written by an earlier version, which kept its optimiser"
-                " otherwise; start anew in another --out"
-            ) from None
+        kept = content["adamw"]
+        stepper.optimizer.steps = kept["steps"]
+        for name in ("mean", "square"):
+            moments = stepper.flat.named(getattr(stepper.optimizer, name))
+            for key, value in moments.items():
+                value.copy_(kept[name][key])
         self.step = content["step"]
         self.history = content["history"]
 
@@ -335,7 +339,7 @@ def _generator(seed: int) -> torch.Generator:
 def _check_same(saved: Config, wanted: Config, path: Path) -> None:
     # where the data lie may change; what they are is the study's concern
     without = ("data.root", "training.early_stopping_patience")
-    old, new = (_flat(base_identity(config, without)) for config in (saved, wanted))
+    old, new = (_leaves(base_identity(config, without)) for config in (saved, wanted))
     for key, value in new.items():
         if old[key] != value:
             raise CheckpointError(
@@ -344,11 +348,11 @@ def _check_same(saved: Config, wanted: Config, path: Path) -> None:
             )
 
 
-def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
+def _leaves(node: dict[str, Any], path: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in node.items():
         name = f"{path}.{key}" if path else key
-        flat |= _flat(value, name) if isinstance(value, dict) else {name: value}
+        flat |= _leaves(value, name) if isinstance(value, dict) else {name: value}
     return flat
 
 
@@ -367,7 +371,8 @@ def fit(
 
     config: with a decided runtime (`trainer.runtime.choose_runtime`). out: folder of best.pt,
     last.pt and history.json, renewed after every epoch. report: called after each epoch once its
-    checkpoint is on disk, by when the next epoch may have begun; raising ends the training.
+    checkpoint is on disk, by when the next epoch may have begun: it must leave torch's random
+    state alone, and raising ends the training.
     resume_from: a last.pt, also of another folder. all_data: train on all parts, score nothing,
     keep the last epoch. last_epoch: end there, with the schedules of the whole budget. lap: called
     at the end of each phase with its name: data, forward, backward, optimiser, scoring, checkpoint.
@@ -388,9 +393,11 @@ def fit(
                 break
             try:
                 row = training.run_epoch(epoch, writer.poll)
-            finally:
+            except Exception:
                 # the epoch before is told in any case
                 writer.wait()
+                raise
+            writer.wait()
             training.history.append(row)
             told = functools.partial(_tell, report, training.progress())
             writer.start(training.snapshot(out), then=told)

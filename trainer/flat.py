@@ -25,12 +25,12 @@ class FlatModel:
         self.weights = nn.Parameter(_vector(trainable))
         self.weights.grad = torch.zeros_like(self.weights)
         self.buffers = _vector(others)
-        slopes = _views(self.weights.grad, trainable)
-        for value, place, slope in zip(
-            trainable, _views(self.weights.detach(), trainable), slopes, strict=True
+        gradients = _views(self.weights.grad, trainable)
+        for value, place, gradient in zip(
+            trainable, _views(self.weights.detach(), trainable), gradients, strict=True
         ):
             value.data = place.copy_(value.detach())
-            value.grad = slope
+            value.grad = gradient
         for value, place in zip(others, _views(self.buffers, others), strict=True):
             value.data = place.copy_(value.detach())
 
@@ -50,6 +50,16 @@ class FlatModel:
             name: places[id(value)] if id(value) in places else value.detach().clone()
             for name, value in self.model.state_dict(keep_vars=True).items()
         }
+
+    def named(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector as long as the weights as one view per trainable parameter, by name."""
+        trainable, _ = _float32(self.model)
+        places = {
+            id(value): place
+            for value, place in zip(trainable, _views(vector, trainable), strict=True)
+        }
+        own = self.model.state_dict(keep_vars=True)
+        return {name: places[id(value)] for name, value in own.items() if id(value) in places}
 
 
 def _float32(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

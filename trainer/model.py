@@ -57,6 +57,12 @@ def _check(model: nn.Module, name: str, *, dropout: float, num_classes: int) -> 
             f"model {name!r} has {count:,} parameters, the cap is {MAX_PARAMETERS:,};"
             " make it narrower (model.width)"
         )
+    for key, value in model.named_parameters():
+        if value.dtype != torch.float32:
+            raise ConfigError(
+                f"model {name!r}: parameter {key!r} is {value.dtype}; float32 is needed, and"
+                " runtime.precision chooses what is computed with"
+            )
     if dropout > 0 and not _has_active_dropout(model):
         raise ConfigError(
             f"model {name!r} has no active nn.Dropout module although model.dropout is {dropout:g}:"

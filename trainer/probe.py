@@ -76,7 +76,12 @@ def _main(args: argparse.Namespace) -> int:
     config = with_values(config, {name: value for name, value in own.items() if value is not None})
     try:
         reading = measured(choose_runtime(config), args)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        # on a CPU torch has no type of its own for it
+        if isinstance(error, RuntimeError) and not (
+            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        ):
+            raise
         print(f"error: out of memory: {one_line(error)}", file=sys.stderr, flush=True)
         return OUT_OF_MEMORY
     print(json.dumps(reading), flush=True)

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -87,8 +87,10 @@ def applied(runtime: RuntimeConfig) -> Iterator[torch.device]:
     devices = [torch.device(runtime.device)] if runtime.device.startswith("cuda") else []
     _keep_freed_memory()
     torch.set_num_threads(runtime.threads)
+    # streams and graphs are made on the current device
+    here = torch.cuda.device(devices[0]) if devices else nullcontext()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with here, torch.random.fork_rng(devices=devices):
             yield torch.device(runtime.device)
     finally:
         torch.set_num_threads(before)

@@ -92,9 +92,9 @@ class Stepper:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         self.lap("data")
-        slopes = self.flat.weights.grad
-        assert slopes is not None
-        slopes.zero_()
+        gradient = self.flat.weights.grad
+        assert gradient is not None
+        gradient.zero_()
         measured = torch.zeros(3, dtype=torch.float64, device=self.device)
         size = self.config.runtime.micro_batch or len(images)
         for start in range(0, len(images), size):
@@ -102,8 +102,8 @@ class Stepper:
             measured += self._accumulate(
                 images[part], masks[part], numbers.dice_weight, len(images[part]) / len(images)
             )
-        self._clip(slopes)
-        self.optimizer.step(slopes, numbers.rates)
+        self._clip(gradient)
+        self.optimizer.step(gradient, numbers.rates)
         self.average.update(numbers.share)
         self.lap("optimiser")
         return measured
@@ -117,8 +117,6 @@ class Stepper:
             self.device.type,
             dtype=torch.bfloat16,
             enabled=self.config.runtime.precision == "bfloat16",
-            # a captured step would replay the first step's casts
-            cache_enabled=self.device.type == "cpu",
         ):
             outputs = self.forward(images)
         terms = training_loss(
@@ -137,8 +135,8 @@ class Stepper:
         self.lap("backward")
         return share * torch.stack([terms.total, terms.ce, terms.dice]).detach().double()
 
-    def _clip(self, slopes: Tensor) -> None:
+    def _clip(self, gradient: Tensor) -> None:
         """As torch's clip_grad_norm_."""
         longest = self.config.training.max_grad_norm
         if longest > 0:
-            slopes.mul_((longest / (slopes.norm() + 1e-6)).clamp_(max=1.0))
+            gradient.mul_((longest / (gradient.norm() + 1e-6)).clamp_(max=1.0))

@@ -99,10 +99,16 @@ class SyntheticSource:
         return face(index)[0]
 
     def mask(self, index: int) -> Bytes:
-        return face(index)[1]
+        return _mask(index)
 
     def files(self, index: int) -> tuple[Path, ...]:
         return ()
+
+
+# every finished trial is scored against the validation part's own masks, 8 MB of them
+@functools.lru_cache(maxsize=128)
+def _mask(index: int) -> Bytes:
+    return face(index)[1]
 
 
 # decoding asks for the mask and then for the picture of the same face
