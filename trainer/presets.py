@@ -32,7 +32,7 @@ PRESETS: dict[str, Preset] = {
         width=0.35,
         batch_size=8,
         learning_rate=8e-3,
-        steps=500,
+        steps=450,
         synthetic_images=500,
         why="built-in faces on a CPU: a whole search in minutes, to see how it works",
     ),
