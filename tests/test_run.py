@@ -519,7 +519,8 @@ def read_until_end(screen: int) -> str:
         try:
             told += os.read(screen, 65536)
         except OSError:  # how a terminal's other end says that it is over
-            return told.decode()
+            # one that hears Ctrl-C drops what it was to show, in mid-character too
+            return told.decode(errors="replace")
 
 
 def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
