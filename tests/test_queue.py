@@ -294,7 +294,8 @@ def test_a_run_is_ended_before_its_workers_have_begun(
         told(tmp_path, capsys, "stop", "--study", "faces")
         run.communicate(timeout=40)
     assert run.returncode == 0
-    assert states(tmp_path) == []
+    # one that was quick enough has begun a trial, and put it back
+    assert set(states(tmp_path)) <= {TrialState.WAITING}
 
 
 def test_running_trials_are_stopped_and_the_run_is_ended(
