@@ -9,15 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from search.names import owner_name
 from trainer.errors import UserError
 
-# deaths of workers without a finished trial in between, after which a run gives up
+# deaths per worker without a trained epoch in between, after which a run gives up
 MAX_DEATHS = 5
 
 
@@ -111,8 +112,8 @@ class Crew:
     """The workers of a run. Used through `with`: no worker outlives the block.
 
     command: what every worker gets after `python -m search.worker`. ahead: a process that becomes
-    the first worker. told: lines for the person. dead: process ids of workers that died and were
-    replaced.
+    the first worker. told: lines for the person. deaths: since the caller last set it to 0. lost:
+    owners, as claims name them, that ended and were replaced; for the caller to empty.
     """
 
     command: Sequence[str]
@@ -121,7 +122,7 @@ class Crew:
     ahead: Ahead | None = None
     deaths: int = 0
     told: list[str] = field(default_factory=list)
-    dead: set[int] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
     _workers: list[_Worker] = field(default_factory=list)
 
     def __enter__(self) -> Crew:
@@ -153,37 +154,39 @@ class Crew:
         return _Worker(slot, number, log, process, started_at)
 
     @property
-    def owners(self) -> set[int]:
-        """Process ids of all workers that were started."""
-        return self.dead | {worker.process.pid for worker in self._workers}
+    def owners(self) -> set[str]:
+        """The present workers, as their claims name them."""
+        return {owner_name(worker.process.pid) for worker in self._workers}
 
     def alive(self) -> int:
         """How many workers run."""
         return sum(worker.process.poll() is None for worker in self._workers)
 
-    def look(self) -> bool:
-        """Start workers that died again; returns whether any is at work.
+    def look(self, done: Callable[[], bool]) -> bool:
+        """Start workers that ended too early again; returns whether any is at work.
 
-        Raises UserError with the worker's own line where a person has to mend something, and
-        where workers die again and again.
+        done: whether nothing is left to do, asked only about a worker that left by itself: one
+        that somebody else asked to leave must not end the search. Raises UserError with the
+        worker's own line where a person has to mend something, and where workers die again and
+        again.
         """
         for index, worker in enumerate(self._workers):
             code = worker.process.poll()
-            if code is None or code == 0:
+            if code is None or (code == 0 and done()):
                 continue
             said = last_words(worker.log, worker.started_at)
             if code == 2:
                 raise UserError(said.removeprefix("error: "))
+            how = _how_it_ended(code)
             self.deaths += 1
-            self.dead.add(worker.process.pid)
-            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            self.lost.add(owner_name(worker.process.pid))
             self.told.append(
-                f"worker {worker.number} ended {how}; it is started again (log: {worker.log})"
+                f"worker {worker.number} {how}; it is started again (log: {worker.log})"
             )
-            if self.deaths > MAX_DEATHS:
+            if self.deaths > MAX_DEATHS * len(self.slots):
                 raise UserError(
-                    f"workers died {self.deaths} times without a finished trial in between, last"
-                    f" {how}: {said}; the whole log is {worker.log}"
+                    f"workers ended {self.deaths} times without training an epoch in between;"
+                    f" the last {how}: {said}; the whole log is {worker.log}"
                 )
             self._workers[index] = self._start(worker.slot, worker.number)
         return self.alive() > 0
@@ -210,6 +213,12 @@ class Crew:
                 return False
             time.sleep(0.05)
         return True
+
+
+def _how_it_ended(code: int) -> str:
+    if code == 0:
+        return "was asked to leave by somebody else"
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def with_threads(threads: int) -> dict[str, str]:

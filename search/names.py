@@ -1,9 +1,12 @@
-"""Names of studies, and the defaults that the commands share."""
+"""Names of studies and workers, and the defaults that the commands share."""
 
 from __future__ import annotations
 
 import re
+import socket
 from typing import TYPE_CHECKING
+
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from storage import LeasedStorage
@@ -13,6 +16,9 @@ RUNS = "runs"
 # studies that are not searches of their own
 CONFIRM_SUFFIX = "-confirm"
 IMPORTED = "imported"
+# seconds between the beats of a worker, and seconds of silence after which it counts as dead
+BEAT_S = 2.0
+GRACE_S = 20.0
 
 
 def default_name(data: str, preset: str, image_size: int) -> str:
@@ -23,6 +29,11 @@ def default_name(data: str, preset: str, image_size: int) -> str:
     """
     plain = re.sub(r"[^\w.-]+", "-", data).strip("-") or "data"
     return f"{plain}-{preset}-{image_size}"
+
+
+def owner_name(pid: int) -> str:
+    """How a worker of this machine signs its claims: HOST:PID."""
+    return f"{socket.gethostname()}:{pid}"
 
 
 def latest_study(storage: LeasedStorage) -> str:
@@ -38,3 +49,12 @@ def latest_study(storage: LeasedStorage) -> str:
             continue
         return activity.name
     raise StudyError("the store holds no search yet; start one with python -m search.run")
+
+
+def check_lease(beat_s: float, grace_s: float) -> None:
+    """Raise UserError unless several beats fit into the grace period."""
+    if beat_s > grace_s / 2:
+        raise UserError(
+            f"--beat-s {beat_s:g} with --grace-s {grace_s:g}: a worker that misses one beat would"
+            f" count as dead; make --grace-s at least twice --beat-s"
+        )

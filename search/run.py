@@ -6,26 +6,18 @@ import argparse
 import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.launch import Ahead
-from search.names import RUNS, STORAGE
+from search.names import BEAT_S, GRACE_S, RUNS, STORAGE, check_lease
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
-    import optuna
-
-    from search.launch import Crew, Slot
-    from search.progress import Standing, View
-    from search.study import Setup
-    from storage import LeasedStorage
+    from search.progress import View
 
 EXAMPLES = """\
 examples:
@@ -38,8 +30,6 @@ examples:
 Ctrl-C ends a run whenever you like: running trials finish their epoch and wait in the queue under
 their own number. The same command goes on.
 """
-_LOOK_S = 0.25
-_DRAIN_S = 600.0
 
 
 def _count(text: str) -> int:
@@ -63,6 +53,13 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 up is needed")
+    return number
+
+
 def _workers(text: str) -> int | None:
     return None if text == "auto" else _count(text)
 
@@ -73,7 +70,7 @@ def _per_device(text: str) -> int | str:
 
 # argparse names the function in its messages
 _count.__name__, _seed.__name__, _workers.__name__ = "count", "seed", "count"
-_seconds.__name__, _per_device.__name__ = "seconds", "count"
+_seconds.__name__, _per_device.__name__, _share.__name__ = "seconds", "count", "number"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,6 +156,39 @@ def parser() -> argparse.ArgumentParser:
         help="trials at a time on each GPU (the CPU is one device), or auto: measured, once",
     )
     computing.add_argument(
+        "--launcher",
+        choices=("local", "ray"),
+        default="local",
+        help="where workers run: on this machine (local, default) or on a Ray cluster",
+    )
+    computing.add_argument(
+        "--ray-address",
+        metavar="A",
+        help="the cluster's address (default: RAY_ADDRESS, else the one that runs here)",
+    )
+    computing.add_argument(
+        "--gpus-per-worker",
+        type=_share,
+        metavar="X",
+        help="with Ray: GPUs of each worker; 0.5 puts two on one, 0 means the CPU (default: 1 where"
+        " the cluster has any)",
+    )
+    computing.add_argument(
+        "--beat-s",
+        type=_seconds,
+        default=BEAT_S,
+        metavar="S",
+        help=f"seconds between the beats of a worker (default: {BEAT_S:g})",
+    )
+    computing.add_argument(
+        "--grace-s",
+        type=_seconds,
+        default=GRACE_S,
+        metavar="S",
+        help="seconds of silence after which a worker's trial goes to another one (default:"
+        f" {GRACE_S:g})",
+    )
+    computing.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="end after this time"
     )
     computing.add_argument(
@@ -167,6 +197,12 @@ def parser() -> argparse.ArgumentParser:
     showing = it.add_argument_group("showing")
     showing.add_argument(
         "--dashboard", action="store_true", help="serve optuna-dashboard while the search runs"
+    )
+    showing.add_argument(
+        "--on-event",
+        metavar="CMD",
+        help="run CMD with JSON on standard input at each new best and failed trial, and when the"
+        " run ends",
     )
     showing.add_argument("--plain", action="store_true", help="plain lines, no live view")
     return it
@@ -184,63 +220,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return guarded(lambda: _main(args, words, ahead), errors=(StorageError,))
 
 
-@dataclass
-class _Run:
-    """What one run of the supervisor holds."""
-
-    args: argparse.Namespace
-    storage: LeasedStorage
-    study: optuna.Study
-    setup: Setup
-    view: View
-    began_s: float
-    finished_before: int
-    drain_mark: str | None
-    estimated: bool = False
-
-    def standing(self) -> Standing:
-        from search.progress import Standing
-
-        return Standing(
-            name=self.study.study_name,
-            trials=self.study.get_trials(deepcopy=False),
-            total=self.args.trials,
-            epochs=self.setup.epochs,
-            finished_before=self.finished_before,
-            elapsed_s=time.monotonic() - self.began_s,
-        )
-
-
 def _main(args: argparse.Namespace, words: Sequence[str], ahead: Ahead) -> int:
     import optuna
     from rich.console import Console
 
     from search.closing import disk_use, summary
-    from search.lineage import nothing_better_for
     from search.opening import opened, planned
     from search.progress import View, counted
-    from search.study import drain_mark
+    from search.supervisor import Run, supervise
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console()
     view = View(console, plain=args.plain)
+    _check_computing(args)
     plan = planned(args)
     _check_writable(Path(args.runs))
     storage = open_storage(args.storage)
     if storage.warning is not None:
         view.say(f"note: {storage.warning}")
     study, setup = opened(args, plan, storage, view)
-    run = _Run(
-        args,
-        storage,
-        study,
-        setup,
-        view,
-        began_s=time.monotonic(),
-        finished_before=storage.count_finished(study._study_id),
-        drain_mark=drain_mark(study),
-    )
+    run = Run(args, storage, study, setup, view)
     code = 0
     if run.finished_before >= args.trials:
         view.say(
@@ -249,12 +249,12 @@ def _main(args: argparse.Namespace, words: Sequence[str], ahead: Ahead) -> int:
         )
     else:
         with _dashboard(args, view):
-            code = _supervise(run, ahead)
+            code = supervise(run, ahead)
     summary(console, study, setup, storage=args.storage, runs=args.runs)
     view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
     standing = run.standing()
     waiting = standing.count(optuna.trial.TrialState.WAITING)
-    if args.stop_after is not None and nothing_better_for(standing.trials) >= args.stop_after:
+    if run.stopped(standing):
         view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
     elif waiting or standing.finished < args.trials:
         again = shlex.join([sys.executable, "-m", "search.run", *_without_password(words)])
@@ -280,11 +280,29 @@ def _check_writable(runs: Path) -> None:
         raise UserError(f"--runs {runs}: cannot be written to; name another folder")
 
 
-# ------------------------------------------------------------------------------ while it runs
+def _check_computing(args: argparse.Namespace) -> None:
+    """Raise UserError for flags of leases and launchers that do not go together."""
+    from trainer.errors import UserError
+
+    check_lease(args.beat_s, args.grace_s)
+    if args.launcher == "ray":
+        if args.per_device is not None:
+            raise UserError(
+                "--workers-per-device: with --launcher ray give --gpus-per-worker, 0.5 say"
+            )
+        if ":" in args.device:
+            raise UserError(f"--device {args.device}: Ray chooses the GPU; give auto, cpu or cuda")
+        return
+    for flag, given in (
+        ("--ray-address", args.ray_address),
+        ("--gpus-per-worker", args.gpus_per_worker),
+    ):
+        if given is not None:
+            raise UserError(f"{flag} {given}: only Ray needs it; add --launcher ray")
 
 
 @contextlib.contextmanager
-def _dashboard(args: argparse.Namespace, view: View) -> Any:
+def _dashboard(args: argparse.Namespace, view: View) -> Iterator[None]:
     """optuna-dashboard beside the search, if wanted. Raises UserError if it does not start."""
     from search.launch import last_words
     from trainer.errors import UserError
@@ -311,181 +329,6 @@ def _dashboard(args: argparse.Namespace, view: View) -> Any:
             yield
         finally:
             child.terminate()
-
-
-def _supervise(run: _Run, ahead: Ahead) -> int:
-    """Keep workers at work until the budget is reached or somebody ends the run."""
-    from search.launch import Crew
-    from search.progress import counted
-    from search.study import drain_mark, trial_folder
-    from storage import Reaper
-
-    args = run.args
-    slots = _slots(run)
-    command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
-    if args.stop_after is not None:
-        command += ["--stop-after", str(args.stop_after)]
-    logs = trial_folder(Path(args.runs), run.study.study_name, 0).parent / "workers"
-    reaper = Reaper(run.storage, run.study._study_id)
-    until = None if args.timeout is None else run.began_s + args.timeout
-    finished = run.finished_before
-    with _signals_as_interrupt(), Crew(command, slots, logs, ahead) as crew, run.view as view:
-        view.say(
-            f"{counted(len(slots), 'worker')} on {slots[0].device},"
-            f" {counted(slots[0].threads, 'thread')} each; logs in {logs}"
-        )
-        try:
-            while True:
-                at_work = crew.look()
-                if crew.told:
-                    # at once: the reaper would wait for the grace period
-                    _free_claims(run, crew.dead)
-                for line in crew.told:
-                    view.say(line)
-                crew.told.clear()
-                for deed in reaper.look():
-                    if deed.number is not None:
-                        view.say(f"trial {deed.number} lost its worker; it waits in the queue")
-                standing = run.standing()
-                if standing.finished > finished:
-                    finished, crew.deaths = standing.finished, 0
-                view.update(standing)
-                _estimate(run, standing, crew)
-                if not at_work:
-                    break
-                if drain_mark(run.study) != run.drain_mark:
-                    view.say("asked to end: running trials finish their epoch and wait")
-                    # a worker that has just started has not heard of it
-                    _end(run, crew)
-                    break
-                if until is not None and time.monotonic() > until:
-                    view.say(f"--timeout {args.timeout:g}: running trials finish their epoch")
-                    _end(run, crew)
-                    break
-                time.sleep(_LOOK_S)
-        except KeyboardInterrupt:
-            view.say("Ctrl-C: running trials finish their epoch and wait; once more ends at once")
-            try:
-                _end(run, crew)
-            except KeyboardInterrupt:
-                crew.kill()
-                _free_claims(run, crew.owners)
-            return 130
-        except BaseException:
-            # whatever it was, no trial is left running
-            _end(run, crew)
-            raise
-        view.update(run.standing())
-    return 0
-
-
-def _slots(run: _Run) -> list[Slot]:
-    """Where the workers of this run compute."""
-    import torch
-
-    from search.launch import devices_of, plan_slots
-    from trainer.runtime import usable_cores
-
-    args, runtime, cores = run.args, run.setup.runtime, usable_cores()
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    per_device = args.per_device
-    if per_device == "auto":
-        devices = devices_of(runtime["device"], gpus)
-        per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
-    return plan_slots(
-        args.workers,
-        device=runtime["device"],
-        cores=cores,
-        gpus=gpus,
-        threads=runtime["threads"],
-        per_device=per_device,
-        # more workers than missing trials would only wait
-        most=max(1, args.trials - run.finished_before),
-    )
-
-
-def _measured_per_device(run: _Run, device: str, cores: int) -> int:
-    from search.packing import Place, workers_per_device
-    from search.study import config_for
-
-    setup = run.setup
-    config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
-    place = Place(device, cores, setup.runtime["threads"])
-    with _signals_as_interrupt():
-        return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
-
-
-def _end(run: _Run, crew: Crew) -> None:
-    """Ask the workers to end, wait, and free what a worker left that would not."""
-    crew.ask_to_end()
-    if not crew.wait(_DRAIN_S):
-        crew.kill()
-    _free_claims(run, crew.owners)
-
-
-def _free_claims(run: _Run, pids: Collection[int]) -> None:
-    """Put back the trials of workers of ours that ended without doing so."""
-    import socket
-
-    from storage import StorageError
-
-    # a store that is away cannot be told: the reaper of the next run does it
-    with contextlib.suppress(StorageError):
-        ours = {f"{socket.gethostname()}:{pid}" for pid in pids}
-        for claim in run.storage.live_claims(run.study._study_id):
-            if claim.owner in ours:
-                run.storage.reap(claim)
-
-
-@contextlib.contextmanager
-def _signals_as_interrupt() -> Any:
-    """A machine that is shut down ends the run like Ctrl-C does.
-
-    SIGINT as well: a shell starts what it runs in the background with that ignored.
-    """
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _estimate(run: _Run, standing: Standing, crew: Crew) -> None:
-    """Once, after the first epoch: how long the whole search will take."""
-    from search.progress import duration
-
-    if run.estimated:
-        return
-    running = [trial for trial in standing.running if trial.intermediate_values]
-    if not running:
-        return
-    run.estimated = True
-    seconds = _epoch_seconds(run, running[0].number)
-    if seconds is None:
-        return
-    left = run.args.trials - standing.finished
-    whole = seconds * run.setup.epochs * left / max(1, crew.alive())
-    run.view.say(
-        f"an epoch takes about {seconds:.1f} s: {left} trials of {run.setup.epochs} epochs on"
-        f" {crew.alive()} workers at most {duration(whole)}; pruning shortens that"
-    )
-
-
-def _epoch_seconds(run: _Run, number: int) -> float | None:
-    import json
-
-    from search.study import trial_folder
-
-    folder = trial_folder(Path(run.args.runs), run.study.study_name, number)
-    for path in folder.glob("*/history.json"):
-        with contextlib.suppress(OSError, ValueError, LookupError):
-            return float(json.loads(path.read_text(encoding="utf-8"))[-1]["seconds"])
-    return None
 
 
 if __name__ == "__main__":

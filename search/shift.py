@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import threading
 import time
 import traceback
@@ -24,6 +23,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from search.lineage import CONTINUES, DIVERGED, nothing_better_for
+from search.names import BEAT_S, GRACE_S, owner_name
 from search.objective import run_trial, suggest, trial_config
 from search.pruner import make_pruner
 from search.sampler import make_sampler
@@ -39,7 +39,7 @@ from search.study import (
     trial_folder,
     trial_seed,
 )
-from storage import Heart, LeasedStorage, LeaseLost, Reaper, StorageError
+from storage import Heart, LeasedStorage, LeaseLost, Patrol, Reaper, StorageError
 from trainer import checkpoint
 from trainer.config import (
     Config,
@@ -137,19 +137,17 @@ class Post:
     threads: int | None = None
     data_root: str | None = None
     stop_after: int | None = None
-    beat_s: float = 2.0
-    grace_s: float = 20.0
+    beat_s: float = BEAT_S
+    grace_s: float = GRACE_S
     parent: int | None = None
-    owner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    owner: str = field(default_factory=lambda: owner_name(os.getpid()))
     setup: Setup = field(init=False)
-    reaper: Reaper = field(init=False)
     data: FaceData | None = field(init=False, default=None)
     failed_before: frozenset[int] = field(init=False)
     _drain_mark: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.setup = load_setup(self.study)
-        self.reaper = Reaper(self.storage, self.study_id, self.grace_s)
         self._drain_mark = drain_mark(self.study)
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         self.failed_before = frozenset(trial.number for trial in failed)
@@ -173,17 +171,22 @@ def work(post: Post) -> int:
     Returns 0. Raises UserError and StorageError for what a person has to mend; the trial at hand
     then waits in the queue.
     """
+    with Patrol(Reaper(post.storage, post.study_id, post.grace_s)):
+        _work(post)
+    return 0
+
+
+def _work(post: Post) -> None:
     while not post.leaving():
-        post.reaper.look()
         if post.stop_after is not None:
             trials = post.study.get_trials(deepcopy=False)
             if nothing_better_for(trials) >= post.stop_after:
-                return 0
+                return
         total = total_of(post.study)
         if total is None:
             raise StudyError(f'study "{post.study.study_name}" has no budget: run search.run on it')
         if post.storage.count_finished(post.study_id) >= total:
-            return 0
+            return
         # before a place is taken: faces that cannot be read are no trial's fault
         load_data(post)
         try:
@@ -197,7 +200,6 @@ def work(post: Post) -> int:
         else:
             # all places are taken: if an owner dies, its trial comes to us
             post.signals.asked.wait(_PAUSE_S)
-    return 0
 
 
 def one_trial(post: Post, token: int) -> None:
@@ -308,6 +310,7 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
     state = TrialState.COMPLETE
     try:
         if start is not None:
+            _say(f"trial {trial.number} goes on from epoch {start.epoch}")
             _report_missing(trial, start, reported, config.training.epochs)
         while result is None:
             try:
@@ -351,7 +354,6 @@ def _after_epoch(post: Post, token: int, heart: Heart, progress: Progress) -> No
         raise heart.failure or LeaseLost(token)
     if heart.ended:
         raise UpdateFinishedTrialError(f"claim {token}: the trial was ended by somebody else")
-    post.reaper.look()
     if progress.epoch >= progress.epochs:
         # nothing is left to do: it ends as what it is
         return

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.names import BEAT_S, GRACE_S, check_lease
 from trainer.cli import Parser, guarded
 
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from storage import StorageError, open_storage
 
     def body() -> int:
+        check_lease(options.beat_s, options.grace_s)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with Signals() as signals:
             storage = open_storage(options.storage, create=False)
@@ -90,12 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-after", type=_positive(int), metavar="K", help="end when K trials brought no better"
     )
     parser.add_argument(
-        "--beat-s", type=_positive(float), default=2.0, metavar="S", help="seconds between beats"
+        "--beat-s", type=_positive(float), default=BEAT_S, metavar="S", help="seconds between beats"
     )
     parser.add_argument(
         "--grace-s",
         type=_positive(float),
-        default=20.0,
+        default=GRACE_S,
         metavar="S",
         help="seconds of silence after which a trial goes to somebody else",
     )

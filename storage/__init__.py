@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from storage.claims import Beat, Claim
     from storage.heart import Heart
     from storage.rdb import LeasedStorage, StudyActivity, open_storage
-    from storage.reaper import Deed, Reaper
+    from storage.reaper import Deed, Patrol, Reaper
 
 _WHERE = {
     "Beat": "storage.claims",
@@ -24,6 +24,7 @@ _WHERE = {
     "Deed": "storage.reaper",
     "Heart": "storage.heart",
     "LeasedStorage": "storage.rdb",
+    "Patrol": "storage.reaper",
     "Reaper": "storage.reaper",
     "StudyActivity": "storage.rdb",
     "open_storage": "storage.rdb",
@@ -36,6 +37,7 @@ __all__ = [
     "Heart",
     "LeaseLost",
     "LeasedStorage",
+    "Patrol",
     "Reaper",
     "StorageError",
     "StudyActivity",

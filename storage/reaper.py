@@ -6,12 +6,17 @@ clock: nobody is reaped, or spared, because a clock was set.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from storage.errors import StorageError
+
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from storage.rdb import LeasedStorage
 
 
@@ -51,7 +56,7 @@ class Reaper:
     ) -> None:
         self._storage = storage
         self._study_id = study_id
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._clock = clock
         self._looked_at: float | None = None
         self._claims: dict[int, _Watch] = {}
@@ -62,7 +67,7 @@ class Reaper:
         claims, orphans = self._storage.survey(self._study_id)
         now = self._clock()
         away_s = 0.0 if self._looked_at is None else now - self._looked_at
-        step_s = min(away_s, self._grace_s / 3)
+        step_s = min(away_s, self.grace_s / 3)
         self._looked_at = now
         self._claims = {
             claim.token: _watched(self._claims.get(claim.token), claim.beat, step_s)
@@ -73,7 +78,7 @@ class Reaper:
         }
         deeds = []
         for claim in claims:
-            if self._claims[claim.token].silent_s < self._grace_s:
+            if self._claims[claim.token].silent_s < self.grace_s:
                 continue
             put_back = self._storage.reap(claim)
             if put_back is not None:
@@ -81,7 +86,7 @@ class Reaper:
                 deeds.append(Deed(kind, claim.trial_id, claim.number, claim.owner))
         for trial_id, number in orphans:
             silent_s = self._orphans[trial_id].silent_s
-            if silent_s >= self._grace_s and self._storage.adopt(trial_id):
+            if silent_s >= self.grace_s and self._storage.adopt(trial_id):
                 deeds.append(Deed("adopted", trial_id, number, None))
         return deeds
 
@@ -90,3 +95,40 @@ def _watched(before: _Watch | None, beat: int, step_s: float) -> _Watch:
     if before is None or before.beat != beat:
         return _Watch(beat)
     return _Watch(beat, before.silent_s + step_s)
+
+
+class Patrol:
+    """A thread that looks with `reaper` about every second while the block runs.
+
+    A worker in the middle of a long epoch finds the dead as soon as an idle one.
+    """
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        # often enough for a short grace period, never oftener than makes sense
+        self._every_s = min(1.0, reaper.grace_s / 6)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def __enter__(self) -> Patrol:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        # it may be waiting for a lost server: the thread is a daemon and may be left behind
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self._reaper.look()
+            except StorageError:
+                # the worker itself meets the same trouble and knows what to do; a store that
+                # comes back needs its reaper again
+                continue

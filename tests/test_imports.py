@@ -24,6 +24,7 @@ ALLOWED = {
     "search": {
         *HOUSE,
         *("torch", "numpy", "optuna", "optuna_dashboard", "rich", "scipy", "plotly", "yaml"),
+        *("ray", "waitress"),
     },
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from search.launch import MAX_DEATHS, Ahead, Crew, Slot, plan_slots
+from search.names import owner_name
 from tests.studies import wait_until
 from trainer.errors import UserError
 
@@ -26,12 +27,16 @@ def crew_that(code: str, folder: Path, workers: int = 1) -> Iterator[Crew]:
         yield crew
 
 
+def pid_of(owner: str) -> int:
+    return int(owner.rpartition(":")[2])
+
+
 def look_until_error(crew: Crew) -> str:
     told: list[str] = []
 
     def refused() -> bool:
         try:
-            crew.look()
+            crew.look(lambda: True)
         except UserError as error:
             told.append(str(error))
         return bool(told)
@@ -88,7 +93,7 @@ def test_a_worker_is_told_where_to_compute_and_whom_to_outlive(tmp_path: Path) -
     code = "print(sys.argv[1:], os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])"
     with crew_that(code, tmp_path) as crew:
         assert crew.wait(20)
-        assert not crew.look()
+        assert not crew.look(lambda: True)
     flags = ["--study", "faces", "--device", "cpu", "--threads", "1", "--parent", str(os.getpid())]
     assert (tmp_path / "logs" / "1.log").read_text() == f"{flags} 1 1\n"
 
@@ -96,10 +101,10 @@ def test_a_worker_is_told_where_to_compute_and_whom_to_outlive(tmp_path: Path) -
 def test_a_worker_started_ahead_becomes_the_first_of_the_crew(tmp_path: Path) -> None:
     slots = [Slot("cpu", 1)] * 2
     with Ahead() as ahead, Crew(["--help"], slots, tmp_path, ahead) as crew:
-        assert ahead._process.pid in crew.owners
+        assert owner_name(ahead._process.pid) in crew.owners
         assert len(crew.owners) == 2
         assert crew.wait(60)
-        assert not crew.look()
+        assert not crew.look(lambda: True)
         assert crew.told == []
     said = [(tmp_path / f"{number}.log").read_text() for number in (1, 2)]
     assert said[0] == said[1]
@@ -118,9 +123,9 @@ def test_a_worker_that_died_ahead_is_replaced(tmp_path: Path) -> None:
         ahead._process.kill()
         ahead._process.wait()
         with Crew(["--help"], [Slot("cpu", 1)], tmp_path, ahead) as crew:
-            assert ahead._process.pid not in crew.owners
+            assert owner_name(ahead._process.pid) not in crew.owners
             assert crew.wait(60)
-            assert not crew.look()
+            assert not crew.look(lambda: True)
     assert "usage: python -m search.worker" in (tmp_path / "1.log").read_text()
 
 
@@ -139,15 +144,15 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_with_its_last_words(
         assert crew.deaths == MAX_DEATHS + 1
     log = tmp_path / "logs" / "1.log"
     assert said == (
-        f"workers died {MAX_DEATHS + 1} times without a finished trial in between, last with exit"
-        f" code 1: IndexError: a bug; the whole log is {log}"
+        f"workers ended {MAX_DEATHS + 1} times without training an epoch in between; the last ended"
+        f" with exit code 1: IndexError: a bug; the whole log is {log}"
     )
     assert log.read_text().count("IndexError: a bug") == MAX_DEATHS + 1
 
 
 def test_a_worker_that_said_nothing_is_told_as_such(tmp_path: Path) -> None:
     with crew_that("os._exit(7)", tmp_path) as crew:
-        assert "last with exit code 7: no output;" in look_until_error(crew)
+        assert "the last ended with exit code 7: no output;" in look_until_error(crew)
 
 
 def test_a_workers_complaint_is_passed_on_as_one_line(tmp_path: Path) -> None:
@@ -168,31 +173,41 @@ def test_a_killed_worker_is_started_again_and_remembered(tmp_path: Path) -> None
     with crew_that("time.sleep(60)", tmp_path, workers=2) as crew:
         before = crew.owners
         victim = min(before)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(pid_of(victim), signal.SIGKILL)
         wait_until(lambda: crew.alive() == 1, "its end")
-        assert crew.look()
+        assert crew.look(lambda: False)
         assert crew.alive() == 2
         (line,) = crew.told
         assert "ended by SIGKILL; it is started again (log: " in line
         # the trials of the dead one are still to be put back
-        assert crew.dead == {victim}
-        assert before < crew.owners
+        assert crew.lost == {victim}
+        assert before - crew.owners == {victim}
 
 
-def test_a_worker_that_left_by_itself_is_not_started_again(tmp_path: Path) -> None:
+def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(tmp_path: Path) -> None:
     with crew_that("pass", tmp_path) as crew:
         assert crew.wait(20)
-        assert not crew.look()
+        assert not crew.look(lambda: True)
         assert (crew.deaths, crew.told) == (0, [])
+
+
+def test_a_worker_that_somebody_else_sent_away_is_started_again(tmp_path: Path) -> None:
+    with crew_that("pass", tmp_path) as crew:
+        assert crew.wait(20)
+        left = crew.owners
+        crew.look(lambda: False)
+        (line,) = crew.told
+        assert line.startswith("worker 1 was asked to leave by somebody else; it is started again")
+        assert crew.lost == left
 
 
 def test_no_worker_outlives_its_crew(tmp_path: Path) -> None:
     with crew_that("time.sleep(60)", tmp_path, workers=2) as crew:
         assert not crew.wait(0.1)
-        pids = crew.owners
-    for pid in pids:
+        owners = crew.owners
+    for owner in owners:
         with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+            os.kill(pid_of(owner), 0)
 
 
 def test_workers_are_asked_before_they_are_killed(tmp_path: Path) -> None:
@@ -206,5 +221,5 @@ def test_workers_are_asked_before_they_are_killed(tmp_path: Path) -> None:
         wait_until(lambda: "ready" in log.read_text(), "the worker")
         crew.ask_to_end()
         assert crew.wait(20)
-        assert not crew.look()
+        assert not crew.look(lambda: True)
     assert log.read_text() == "ready\nasked\n"

@@ -3,9 +3,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from storage import Deed, Heart, LeasedStorage, LeaseLost, Reaper, claims, open_storage
+from storage import Deed, Heart, LeasedStorage, LeaseLost, Patrol, Reaper, claims, open_storage
 
 GRACE_S = 3.0
 
@@ -198,6 +200,35 @@ def test_wall_clocks_play_no_part(storage: LeasedStorage, monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "time", lambda: 0.0)
     looks(reaper, clock, 3)
     assert {deed.kind for deed in reaper.look()} == {"requeued", "adopted"}
+
+
+def test_a_patrol_looks_while_its_owner_is_busy(storage: LeasedStorage) -> None:
+    _, trial_id = start(storage)
+    with Patrol(Reaper(storage, 1, grace_s=0.6)):
+        # nobody calls anything here, as in the middle of a long epoch
+        until = time.monotonic() + 20
+        while state(storage, trial_id) == TrialState.RUNNING:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    assert state(storage, trial_id) == TrialState.WAITING
+    assert not [thread for thread in threading.enumerate() if thread.name == "reaper"]
+
+
+def test_a_patrol_outlives_a_store_that_is_away(sqlite_url: str) -> None:
+    storage = open_storage(sqlite_url, patience_s=0.1)
+    storage.create_new_study([StudyDirection.MAXIMIZE], "faces")
+    _, trial_id = start(storage)
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    away = file.with_name("away.db")
+    with Patrol(Reaper(storage, 1, grace_s=0.6)):
+        file.rename(away)
+        time.sleep(0.5)
+        away.rename(file)
+        until = time.monotonic() + 20
+        while state(storage, trial_id) == TrialState.RUNNING:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    storage.close()
 
 
 def _sleeper(url: str, pipe: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -487,6 +488,75 @@ def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
     assert trial.state == C
     assert list(trial.intermediate_values) == list(range(1, 31))
     assert "exceptions" not in trial.user_attrs
+
+
+def test_a_worker_that_somebody_sends_away_does_not_end_the_search(room: Path) -> None:
+    heard = room / "heard"
+    lease = ("--beat-s", "0.5", "--grace-s", "2", "--on-event", f"cat >> '{heard}'")
+    flags = ("--trials", "2", "--epochs", "20", "--no-priors", "--workers", "1", *lease)
+    with started(room, *flags) as run:
+        wait_until(lambda: epochs(room) >= 2, "the second epoch")
+        worker = worker_of(room, 0)
+        assert worker is not None
+        os.kill(worker, signal.SIGTERM)
+        wait_until(lambda: not alive(worker), "the worker to leave")
+        wait_until(lambda: worker_of(room, 0) not in (None, worker), "another worker")
+        # one that is only asleep finds its token gone
+        sleeper = worker_of(room, 0)
+        assert sleeper is not None
+        seen = epochs(room)
+        wait_until(lambda: epochs(room) > seen, "an epoch more")
+        os.kill(sleeper, signal.SIGSTOP)
+        wait_until(lambda: worker_of(room, 0) is None, "the end of its lease", 30)
+        os.kill(sleeper, signal.SIGCONT)
+        out, err = run.communicate(timeout=120)
+    assert (run.returncode, err) == (0, "")
+    assert "worker 1 was asked to leave by somebody else; it is started again" in out
+    assert "trial 0 lost its worker; it waits in the queue" in out
+    assert (len(states(room)), claims(room)) == (2, [])
+    trial = opened(room).get_trials()[0]
+    assert list(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+    told = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert [event["event"] for event in told][-1] == "finished"
+    assert told[-1]["reason"] == "done"
+    assert told[-1]["finished"] == 2
+    best = [event for event in told if event["event"] == "new_best"]
+    assert best[-1]["value"] == told[-1]["best"]["value"]
+
+
+def test_an_event_command_hears_of_a_run_that_cannot_go_on(room: Path) -> None:
+    heard = room / "heard"
+    flags = ("--trials", "2", "--epochs", "40", "--no-priors", "--workers", "1")
+    with started(room, *flags, "--on-event", f"cat >> '{heard}'") as run:
+        wait_until(lambda: epochs(room) >= 1, "the first epoch")
+        (room / "runs" / "search.db").unlink()
+        _, err = run.communicate(timeout=120)
+    assert run.returncode == 2
+    assert err.count("\n") == 1
+    (event,) = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert (event["event"], event["trial"]) == ("failed", None)
+    assert f"error: {event['reason']}\n" == err
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ("--beat-s", "5", "--grace-s", "6"),
+            "--beat-s 5 with --grace-s 6: a worker that misses one beat would count as dead; make"
+            " --grace-s at least twice --beat-s",
+        ),
+        (("--ray-address", "10.0.0.1:6379"), "--ray-address 10.0.0.1:6379: only Ray needs it"),
+        (("--gpus-per-worker", "0.5"), "--gpus-per-worker 0.5: only Ray needs it; add --launcher"),
+        (("--launcher", "ray", "--device", "cuda:1"), "--device cuda:1: Ray chooses the GPU"),
+        (("--launcher", "ray", "--workers-per-device", "2"), "give --gpus-per-worker, 0.5 say"),
+    ],
+)
+def test_flags_of_leases_and_launchers_that_do_not_fit_are_one_line(
+    room: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], line: str
+) -> None:
+    assert line in refusal(capsys, *flags)
+    assert not (room / "runs").exists()
 
 
 def alive(pid: int) -> bool:

@@ -1,0 +1,285 @@
+"""Keeps workers at work until the study has its trials. A supervisor never trains itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+import torch
+
+from search.events import News, Notifier, described
+from search.launch import Ahead, Crew, Slot, devices_of, plan_slots
+from search.lineage import nothing_better_for
+from search.packing import Place, workers_per_device
+from search.progress import Standing, View, counted, duration
+from search.study import Setup, config_for, drain_mark, trial_folder
+from storage import LeasedStorage, Reaper, StorageError, redact
+from trainer.errors import UserError
+from trainer.runtime import usable_cores
+
+_LOOK_S = 0.25
+_DRAIN_S = 600.0
+
+
+class Workers(Protocol):
+    """What a supervisor needs of a crew, wherever its workers run; see `search.launch.Crew`."""
+
+    told: list[str]
+    deaths: int
+    lost: set[str]
+
+    @property
+    def owners(self) -> set[str]: ...
+    def alive(self) -> int: ...
+    def look(self, done: Callable[[], bool]) -> bool: ...
+    def ask_to_end(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool: ...
+
+
+@dataclass
+class Run:
+    """What one run of the supervisor holds."""
+
+    args: argparse.Namespace
+    storage: LeasedStorage
+    study: optuna.Study
+    setup: Setup
+    view: View
+    began_s: float = field(default_factory=time.monotonic)
+    finished_before: int = field(init=False)
+    estimated: bool = False
+    _drain_mark: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.finished_before = self.storage.count_finished(self.study._study_id)
+        self._drain_mark = drain_mark(self.study)
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder of runs."""
+        return trial_folder(Path(self.args.runs), self.study.study_name, 0).parent
+
+    def standing(self) -> Standing:
+        """The study as it stands now."""
+        return Standing(
+            name=self.study.study_name,
+            trials=self.study.get_trials(deepcopy=False),
+            total=self.args.trials,
+            epochs=self.setup.epochs,
+            finished_before=self.finished_before,
+            elapsed_s=time.monotonic() - self.began_s,
+        )
+
+    def stopped(self, standing: Standing) -> bool:
+        """Whether `--stop-after` has ended the search."""
+        most = self.args.stop_after
+        return most is not None and nothing_better_for(standing.trials) >= most
+
+    def drained(self) -> bool:
+        """Whether somebody has asked the study's workers to leave since the run began."""
+        return drain_mark(self.study) != self._drain_mark
+
+    def done(self) -> bool:
+        """Whether a worker has nothing left to do."""
+        standing = self.standing()
+        return standing.finished >= standing.total or self.stopped(standing) or self.drained()
+
+
+def supervise(run: Run, ahead: Ahead) -> int:
+    """Keep workers at work until the budget is reached or somebody ends the run; the exit code.
+
+    Raises UserError and StorageError for what a person has to mend; running trials then wait.
+    """
+    common = {
+        "study": run.study.study_name,
+        "storage": redact(run.args.storage),
+        "trials": run.args.trials,
+    }
+    news = News(run.standing().trials)
+    with Notifier(run.args.on_event, common) as notifier:
+        try:
+            with _signals_as_interrupt(), _crew(run, ahead) as crew, run.view:
+                reason = _watched(run, crew, notifier, news)
+        except (UserError, StorageError) as error:
+            notifier.tell("failed", trial=None, reason=str(error))
+            raise
+        standing = run.standing()
+        notifier.tell_all(news.since(standing.trials))
+        notifier.tell(
+            "finished",
+            reason=reason,
+            finished=standing.finished,
+            seconds=round(standing.elapsed_s, 1),
+            best=described(standing.best),
+        )
+    for line in notifier.told:
+        run.view.say(line)
+    return 130 if reason == "interrupted" else 0
+
+
+def _watched(run: Run, crew: Workers, notifier: Notifier, news: News) -> str:
+    """Look after the crew until the run is over; why it is over."""
+    view = run.view
+    reaper = Reaper(run.storage, run.study._study_id, run.args.grace_s)
+    until = None if run.args.timeout is None else run.began_s + run.args.timeout
+    progress = 0
+    try:
+        while True:
+            at_work = crew.look(run.done)
+            if crew.lost:
+                # at once: the reaper would wait for the grace period
+                _free_claims(run, crew.lost)
+                crew.lost.clear()
+            for deed in reaper.look():
+                if deed.number is not None:
+                    view.say(f"trial {deed.number} lost its worker; it waits in the queue")
+            standing = run.standing()
+            for lines in (crew.told, notifier.told):
+                for line in lines:
+                    view.say(line)
+                lines.clear()
+            notifier.tell_all(news.since(standing.trials))
+            trained = sum(len(trial.intermediate_values) for trial in standing.trials)
+            if trained > progress:
+                progress, crew.deaths = trained, 0
+            view.update(standing)
+            _estimate(run, standing, crew)
+            if not at_work:
+                return "stop-after" if run.stopped(standing) else "done"
+            if run.drained():
+                view.say("asked to end: running trials finish their epoch and wait")
+                # a worker that has just started has not heard of it
+                _end(run, crew)
+                return "asked to end"
+            if until is not None and time.monotonic() > until:
+                view.say(f"--timeout {run.args.timeout:g}: running trials finish their epoch")
+                _end(run, crew)
+                return "timeout"
+            time.sleep(_LOOK_S)
+    except KeyboardInterrupt:
+        view.say("Ctrl-C: running trials finish their epoch and wait; once more ends at once")
+        try:
+            _end(run, crew)
+        except KeyboardInterrupt:
+            crew.kill()
+            _free_claims(run, crew.owners)
+        return "interrupted"
+    except BaseException:
+        # whatever it was, no trial is left running
+        _end(run, crew)
+        raise
+
+
+@contextlib.contextmanager
+def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
+    """The workers of this run, at work."""
+    args = run.args
+    logs = run.folder / "workers"
+    command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
+    command += ["--beat-s", str(args.beat_s), "--grace-s", str(args.grace_s)]
+    if args.stop_after is not None:
+        command += ["--stop-after", str(args.stop_after)]
+    slots = _slots(run)
+    with Crew(command, slots, logs, ahead) as crew:
+        run.view.say(
+            f"{counted(len(slots), 'worker')} on {slots[0].device},"
+            f" {counted(slots[0].threads, 'thread')} each; logs in {logs}"
+        )
+        yield crew
+
+
+def _slots(run: Run) -> list[Slot]:
+    """Where the workers of this run compute."""
+    args, runtime, cores = run.args, run.setup.runtime, usable_cores()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    per_device = args.per_device
+    if per_device == "auto":
+        devices = devices_of(runtime["device"], gpus)
+        per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
+    return plan_slots(
+        args.workers,
+        device=runtime["device"],
+        cores=cores,
+        gpus=gpus,
+        threads=runtime["threads"],
+        per_device=per_device,
+        # more workers than missing trials would only wait
+        most=max(1, args.trials - run.finished_before),
+    )
+
+
+def _measured_per_device(run: Run, device: str, cores: int) -> int:
+    setup = run.setup
+    config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
+    place = Place(device, cores, setup.runtime["threads"])
+    return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
+
+
+def _end(run: Run, crew: Workers) -> None:
+    """Ask the workers to end, wait, and free what a worker left that would not."""
+    crew.ask_to_end()
+    if not crew.wait(_DRAIN_S):
+        crew.kill()
+    _free_claims(run, crew.owners | crew.lost)
+
+
+def _free_claims(run: Run, owners: Collection[str]) -> None:
+    """Put back the trials of workers of ours that ended without doing so."""
+    # a store that is away cannot be told: the reaper of the next run does it
+    with contextlib.suppress(StorageError):
+        for claim in run.storage.live_claims(run.study._study_id):
+            if claim.owner in owners:
+                run.storage.reap(claim)
+
+
+@contextlib.contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """A machine that is shut down ends the run like Ctrl-C does.
+
+    SIGINT as well: a shell starts what it runs in the background with that ignored.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _estimate(run: Run, standing: Standing, crew: Workers) -> None:
+    """Once, after the first epoch: how long the whole search will take."""
+    if run.estimated:
+        return
+    running = [trial for trial in standing.running if trial.intermediate_values]
+    if not running:
+        return
+    run.estimated = True
+    seconds = _epoch_seconds(run.folder / str(running[0].number))
+    if seconds is None:
+        return
+    left = run.args.trials - standing.finished
+    whole = seconds * run.setup.epochs * left / max(1, crew.alive())
+    run.view.say(
+        f"an epoch takes about {seconds:.1f} s: {left} trials of {run.setup.epochs} epochs on"
+        f" {crew.alive()} workers at most {duration(whole)}; pruning shortens that"
+    )
+
+
+def _epoch_seconds(folder: Path) -> float | None:
+    for path in folder.glob("*/history.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError):
+            return float(json.loads(path.read_text(encoding="utf-8"))[-1]["seconds"])
+    return None
