@@ -236,7 +236,7 @@ def _main(args: argparse.Namespace, words: Sequence[str], ahead: Ahead) -> int:
     _check_computing(args)
     plan = planned(args)
     _check_writable(Path(args.runs))
-    storage = open_storage(args.storage)
+    storage = open_storage(args.storage, tell=view.say)
     if storage.warning is not None:
         view.say(f"note: {storage.warning}")
     study, setup = opened(args, plan, storage, view)

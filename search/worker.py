@@ -14,11 +14,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from search.names import BEAT_S, GRACE_S, check_lease
 from trainer.cli import Parser, guarded
+
+_WAIT_S = 120.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_lease(options.beat_s, options.grace_s)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with Signals() as signals:
-            storage = open_storage(options.storage, create=False)
+            storage = open_storage(
+                options.storage,
+                create=False,
+                # often nobody looks on when a worker starts: a server that is away comes back
+                wait_s=_WAIT_S,
+                tell=partial(print, flush=True),
+            )
             post = Post(
                 storage=storage,
                 study=load_study(storage, options.study),

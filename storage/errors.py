@@ -9,7 +9,14 @@ from __future__ import annotations
 
 
 class StorageError(Exception):
-    """A store that cannot be used. One line that names it (never its password) and the mend."""
+    """A store that cannot be used. One line that names it (never its password) and the mend.
+
+    passing: it may be usable again in a moment, after a restart of its server say.
+    """
+
+    def __init__(self, line: str, *, passing: bool = False) -> None:
+        super().__init__(line)
+        self.passing = passing
 
 
 class LeaseLost(Exception):

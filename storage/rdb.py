@@ -34,6 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
 _PAUSE_S = 0.2
+_TELL_AFTER_S = 3.0
 _INIT_ATTEMPTS = 20
 
 
@@ -82,7 +83,8 @@ class LeasedStorage(RDBStorage):
     """An Optuna storage with claims. Open it with `open_storage`.
 
     url: sqlite:///FILE or postgresql://...; create: make a missing store; read_only: never write.
-    patience_s: how long a call waits for a store that is locked, restarting or out of reach.
+    patience_s: how long a call waits for a store that is locked, restarting or out of reach;
+    `tell` gets a line when such a wait has become long and when it is over.
     Raises StorageError (one line, no password) for a store that cannot be used. Every method may
     raise StorageError when patience ends or the trouble is a lasting one, such as a full disk.
     """
@@ -106,6 +108,9 @@ class LeasedStorage(RDBStorage):
         self.patience_s = patience_s
         self.read_only = read_only
         self.warning: str | None = None
+        self.tell: Callable[[str], None] | None = None
+        self._away = False
+        self._telling = threading.Lock()
         self._local = threading.local()
         self._fences: dict[int, int] = {}
         create = create and not read_only
@@ -366,19 +371,40 @@ class LeasedStorage(RDBStorage):
 
     def _patiently(self, attempt: Callable[[], R]) -> R:
         """Run `attempt` again while the store is away; it must bear being run twice."""
-        deadline = time.monotonic() + self.patience_s
+        began = time.monotonic()
         while True:
             try:
-                return attempt()
+                answer = attempt()
             except (SQLAlchemyError, StorageInternalError) as error:
                 kind = trouble.kind_of(error)
                 if kind is None:
                     raise
-                if kind is trouble.Kind.LASTING or time.monotonic() >= deadline:
+                waited_s = time.monotonic() - began
+                if kind is trouble.Kind.LASTING or waited_s >= self.patience_s:
                     # without the chain: its messages may show the password
                     raise StorageError(trouble.one_line(error, self.address)) from None
+                if waited_s >= _TELL_AFTER_S:
+                    self._tell_away(error)
+            else:
+                self._tell_back()
+                return answer
             # at odd moments, so that many workers do not return all at once
             time.sleep(_PAUSE_S * (0.5 + random.random()))
+
+    def _tell_away(self, error: Exception) -> None:
+        # threads wait side by side, and one line is enough
+        with self._telling:
+            if self.tell is not None and not self._away:
+                self._away = True
+                line = trouble.one_line(error, self.address)
+                self.tell(f"{line}; waiting for it up to {self.patience_s:g} s")
+
+    def _tell_back(self) -> None:
+        if self._away:
+            with self._telling:
+                if self.tell is not None and self._away:
+                    self._away = False
+                    self.tell(f"store {self._shown()} answers again")
 
     def _write(self, work: Callable[[Connection], R]) -> R:
         def attempt() -> R:
@@ -449,7 +475,7 @@ class LeasedStorage(RDBStorage):
                 return
             except (SQLAlchemyError, StorageInternalError, CommandError) as error:
                 if trouble.kind_of(error) is not None or not attempts_left:
-                    raise StorageError(trouble.one_line(error, self.address)) from None
+                    raise _refusal(error, self.address) from None
             time.sleep(_PAUSE_S * random.random())
 
     def _check_schema(self) -> None:
@@ -460,7 +486,7 @@ class LeasedStorage(RDBStorage):
                 return
             known = manager.get_all_versions()
         except (SQLAlchemyError, StorageInternalError, CommandError) as error:
-            raise StorageError(trouble.one_line(error, self.address)) from None
+            raise _refusal(error, self.address) from None
         if present in known:
             mend = "run `optuna storage upgrade --storage URL` once"
             raise StorageError(
@@ -476,10 +502,38 @@ class LeasedStorage(RDBStorage):
 
 
 def open_storage(
-    url: str, *, create: bool = True, read_only: bool = False, patience_s: float = 120.0
+    url: str,
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    patience_s: float = 120.0,
+    wait_s: float = 0.0,
+    tell: Callable[[str], None] | None = None,
 ) -> LeasedStorage:
-    """Open the store at `url`; see `LeasedStorage` for the arguments and errors."""
-    return LeasedStorage(url, create=create, read_only=read_only, patience_s=patience_s)
+    """Open the store at `url`; see `LeasedStorage` for the arguments and errors.
+
+    wait_s: how long to try again where its server is away; 0 for a person, who sees a wrong URL at
+    once then. tell: gets a line about each long wait, at opening and later.
+    """
+    until, told = time.monotonic() + wait_s, False
+    while True:
+        try:
+            opened = LeasedStorage(url, create=create, read_only=read_only, patience_s=patience_s)
+        except StorageError as error:
+            if not error.passing or time.monotonic() >= until:
+                raise
+            if tell is not None and not told:
+                tell(f"{error}; waiting for it up to {wait_s:g} s")
+                told = True
+        else:
+            opened.tell = tell
+            return opened
+        time.sleep(_PAUSE_S * (0.5 + random.random()))
+
+
+def _refusal(error: Exception, address: StoreUrl) -> StorageError:
+    passing = trouble.kind_of(error) is trouble.Kind.PASSING
+    return StorageError(trouble.one_line(error, address), passing=passing)
 
 
 def _is_fresh(address: StoreUrl, options: dict[str, Any], *, create: bool) -> bool:
@@ -494,7 +548,7 @@ def _is_fresh(address: StoreUrl, options: dict[str, Any], *, create: bool) -> bo
         finally:
             engine.dispose()
     except SQLAlchemyError as error:
-        raise StorageError(trouble.one_line(error, address)) from None
+        raise _refusal(error, address) from None
     if fresh and not create:
         raise StorageError(f"store {address.shown} holds no studies: start a search first")
     return fresh

@@ -60,7 +60,7 @@ class SqliteFile:
         except OSError as error:
             raise StorageError(
                 f"store {self.path} is gone ({error.strerror or error}): put the file back, or "
-                "rebuild the study from its runs folder"
+                "rebuild the study with python -m search.rebuild"
             ) from None
         if (present.st_dev, present.st_ino) != self.identity:
             raise StorageError(
@@ -222,7 +222,7 @@ _REASONS = (
     ("disk is full", "the disk is full: make room and start again"),
     ("unable to open", "the file cannot be opened: check its folder and its permissions"),
     ("disk i/o error", "the disk reports an error (full, unplugged or broken): check it"),
-    ("malformed", "the file is damaged: restore it, or rebuild the study from its runs folder"),
+    ("malformed", "the file is damaged: restore it, or python -m search.rebuild"),
     ("no such table", "the file was emptied while in use: restore it or start again"),
     ("locked", f"another process has held it for {BUSY_S:.0f} s: find and end that process"),
 )

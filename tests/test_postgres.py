@@ -229,6 +229,23 @@ def test_a_restart_of_the_server_in_mid_study_costs_only_time(own_server: Any) -
     watcher.close()
 
 
+def test_a_worker_waits_for_a_server_that_is_away_when_it_starts(own_server: Any) -> None:
+    url = servers.new_schema(own_server)
+    open_storage(url).close()
+    own_server.stop()
+    told: list[str] = []
+    back = threading.Timer(1.0, own_server.ensure_postgres_running)
+    back.start()
+    try:
+        storage = open_storage(url, create=False, wait_s=60, tell=told.append)
+    finally:
+        back.join()
+    assert storage.get_all_studies() == []
+    storage.close()
+    (line,) = told
+    assert line.endswith("; waiting for it up to 60 s")
+
+
 def test_an_outage_longer_than_patience_is_one_line(own_server: Any) -> None:
     url = servers.new_schema(own_server)
     storage = open_storage(url, patience_s=0.5)
