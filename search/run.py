@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.dashboard import PASSWORD
 from search.launch import Ahead
 from search.names import BEAT_S, GRACE_S, RUNS, STORAGE, check_lease
 from trainer.cli import Parser, guarded
@@ -212,15 +213,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
+    # for the dashboard alone: workers and commands of --on-event must not inherit it
+    password = os.environ.pop(PASSWORD, None)
     # its imports take as long as ours: both at the same time
     with Ahead() as ahead:
         # after the arguments: --help need not wait for torch
         from storage import StorageError
 
-        return guarded(lambda: _main(args, words, ahead), errors=(StorageError,))
+        return guarded(lambda: _main(args, words, ahead, password), errors=(StorageError,))
 
 
-def _main(args: argparse.Namespace, words: Sequence[str], ahead: Ahead) -> int:
+def _main(
+    args: argparse.Namespace, words: Sequence[str], ahead: Ahead, password: str | None
+) -> int:
     import optuna
     from rich.console import Console
 
@@ -248,7 +253,7 @@ def _main(args: argparse.Namespace, words: Sequence[str], ahead: Ahead) -> int:
             f" raise --trials above that to go on"
         )
     else:
-        with _dashboard(args, view):
+        with _dashboard(args, view, password):
             code = supervise(run, ahead)
     summary(console, study, setup, storage=args.storage, runs=args.runs)
     view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
@@ -292,6 +297,11 @@ def _check_computing(args: argparse.Namespace) -> None:
             )
         if ":" in args.device:
             raise UserError(f"--device {args.device}: Ray chooses the GPU; give auto, cpu or cuda")
+        if args.device == "cpu" and args.gpus_per_worker:
+            raise UserError(
+                f"--gpus-per-worker {args.gpus_per_worker:g} with --device cpu: leave one of"
+                " the two out"
+            )
         return
     for flag, given in (
         ("--ray-address", args.ray_address),
@@ -302,7 +312,7 @@ def _check_computing(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _dashboard(args: argparse.Namespace, view: View) -> Iterator[None]:
+def _dashboard(args: argparse.Namespace, view: View, password: str | None) -> Iterator[None]:
     """optuna-dashboard beside the search, if wanted. Raises UserError if it does not start."""
     from search.launch import last_words
     from trainer.errors import UserError
@@ -317,7 +327,12 @@ def _dashboard(args: argparse.Namespace, view: View) -> Iterator[None]:
     with (
         log.open("ab") as errors,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **({} if password is None else {PASSWORD: password})},
         ) as child,
     ):
         assert child.stdout is not None

@@ -1,28 +1,36 @@
 from __future__ import annotations
 
+import base64
 import html
+import http.client
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from search.closing import command
-from search.dashboard import main
+from search.dashboard import PASSWORD, main
+from search.guard import MOST_FAILURES
 from search.shift import work
 from search.study import load_study
-from tests.studies import post_at, real_study, store, wait_until
+from tests.studies import post_at, real_study, store, study_of, wait_until
 
+SECRET = "geheim: ä b"
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -52,12 +60,89 @@ def address(folder: Path) -> Iterator[str]:
             server.terminate()
 
 
+@contextmanager
+def served(
+    folder: Path, *flags: str, host: str = "127.0.0.1", env: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A dashboard on the store of `folder`, and its port."""
+    words = [sys.executable, "-m", "search.dashboard", "--storage"]
+    words += [f"sqlite:///{folder}/search.db", "--runs", str(folder / "runs")]
+    with subprocess.Popen(
+        [*words, "--host", host, "--port", "0", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield server, int(server.stdout.readline().rpartition(":")[2].strip().strip("/"))
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def guarded(folder: Path) -> Iterator[int]:
+    """The port of a dashboard that every network may reach, with the password SECRET."""
+    file = folder / "password"
+    file.write_text(f"{SECRET}\nnot this line\n", encoding="utf-8")
+    file.chmod(0o600)
+    flags = ["--password-file", str(file), "--allow-host", "lab.example"]
+    with served(folder, *flags, host="0.0.0.0") as (_, port):
+        yield port
+
+
+@pytest.fixture(scope="module")
+def read_only(folder: Path) -> Iterator[int]:
+    """The port of a read-only dashboard of this machine, without a password."""
+    with served(folder, "--read-only") as (_, port):
+        yield port
+
+
+@pytest.fixture(scope="module")
+def routes(folder: Path) -> list[tuple[str, str]]:
+    """Method and path of every route that optuna-dashboard has, with 1 for every number."""
+    from optuna_dashboard import wsgi
+
+    filled = {"filename:path": "bundle.js", "plot_type": "slice", ":re:(/.*)?": "/studies/1"}
+    return [
+        (route.method, re.sub(r"<(.*?)>(?=/|$)", lambda it: filled.get(it[1], "1"), route.rule))
+        for route in wsgi(store(folder)).routes
+    ]
+
+
+def basic(password: str = SECRET, user: str = "anyone") -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: Mapping[str, str] | None = None,
+    source: str = "127.0.0.1",
+) -> tuple[int, Mapping[str, str], bytes]:
+    """One request: status, headers and body of the answer."""
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", port, timeout=20, source_address=(source, 0)
+    )
+    try:
+        sent = None if body is None else json.dumps(body)
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        connection.request(method, path, sent, {**kind, **(headers or {})})
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+    finally:
+        connection.close()
+
+
 def read(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=20) as answer:
         return bytes(answer.read())
 
 
-def browsed(url: str, folder: Path) -> str:
+def browsed(url: str, folder: Path, budget_ms: int = 8000) -> str:
     """The page as a browser has built it; the test is skipped, with the reason, without one."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -66,12 +151,13 @@ def browsed(url: str, folder: Path) -> str:
     done = subprocess.run(
         [
             *(browser, *flags, f"--user-data-dir={folder / 'browser'}"),
-            *("--virtual-time-budget=8000", "--dump-dom", url),
+            *(f"--virtual-time-budget={budget_ms}", "--enable-logging=stderr", "--dump-dom", url),
         ],
         capture_output=True,
         text=True,
         timeout=90,
     )
+    assert "Content Security Policy" not in done.stderr
     return html.unescape(done.stdout)
 
 
@@ -176,5 +262,306 @@ def test_a_dashboard_ends_with_its_parent(folder: Path) -> None:
     flags = ["--storage", f"sqlite:///{folder}/search.db", "--runs", str(folder / "runs")]
     # a process that is not its parent, as a supervisor that was killed no longer is
     flags += ["--port", "0", "--parent", str(os.getppid())]
-    done = subprocess.run([sys.executable, "-m", "search.dashboard", *flags], timeout=60)
-    assert done.returncode == 0
+    command = [sys.executable, "-m", "search.dashboard", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
+def test_other_machines_are_not_served_without_a_password(
+    folder: Path, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    line = refusal(folder, capsys, "--host", host)
+    assert line == (
+        f"error: --host {host}: others can reach it, so a password is needed; "
+        "give one by --password-file FILE or in SEARCH_DASHBOARD_PASSWORD\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+def test_an_address_of_no_card_of_this_machine_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv(PASSWORD, SECRET)
+    line = refusal(folder, capsys, "--port", "0", "--host", host).splitlines()[-1]
+    assert line.startswith(f"error: --host {host}: ")
+    assert line.endswith("; name an address of this machine")
+
+
+def test_a_password_does_not_stay_in_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PASSWORD, SECRET)
+    assert SECRET not in refusal(tmp_path, capsys, "--port", "0")
+    child = subprocess.run(["env"], capture_output=True, text=True, check=True)
+    assert PASSWORD not in child.stdout
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "empty"), ("\nx", "empty"), (None, "No such")])
+def test_a_password_file_without_a_password_is_one_line(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str | None,
+    said: str,
+) -> None:
+    file = tmp_path / "password"
+    if text is not None:
+        file.touch(0o600)
+        file.write_text(text)
+    line = refusal(folder, capsys, "--password-file", str(file))
+    assert line.startswith(f"error: --password-file {file}: {said}")
+
+
+def test_an_empty_password_in_the_environment_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PASSWORD, "")
+    assert refusal(folder, capsys).startswith(f"error: {PASSWORD}: empty")
+
+
+def test_a_password_file_that_others_can_read_is_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "password"
+    file.write_text(SECRET)
+    file.chmod(0o644)
+    # there is no store, so it ends right after
+    assert main(["--storage", f"sqlite:///{tmp_path}/no.db", "--password-file", str(file)]) == 2
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning == (
+        f"warning: --password-file {file}: others on this machine can read it; chmod 600 mends that"
+    )
+
+
+def test_an_allowed_host_with_a_scheme_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(folder, capsys, "--allow-host", "https://lab.example")
+    assert line.startswith("error: --allow-host https://lab.example: a host name alone is needed")
+
+
+def test_without_the_password_every_route_and_method_is_401(
+    guarded: int, routes: list[tuple[str, str]]
+) -> None:
+    paths = {path for _, path in routes} | {"/", "/none", "/artifacts/1/../x", "/static/bundle.js"}
+    assert len(paths) > 15
+    assert {"/dashboard/studies/1", "/api/studies/1", "/artifacts/1/1/1"} <= paths
+    answers = {(method, path): ask(guarded, method, path) for path in paths for method in METHODS}
+    assert {asked: status for asked, (status, _, _) in answers.items() if status != 401} == {}
+    for _, headers, body in answers.values():
+        assert headers["Www-Authenticate"].startswith("Basic realm=")
+        assert b"faces" not in body
+
+
+def test_a_wrong_password_is_401_and_the_right_one_opens_for_any_user(guarded: int) -> None:
+    for wrong in (SECRET[:-1], f"{SECRET}\nnot this line"):
+        assert ask(guarded, "GET", "/api/studies", headers=basic(wrong))[0] == 401
+    for user in ("", "ann"):
+        status, headers, body = ask(guarded, "GET", "/api/studies", headers=basic(user=user))
+        assert (status, headers["Cache-Control"]) == (200, "no-store")
+        assert b"faces" in body
+
+
+def test_an_address_that_guesses_has_to_wait_and_others_do_not(guarded: int) -> None:
+    def guess(password: str, source: str) -> tuple[int, Mapping[str, str]]:
+        return ask(guarded, "GET", "/", headers=basic(password), source=source)[:2]
+
+    statuses = [guess(f"guess {n}", "127.0.0.9")[0] for n in range(MOST_FAILURES + 1)]
+    assert statuses == [401] * MOST_FAILURES + [429]
+    status, headers = guess(SECRET, "127.0.0.9")
+    assert status == 429
+    assert 0 < int(headers["Retry-After"]) <= 60
+    assert guess(SECRET, "127.0.0.8")[0] == 302
+
+
+def test_a_browser_sees_the_studies_after_login_and_nothing_before(
+    guarded: int, tmp_path: Path
+) -> None:
+    assert "faces" not in browsed(f"http://127.0.0.1:{guarded}/", tmp_path, 3000)
+    login = f"any:{quote(SECRET)}"
+    assert "faces" in browsed(f"http://{login}@127.0.0.1:{guarded}/", tmp_path, 3000)
+
+
+def test_a_foreign_page_changes_nothing(guarded: int) -> None:
+    path, note = "/api/studies/1/note", {"version": 1, "body": "foreign"}
+    here = f"127.0.0.1:{guarded}"
+    for foreign in (
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"http://127.0.0.1:{guarded + 1}"},
+        {"Host": "lab.example", "Origin": f"http://{here}"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        status, _, body = ask(guarded, "PUT", path, note, {**basic(), **foreign})
+        assert (status, foreign) == (403, foreign)
+        assert body.count(b"\n") == 1
+    _, _, body = ask(guarded, "GET", "/api/studies/1", headers=basic())
+    assert b"foreign" not in body
+
+
+def test_a_page_of_another_name_for_this_machine_reads_nothing_without_a_password(
+    address: str,
+) -> None:
+    port = int(address.rpartition(":")[2])
+    status, _, body = ask(port, "GET", "/api/studies", headers={"Host": "rebound.example"})
+    assert (status, b"faces" in body) == (403, False)
+    assert b"--allow-host rebound.example" in body
+    assert ask(port, "GET", "/api/studies", headers={"Host": f"localhost:{port}"})[0] == 200
+
+
+def test_a_person_with_the_password_can_change_everything(folder: Path, guarded: int) -> None:
+    storage = store(folder)
+    study = study_of(storage, "scratch")
+    trial = study.ask()
+    host = f"lab.example:{guarded}"
+    login = {**basic(), "Host": host, "Origin": f"https://{host}"}
+
+    def change(method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        status, _, answer = ask(guarded, method, path, body, login)
+        return status, json.loads(answer or b"null")
+
+    own = f"/api/studies/{study._study_id}"
+    assert change("PUT", f"{own}/note", {"version": 1, "body": "mine"})[0] == 204
+    attrs = {"user_attrs": {"seen": True}}
+    assert change("POST", f"/api/trials/{trial._trial_id}/user-attrs", attrs)[0] == 204
+    assert load_study(storage, "scratch").trials[0].user_attrs["seen"] is True
+    assert b"mine" in ask(guarded, "GET", own, headers=basic())[2]
+
+    picture = {"file": "data:text/plain;base64,aGVsbG8=", "filename": "hello.txt"}
+    files = f"/artifacts/{study._study_id}"
+    kept = []
+    for place in (files, f"{files}/{trial._trial_id}"):
+        status, answer = change("POST", f"/api{place}", picture)
+        assert status == 201
+        kept.append(f"{place}/{answer['artifact_id']}")
+        assert ask(guarded, "GET", kept[-1], headers=basic())[2] == b"hello"
+    assert change("DELETE", f"/api{kept[1]}")[0] == 204
+    assert ask(guarded, "GET", kept[1], headers=basic())[0] == 404
+    # gone from the folder already, as after a tidying by hand
+    (folder / "runs" / "artifacts" / kept[0].rpartition("/")[2]).unlink()
+    assert change("DELETE", own, {})[0] == 204
+    assert ask(guarded, "GET", own, headers=basic())[0] == 404
+
+
+def test_read_only_refuses_changes_and_shows_everything(
+    address: str, read_only: int, routes: list[tuple[str, str]]
+) -> None:
+    changing = [route for route in routes if route[0] != "GET"]
+    assert {method for method, _ in changing} == {"POST", "PUT", "DELETE"}
+    for method, path in [*changing, ("PATCH", "/api/studies/1"), ("BREW", "/")]:
+        status, _, body = ask(read_only, method, path, {})
+        assert (status, method, path) == (403, method, path)
+        assert b"read-only" in body
+    port = int(address.rpartition(":")[2])
+    before = ask(port, "GET", "/api/studies/1")[2]
+    for path in [path for method, path in routes if method == "GET"]:
+        shown = ask(read_only, "GET", path)
+        there = ask(port, "GET", path)
+        # the order of attributes differs from process to process
+        assert (shown[0], len(shown[2])) == (there[0], len(there[2]))
+    assert ask(port, "GET", "/api/studies/1")[2] == before
+
+
+def uploaded(folder: Path, name: str, text: str) -> str:
+    """The path of an artifact of the study."""
+    file = folder / name
+    file.write_text(text)
+    artifact = upload_artifact(
+        artifact_store=FileSystemArtifactStore(folder / "runs" / "artifacts"),
+        file_path=str(file),
+        study_or_trial=load_study(store(folder), "faces"),
+    )
+    return f"/artifacts/1/{artifact}"
+
+
+RUN = "document.documentElement.setAttribute('id', 'r' + 'an')"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("page.html", f"<p>shown</p><script>{RUN}</script>"),
+        (
+            "picture.svg",
+            f"<svg xmlns='http://www.w3.org/2000/svg'><text>shown</text><script>{RUN}</script></svg>",
+        ),
+    ],
+)
+def test_an_uploaded_page_runs_no_script(
+    folder: Path, address: str, tmp_path: Path, name: str, text: str
+) -> None:
+    page = browsed(address + uploaded(folder, name, text), tmp_path, 500)
+    assert "shown" in page
+    assert 'id="ran"' not in page
+
+
+def test_an_uploaded_script_is_served_as_text(folder: Path, address: str) -> None:
+    port = int(address.rpartition(":")[2])
+    _, headers, _ = ask(port, "GET", uploaded(folder, "worker.js", "1"))
+    assert headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def answered(port: int, path: str, *more: str) -> bytes:
+    """The answer to a request that is sent as it stands."""
+    lines = [f"GET {path} HTTP/1.0", f"Host: 127.0.0.1:{port}", *more]
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+STEPS = ("..", "%2e%2e", ".%2e", "%252e%252e", "..%00", "..;", "%c0%ae%c0%ae", "..%ff")
+SLASHES = ("/", "%2f", "%252f", "\\", "%5c", "//")
+
+
+def test_no_path_leads_out_of_the_artifact_folder(folder: Path, address: str) -> None:
+    port = int(address.rpartition(":")[2])
+    (folder / "runs" / "outside").write_text("OUTSIDE")
+    outside = str(folder / "runs" / "outside")
+    link = uploaded(folder, "link", "inside")
+    entry = folder / "runs" / "artifacts" / link.rpartition("/")[2]
+    assert answered(port, link).startswith(b"HTTP/1.0 200 OK")
+    entry.unlink()
+    entry.symlink_to(outside)
+    folder_entry = uploaded(folder, "folder", "inside")
+    there = folder / "runs" / "artifacts" / folder_entry.rpartition("/")[2]
+    there.unlink()
+    there.mkdir()
+    gone = uploaded(folder, "gone", "inside")
+    (folder / "runs" / "artifacts" / gone.rpartition("/")[2]).unlink()
+    paths = [
+        *(
+            f"/artifacts/{a}{b}{step}{slash}outside"
+            for a in ("1", "1/1")
+            for b in SLASHES
+            for step in STEPS
+            for slash in SLASHES
+        ),
+        *(f"/artifacts/1/{start}{outside}" for start in ("", "/", "%2f", "%00", "file://")),
+        *(f"/static/{step}{slash}{step}{slash}_app.py" for step in STEPS for slash in SLASHES),
+        *(link, f"{link}/", f"{link}%00", f"/{link}", f"/art%ffifacts{link[10:]}"),
+        *(folder_entry, gone, "/artifacts/1/1/0f", "/artifacts/9/0f", "/artifacts/1/9/0f"),
+        *("/artifacts/-1/0f", f"/artifacts/{2**31}/0f", f"/artifacts/1/{10**30}/0f"),
+        *(
+            f"/artifacts/{'9' * 5000}/0f",
+            "/artifacts/1/0f%0d%0aX:%20y",
+            "/artifacts/",
+            "/artifacts",
+        ),
+    ]
+    answers = {path: answered(port, path) for path in paths}
+    strange = {path: it[:80] for path, it in answers.items() if b" 404 " not in it[:14]}
+    assert strange == {}
+    assert not any(b"OUTSIDE" in it or b"create_app" in it for it in answers.values())
+
+
+def test_ctrl_c_ends_a_dashboard_quietly_on_ipv6_too(folder: Path) -> None:
+    with served(folder, host="::1") as (server, port):
+        shown = json.loads(read(f"http://[::1]:{port}/api/studies"))
+        assert shown["study_summaries"][0]["study_name"] == "faces"
+        server.send_signal(signal.SIGINT)
+        out, err = server.communicate(timeout=20)
+    assert (server.returncode, out, err) == (0, "", "")
