@@ -177,7 +177,7 @@ class Crew:
             said = last_words(worker.log, worker.started_at)
             if code == 2:
                 raise UserError(said.removeprefix("error: "))
-            how = _how_it_ended(code)
+            how = how_it_ended(code)
             self.deaths += 1
             self.lost.add(owner_name(worker.process.pid))
             self.told.append(
@@ -215,7 +215,8 @@ class Crew:
         return True
 
 
-def _how_it_ended(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """A worker's exit code, 0 where nothing was done, in words that follow its name."""
     if code == 0:
         return "was asked to leave by somebody else"
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

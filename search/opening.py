@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
 import torch
@@ -17,15 +18,18 @@ from search.enqueue import Request, complete, enqueue, read_requests
 from search.first import enqueue_first
 from search.names import default_name
 from search.progress import View
+from search.records import token_folders_of
 from search.spaces import Searched
 from search.study import (
     Setup,
+    StudyError,
     agreed,
     load_setup,
     load_study,
     make_setup,
     open_study,
     set_total,
+    trial_folder,
 )
 from storage import LeasedStorage
 from trainer.cli import progress_bar
@@ -115,6 +119,7 @@ def opened(
     explicit = [name for name in ("seed", "sampler", "pruner") if getattr(args, name) is not None]
     # a study made for something else is refused before a long decoding
     agreed(storage, plan.setup, explicit=explicit)
+    _refuse_orphans(storage, plan.setup.name, Path(args.runs))
     data = plan.setup.base["data"]
     root = plan.setup.data["root"]
     with progress_bar("decoding faces") as tick:
@@ -145,6 +150,18 @@ def opened(
     for line in lines:
         view.say(line)
     return study, setup
+
+
+def _refuse_orphans(storage: LeasedStorage, name: str, runs: Path) -> None:
+    """Raise StudyError where a new study would write over the trials of a lost one."""
+    folder = trial_folder(runs, name, 0).parent
+    if name in {study.study_name for study in storage.get_all_studies()}:
+        return
+    if any(token_folders_of(number) for number in folder.glob("[0-9]*")):
+        raise StudyError(
+            f"{folder} holds trials of a study that is not in this store: bring it back with python"
+            " -m search.rebuild, give this run another --study or --runs, or remove that folder"
+        )
 
 
 def _highest_dropout(searched: Searched) -> float:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,10 +34,10 @@ from search.study import (
     StudyError,
     drain_mark,
     load_setup,
-    search_record,
     take_up,
     total_of,
     trial_folder,
+    trial_record,
     trial_seed,
 )
 from storage import Heart, LeasedStorage, LeaseLost, Patrol, Reaper, StorageError
@@ -547,6 +548,10 @@ def _finish(
         for name, value in kept.items():
             trial.set_user_attr(name, value)
     row = post.storage.get_trial(trial._trial_id)
+    # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
+    # by the one of the trial's next owner
+    row.state, row.datetime_complete = state, datetime.now()
+    row.value = None if result is None else result.best_f
     _write_config(post, row, config, out)
     _keep_artifacts(post, trial, out, weights)
     if result is None:
@@ -575,7 +580,7 @@ def _history(out: Path) -> list[dict[str, Any]]:
 
 
 def _write_config(post: Post, row: FrozenTrial, config: Config, out: Path) -> None:
-    record = search_record(post.setup, row)
+    record = trial_record(post.setup, row, total_of(post.study))
     atomic_write_text(out / "config.yaml", to_yaml(config, search=record))
 
 

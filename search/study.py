@@ -15,6 +15,7 @@ import uuid
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,6 +291,41 @@ def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
         "fixed": dict(setup.fixed),
         "params": dict(row.params),
     }
+
+
+def trial_record(setup: Setup, row: FrozenTrial, total: int | None) -> dict[str, Any]:
+    """`search_record` with all that makes the row and its study again: see `search.rebuild`.
+
+    row: as it is, or as it is about to end. The setup is whole: a config under a constant schedule
+    does not tell the ramp of its base.
+    """
+    return search_record(setup, row) | {
+        "row": {
+            "state": row.state.name,
+            "started": _utc_text(row.datetime_start),
+            "ended": _utc_text(row.datetime_complete),
+            "written": datetime.now(UTC).isoformat(),
+            "reported": max(row.intermediate_values, default=0),
+            "distributions": {
+                name: optuna.distributions.distribution_to_json(known)
+                for name, known in row.distributions.items()
+            },
+            "user_attrs": dict(row.user_attrs),
+            "system_attrs": {
+                # the file is one of the artifacts, so it cannot name them
+                key: item
+                for key, item in row.system_attrs.items()
+                if not key.startswith("artifacts:")
+            },
+        },
+        "setup": setup.to_json(),
+        "total": total,
+    }
+
+
+def _utc_text(moment: datetime | None) -> str | None:
+    # Optuna keeps UTC and shows this machine's time
+    return None if moment is None else moment.astimezone(UTC).isoformat()
 
 
 def trial_folder(runs: Path, study_name: str, number: int) -> Path:

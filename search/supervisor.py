@@ -20,6 +20,7 @@ from search.launch import Ahead, Crew, Slot, devices_of, plan_slots
 from search.lineage import nothing_better_for
 from search.packing import Place, workers_per_device
 from search.progress import Standing, View, counted, duration
+from search.ray_crew import RayCrew
 from search.study import Setup, config_for, drain_mark, trial_folder
 from storage import LeasedStorage, Reaper, StorageError, redact
 from trainer.errors import UserError
@@ -188,7 +189,21 @@ def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
     command += ["--beat-s", str(args.beat_s), "--grace-s", str(args.grace_s)]
     if args.stop_after is not None:
         command += ["--stop-after", str(args.stop_after)]
-    slots = _slots(run)
+    # more workers than missing trials would only wait
+    most = max(1, args.trials - run.finished_before)
+    if args.launcher == "ray":
+        with RayCrew(
+            command,
+            args.workers,
+            logs,
+            address=args.ray_address,
+            gpus_per_worker=0.0 if args.device == "cpu" else args.gpus_per_worker,
+            threads=run.setup.runtime["threads"],
+            most=most,
+        ) as ray_crew:
+            yield ray_crew
+        return
+    slots = _slots(run, most)
     with Crew(command, slots, logs, ahead) as crew:
         run.view.say(
             f"{counted(len(slots), 'worker')} on {slots[0].device},"
@@ -197,7 +212,7 @@ def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
         yield crew
 
 
-def _slots(run: Run) -> list[Slot]:
+def _slots(run: Run, most: int) -> list[Slot]:
     """Where the workers of this run compute."""
     args, runtime, cores = run.args, run.setup.runtime, usable_cores()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -212,8 +227,7 @@ def _slots(run: Run) -> list[Slot]:
         gpus=gpus,
         threads=runtime["threads"],
         per_device=per_device,
-        # more workers than missing trials would only wait
-        most=max(1, args.trials - run.finished_before),
+        most=most,
     )
 
 

@@ -178,6 +178,9 @@ def test_a_store_deleted_in_mid_run_is_made_again_from_the_runs_folder(room: Pat
     assert "search.db is gone" in line
     assert "search.rebuild" in line
     assert not (room / "search.db").exists()
+    # a new study would write over what the lost one has left
+    with search(room, 6) as process:
+        assert "holds trials of a study that is not in this store" in one_line(process)
     rebuild = [sys.executable, "-m", "search.rebuild", "--storage", url]
     done = subprocess.run(
         [*rebuild, "--runs", str(room / "runs")], cwd=ROOT, capture_output=True, text=True

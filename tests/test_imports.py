@@ -103,6 +103,7 @@ def test_importing_every_module_prints_nothing_and_sets_no_logging_up() -> None:
     [
         *("space", "trainer.config", "trainer.presets", "trainer.cli", "storage", "storage.url"),
         *("search.names", "search.run", "search.export", "search.queue", "search.dashboard"),
+        *("search.rebuild", "search.clean", "search.worker"),
         *("trainer.train", "trainer.evaluate", "trainer.predict", "trainer.check", "trainer.probe"),
     ],
 )

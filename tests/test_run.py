@@ -550,6 +550,10 @@ def test_an_event_command_hears_of_a_run_that_cannot_go_on(room: Path) -> None:
         (("--gpus-per-worker", "0.5"), "--gpus-per-worker 0.5: only Ray needs it; add --launcher"),
         (("--launcher", "ray", "--device", "cuda:1"), "--device cuda:1: Ray chooses the GPU"),
         (("--launcher", "ray", "--workers-per-device", "2"), "give --gpus-per-worker, 0.5 say"),
+        (
+            ("--launcher", "ray", "--device", "cpu", "--gpus-per-worker", "1"),
+            "--gpus-per-worker 1 with --device cpu: leave one of the two out",
+        ),
     ],
 )
 def test_flags_of_leases_and_launchers_that_do_not_fit_are_one_line(

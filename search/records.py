@@ -1,0 +1,254 @@
+"""What a runs folder tells of its studies: the records that trials leave beside their checkpoints.
+
+Each claim on a trial leaves a `config.yaml` whose `search` section holds the trial and its study
+(`search.study.trial_record`), and a `history.json` with its curve. Of a trial's records the one
+under the highest token holds: it was written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mimetypes
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.artifacts import ArtifactMeta
+from optuna.distributions import json_to_distribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.study import Setup, trial_folder
+from trainer.config import read_yaml
+from trainer.errors import ConfigError
+
+# the attribute of a row that stands for a number of which nothing is left; its value is the reason
+LOST = "lost"
+ARTIFACTS = "artifacts"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One `config.yaml`: its folder, runs/<study>/<number>/<token>, and its `search` section."""
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def token(self) -> int:
+        return int(self.folder.name)
+
+
+@dataclass
+class Found:
+    """What the runs folder holds of one study. rows: number -> trial as it is to come back.
+
+    token: the highest that a claim of the study has had. amiss: lines for the person.
+    """
+
+    setup: Setup
+    total: int | None
+    token: int
+    rows: dict[int, FrozenTrial]
+    amiss: list[str] = field(default_factory=list)
+
+
+def token_folders(runs: Path) -> Iterator[Path]:
+    """Every runs/<study>/<number>/<token>; links are not followed."""
+    for study in _folders(runs):
+        for number in _folders(study):
+            if number.name.isdecimal():
+                yield from token_folders_of(number)
+
+
+def token_folders_of(number: Path) -> list[Path]:
+    """The folders of a trial's claims, oldest first; empty where links lead to it."""
+    if number.is_symlink() or number.parent.is_symlink() or not number.is_dir():
+        return []
+    tokens = [path for path in _folders(number) if path.name.isdecimal()]
+    return sorted(tokens, key=lambda path: int(path.name))
+
+
+def found_in(runs: Path, only: str | None = None) -> tuple[list[Found], list[str]]:
+    """The studies of a runs folder by name, and lines on what is amiss with no known study.
+
+    only: the name of the study that is wanted. Of two studies of one name the one that was written
+    to last is found, the other is told of. Never raises for what a file holds.
+    """
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    older: dict[str, set[Path]] = defaultdict(set)
+    damaged: dict[Path, str] = {}
+    place = None if only is None else trial_folder(runs, only, 0).parent
+    for folder in token_folders(runs):
+        if place not in (None, folder.parents[1]) or not (folder / "config.yaml").is_file():
+            continue
+        try:
+            record = read_yaml(folder / "config.yaml")["search"]
+            name, uid = str(record["study"]), str(record["study_uid"])
+            if int(record["trial"]) != int(folder.parent.name):
+                raise ValueError(f"it is of trial {record['trial']}")
+            if not isinstance(record.get("row", {}), dict):
+                raise TypeError("row is not a section")
+        except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+            damaged[folder] = f"{folder / 'config.yaml'} cannot be used ({_what(error)})"
+            continue
+        if "row" in record:
+            groups[name, uid].append(Record(folder, record))
+        else:
+            older[name].add(folder.parent)
+    told = [
+        f"study {name}: {len(trials)} of its trials were written by an earlier version, whose files"
+        " lack the ranges: they cannot come back"
+        for name, trials in sorted(older.items())
+    ]
+    artifacts = _by_content(runs / ARTIFACTS)
+    studies = []
+    for name in sorted({name for name, _ in groups}):
+        latest, *former = sorted(
+            (records for key, records in groups.items() if key[0] == name),
+            key=lambda records: max(str(r.content["row"].get("written")) for r in records),
+            reverse=True,
+        )
+        home = latest[0].folder.parents[1]
+        mine = {f: damaged.pop(f) for f in list(damaged) if f.parents[1] == home}
+        one = _study(latest, mine, artifacts)
+        if one is None:
+            told.append(f"study {name}: none of its {len(latest)} records can be used")
+            continue
+        one.amiss += [
+            f"study {name}: an earlier study of this name is left alone ({len(records)} records)"
+            for records in former
+        ]
+        studies.append(one)
+    return studies, [*told, *damaged.values()]
+
+
+def _study(
+    records: list[Record], damaged: Mapping[Path, str], artifacts: Mapping[str, str]
+) -> Found | None:
+    """One study from its records; None where not even its setup can be read."""
+    by_token = sorted(records, key=lambda record: record.token, reverse=True)
+    amiss = list(damaged.values())
+    for newest in by_token:
+        # ranges may change between trials: the newest trial has the study's latest
+        try:
+            setup = Setup.from_json(newest.content["setup"])
+            setup.specs()
+            total = newest.content["total"]
+            break
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            amiss.append(
+                f"setup of {newest.folder / 'config.yaml'} cannot be used ({_what(error)})"
+            )
+    else:
+        return None
+    by_number: dict[int, list[Record]] = defaultdict(list)
+    for record in by_token:
+        by_number[int(record.folder.parent.name)].append(record)
+    rows = {}
+    for number, own in sorted(by_number.items()):
+        try:
+            rows[number] = _row(own, artifacts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            line = f"trial {number}: {own[0].folder} cannot be used ({_what(error)})"
+            amiss.append(line)
+            rows[number] = lost(line)
+    for folder, line in damaged.items():
+        number = int(folder.parent.name)
+        rows.setdefault(number, lost(line))
+    for number in range(max(rows)):
+        rows.setdefault(number, lost("no files"))
+    token = max(int(folder.name) for folder in [*(r.folder for r in records), *damaged])
+    return Found(setup, total, token, rows, amiss)
+
+
+def lost(reason: str) -> FrozenTrial:
+    """A row for a number whose trial cannot come back: FAIL, so it does not count."""
+    return create_trial(state=TrialState.FAIL, user_attrs={LOST: reason})
+
+
+def _row(own: list[Record], artifacts: Mapping[str, str]) -> FrozenTrial:
+    """A trial as it was, or waiting where it had not ended. own: its records, newest first."""
+    newest = own[0]
+    record, row = newest.content, newest.content["row"]
+    state = TrialState[row["state"]]
+    curve = _curve(own)
+    if state.is_finished():
+        # what a fenced-out owner trained further was never reported
+        curve = {epoch: score for epoch, score in curve.items() if epoch <= row["reported"]}
+        if max(curve, default=0) < row["reported"]:
+            raise ValueError(f"history.json does not reach epoch {row['reported']}")
+    else:
+        state = TrialState.WAITING
+    last = curve[max(curve)] if curve else None
+    made = create_trial(
+        state=state,
+        value={TrialState.COMPLETE: record["value"], TrialState.PRUNED: last}.get(state),
+        params=record["params"],
+        distributions={
+            name: json_to_distribution(text) for name, text in row["distributions"].items()
+        },
+        user_attrs=row["user_attrs"],
+        system_attrs=row["system_attrs"] | _artifacts_of(newest.folder, artifacts),
+        intermediate_values=curve,
+    )
+    made.datetime_start = _moment(row["started"])
+    if state.is_finished():
+        made.datetime_complete = _moment(row["ended"])
+    return made
+
+
+def _curve(own: Iterable[Record]) -> dict[int, float]:
+    """Epoch -> score, from all histories; an epoch that was trained twice counts as first told."""
+    curve: dict[int, float] = {}
+    for record in own:
+        try:
+            history = json.loads((record.folder / "history.json").read_text(encoding="utf-8"))
+            # newest first, so that the earlier ones overrule
+            curve |= {int(entry["epoch"]): float(entry["val_f"]) for entry in history}
+        except (OSError, ValueError, KeyError, TypeError):
+            # a finished trial is checked for what it misses; another one goes on without it
+            continue
+    return dict(sorted(curve.items()))
+
+
+def _by_content(folder: Path) -> dict[str, str]:
+    """Digest of content -> artifact id."""
+    if folder.is_symlink() or not folder.is_dir():
+        return {}
+    return {_digest(path): path.name for path in folder.iterdir() if path.is_file()}
+
+
+def _artifacts_of(folder: Path, artifacts: Mapping[str, str]) -> dict[str, str]:
+    """System attributes that name the trial's artifacts, found by their content."""
+    attrs = {}
+    for name in ("config.yaml", "contact_sheet.png"):
+        path = folder / name
+        artifact_id = artifacts.get(_digest(path)) if path.is_file() else None
+        if artifact_id is not None:
+            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            meta = ArtifactMeta(artifact_id, name, kind, mimetypes.guess_type(name)[1])
+            attrs[f"artifacts:{artifact_id}"] = json.dumps(asdict(meta))
+    return attrs
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _moment(text: str) -> datetime:
+    """Optuna shows this machine's time."""
+    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]}"
+    return " ".join(str(error).split())[:200]
