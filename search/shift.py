@@ -6,12 +6,13 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -53,7 +54,7 @@ from trainer.config import (
 )
 from trainer.data.dataset import FaceData, load_faces
 from trainer.errors import CheckpointError, ConfigError, DataError, Diverged, UserError
-from trainer.files import atomic_write_text
+from trainer.files import atomic_path, atomic_write_text
 from trainer.fit import FitResult, Progress
 from trainer.pictures import contact_sheet
 from trainer.runtime import applied, choose_runtime
@@ -62,6 +63,7 @@ from trainer.scoring import final_scores
 FAILURES_IN_A_ROW = 3
 TRACEBACK_CHARACTERS = 6000
 _PAUSE_S = 0.5
+_COPY_ATTEMPTS = 3
 # states of the file system that a person has to mend; no trial is at fault
 _MACHINE_ERRNOS = frozenset(
     {
@@ -305,7 +307,7 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
     row = post.storage.get_trial(trial_id)
     _clear_strangers(out, post.setup)
     _write_config(post, row, config, out)
-    start = newest_checkpoint(_folders(post, row), config, post.setup.uid)
+    start = _start(post, row, config, out)
     reported = set(row.intermediate_values)
     result: FitResult | None = None
     state = TrialState.COMPLETE
@@ -326,7 +328,7 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
                 )
             except RuntimeError as error:
                 config = _halved(trial, config, error)
-                start = newest_checkpoint(_folders(post, row), config, post.setup.uid)
+                start = _start(post, row, config, out)
     except optuna.TrialPruned as stop:
         state = TrialState.PRUNED
         trial.set_user_attr("reason", f"pruned {stop}")
@@ -440,6 +442,30 @@ class Start:
     path: Path
     epoch: int
     history: list[dict[str, Any]]
+
+
+def _start(post: Post, row: FrozenTrial, config: Config, out: Path) -> Start | None:
+    """Where to go on from, in this claim's own folder; None: from the beginning."""
+    start = newest_checkpoint(_folders(post, row), config, post.setup.uid)
+    if start is None or start.path.parent == out:
+        return start
+    path = out / "last.pt"
+    for _ in range(_COPY_ATTEMPTS):
+        # copies: an owner that only slept still replaces its own files when it wakes, once
+        for name in ("last.pt", "best.pt"):
+            with atomic_path(out / name) as copy:
+                shutil.copyfile(start.path.with_name(name), copy)
+        stored = checkpoint.read(path)
+        start = Start(path=start.path, epoch=int(stored["epoch"]), history=list(stored["history"]))
+        # one that was killed between the two has left a newer best, which comes again
+        if checkpoint.read(out / "best.pt")["epoch"] == _best_epoch(start.history):
+            break
+    atomic_write_text(out / "history.json", json.dumps(start.history, indent=1))
+    return replace(start, path=path)
+
+
+def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    return int(max(history, key=lambda entry: (entry["val_f"], -entry["epoch"]))["epoch"])
 
 
 def newest_checkpoint(folders: Sequence[Path], config: Config, study_uid: str) -> Start | None:

@@ -159,24 +159,24 @@ def _watched(run: Run, crew: Workers, notifier: Notifier, news: News) -> str:
             if run.drained():
                 view.say("asked to end: running trials finish their epoch and wait")
                 # a worker that has just started has not heard of it
-                _end(run, crew)
+                _end(run, crew, reaper)
                 return "asked to end"
             if until is not None and time.monotonic() > until:
                 view.say(f"--timeout {run.args.timeout:g}: running trials finish their epoch")
-                _end(run, crew)
+                _end(run, crew, reaper)
                 return "timeout"
             time.sleep(_LOOK_S)
     except KeyboardInterrupt:
         view.say("Ctrl-C: running trials finish their epoch and wait; once more ends at once")
         try:
-            _end(run, crew)
+            _end(run, crew, reaper)
         except KeyboardInterrupt:
             crew.kill()
             _free_claims(run, crew.owners)
         return "interrupted"
     except BaseException:
         # whatever it was, no trial is left running
-        _end(run, crew)
+        _end(run, crew, reaper)
         raise
 
 
@@ -238,11 +238,17 @@ def _measured_per_device(run: Run, device: str, cores: int) -> int:
     return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
 
 
-def _end(run: Run, crew: Workers) -> None:
+def _end(run: Run, crew: Workers, reaper: Reaper) -> None:
     """Ask the workers to end, wait, and free what a worker left that would not."""
     crew.ask_to_end()
-    if not crew.wait(_DRAIN_S):
-        crew.kill()
+    until = time.monotonic() + _DRAIN_S
+    while not crew.wait(_LOOK_S):
+        if time.monotonic() > until:
+            crew.kill()
+            break
+        # a store that is away is waited for by the workers
+        with contextlib.suppress(StorageError):
+            reaper.look()
     _free_claims(run, crew.owners | crew.lost)
 
 

@@ -401,6 +401,36 @@ def test_an_epoch_on_disk_and_not_in_the_store_is_reported(
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE]
 
 
+def test_an_owner_that_wakes_and_writes_its_next_epoch_costs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = store(tmp_path)
+    study = real_study(storage, total=1)
+    folder = trial_folder(tmp_path / "runs", "faces", 0)
+    further = tmp_path / "further"
+
+    def killed(config: Any, data: Any, *, out: Path, report: Any, resume_from: Any) -> Any:
+        fit(config, data, out=out, report=report, resume_from=resume_from, last_epoch=1)
+        # what this owner will have written once it wakes
+        fit(config, data, out=further, resume_from=out / "last.pt", last_epoch=2)
+        raise KeyboardInterrupt
+
+    def wakes(config: Any, data: Any, *, out: Path, report: Any, resume_from: Any) -> Any:
+        (asleep,) = (path for path in folder.iterdir() if path != out)
+        for name in ("best.pt", "last.pt", "history.json"):
+            (further / name).replace(asleep / name)
+        return fit(config, data, out=out, report=report, resume_from=resume_from)
+
+    monkeypatch.setattr(objective, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        work(post_at(tmp_path, storage))
+    monkeypatch.setattr(objective, "fit", wakes)
+    work(post_at(tmp_path, storage))
+    (trial,) = study.get_trials()
+    assert list(trial.intermediate_values) == [1, 2, 3, 4]
+    assert trial.value == max(trial.intermediate_values.values())
+
+
 def test_a_requeued_trial_keeps_its_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
