@@ -297,10 +297,14 @@ def _check_computing(args: argparse.Namespace) -> None:
             )
         if ":" in args.device:
             raise UserError(f"--device {args.device}: Ray chooses the GPU; give auto, cpu or cuda")
-        if args.device == "cpu" and args.gpus_per_worker:
+        share = args.gpus_per_worker
+        if (
+            share is not None
+            and args.device in ("cpu", "cuda")
+            and (share > 0) != (args.device == "cuda")
+        ):
             raise UserError(
-                f"--gpus-per-worker {args.gpus_per_worker:g} with --device cpu: leave one of"
-                " the two out"
+                f"--gpus-per-worker {share:g} with --device {args.device}: leave one of the two out"
             )
         return
     for flag, given in (

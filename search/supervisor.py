@@ -197,7 +197,9 @@ def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
             args.workers,
             logs,
             address=args.ray_address,
-            gpus_per_worker=0.0 if args.device == "cpu" else args.gpus_per_worker,
+            gpus_per_worker={"cpu": 0.0, "cuda": args.gpus_per_worker or 1.0}.get(
+                args.device, args.gpus_per_worker
+            ),
             threads=run.setup.runtime["threads"],
             most=most,
         ) as ray_crew:

@@ -554,6 +554,10 @@ def test_an_event_command_hears_of_a_run_that_cannot_go_on(room: Path) -> None:
             ("--launcher", "ray", "--device", "cpu", "--gpus-per-worker", "1"),
             "--gpus-per-worker 1 with --device cpu: leave one of the two out",
         ),
+        (
+            ("--launcher", "ray", "--device", "cuda", "--gpus-per-worker", "0"),
+            "--gpus-per-worker 0 with --device cuda: leave one of the two out",
+        ),
     ],
 )
 def test_flags_of_leases_and_launchers_that_do_not_fit_are_one_line(
