@@ -299,7 +299,7 @@ class Torture:
                 return
             time.sleep(0.2)
         for process in left:
-            self.find(f"process {process.pid} outlived the study: {' '.join(process.cmdline())}")
+            self.find(f"process {process.pid} outlived the study: {shown(process)}")
 
     def find(self, line: str) -> None:
         """Something that should not be."""
@@ -387,6 +387,18 @@ class Torture:
 
 
 # --------------------------------------------------------------------------------- calls and file
+
+
+def shown(process: Any) -> str:
+    """The command line of a process without the password of its store."""
+    import psutil
+
+    from storage import redact
+
+    try:
+        return " ".join(redact(word) if "://" in word else word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return "it has ended just now"
 
 
 def read(path: Path, store: str) -> Progress | None:

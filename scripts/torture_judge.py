@@ -2,7 +2,9 @@
 
 Triggers write down every change of a step, a value, a parameter, a trial's state and a claim, with
 the claim that held the trial at that moment. They know nothing of the code that writes, so they
-cannot share its mistakes. All below `audit` and the two `read_` functions is pure.
+cannot share its mistakes. Who wrote they cannot see: a fenced-out worker's step under its
+successor's claim shows as a step written twice, once the successor comes to it. All below `audit`
+and the two `read_` functions is pure.
 """
 
 from __future__ import annotations

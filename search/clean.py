@@ -121,10 +121,9 @@ def _main(args: argparse.Namespace) -> int:
     for study in studies:
         for useless in _of_study(storage, study, runs, parked=args.parked, remove=args.yes):
             removed[study.study_name, useless.what].append(useless.bytes)
-    if args.study is None:
+    if args.study is None and not _tell_strangers(runs, studies):
         for useless in _artifacts(storage, runs, remove=args.yes):
             removed[_NO_STUDY, useless.what].append(useless.bytes)
-        _tell_strangers(runs, studies)
     _show(removed, removing=args.yes)
     return 0
 
@@ -156,8 +155,8 @@ def _show(removed: Mapping[tuple[str, str], Sequence[int]], *, removing: bool) -
     print(f"{sum(every) / 1e6:.1f} MB freed" if removing else "add --yes to remove it")
 
 
-def _tell_strangers(runs: Path, studies: Sequence[optuna.Study]) -> None:
-    """Name the folders of studies that the store does not know."""
+def _tell_strangers(runs: Path, studies: Sequence[optuna.Study]) -> bool:
+    """Name the folders of studies that the store does not know; whether there are any."""
     from search.records import token_folders
     from search.study import trial_folder
 
@@ -166,9 +165,11 @@ def _tell_strangers(runs: Path, studies: Sequence[optuna.Study]) -> None:
     if strange:
         names = ", ".join(sorted(folder.name for folder in strange))
         print(
-            f"note: left alone, of no study of this store (search.rebuild may need it): {names}",
+            f"note: left alone, with all artifacts, of no study of this store (search.rebuild may"
+            f" need it): {names}",
             file=sys.stderr,
         )
+    return bool(strange)
 
 
 # ------------------------------------------------------------------------------- one study

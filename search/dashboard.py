@@ -32,6 +32,8 @@ PORT = 8080
 PASSWORD = "SEARCH_DASHBOARD_PASSWORD"
 # what optuna-dashboard takes at most; waitress keeps a body on disk before anything is asked
 LARGEST_BODY = 128 * 1024 * 1024
+SMALLEST_BODY = 64 * 1024
+CONNECTIONS = 32
 # an id that every store's integer columns hold
 MOST_DIGITS = 9
 
@@ -123,7 +125,9 @@ def _main(args: argparse.Namespace) -> int:
             Guard(application, password, args.read_only, hosts),
             sockets=[server_socket],
             ident=None,
-            max_request_body_size=LARGEST_BODY,
+            # bodies are taken in before the guard is asked: strangers must not fill the disk
+            max_request_body_size=SMALLEST_BODY if args.read_only else LARGEST_BODY,
+            connection_limit=CONNECTIONS,
         )
         address = _address(args.host, ip.is_unspecified, server_socket.getsockname()[1])
         with contextlib.suppress(KeyboardInterrupt):

@@ -42,6 +42,8 @@ class Notifier:
         self._common = dict(common)
         self._timeout_s = timeout_s
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_WAITING)
+        self._closing = threading.Event()
+        self._child: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._run, name="on-event", daemon=True)
 
     def __enter__(self) -> Notifier:
@@ -55,10 +57,20 @@ class Notifier:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._command is not None:
-            with suppress(queue.Full):
-                self._events.put_nowait(None)
+        if self._command is None:
+            return
+        with suppress(queue.Full):
+            self._events.put_nowait(None)
+        try:
             self._thread.join(self._timeout_s)
+        finally:
+            # nothing of ours outlives the run
+            self._closing.set()
+            if self._thread.is_alive():
+                _end_group(self._child)
+                self._thread.join(1.0)
+                left = self._events.qsize()
+                self.told.append(f"--on-event: the command took too long; {left} events are left")
 
     def tell(self, event: str, **values: Any) -> None:
         """Hand an event over; returns at once."""
@@ -76,8 +88,11 @@ class Notifier:
             self.tell(event, **values)
 
     def _run(self) -> None:
-        while (record := self._events.get()) is not None:
-            trouble = self._deliver(json.dumps(record))
+        while (record := self._events.get()) is not None and not self._closing.is_set():
+            try:
+                trouble = self._deliver(json.dumps(record))
+            except OSError as error:
+                trouble = f"could not be started: {error.strerror}"
             if trouble is not None:
                 self.told.append(f"--on-event: the command {trouble} (event {record['event']})")
 
@@ -90,27 +105,27 @@ class Notifier:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             # a group of its own, so that what it started ends with it
             start_new_session=True,
         ) as child:
+            self._child = child
             try:
                 _, said = child.communicate(text + "\n", timeout=self._timeout_s)
             except subprocess.TimeoutExpired:
                 _end_group(child)
                 return f"did not end within {self._timeout_s:g} s and was ended"
-            except BrokenPipeError:
-                # it has no use for the details
-                said = ""
         if child.returncode == 0:
             return None
         lines = said.strip().splitlines()
         return f"ended with {child.returncode}" + (f": {lines[-1][:200]}" if lines else "")
 
 
-def _end_group(child: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+def _end_group(child: subprocess.Popen[str] | None) -> None:
+    if child is not None and child.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 class News:

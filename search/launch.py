@@ -18,7 +18,7 @@ from typing import BinaryIO
 from search.names import owner_name
 from trainer.errors import UserError
 
-# deaths per worker without a trained epoch in between, after which a run gives up
+# deaths of one worker in a row without a trained epoch, after which a run gives up
 MAX_DEATHS = 5
 
 
@@ -105,6 +105,7 @@ class _Worker:
     log: Path
     process: subprocess.Popen[bytes]
     started_at: int
+    deaths: int = 0
 
 
 @dataclass
@@ -112,16 +113,17 @@ class Crew:
     """The workers of a run. Used through `with`: no worker outlives the block.
 
     command: what every worker gets after `python -m search.worker`. ahead: a process that becomes
-    the first worker. told: lines for the person. deaths: since the caller last set it to 0. lost:
-    owners, as claims name them, that ended and were replaced; for the caller to empty.
+    the first worker. told: lines for the person. trained: owners, as claims name them, that
+    have trained an epoch, told by the caller. lost: those that ended and were replaced; for the
+    caller to empty.
     """
 
     command: Sequence[str]
     slots: Sequence[Slot]
     logs: Path
     ahead: Ahead | None = None
-    deaths: int = 0
     told: list[str] = field(default_factory=list)
+    trained: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     _workers: list[_Worker] = field(default_factory=list)
 
@@ -178,17 +180,15 @@ class Crew:
             if code == 2:
                 raise UserError(said.removeprefix("error: "))
             how = how_it_ended(code)
-            self.deaths += 1
-            self.lost.add(owner_name(worker.process.pid))
+            owner = owner_name(worker.process.pid)
+            said = f"{said}; the whole log is {worker.log}"
+            deaths = in_a_row(worker.number, worker.deaths, owner in self.trained, how, said)
+            self.lost.add(owner)
             self.told.append(
                 f"worker {worker.number} {how}; it is started again (log: {worker.log})"
             )
-            if self.deaths > MAX_DEATHS * len(self.slots):
-                raise UserError(
-                    f"workers ended {self.deaths} times without training an epoch in between;"
-                    f" the last {how}: {said}; the whole log is {worker.log}"
-                )
             self._workers[index] = self._start(worker.slot, worker.number)
+            self._workers[index].deaths = deaths
         return self.alive() > 0
 
     def ask_to_end(self) -> None:
@@ -213,6 +213,20 @@ class Crew:
                 return False
             time.sleep(0.05)
         return True
+
+
+def in_a_row(number: int, before: int, trained: bool, how: str, said: str) -> int:
+    """Deaths of a worker in a row, this one included; `before` of them earlier.
+
+    trained: whether it had trained an epoch. Raises UserError where it is one too many.
+    """
+    deaths = 1 if trained else before + 1
+    if deaths > MAX_DEATHS:
+        raise UserError(
+            f"worker {number} ended {deaths} times in a row without training an epoch; it {how} at"
+            f" last: {said}"
+        )
+    return deaths
 
 
 def how_it_ended(code: int) -> str:

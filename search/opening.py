@@ -24,10 +24,12 @@ from search.study import (
     Setup,
     StudyError,
     agreed,
+    lease_of,
     load_setup,
     load_study,
     make_setup,
     open_study,
+    set_lease,
     set_total,
     trial_folder,
 )
@@ -119,6 +121,7 @@ def opened(
     explicit = [name for name in ("seed", "sampler", "pruner") if getattr(args, name) is not None]
     # a study made for something else is refused before a long decoding
     agreed(storage, plan.setup, explicit=explicit)
+    lease = lease_of(storage, plan.setup.name).changed(args.beat_s, args.grace_s)
     _refuse_orphans(storage, plan.setup.name, Path(args.runs))
     data = plan.setup.base["data"]
     root = plan.setup.data["root"]
@@ -145,6 +148,7 @@ def opened(
         made = enqueue(study, setup, plan.requests, where=str(args.enqueue))
         lines.append(f"{args.enqueue}: {len(made)} of {len(plan.requests)} configurations enqueued")
     set_total(study, args.trials)
+    set_lease(study, lease)
     if not args.no_priors:
         lines += enqueue_first(study, setup, args.trials)
     for line in lines:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.launch import MAX_DEATHS, how_it_ended, last_words, with_threads
+from search.launch import how_it_ended, in_a_row, last_words, with_threads
 from search.names import owner_name
 from storage.url import parse_url
 from trainer.cli import one_line
@@ -123,6 +123,7 @@ class _Worker:
     told_waiting: bool = False
     started: _Started | None = None
     ended: _Ended | None = None
+    deaths: int = 0
 
 
 @dataclass
@@ -134,7 +135,7 @@ class RayCrew:
     CPUs, for. logs: folder below the runs folder. address: of the cluster; None: what RAY_ADDRESS
     or the cluster that runs on this machine says. gpus_per_worker: 0.5 puts two on one GPU, 0
     computes on CPUs, None: 1 where the cluster has any. threads: CPUs of each worker, default 1.
-    most: there is work for so many. told, deaths, lost: as in `search.launch.Crew`.
+    most: there is work for so many. told, trained, lost: as in `search.launch.Crew`.
 
     Entering raises UserError where Ray is not installed or no cluster answers; none is started.
     """
@@ -146,8 +147,8 @@ class RayCrew:
     gpus_per_worker: float | None = None
     threads: int | None = None
     most: int | None = None
-    deaths: int = 0
     told: list[str] = field(default_factory=list)
+    trained: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     _workers: list[_Worker] = field(default_factory=list)
 
@@ -228,26 +229,24 @@ class RayCrew:
                 continue
             if ended.code == 2:
                 raise UserError(ended.said.removeprefix("error: "))
-            self._count_death(worker, ended)
+            deaths = self._count_death(worker, ended)
             self._workers[index] = self._start(worker.number)
+            self._workers[index].deaths = deaths
         waiting = [worker for worker in self._workers if not worker.started]
         for worker in waiting:
             self._tell_waiting(worker)
         return self.alive() > 0 or (bool(waiting) and not done())
 
-    def _count_death(self, worker: _Worker, ended: _Ended) -> None:
-        """Tell of it. Raises UserError where it is one too many."""
-        self.deaths += 1
-        log = ""
+    def _count_death(self, worker: _Worker, ended: _Ended) -> int:
+        """Tell of it; how many it is in a row. Raises UserError where it is one too many."""
+        owner, log = None, ""
         if worker.started:
-            self.lost.add(worker.started.owner)
+            owner = worker.started.owner
+            self.lost.add(owner)
             log = f" (log: {worker.started.log})"
         self.told.append(f"worker {worker.number} {ended.how}; it is started again{log}")
-        if self.deaths > MAX_DEATHS * self._count:
-            raise UserError(
-                f"workers ended {self.deaths} times without training an epoch in between; the last"
-                f" {ended.how}: {ended.said}{log}"
-            )
+        said = f"{ended.said}{log}"
+        return in_a_row(worker.number, worker.deaths, owner in self.trained, ended.how, said)
 
     def _tell_waiting(self, worker: _Worker) -> None:
         if not worker.told_waiting and time.monotonic() - worker.asked_s > _ROOM_S:

@@ -96,14 +96,16 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
     """Make one study in the store. Raises StudyError where it has trials there already."""
     import optuna
 
-    from search.study import SETUP, open_study, set_total
+    from search.study import SETUP, StudyError, open_study, set_total
 
     name = found.setup.name
     _make_room(storage, name)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     study.set_user_attr(REBUILT, found.setup.uid)
-    for _, row in sorted(found.rows.items()):
+    for number, row in sorted(found.rows.items()):
         study.add_trial(row)
+        if len(study.get_trials(deepcopy=False)) != number + 1:
+            raise StudyError("the store was away and holds a trial twice: repeat this command")
     _pass_over(storage, study._study_id, found.token)
     if found.total is not None:
         set_total(study, found.total)

@@ -175,14 +175,11 @@ def _row(own: list[Record], artifacts: Mapping[str, str]) -> FrozenTrial:
     newest = own[0]
     record, row = newest.content, newest.content["row"]
     state = TrialState[row["state"]]
-    curve = _curve(own)
     if state.is_finished():
-        # what a fenced-out owner trained further was never reported
-        curve = {epoch: score for epoch, score in curve.items() if epoch <= row["reported"]}
-        if max(curve, default=0) < row["reported"]:
-            raise ValueError(f"history.json does not reach epoch {row['reported']}")
+        # not the histories': a fenced-out owner's hold what was never reported
+        curve = {int(epoch): float(score) for epoch, score in row["curve"].items()}
     else:
-        state = TrialState.WAITING
+        state, curve = TrialState.WAITING, _curve(own)
     last = curve[max(curve)] if curve else None
     made = create_trial(
         state=state,
@@ -210,7 +207,7 @@ def _curve(own: Iterable[Record]) -> dict[int, float]:
             # newest first, so that the earlier ones overrule
             curve |= {int(entry["epoch"]): float(entry["val_f"]) for entry in history}
         except (OSError, ValueError, KeyError, TypeError):
-            # a finished trial is checked for what it misses; another one goes on without it
+            # the trial goes on without it
             continue
     return dict(sorted(curve.items()))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from search.dashboard import PASSWORD
 from search.launch import Ahead
-from search.names import BEAT_S, GRACE_S, RUNS, STORAGE, check_lease
+from search.names import BEAT_S, GRACE_S, RUNS, STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -177,17 +177,15 @@ def parser() -> argparse.ArgumentParser:
     computing.add_argument(
         "--beat-s",
         type=_seconds,
-        default=BEAT_S,
         metavar="S",
-        help=f"seconds between the beats of a worker (default: {BEAT_S:g})",
+        help=f"seconds between the beats of a worker (default: the study's, else {BEAT_S:g})",
     )
     computing.add_argument(
         "--grace-s",
         type=_seconds,
-        default=GRACE_S,
         metavar="S",
-        help="seconds of silence after which a worker's trial goes to another one (default:"
-        f" {GRACE_S:g})",
+        help="seconds of silence after which a worker's trial goes to another one (default: the"
+        f" study's, else {GRACE_S:g})",
     )
     computing.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="end after this time"
@@ -262,16 +260,21 @@ def _main(
     if run.stopped(standing):
         view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
     elif waiting or standing.finished < args.trials:
-        again = shlex.join([sys.executable, "-m", "search.run", *_without_password(words)])
+        again = shlex.join([sys.executable, "-m", "search.run", *_shown(words)])
         wait = "waits" if waiting == 1 else "wait"
         view.say(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
     return code
 
 
-def _without_password(words: Sequence[str]) -> list[str]:
+def _shown(words: Sequence[str]) -> list[str]:
+    """The command line as it may be printed: without the password of the store."""
     from storage import redact
 
-    return [redact(word) if "://" in word else word for word in words]
+    flags = ["", *words]
+    return [
+        redact(word) if flag == "--storage" or word.startswith("--storage=") else word
+        for flag, word in zip(flags, words, strict=False)
+    ]
 
 
 def _check_writable(runs: Path) -> None:
@@ -286,10 +289,9 @@ def _check_writable(runs: Path) -> None:
 
 
 def _check_computing(args: argparse.Namespace) -> None:
-    """Raise UserError for flags of leases and launchers that do not go together."""
+    """Raise UserError for flags of launchers that do not go together."""
     from trainer.errors import UserError
 
-    check_lease(args.beat_s, args.grace_s)
     if args.launcher == "ray":
         if args.per_device is not None:
             raise UserError(

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -97,11 +97,13 @@ class Signals:
     """Remembers SIGINT and SIGTERM while the block runs; a second SIGINT raises AtOnce.
 
     A terminal sends Ctrl-C to the whole group and a supervisor may pass it on, so a second one
-    counts from a second later.
+    counts from a second later. busy: whether nothing may be raised just now, in a transaction; such
+    a second one is not heard, and the person tries again.
     """
 
     def __init__(self) -> None:
         self.asked = threading.Event()
+        self.busy: Callable[[], bool] = lambda: False
         self._first_s: float | None = None
         self._before: dict[int, Any] = {}
 
@@ -118,6 +120,8 @@ class Signals:
     def _heard(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if number == signal.SIGINT and self._first_s is not None and now - self._first_s > 1.0:
+            if self.busy():
+                return
             raise AtOnce
         if number == signal.SIGINT and self._first_s is None:
             self._first_s = now
@@ -150,6 +154,7 @@ class Post:
     _drain_mark: str | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.signals.busy = self.storage.at_work
         self.setup = load_setup(self.study)
         self._drain_mark = drain_mark(self.study)
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -175,7 +180,14 @@ def work(post: Post) -> int:
     then waits in the queue.
     """
     with Patrol(Reaper(post.storage, post.study_id, post.grace_s)):
-        _work(post)
+        try:
+            _work(post)
+        except KeyError:
+            if post.study.study_name in {it.study_name for it in post.storage.get_all_studies()}:
+                raise
+            raise StudyError(
+                f'study "{post.study.study_name}" was deleted while it was running'
+            ) from None
     return 0
 
 
@@ -192,12 +204,7 @@ def _work(post: Post) -> None:
             return
         # before a place is taken: faces that cannot be read are no trial's fault
         load_data(post)
-        try:
-            token = post.storage.take_place(post.study_id, total, post.owner)
-        except KeyError:
-            raise StudyError(
-                f'study "{post.study.study_name}" was deleted while it was running'
-            ) from None
+        token = post.storage.take_place(post.study_id, total, post.owner)
         if token is not None:
             one_trial(post, token)
         else:
@@ -229,6 +236,8 @@ def one_trial(post: Post, token: int) -> None:
         return
     except UpdateFinishedTrialError:
         # ended through the dashboard: the trial is as the person wants it
+        if trial_id is not None:
+            _keep_verdict(post, trial_id, token)
         post.storage.release(token)
     except _Leave:
         _put_back(post, trial_id, token)
@@ -241,6 +250,14 @@ def one_trial(post: Post, token: int) -> None:
     except BaseException:
         _put_back(post, trial_id, token)
         raise
+
+
+def _keep_verdict(post: Post, trial_id: int, token: int) -> None:
+    """Write down for `search.rebuild` how somebody else has ended the trial."""
+    row = post.storage.get_trial(trial_id)
+    out = trial_folder(post.runs, post.study.study_name, row.number) / str(token)
+    with contextlib.suppress(KeyError):
+        _write_config(post, row, trial_config(row, post.setup), out)
 
 
 def _put_back(post: Post, trial_id: int | None, token: int) -> None:
@@ -340,7 +357,7 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
     except _Stopped:
         state = TrialState.PRUNED
         trial.set_user_attr("stopped", True)
-    _finish(post, trial, token, state, config, out, result, start)
+    _finish(post, trial, token, state, config, out, result)
 
 
 def _refresh(post: Post) -> None:
@@ -452,12 +469,17 @@ def _start(post: Post, row: FrozenTrial, config: Config, out: Path) -> Start | N
     path = out / "last.pt"
     for _ in range(_COPY_ATTEMPTS):
         # copies: an owner that only slept still replaces its own files when it wakes, once
-        for name in ("last.pt", "best.pt"):
-            with atomic_path(out / name) as copy:
-                shutil.copyfile(start.path.with_name(name), copy)
+        try:
+            for name in ("last.pt", "best.pt"):
+                with atomic_path(out / name) as copy:
+                    shutil.copyfile(start.path.with_name(name), copy)
+        except FileNotFoundError:
+            # search.clean took them once whole copies lay here
+            if not (path.is_file() and (out / "best.pt").is_file()):
+                raise
         stored = checkpoint.read(path)
         start = Start(path=start.path, epoch=int(stored["epoch"]), history=list(stored["history"]))
-        # one that was killed between the two has left a newer best, which comes again
+        # one that was killed between the two has left a newer best, which comes again (on a CPU)
         if checkpoint.read(out / "best.pt")["epoch"] == _best_epoch(start.history):
             break
     atomic_write_text(out / "history.json", json.dumps(start.history, indent=1))
@@ -477,6 +499,8 @@ def newest_checkpoint(folders: Sequence[Path], config: Config, study_uid: str) -
     for path in _checkpoints(folders):
         try:
             stored = checkpoint.read(path)
+            # its companion goes along
+            checkpoint.read(path.with_name("best.pt"))
         except (CheckpointError, OSError):
             continue
         if not _same_training(stored["config"], config) or _uid(path.parent) != study_uid:
@@ -555,14 +579,10 @@ def _finish(
     config: Config,
     out: Path,
     result: FitResult | None,
-    start: Start | None,
 ) -> None:
     """Attributes and artifacts first, then the verdict: a finished trial takes no more of them."""
     history = _history(out) if result is None else result.history
     weights = out / "best.pt" if result is None else result.best_checkpoint
-    if not history and start is not None:
-        # pruned for an epoch that its former owner had trained and not reported
-        history, weights = start.history, start.path.with_name("best.pt")
     if history:
         kept = figures(
             history, ce_weight=config.loss.ce_weight, dice_weight=config.loss.dice_weight

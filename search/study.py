@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial
 
 import space
 from search import lineage, spaces
+from search.names import BEAT_S, GRACE_S, check_lease
 from search.pruner import PRUNERS, make_pruner
 from search.sampler import SAMPLERS, make_sampler
 from search.spaces import Searched, Spec, Value, describe, distribution, format_value, same_kind
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
 
 METRIC = "f_score per image, training grid"
-SETUP, TOTAL, DRAIN = "setup", "total", "drain"
+SETUP, TOTAL, DRAIN, LEASE = "setup", "total", "drain", "lease"
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
@@ -210,6 +211,31 @@ def set_total(study: optuna.Study, total: int) -> None:
     study.set_user_attr(TOTAL, total)
 
 
+@dataclass(frozen=True)
+class Lease:
+    """Beat and grace period, in seconds, of all who work on a study: each judges the others."""
+
+    beat_s: float = BEAT_S
+    grace_s: float = GRACE_S
+
+    def changed(self, beat_s: float | None, grace_s: float | None) -> Lease:
+        """With what a person gave instead. Raises UserError unless beats fit into the grace."""
+        lease = Lease(beat_s or self.beat_s, grace_s or self.grace_s)
+        check_lease(lease.beat_s, lease.grace_s)
+        return lease
+
+
+def lease_of(storage: LeasedStorage, name: str) -> Lease:
+    """What the study's workers keep to; the default for a study that is not there yet."""
+    study = _existing(storage, name)
+    return Lease(**({} if study is None else study.user_attrs.get(LEASE, {})))
+
+
+def set_lease(study: optuna.Study, lease: Lease) -> None:
+    """What workers that start from now on keep to."""
+    study.set_user_attr(LEASE, dataclasses.asdict(lease))
+
+
 def total_of(study: optuna.Study) -> int | None:
     """The target number of finished trials; None where no run has set it."""
     return study.user_attrs.get(TOTAL)
@@ -305,7 +331,7 @@ def trial_record(setup: Setup, row: FrozenTrial, total: int | None) -> dict[str,
             "started": _utc_text(row.datetime_start),
             "ended": _utc_text(row.datetime_complete),
             "written": datetime.now(UTC).isoformat(),
-            "reported": max(row.intermediate_values, default=0),
+            "curve": dict(row.intermediate_values),
             "distributions": {
                 name: optuna.distributions.distribution_to_json(known)
                 for name, known in row.distributions.items()

@@ -6,14 +6,16 @@ import argparse
 import contextlib
 import json
 import signal
+import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 import torch
+from optuna.trial import FrozenTrial
 
 from search.events import News, Notifier, described
 from search.launch import Ahead, Crew, Slot, devices_of, plan_slots
@@ -21,8 +23,8 @@ from search.lineage import nothing_better_for
 from search.packing import Place, workers_per_device
 from search.progress import Standing, View, counted, duration
 from search.ray_crew import RayCrew
-from search.study import Setup, config_for, drain_mark, trial_folder
-from storage import LeasedStorage, Reaper, StorageError, redact
+from search.study import Setup, StudyError, config_for, drain_mark, lease_of, total_of, trial_folder
+from storage import Claim, LeasedStorage, Reaper, StorageError, redact
 from trainer.errors import UserError
 from trainer.runtime import usable_cores
 
@@ -34,8 +36,8 @@ class Workers(Protocol):
     """What a supervisor needs of a crew, wherever its workers run; see `search.launch.Crew`."""
 
     told: list[str]
-    deaths: int
     lost: set[str]
+    trained: set[str]
 
     @property
     def owners(self) -> set[str]: ...
@@ -92,7 +94,9 @@ class Run:
     def done(self) -> bool:
         """Whether a worker has nothing left to do."""
         standing = self.standing()
-        return standing.finished >= standing.total or self.stopped(standing) or self.drained()
+        # another run may have asked for fewer since: the workers then leave
+        total = min(standing.total, total_of(self.study) or standing.total)
+        return standing.finished >= total or self.stopped(standing) or self.drained()
 
 
 def supervise(run: Run, ahead: Ahead) -> int:
@@ -106,13 +110,19 @@ def supervise(run: Run, ahead: Ahead) -> int:
         "trials": run.args.trials,
     }
     news = News(run.standing().trials)
-    with Notifier(run.args.on_event, common) as notifier:
+    with _telling(run, Notifier(run.args.on_event, common)) as notifier:
         try:
-            with _signals_as_interrupt(), _crew(run, ahead) as crew, run.view:
-                reason = _watched(run, crew, notifier, news)
+            with _Signals(run.storage) as signals, _crew(run, ahead) as crew, run.view:
+                reason = _watched(run, crew, notifier, news, signals)
         except (UserError, StorageError) as error:
             notifier.tell("failed", trial=None, reason=str(error))
             raise
+        except KeyError:
+            if run.study.study_name in {it.study_name for it in run.storage.get_all_studies()}:
+                raise
+            line = f'study "{run.study.study_name}" was deleted while it was running'
+            notifier.tell("failed", trial=None, reason=line)
+            raise StudyError(line) from None
         standing = run.standing()
         notifier.tell_all(news.since(standing.trials))
         notifier.tell(
@@ -122,17 +132,27 @@ def supervise(run: Run, ahead: Ahead) -> int:
             seconds=round(standing.elapsed_s, 1),
             best=described(standing.best),
         )
-    for line in notifier.told:
-        run.view.say(line)
     return 130 if reason == "interrupted" else 0
 
 
-def _watched(run: Run, crew: Workers, notifier: Notifier, news: News) -> str:
+@contextlib.contextmanager
+def _telling(run: Run, notifier: Notifier) -> Iterator[Notifier]:
+    """The notifier at work; what it has left to say is said, however the run ends."""
+    try:
+        with notifier:
+            yield notifier
+    finally:
+        for line in notifier.told:
+            run.view.say(line)
+
+
+def _watched(run: Run, crew: Workers, notifier: Notifier, news: News, signals: _Signals) -> str:
     """Look after the crew until the run is over; why it is over."""
     view = run.view
-    reaper = Reaper(run.storage, run.study._study_id, run.args.grace_s)
+    lease = lease_of(run.storage, run.study.study_name)
+    reaper = Reaper(run.storage, run.study._study_id, lease.grace_s)
     until = None if run.args.timeout is None else run.began_s + run.args.timeout
-    progress = 0
+    progress = _Progress()
     try:
         while True:
             at_work = crew.look(run.done)
@@ -145,13 +165,11 @@ def _watched(run: Run, crew: Workers, notifier: Notifier, news: News) -> str:
                     view.say(f"trial {deed.number} lost its worker; it waits in the queue")
             standing = run.standing()
             for lines in (crew.told, notifier.told):
-                for line in lines:
-                    view.say(line)
-                lines.clear()
+                # others append meanwhile
+                while lines:
+                    view.say(lines.pop(0))
             notifier.tell_all(news.since(standing.trials))
-            trained = sum(len(trial.intermediate_values) for trial in standing.trials)
-            if trained > progress:
-                progress, crew.deaths = trained, 0
+            crew.trained |= progress.owners(standing.trials, reaper.claims)
             view.update(standing)
             _estimate(run, standing, crew)
             if not at_work:
@@ -159,24 +177,21 @@ def _watched(run: Run, crew: Workers, notifier: Notifier, news: News) -> str:
             if run.drained():
                 view.say("asked to end: running trials finish their epoch and wait")
                 # a worker that has just started has not heard of it
-                _end(run, crew, reaper)
+                _end(run, crew, reaper, signals)
                 return "asked to end"
             if until is not None and time.monotonic() > until:
                 view.say(f"--timeout {run.args.timeout:g}: running trials finish their epoch")
-                _end(run, crew, reaper)
+                _end(run, crew, reaper, signals)
                 return "timeout"
-            time.sleep(_LOOK_S)
-    except KeyboardInterrupt:
-        view.say("Ctrl-C: running trials finish their epoch and wait; once more ends at once")
-        try:
-            _end(run, crew, reaper)
-        except KeyboardInterrupt:
-            crew.kill()
-            _free_claims(run, crew.owners)
-        return "interrupted"
+            if signals.asked.wait(_LOOK_S):
+                view.say(
+                    "Ctrl-C: running trials finish their epoch and wait; once more ends at once"
+                )
+                _end(run, crew, reaper, signals)
+                return "interrupted"
     except BaseException:
         # whatever it was, no trial is left running
-        _end(run, crew, reaper)
+        _end(run, crew, reaper, signals)
         raise
 
 
@@ -186,7 +201,6 @@ def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
     args = run.args
     logs = run.folder / "workers"
     command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
-    command += ["--beat-s", str(args.beat_s), "--grace-s", str(args.grace_s)]
     if args.stop_after is not None:
         command += ["--stop-after", str(args.stop_after)]
     # more workers than missing trials would only wait
@@ -205,7 +219,8 @@ def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
         ) as ray_crew:
             yield ray_crew
         return
-    slots = _slots(run, most)
+    with _signals_as_interrupt():
+        slots = _slots(run, most)
     with Crew(command, slots, logs, ahead) as crew:
         run.view.say(
             f"{counted(len(slots), 'worker')} on {slots[0].device},"
@@ -240,12 +255,26 @@ def _measured_per_device(run: Run, device: str, cores: int) -> int:
     return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
 
 
-def _end(run: Run, crew: Workers, reaper: Reaper) -> None:
+class _Progress:
+    """Which owners have trained an epoch, seen from outside."""
+
+    def __init__(self) -> None:
+        self._began_with: dict[int, int] = {}
+
+    def owners(self, trials: Sequence[FrozenTrial], claims: Sequence[Claim]) -> set[str]:
+        """Owners of claims whose trial has more epochs than when the claim was first seen."""
+        reported = {trial.number: len(trial.intermediate_values) for trial in trials}
+        now = {c.token: reported.get(c.number, 0) for c in claims if c.number is not None}
+        self._began_with = {token: self._began_with.get(token, now[token]) for token in now}
+        return {c.owner for c in claims if now.get(c.token, 0) > self._began_with.get(c.token, 0)}
+
+
+def _end(run: Run, crew: Workers, reaper: Reaper, signals: _Signals) -> None:
     """Ask the workers to end, wait, and free what a worker left that would not."""
     crew.ask_to_end()
     until = time.monotonic() + _DRAIN_S
     while not crew.wait(_LOOK_S):
-        if time.monotonic() > until:
+        if signals.times > 1 or time.monotonic() > until:
             crew.kill()
             break
         # a store that is away is waited for by the workers
@@ -263,12 +292,41 @@ def _free_claims(run: Run, owners: Collection[str]) -> None:
                 run.storage.reap(claim)
 
 
+class _Signals:
+    """Remembers SIGINT and SIGTERM while the block runs: a machine that is shut down ends the run
+    like Ctrl-C does.
+
+    Nothing is raised: an exception in the middle of a transaction would leave it open, and with it
+    the lock that every other call waits for. SIGINT is taken even where it was ignored, as a shell
+    does for what it runs in the background.
+    """
+
+    def __init__(self, storage: LeasedStorage) -> None:
+        self.asked = threading.Event()
+        self.times = 0
+        self._storage = storage
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, *_: object) -> None:
+        self.times += 1
+        if self.times > 1:
+            # at once: a store that is away is not waited for any longer
+            self._storage.patience_s = 0.0
+        self.asked.set()
+
+
 @contextlib.contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """A machine that is shut down ends the run like Ctrl-C does.
-
-    SIGINT as well: a shell starts what it runs in the background with that ignored.
-    """
+    """For a long measurement that touches no store."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

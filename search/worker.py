@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from search.names import BEAT_S, GRACE_S, check_lease
 from trainer.cli import Parser, guarded
 
 _WAIT_S = 120.0
@@ -39,11 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import optuna
 
     from search.shift import AtOnce, Post, Signals, work
-    from search.study import load_study
+    from search.study import lease_of, load_study
     from storage import StorageError, open_storage
 
     def body() -> int:
-        check_lease(options.beat_s, options.grace_s)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with Signals() as signals:
             storage = open_storage(
@@ -53,17 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 wait_s=_WAIT_S,
                 tell=partial(print, flush=True),
             )
+            study = load_study(storage, options.study)
+            lease = lease_of(storage, options.study).changed(options.beat_s, options.grace_s)
             post = Post(
                 storage=storage,
-                study=load_study(storage, options.study),
+                study=study,
                 runs=Path(options.runs),
                 signals=signals,
                 device=options.device,
                 threads=options.threads,
                 data_root=options.data,
                 stop_after=options.stop_after,
-                beat_s=options.beat_s,
-                grace_s=options.grace_s,
+                beat_s=lease.beat_s,
+                grace_s=lease.grace_s,
                 parent=options.parent,
             )
             return work(post)
@@ -101,14 +101,17 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-after", type=_positive(int), metavar="K", help="end when K trials brought no better"
     )
     parser.add_argument(
-        "--beat-s", type=_positive(float), default=BEAT_S, metavar="S", help="seconds between beats"
+        "--beat-s",
+        type=_positive(float),
+        metavar="S",
+        help="seconds between beats; default: as the study says",
     )
     parser.add_argument(
         "--grace-s",
         type=_positive(float),
-        default=GRACE_S,
         metavar="S",
-        help="seconds of silence after which a trial goes to somebody else",
+        help="seconds of silence after which a trial goes to somebody else; default: as the study"
+        " says",
     )
     parser.add_argument(
         "--parent", type=int, metavar="PID", help="leave when this parent process has ended"

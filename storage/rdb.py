@@ -374,7 +374,8 @@ class LeasedStorage(RDBStorage):
         began = time.monotonic()
         while True:
             try:
-                answer = attempt()
+                with self._marked("at_work", True):
+                    answer = attempt()
             except (SQLAlchemyError, StorageInternalError) as error:
                 kind = trouble.kind_of(error)
                 if kind is None:
@@ -416,6 +417,12 @@ class LeasedStorage(RDBStorage):
     def _read(self, work: Callable[[Connection], R]) -> R:
         with self._marked("reading", True):
             return self._write(work)
+
+    def at_work(self) -> bool:
+        """Whether this thread is in the middle of a call; for a signal's handler, which must not
+        raise then: the transaction would stay open, and its lock with it.
+        """
+        return bool(getattr(self._local, "at_work", False))
 
     # The fence, and how transactions begin
 
@@ -527,6 +534,8 @@ def open_storage(
                 told = True
         else:
             opened.tell = tell
+            if told and tell is not None:
+                tell(f"store {opened.address.path or opened.address.shown} answers again")
             return opened
         time.sleep(_PAUSE_S * (0.5 + random.random()))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ from storage.errors import StorageError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from storage.claims import Claim
     from storage.rdb import LeasedStorage
 
 
@@ -45,6 +46,7 @@ class Reaper:
 
     Time between two looks counts for a third of the grace period at most: after the reaper itself
     was away (a stopped terminal, an unreachable store), the living have time to beat again.
+    claims: those of the study, as the last look saw them.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class Reaper:
         self.grace_s = grace_s
         self._clock = clock
         self._looked_at: float | None = None
+        self.claims: Sequence[Claim] = ()
         self._claims: dict[int, _Watch] = {}
         self._orphans: dict[int, _Watch] = {}
 
     def look(self) -> list[Deed]:
         """One look at the store; what was done. Raises StorageError where it cannot be read."""
         claims, orphans = self._storage.survey(self._study_id)
+        self.claims = claims
         now = self._clock()
         away_s = 0.0 if self._looked_at is None else now - self._looked_at
         step_s = min(away_s, self.grace_s / 3)

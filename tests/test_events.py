@@ -107,3 +107,25 @@ def test_news_are_told_once_and_what_was_there_before_is_none() -> None:
         ("new_best", best),
     ]
     assert list(news.since(rows)) == []
+
+
+def test_a_command_that_still_hangs_at_the_end_does_not_outlive_the_run(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    script = f"(while true; do touch '{alive}'; sleep 0.1; done) & wait"
+    with Notifier(script, {}, timeout_s=1.0) as notifier:
+        for _ in range(3):
+            notifier.tell("new_best")
+        wait_until(alive.exists, "the command", 20)
+    assert "--on-event: the command took too long" in notifier.told[-1]
+    time.sleep(0.2)
+    alive.unlink(missing_ok=True)
+    time.sleep(0.5)
+    assert not alive.exists()
+
+
+def test_a_command_that_says_something_that_is_no_text_is_heard_all_the_same() -> None:
+    with Notifier(r"printf 'so \377\n' >&2; exit 1", {}) as notifier:
+        notifier.tell("new_best")
+        notifier.tell("finished")
+    assert len(notifier.told) == 2
+    assert "so \ufffd (event finished)" in notifier.told[1]

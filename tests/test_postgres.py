@@ -242,8 +242,9 @@ def test_a_worker_waits_for_a_server_that_is_away_when_it_starts(own_server: Any
         back.join()
     assert storage.get_all_studies() == []
     storage.close()
-    (line,) = told
-    assert line.endswith("; waiting for it up to 60 s")
+    assert len(told) == 2
+    assert told[0].endswith("; waiting for it up to 60 s")
+    assert told[1].endswith(" answers again")
 
 
 def test_an_outage_longer_than_patience_is_one_line(own_server: Any) -> None:

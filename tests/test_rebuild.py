@@ -247,11 +247,10 @@ def test_a_record_that_holds_something_else_is_named_and_costs_nothing_else(
     assert states == ["COMPLETE", "PRUNED", "WAITING" if "setup" in content else "FAIL"]
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "history.json"])
-def test_a_damaged_file_is_named_and_costs_its_own_trial_alone(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+def test_a_damaged_record_is_named_and_costs_its_own_trial_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = token_folder(folder, COMPLETE) / name
+    path = token_folder(folder, COMPLETE) / "config.yaml"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert rebuild(folder) == 0
@@ -406,3 +405,14 @@ def test_a_study_comes_back_in_any_kind_of_store(lived: Path, folder: Path, stor
     former = max(int(f.name) for f in (folder / "runs" / "faces").glob("*/*"))
     assert (storage.take_place(study._study_id, None, "test") or 0) > former
     storage.close()
+
+
+def test_what_a_sleeping_owner_wrote_later_changes_no_value(lived: Path, folder: Path) -> None:
+    path = token_folder(folder, COMPLETE) / "history.json"
+    history = json.loads(path.read_text())
+    # its own last epoch, trained on another kind of machine and never reported
+    history[-1]["val_f"] += 0.25
+    path.write_text(json.dumps(history))
+    assert rebuild(folder) == 0
+    former, row = trials(lived)[COMPLETE], trials(folder)[COMPLETE]
+    assert (row.value, row.intermediate_values) == (former.value, former.intermediate_values)

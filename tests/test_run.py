@@ -26,7 +26,7 @@ from search import export
 from search.pruner import PRUNERS
 from search.run import main, parser
 from search.sampler import SAMPLERS
-from search.study import load_setup, load_study
+from search.study import Lease, lease_of, load_setup, load_study
 from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.data_folders import course
@@ -524,6 +524,43 @@ def test_a_worker_that_somebody_sends_away_does_not_end_the_search(room: Path) -
     assert best[-1]["value"] == told[-1]["best"]["value"]
 
 
+def test_beats_that_do_not_fit_into_the_grace_are_one_line_and_make_no_study(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, "--beat-s", "5", "--grace-s", "6", "--trials", "1")
+    assert "--beat-s 5 with --grace-s 6: a worker that misses one beat would count as dead" in line
+    assert store(room / "runs").get_all_studies() == []
+
+
+def test_lease_times_go_with_the_study(room: Path) -> None:
+    assert here("--trials", "1", "--beat-s", "0.5", "--grace-s", "3", *AT_ONCE) == 0
+    storage = store(room / "runs")
+    assert lease_of(storage, NAME) == Lease(0.5, 3.0)
+    # without the flags they stay
+    assert here("--trials", "1", *AT_ONCE) == 0
+    assert lease_of(storage, NAME) == Lease(0.5, 3.0)
+
+
+def test_a_run_that_asks_for_fewer_trials_ends_an_earlier_one_in_peace(room: Path) -> None:
+    flags = ("--epochs", "6", "--no-priors", "--workers", "1")
+    with started(room, "--trials", "30", *flags) as run:
+        wait_until(lambda: epochs(room, 1) >= 1, "the second trial")
+        assert here("--trials", "1", *flags) == 0
+        out, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (0, "")
+    assert "started again" not in out
+
+
+def test_a_study_deleted_in_mid_run_is_one_line(room: Path) -> None:
+    with started(room, "--trials", "2", "--epochs", "60", "--workers", "1") as run:
+        wait_until(lambda: epochs(room) >= 1, "the first epoch")
+        storage = store(room / "runs")
+        storage.delete_study(storage.get_study_id_from_name(NAME))
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert re.fullmatch(rf'error: study "{NAME}" was deleted while it was running\n', err)
+
+
 def test_an_event_command_hears_of_a_run_that_cannot_go_on(room: Path) -> None:
     heard = room / "heard"
     flags = ("--trials", "2", "--epochs", "40", "--no-priors", "--workers", "1")
@@ -541,11 +578,6 @@ def test_an_event_command_hears_of_a_run_that_cannot_go_on(room: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (
-            ("--beat-s", "5", "--grace-s", "6"),
-            "--beat-s 5 with --grace-s 6: a worker that misses one beat would count as dead; make"
-            " --grace-s at least twice --beat-s",
-        ),
         (("--ray-address", "10.0.0.1:6379"), "--ray-address 10.0.0.1:6379: only Ray needs it"),
         (("--gpus-per-worker", "0.5"), "--gpus-per-worker 0.5: only Ray needs it; add --launcher"),
         (("--launcher", "ray", "--device", "cuda:1"), "--device cuda:1: Ray chooses the GPU"),

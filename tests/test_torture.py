@@ -76,7 +76,7 @@ def test_a_tortured_study_loses_nothing_and_a_second_call_knows_it(
 def test_a_torture_that_ends_in_time_goes_on_with_the_next_call(tmp_path: Path) -> None:
     kept = tmp_path / "torture.json"
     words = ["--kills", "1", "--trials", "3", "--workers", "2", "--json", str(kept)]
-    assert torture.main([*words, "--minutes", "0.15"]) == 0
+    assert torture.main([*words, "--minutes", "0.05"]) == 0
     first = json.loads(kept.read_text())["stores"]["sqlite"]["progress"]
     assert (first["done"], first["studies"], first["findings"]) == (False, [], [])
     service = script("service_common")
