@@ -24,6 +24,8 @@ LOG = "torture_log"
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 # a trial whose worker died must be back in the queue by then
 FOUND_WITHIN_S = 30.0
+# kills after which nobody is there to find it
+_LEFT_ALONE = ("power cut", "supervisor SIGKILL", "supervisor SIGTERM", "supervisor SIGINT")
 
 _TRIAL = "(SELECT study_id FROM trials WHERE trial_id = {row}.trial_id)"
 _CLAIM = "(SELECT token FROM search_claims WHERE trial_id = {row}.trial_id)"
@@ -434,8 +436,10 @@ def too_much_repeated(evidence: Evidence) -> list[str]:
 def recoveries(log: Sequence[Entry], kills: Sequence[Kill]) -> list[tuple[Kill, float | None]]:
     """Each trial that a kill interrupted: seconds until it waited or another claim had it.
 
+    Counted from the last kill that left nobody to look for it, where others followed this one.
     None: never. A trial that ended all the same was not interrupted.
     """
+    alone = [kill.at_s for kill in kills if kill.kind.startswith(_LEFT_ALONE)]
     owners: dict[int, str] = {}
     for entry in log:
         if (entry.kind, entry.deed) == ("claim", "insert") and entry.token is not None:
@@ -460,7 +464,9 @@ def recoveries(log: Sequence[Entry], kills: Sequence[Kill]) -> list[tuple[Kill, 
             ):
                 after = _after(log, kill, trial_id, token)
                 if after is not None:
-                    found.append((kill, after if after >= 0 else None))
+                    back_s = kill.at_s + after
+                    since_s = max([kill.at_s, *(at_s for at_s in alone if at_s < back_s)])
+                    found.append((kill, back_s - since_s if after >= 0 else None))
     return found
 
 

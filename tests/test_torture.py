@@ -264,6 +264,10 @@ def test_the_time_from_a_kill_to_the_next_owner_is_measured() -> None:
     ended = [*begun, entry(9.0, "state", "update", 7, "COMPLETE")]
     assert judge.recoveries(ended, [kill]) == []
     assert judge.recoveries(requeued, [judge.Kill(10.0, "worker SIGKILL", (43,))]) == []
+    # nobody was left to find it until the second supervisor had gone, too
+    cut = judge.Kill(12.0, "power cut", ())
+    assert judge.recoveries(requeued, [kill, cut]) == [(kill, 1.5)]
+    assert judge.recoveries(requeued, [kill, judge.Kill(12.0, "worker SIGTERM", ())])[0][1] == 3.5
     slow = [*begun, entry(41.0, "state", "update", None, "WAITING")]
     late = judge.Evidence(rows={}, log=slow, kills=[kill])
     assert judge.found_too_late(late) == ["after worker SIGKILL a trial lay dead for 31.0 s"]
