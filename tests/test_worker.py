@@ -20,7 +20,7 @@ from search.worker import main
 from storage import LeasedStorage
 from tests.studies import fit_and, post_at, real_study, start_worker, store, wait_until
 from trainer import checkpoint
-from trainer.config import base_identity, config_from_dict, read_config, to_dict
+from trainer.config import base_identity, config_from_dict, read_config, read_yaml, to_dict
 from trainer.errors import DataError, Diverged
 from trainer.fit import fit
 
@@ -235,6 +235,10 @@ def test_a_trial_ended_in_the_dashboard_frees_its_worker(
     (trial,) = study.get_trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
     assert trial.intermediate_values == {}
+    # a store that is lost afterwards is made again with the person's verdict
+    (place,) = trial_folder(tmp_path / "runs", "faces", 0).iterdir()
+    record = read_yaml(place / "config.yaml")["search"]
+    assert (record["row"]["state"], record["value"]) == ("COMPLETE", 0.5)
     assert not storage.live_claims(study._study_id)
 
 
@@ -399,6 +403,29 @@ def test_an_epoch_on_disk_and_not_in_the_store_is_reported(
     work(post_at(tmp_path, storage))
     assert list(study.get_trials()[0].intermediate_values) == [1, 2, 3, 4]
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_a_torn_checkpoint_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    storage = store(tmp_path)
+    study = real_study(storage, total=1)
+
+    def killed(config: Any, data: Any, *, out: Path, report: Any, resume_from: Any) -> Any:
+        fit(config, data, out=out, report=report, resume_from=resume_from, last_epoch=2)
+        torn = (out / name).read_bytes()[:1000]
+        (out / name).write_bytes(torn)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(objective, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        work(post_at(tmp_path, storage))
+    monkeypatch.setattr(objective, "fit", fit)
+    work(post_at(tmp_path, storage))
+    (trial,) = study.get_trials()
+    assert trial.state == TrialState.COMPLETE
+    assert list(trial.intermediate_values) == [1, 2, 3, 4]
 
 
 def test_an_owner_that_wakes_and_writes_its_next_epoch_costs_none(
