@@ -73,11 +73,18 @@ class Track:
         self.threads.append(threads)
 
 
-def verdict(track: Track, warm_up_s: float) -> dict[str, Any] | None:
+def verdict(
+    track: Track,
+    warm_up_s: float,
+    trials: Sequence[tuple[float, int]] = ((0.0, 0),),
+    mb_per_trial: float = 0.0,
+) -> dict[str, Any] | None:
     """Slope and size after the warm-up; None with fewer than three samples there.
 
-    flat: the fitted line rises by less than `FLAT` of its beginning over what was measured, and
-    the number of open files and threads at the end is not above what it was in the first half.
+    trials: (at_s, finished so far). mb_per_trial: what a finished trial takes in every process
+    that has the study, here as with plain Optuna. flat: without that, the fitted line rises by
+    less than `FLAT` of its beginning over what was measured, and the number of open files and
+    threads at the end is not above what it was in the first half.
     """
     import numpy as np
 
@@ -87,7 +94,9 @@ def verdict(track: Track, warm_up_s: float) -> dict[str, Any] | None:
     seconds = np.array([track.at_s[index] for index in late])
     uss = np.array([track.uss_mb[index] for index in late])
     slope, start = np.polyfit(seconds - seconds[0], uss, 1)
-    growth = slope * (seconds[-1] - seconds[0])
+    study = mb_per_trial * np.interp(seconds, *np.array(trials, dtype=float).T)
+    own, _ = np.polyfit(seconds - seconds[0], uss - study, 1)
+    growth = own * (seconds[-1] - seconds[0])
     half = len(late) // 2
 
     def more(counts: Sequence[int]) -> bool:
@@ -98,6 +107,7 @@ def verdict(track: Track, warm_up_s: float) -> dict[str, Any] | None:
     return {
         "name": track.name,
         "mb_per_hour": round(float(slope) * 3600, 2),
+        "mb_per_hour_without_the_study": round(float(own) * 3600, 2),
         "uss_mb_after_warm_up": round(float(uss[0]), 1),
         "uss_mb_at_5_minutes": _at(track, 300.0),
         "uss_mb_at_the_end": round(float(uss[-1]), 1),
@@ -136,11 +146,14 @@ def _rate(pairs: Sequence[tuple[float, int]]) -> float:
 
 @dataclass
 class Soak:
-    """What was seen so far. lost: processes that ended before the search did."""
+    """What was seen so far. lost: processes that ended before the search did. mb_per_trial: of
+    the study, in a process that has read it.
+    """
 
     tracks: dict[int, Track] = field(default_factory=dict)
     trials: list[tuple[float, int]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    mb_per_trial: float = 0.0
 
     def sample(self, at_s: float, supervisor: subprocess.Popen[bytes], finished: int) -> None:
         """Look at every process once."""
@@ -193,11 +206,30 @@ def run(args: argparse.Namespace, folder: Path, soak: Soak, facts: dict[str, Any
             time.sleep(max(0.0, began + at_s + SAMPLE_S - time.monotonic()))
         supervisor.send_signal(signal.SIGINT)
         supervisor.wait(120)
+        soak.mb_per_trial = size_of_a_trial(url)
     finally:
         end_all(folder)
         supervisor.wait()
         if storage is not None:
             storage.close()
+
+
+def size_of_a_trial(url: str) -> float:
+    """MB that a finished trial of the study takes in a process that has read it."""
+    import tracemalloc
+
+    import optuna
+
+    from storage import open_storage
+
+    storage = open_storage(url, create=False, read_only=True)
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    tracemalloc.start()
+    trials = study.get_trials(deepcopy=False)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    storage.close()
+    return size / _MB / max(1, len(trials))
 
 
 def result(soak: Soak) -> dict[str, Any]:
@@ -206,10 +238,12 @@ def result(soak: Soak) -> dict[str, Any]:
     length_s = soak.trials[-1][0] if soak.trials else 0.0
     # a short soak has a short warm-up, and tells less
     warm_up_s = min(WARM_UP_S, length_s / 2)
-    verdicts = [found for t in soak.tracks.values() if (found := verdict(t, warm_up_s))]
+    known = (soak.trials or [(0.0, 0)], soak.mb_per_trial)
+    verdicts = [found for t in soak.tracks.values() if (found := verdict(t, warm_up_s, *known))]
     return {
         "minutes": round(length_s / 60, 1),
         "trials": soak.trials[-1][1] if soak.trials else 0,
+        "kb_per_trial": round(1000 * soak.mb_per_trial, 2),
         "trials_per_minute_at_begin": round(begin, 1),
         "trials_per_minute_at_end": round(end, 1),
         "processes": verdicts,
@@ -247,7 +281,10 @@ def show(figures: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=f"soak of {figures['minutes']} minutes", title_justify="left")
-    columns = ("USS, MB", "at 5 min", "at the end", "an hour", "RSS", "files", "threads", "")
+    columns = (
+        *("USS, MB", "at 5 min", "at the end", "an hour", "without the study"),
+        *("RSS", "files", "threads", ""),
+    )
     for column in columns:
         table.add_column(column)
     for found in figures["processes"]:
@@ -257,6 +294,7 @@ def show(figures: Mapping[str, Any]) -> None:
             "" if five is None else f"{five:.1f}",
             f"{found['uss_mb_at_the_end']:.1f}",
             f"{found['mb_per_hour']:+.1f}",
+            f"{found['mb_per_hour_without_the_study']:+.1f}",
             f"{found['rss_mb_at_the_end']:.1f}",
             str(found["files_at_the_end"]),
             str(found["threads_at_the_end"]),
@@ -265,7 +303,8 @@ def show(figures: Mapping[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(
-        f"{figures['trials']} trials, {figures['trials_per_minute_at_begin']} a minute at the begin"
+        f"{figures['trials']} trials of {figures['kb_per_trial']} KB in each process;"
+        f" {figures['trials_per_minute_at_begin']} a minute at the begin"
         f" and {figures['trials_per_minute_at_end']} at the end"
     )
     for name in figures["lost"]:
