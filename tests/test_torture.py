@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -82,15 +83,37 @@ def test_a_torture_goes_on_with_the_next_call_loses_nothing_and_is_done_once(
 # -------------------------------------------------------------------------------------- the judge
 
 
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a study that was played to its end under the eyes of the triggers."""
+    file = tmp_path_factory.mktemp("played") / "search.db"
+    play_in(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
-def storage(store_url: str) -> Iterator[LeasedStorage]:
-    """A store in which a study was played to its end under the eyes of the triggers."""
-    opened = open_storage(store_url)
+def storage(played: Path, sqlite_url: str) -> Iterator[LeasedStorage]:
+    """A copy of it, to spoil."""
+    shutil.copy(played, sqlite_url.removeprefix("sqlite:///"))
+    opened = open_storage(sqlite_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def each_storage(store_url: str) -> Iterator[LeasedStorage]:
+    """The same on each kind of database."""
+    opened = play_in(store_url)
+    yield opened
+    opened.close()
+
+
+def play_in(url: str) -> LeasedStorage:
+    opened = open_storage(url)
     judge.audit(opened.engine)
     study = study_of(opened)
     play(study, opened, load_setup(study), TRIALS)
-    yield opened
-    opened.close()
+    return opened
 
 
 def evidence(storage: LeasedStorage, **more: Any) -> Any:
@@ -170,7 +193,10 @@ def test_a_deleted_trial_is_found(storage: LeasedStorage) -> None:
     assert f"trial id {last}: finished, and then lost" in lines
 
 
-def test_a_step_without_a_lease_a_step_twice_and_a_gap_are_found(storage: LeasedStorage) -> None:
+def test_a_step_without_a_lease_a_step_twice_and_a_gap_are_found(
+    each_storage: LeasedStorage,
+) -> None:
+    storage = each_storage
     study_id = storage.get_study_id_from_name("faces")
     token = storage.take_place(study_id, None, "host:1")
     assert token is not None
