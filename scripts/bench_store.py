@@ -139,7 +139,8 @@ def read(args: argparse.Namespace) -> dict[str, Any]:
     sys.stdin.readline()
     result: dict[str, Any] = {"reads": 0, "slowest_s": 0.0, "errors": Counter()}
     pause_s = EXPORT_S if args.role == "export" else DASHBOARD_S
-    while not select.select([sys.stdin], [], [], pause_s)[0]:
+    over = False
+    while not over:
         began = time.monotonic()
         try:
             if args.role == "export":
@@ -152,6 +153,7 @@ def read(args: argparse.Namespace) -> dict[str, Any]:
         except Exception as error:
             result["errors"][_kind(error)] += 1
         result["slowest_s"] = max(result["slowest_s"], time.monotonic() - began)
+        over = bool(select.select([sys.stdin], [], [], pause_s)[0])
     return result
 
 
