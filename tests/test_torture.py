@@ -49,6 +49,7 @@ def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # ------------------------------------------------------------------------------- the whole torture
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_a_torture_goes_on_with_the_next_call_loses_nothing_and_is_done_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -319,6 +320,7 @@ def test_every_value_that_is_missing_changed_or_doubled_is_counted() -> None:
     }
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_writers_and_readers_share_a_store(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -368,6 +370,7 @@ def test_the_rate_of_trials_is_told_for_begin_and_end() -> None:
     assert soak.rates(seen[:1]) == (0.0, 0.0)
 
 
+@pytest.mark.proof
 def test_a_soak_of_seconds_watches_every_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
