@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench_common import ROOT, count, interrupted_by_sigterm, tell, write_json
-from service_common import about, in_words, minutes, store_at
+from service_common import about, add_pieces, in_words, store_at
 
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
@@ -445,20 +445,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="for each writer of the rival, whose rate alone counts (default: 10)",
     )
-    it.add_argument(
-        "--json",
-        type=Path,
-        default=ROOT / "build" / "store.json",
-        metavar="FILE",
-        help="figures, and what the next call needs (default: build/store.json)",
-    )
-    it.add_argument(
-        "--minutes",
-        type=minutes,
-        default=7.0,
-        metavar="M",
-        help="end after that; the same command goes on (default: 7)",
-    )
+    add_pieces(it, "store.json")
     return it
 
 

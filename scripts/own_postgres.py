@@ -9,16 +9,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from trainer.errors import UserError
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Start the server whose data lie in `folder`, made where there are none; gives its URL.
+def server(folder: Path, stop_with: signal.Signals = signal.SIGINT) -> Iterator[Any]:
+    """Start the server whose data lie in `folder`, made where there are none.
 
-    The data stay when it is stopped. It may run as another user, who must be able to enter the
-    folder. Raises UserError where no server can be started.
+    The data stay when it is stopped with SIGINT; SIGQUIT is for data that nobody needs. It may run
+    as another user, who must be able to enter the folder. Raises UserError where no server can be
+    started.
     """
     with warnings.catch_warnings():
         # root has no XDG_RUNTIME_DIR, of which platformdirs warns
@@ -32,17 +34,17 @@ def server(folder: Path) -> Iterator[str]:
             ) from None
         try:
             running = get_server(folder, cleanup_mode=None)
-            # a test's data need not outlive the machine
+            # nothing here must outlive the machine
             running.psql("ALTER SYSTEM SET fsync = off")
             running.psql("SELECT pg_reload_conf()")
         except Exception as error:
             raise UserError(f"--store postgresql: no server can be started: {error}") from error
     try:
-        yield str(running.get_uri())
+        yield running
     finally:
         number = running.get_pid()
         if number is not None:
             process = psutil.Process(number)
             with contextlib.suppress(psutil.NoSuchProcess):
-                os.kill(number, signal.SIGINT)
+                os.kill(number, stop_with)
                 process.wait(60)

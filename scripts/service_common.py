@@ -110,8 +110,8 @@ def store_at(store: str, folder: Path) -> Iterator[str]:
     elif store == "postgresql":
         from own_postgres import server
 
-        with server(folder / "postgresql") as url:
-            yield url
+        with server(folder / "postgresql") as running:
+            yield str(running.get_uri())
     else:
         yield store
 
@@ -123,14 +123,13 @@ def kind_of(store: str) -> str:
 
 def about(script: str, words: Sequence[str]) -> dict[str, Any]:
     """Hardware, versions, command, commit and date of a measurement; no password."""
-    from storage import redact
+    from storage import redact_words
 
-    shown = [redact(word) if "://" in word else word for word in words]
     names = ("torch", "optuna", "sqlalchemy", "psycopg", "psutil")
     return {
         "hardware": hardware(),
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in names}},
-        "command": shlex.join([*script.split(), *shown]),
+        "command": shlex.join([*script.split(), *redact_words(words)]),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
@@ -143,6 +142,24 @@ def in_words(facts: dict[str, Any]) -> str:
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {versions};"
         f" commit {facts['commit']}"
+    )
+
+
+def add_pieces(it: argparse.ArgumentParser, file: str) -> None:
+    """The flags of a measure that is done in several calls. file: in build/."""
+    it.add_argument(
+        "--json",
+        type=Path,
+        default=ROOT / "build" / file,
+        metavar="FILE",
+        help=f"figures, and what the next call needs (default: build/{file})",
+    )
+    it.add_argument(
+        "--minutes",
+        type=minutes,
+        default=7.0,
+        metavar="M",
+        help="end after that; the same command goes on (default: 7)",
     )
 
 

@@ -28,16 +28,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_common import ROOT, count, interrupted_by_sigterm, tell, write_json
+from bench_common import count, interrupted_by_sigterm, tell, write_json
 from service_common import (
     about,
+    add_pieces,
     end_all,
     environment,
     in_words,
     kind_of,
     last_line,
     living,
-    minutes,
     search,
     store_at,
     tiny,
@@ -393,10 +393,10 @@ def shown(process: Any) -> str:
     """The command line of a process without the password of its store."""
     import psutil
 
-    from storage import redact
+    from storage import redact_words
 
     try:
-        return " ".join(redact(word) if "://" in word else word for word in process.cmdline())
+        return " ".join(redact_words(process.cmdline()))
     except psutil.NoSuchProcess:
         return "it has ended just now"
 
@@ -509,25 +509,12 @@ def parser() -> argparse.ArgumentParser:
         help="sqlite (default: a file), postgresql (a server of one's own), or a store's URL",
     )
     it.add_argument("--kills", type=count, default=200, metavar="N", help="in all (default: 200)")
-    it.add_argument(
-        "--json",
-        type=Path,
-        default=ROOT / "build" / "torture.json",
-        metavar="FILE",
-        help="figures, and what the next call needs (default: build/torture.json)",
-    )
     it.add_argument("--workers", type=count, default=4, metavar="N", help="(default: 4)")
     it.add_argument(
         "--trials", type=count, default=40, metavar="N", help="of each study (default: 40)"
     )
     it.add_argument("--seed", type=int, default=0, metavar="N", help="of kills (default: 0)")
-    it.add_argument(
-        "--minutes",
-        type=minutes,
-        default=7.0,
-        metavar="M",
-        help="end after that; the same command goes on (default: 7)",
-    )
+    add_pieces(it, "torture.json")
     return it
 
 

@@ -102,14 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
+    from search.records import existing
     from search.study import SETUP, load_study
     from storage import open_storage
-    from trainer.errors import UserError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    runs = Path(args.runs)
-    if not runs.is_dir():
-        raise UserError(f"--runs {runs}: no such folder; name the one that search.run wrote to")
+    runs = existing(args.runs)
     storage = open_storage(args.storage, create=False, read_only=not args.yes)
     if args.study is None:
         # a study of another program has no folder here
@@ -261,7 +259,7 @@ def useless_of(
 def _newest(setup: Setup, row: FrozenTrial, tokens: Sequence[Path]) -> list[Path]:
     """The files of the checkpoint that the trial's next owner goes on from."""
     from search.objective import trial_config
-    from search.shift import newest_checkpoint
+    from search.resume import newest_checkpoint
     from trainer.errors import ConfigError
 
     whole = [folder for folder in tokens if all((folder / name).is_file() for name in CHECKPOINTS)]

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from search.names import latest_study
     from search.study import load_study
-    from storage import open_storage, redact
+    from storage import open_storage, redact_words
     from trainer.files import atomic_write_text
 
     storage = open_storage(args.storage, create=False)
@@ -59,8 +59,8 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
         print(f"study {name} (the latest; another: --study NAME)", file=sys.stderr)
     study = load_study(storage, name)
     trial = _chosen(study, args.trial)
-    shown = [redact(word) if "://" in word else word for word in words]
-    text = exported(study, trial, command=shlex.join(["python", "-m", "search.export", *shown]))
+    command = ["python", "-m", "search.export", *redact_words(words)]
+    text = exported(study, trial, command=shlex.join(command))
     if args.out is None:
         sys.stdout.write(text)
     else:

@@ -6,8 +6,6 @@ import re
 import socket
 from typing import TYPE_CHECKING
 
-from trainer.errors import UserError
-
 if TYPE_CHECKING:
     from storage import LeasedStorage
 
@@ -49,12 +47,3 @@ def latest_study(storage: LeasedStorage) -> str:
             continue
         return activity.name
     raise StudyError("the store holds no search yet; start one with python -m search.run")
-
-
-def check_lease(beat_s: float, grace_s: float) -> None:
-    """Raise UserError unless several beats fit into the grace period."""
-    if beat_s > grace_s / 2:
-        raise UserError(
-            f"--beat-s {beat_s:g} with --grace-s {grace_s:g}: a worker that misses one beat would"
-            f" count as dead; make --grace-s at least twice --beat-s"
-        )

@@ -133,9 +133,10 @@ class RayCrew:
     command: what every worker gets after `python -m search.worker`; relative paths of --runs and
     --storage are made absolute. count: workers in all, None: as many as the cluster has GPUs, or
     CPUs, for. logs: folder below the runs folder. address: of the cluster; None: what RAY_ADDRESS
-    or the cluster that runs on this machine says. gpus_per_worker: 0.5 puts two on one GPU, 0
-    computes on CPUs, None: 1 where the cluster has any. threads: CPUs of each worker, default 1.
-    most: there is work for so many. told, trained, lost: as in `search.launch.Crew`.
+    or the cluster that runs on this machine says. device: auto, cpu or cuda. gpus_per_worker: 0.5
+    puts two on one GPU, 0 computes on CPUs, None: 1 where the cluster has any or cuda is asked for.
+    threads: CPUs of each worker, default 1. most: there is work for so many. told, trained, lost:
+    as in `search.launch.Crew`.
 
     Entering raises UserError where Ray is not installed or no cluster answers; none is started.
     """
@@ -144,6 +145,7 @@ class RayCrew:
     count: int | None
     logs: Path
     address: str | None = None
+    device: str = "auto"
     gpus_per_worker: float | None = None
     threads: int | None = None
     most: int | None = None
@@ -172,8 +174,9 @@ class RayCrew:
         """Decide what a worker is and how many there are, from what the cluster has."""
         has = self._ray.cluster_resources()
         self._cpus = self.threads or 1
-        gpus = self.gpus_per_worker
-        self._gpus = (1.0 if has.get("GPU") else 0.0) if gpus is None else gpus
+        gpus = 0.0 if self.device == "cpu" else self.gpus_per_worker
+        wanted = self.device == "cuda" or has.get("GPU", 0) > 0
+        self._gpus = float(wanted) if gpus is None else gpus
         if self._gpus > 1 and self._gpus % 1:
             raise UserError(f"--gpus-per-worker {gpus:g}: above 1, Ray shares out whole GPUs only")
         room = has.get("GPU", 0) / self._gpus if self._gpus else has.get("CPU", 0) / self._cpus

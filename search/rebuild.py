@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.names import RUNS, STORAGE
@@ -55,15 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
-    from search.records import found_in
+    from search.records import existing, found_in
     from search.study import StudyError
     from storage import open_storage
     from trainer.errors import UserError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    runs = Path(args.runs)
-    if not runs.is_dir():
-        raise UserError(f"--runs {runs}: no such folder; name the one that search.run wrote to")
+    runs = existing(args.runs)
     # all is read before the store is touched
     found, amiss = found_in(runs, args.study)
     for line in amiss:

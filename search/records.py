@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import Setup, trial_folder
 from trainer.config import read_yaml
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, UserError
 
 # the attribute of a row that stands for a number of which nothing is left; its value is the reason
 LOST = "lost"
@@ -54,6 +54,13 @@ class Found:
     token: int
     rows: dict[int, FrozenTrial]
     amiss: list[str] = field(default_factory=list)
+
+
+def existing(runs: str) -> Path:
+    """The runs folder that a person named. Raises UserError where there is none."""
+    if not Path(runs).is_dir():
+        raise UserError(f"--runs {runs}: no such folder; name the one that search.run wrote to")
+    return Path(runs)
 
 
 def token_folders(runs: Path) -> Iterator[Path]:

@@ -231,7 +231,7 @@ def _main(
     from search.opening import opened, planned
     from search.progress import View, counted
     from search.supervisor import Run, supervise
-    from storage import open_storage
+    from storage import open_storage, redact_words
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console()
@@ -260,21 +260,10 @@ def _main(
     if run.stopped(standing):
         view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
     elif waiting or standing.finished < args.trials:
-        again = shlex.join([sys.executable, "-m", "search.run", *_shown(words)])
+        again = shlex.join([sys.executable, "-m", "search.run", *redact_words(words)])
         wait = "waits" if waiting == 1 else "wait"
         view.say(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
     return code
-
-
-def _shown(words: Sequence[str]) -> list[str]:
-    """The command line as it may be printed: without the password of the store."""
-    from storage import redact
-
-    flags = ["", *words]
-    return [
-        redact(word) if flag == "--storage" or word.startswith("--storage=") else word
-        for flag, word in zip(flags, words, strict=False)
-    ]
 
 
 def _check_writable(runs: Path) -> None:

@@ -6,16 +6,10 @@ import contextlib
 import errno
 import json
 import os
-import shutil
-import signal
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import optuna
@@ -28,8 +22,10 @@ from search.lineage import CONTINUES, DIVERGED, nothing_better_for
 from search.names import BEAT_S, GRACE_S, owner_name
 from search.objective import run_trial, suggest, trial_config
 from search.pruner import make_pruner
+from search.resume import Start, clear_strangers, taken_over
 from search.sampler import make_sampler
 from search.seedtable import figures
+from search.signals import WorkerSignals
 from search.study import (
     Setup,
     StudyError,
@@ -42,19 +38,15 @@ from search.study import (
     trial_seed,
 )
 from storage import Heart, LeasedStorage, LeaseLost, Patrol, Reaper, StorageError
-from trainer import checkpoint
 from trainer.config import (
     Config,
-    base_identity,
-    config_from_dict,
-    read_yaml,
     to_dict,
     to_yaml,
     with_values,
 )
 from trainer.data.dataset import FaceData, load_faces
-from trainer.errors import CheckpointError, ConfigError, DataError, Diverged, UserError
-from trainer.files import atomic_path, atomic_write_text
+from trainer.errors import DataError, Diverged, UserError
+from trainer.files import atomic_write_text
 from trainer.fit import FitResult, Progress
 from trainer.pictures import contact_sheet
 from trainer.runtime import applied, choose_runtime
@@ -63,7 +55,6 @@ from trainer.scoring import final_scores
 FAILURES_IN_A_ROW = 3
 TRACEBACK_CHARACTERS = 6000
 _PAUSE_S = 0.5
-_COPY_ATTEMPTS = 3
 # states of the file system that a person has to mend; no trial is at fault
 _MACHINE_ERRNOS = frozenset(
     {
@@ -81,51 +72,12 @@ _MACHINE_ERRNOS = frozenset(
 )
 
 
-class AtOnce(BaseException):
-    """A second Ctrl-C: leave without finishing the epoch."""
-
-
 class _Leave(Exception):
     """Put the trial back in the queue."""
 
 
 class _Stopped(Exception):
     """A person ended the trial with `queue stop`."""
-
-
-class Signals:
-    """Remembers SIGINT and SIGTERM while the block runs; a second SIGINT raises AtOnce.
-
-    A terminal sends Ctrl-C to the whole group and a supervisor may pass it on, so a second one
-    counts from a second later. busy: whether nothing may be raised just now, in a transaction; such
-    a second one is not heard, and the person tries again.
-    """
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.busy: Callable[[], bool] = lambda: False
-        self._first_s: float | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _heard(self, number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
-        if number == signal.SIGINT and self._first_s is not None and now - self._first_s > 1.0:
-            if self.busy():
-                return
-            raise AtOnce
-        if number == signal.SIGINT and self._first_s is None:
-            self._first_s = now
-        self.asked.set()
 
 
 @dataclass
@@ -139,7 +91,7 @@ class Post:
     storage: LeasedStorage
     study: optuna.Study
     runs: Path
-    signals: Signals
+    signals: WorkerSignals
     device: str | None = None
     threads: int | None = None
     data_root: str | None = None
@@ -322,9 +274,10 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
     folder = trial_folder(post.runs, post.study.study_name, trial.number)
     out = folder / str(token)
     row = post.storage.get_trial(trial_id)
-    _clear_strangers(out, post.setup)
+    clear_strangers(out, post.setup)
     _write_config(post, row, config, out)
-    start = _start(post, row, config, out)
+    folders = _folders(post, row)
+    start = taken_over(folders, config, post.setup.uid, out)
     reported = set(row.intermediate_values)
     result: FitResult | None = None
     state = TrialState.COMPLETE
@@ -345,7 +298,7 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
                 )
             except RuntimeError as error:
                 config = _halved(trial, config, error)
-                start = _start(post, row, config, out)
+                start = taken_over(folders, config, post.setup.uid, out)
     except optuna.TrialPruned as stop:
         state = TrialState.PRUNED
         trial.set_user_attr("reason", f"pruned {stop}")
@@ -449,81 +402,6 @@ def load_data(post: Post) -> FaceData:
     return faces
 
 
-# ------------------------------------------------------------------------------- going on
-
-
-@dataclass(frozen=True)
-class Start:
-    """A checkpoint to go on from, and the scores of the epochs that led to it."""
-
-    path: Path
-    epoch: int
-    history: list[dict[str, Any]]
-
-
-def _start(post: Post, row: FrozenTrial, config: Config, out: Path) -> Start | None:
-    """Where to go on from, in this claim's own folder; None: from the beginning."""
-    start = newest_checkpoint(_folders(post, row), config, post.setup.uid)
-    if start is None or start.path.parent == out:
-        return start
-    path = out / "last.pt"
-    for _ in range(_COPY_ATTEMPTS):
-        # copies: an owner that only slept still replaces its own files when it wakes, once
-        try:
-            for name in ("last.pt", "best.pt"):
-                with atomic_path(out / name) as copy:
-                    shutil.copyfile(start.path.with_name(name), copy)
-        except FileNotFoundError:
-            # search.clean took them once whole copies lay here
-            if not (path.is_file() and (out / "best.pt").is_file()):
-                raise
-        stored = checkpoint.read(path)
-        start = Start(path=start.path, epoch=int(stored["epoch"]), history=list(stored["history"]))
-        # one that was killed between the two has left a newer best, which comes again (on a CPU)
-        if checkpoint.read(out / "best.pt")["epoch"] == _best_epoch(start.history):
-            break
-    atomic_write_text(out / "history.json", json.dumps(start.history, indent=1))
-    return replace(start, path=path)
-
-
-def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    return int(max(history, key=lambda entry: (entry["val_f"], -entry["epoch"]))["epoch"])
-
-
-def newest_checkpoint(folders: Sequence[Path], config: Config, study_uid: str) -> Start | None:
-    """The checkpoint of this very config that has come furthest, below any token; None without.
-
-    A file that is not whole, or was left by a deleted study of the same name, is passed over.
-    """
-    best: Start | None = None
-    for path in _checkpoints(folders):
-        try:
-            stored = checkpoint.read(path)
-            # its companion goes along
-            checkpoint.read(path.with_name("best.pt"))
-        except (CheckpointError, OSError):
-            continue
-        if not _same_training(stored["config"], config) or _uid(path.parent) != study_uid:
-            continue
-        if "adamw" not in stored:
-            # written before 25 November 2026: nothing that training could go on from
-            continue
-        epoch = int(stored["epoch"])
-        if best is None or epoch > best.epoch:
-            best = Start(path, epoch, list(stored["history"]))
-    return best
-
-
-def _checkpoints(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        # the newest token first: among equals it is the one to go on from
-        tokens = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
-        for token in sorted(tokens, reverse=True):
-            path = folder / str(token) / "last.pt"
-            if path.is_file() and path.with_name("best.pt").is_file():
-                yield path
-
-
 def _folders(post: Post, row: FrozenTrial) -> list[Path]:
     """The folders of the trial and of those that it continues."""
     numbers, parent = [row.number], row.user_attrs.get(CONTINUES)
@@ -532,30 +410,6 @@ def _folders(post: Post, row: FrozenTrial) -> list[Path]:
         numbers.append(parent)
         parent = by_number[parent].user_attrs.get(CONTINUES)
     return [trial_folder(post.runs, post.study.study_name, number) for number in numbers]
-
-
-def _same_training(stored: dict[str, Any], config: Config) -> bool:
-    try:
-        other = config_from_dict(stored)
-    except ConfigError:
-        return False
-    return base_identity(other, ["data.root"]) == base_identity(config, ["data.root"])
-
-
-def _uid(folder: Path) -> str | None:
-    """Which study wrote a token's folder."""
-    try:
-        record = read_yaml(folder / "config.yaml")["search"]
-        return str(record["study_uid"])
-    except (ConfigError, KeyError, TypeError):
-        return None
-
-
-def _clear_strangers(out: Path, setup: Setup) -> None:
-    """Remove what a deleted study of the same name left where this claim is to write."""
-    if out.exists() and _uid(out) != setup.uid:
-        for name in ("last.pt", "best.pt", "history.json", "contact_sheet.png"):
-            (out / name).unlink(missing_ok=True)
 
 
 def _report_missing(trial: optuna.Trial, start: Start, reported: set[int], epochs: int) -> None:

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 import space
 from search import lineage, spaces
-from search.names import BEAT_S, GRACE_S, check_lease
+from search.names import BEAT_S, GRACE_S
 from search.pruner import PRUNERS, make_pruner
 from search.sampler import SAMPLERS, make_sampler
 from search.spaces import Searched, Spec, Value, describe, distribution, format_value, same_kind
@@ -221,7 +221,11 @@ class Lease:
     def changed(self, beat_s: float | None, grace_s: float | None) -> Lease:
         """With what a person gave instead. Raises UserError unless beats fit into the grace."""
         lease = Lease(beat_s or self.beat_s, grace_s or self.grace_s)
-        check_lease(lease.beat_s, lease.grace_s)
+        if lease.beat_s > lease.grace_s / 2:
+            raise UserError(
+                f"--beat-s {lease.beat_s:g} with --grace-s {lease.grace_s:g}: a worker that misses"
+                " one beat would count as dead; make --grace-s at least twice --beat-s"
+            )
         return lease
 
 

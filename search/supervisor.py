@@ -6,12 +6,11 @@ import argparse
 import contextlib
 import json
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 import torch
@@ -23,6 +22,7 @@ from search.lineage import nothing_better_for
 from search.packing import Place, workers_per_device
 from search.progress import Standing, View, counted, duration
 from search.ray_crew import RayCrew
+from search.signals import Signals, SupervisorSignals
 from search.study import Setup, StudyError, config_for, drain_mark, lease_of, total_of, trial_folder
 from storage import Claim, LeasedStorage, Reaper, StorageError, redact
 from trainer.errors import UserError
@@ -112,7 +112,7 @@ def supervise(run: Run, ahead: Ahead) -> int:
     news = News(run.standing().trials)
     with _telling(run, Notifier(run.args.on_event, common)) as notifier:
         try:
-            with _Signals(run.storage) as signals, _crew(run, ahead) as crew, run.view:
+            with SupervisorSignals(run.storage) as signals, _crew(run, ahead) as crew, run.view:
                 reason = _watched(run, crew, notifier, news, signals)
         except (UserError, StorageError) as error:
             notifier.tell("failed", trial=None, reason=str(error))
@@ -146,7 +146,7 @@ def _telling(run: Run, notifier: Notifier) -> Iterator[Notifier]:
             run.view.say(line)
 
 
-def _watched(run: Run, crew: Workers, notifier: Notifier, news: News, signals: _Signals) -> str:
+def _watched(run: Run, crew: Workers, notifier: Notifier, news: News, signals: Signals) -> str:
     """Look after the crew until the run is over; why it is over."""
     view = run.view
     lease = lease_of(run.storage, run.study.study_name)
@@ -211,9 +211,8 @@ def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
             args.workers,
             logs,
             address=args.ray_address,
-            gpus_per_worker={"cpu": 0.0, "cuda": args.gpus_per_worker or 1.0}.get(
-                args.device, args.gpus_per_worker
-            ),
+            device=args.device,
+            gpus_per_worker=args.gpus_per_worker,
             threads=run.setup.runtime["threads"],
             most=most,
         ) as ray_crew:
@@ -269,7 +268,7 @@ class _Progress:
         return {c.owner for c in claims if now.get(c.token, 0) > self._began_with.get(c.token, 0)}
 
 
-def _end(run: Run, crew: Workers, reaper: Reaper, signals: _Signals) -> None:
+def _end(run: Run, crew: Workers, reaper: Reaper, signals: Signals) -> None:
     """Ask the workers to end, wait, and free what a worker left that would not."""
     crew.ask_to_end()
     until = time.monotonic() + _DRAIN_S
@@ -290,38 +289,6 @@ def _free_claims(run: Run, owners: Collection[str]) -> None:
         for claim in run.storage.live_claims(run.study._study_id):
             if claim.owner in owners:
                 run.storage.reap(claim)
-
-
-class _Signals:
-    """Remembers SIGINT and SIGTERM while the block runs: a machine that is shut down ends the run
-    like Ctrl-C does.
-
-    Nothing is raised: an exception in the middle of a transaction would leave it open, and with it
-    the lock that every other call waits for. SIGINT is taken even where it was ignored, as a shell
-    does for what it runs in the background.
-    """
-
-    def __init__(self, storage: LeasedStorage) -> None:
-        self.asked = threading.Event()
-        self.times = 0
-        self._storage = storage
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _heard(self, *_: object) -> None:
-        self.times += 1
-        if self.times > 1:
-            # at once: a store that is away is not waited for any longer
-            self._storage.patience_s = 0.0
-        self.asked.set()
 
 
 @contextlib.contextmanager

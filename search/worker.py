@@ -37,13 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after parsing: `--help` must not wait for torch
     import optuna
 
-    from search.shift import AtOnce, Post, Signals, work
+    from search.shift import Post, work
+    from search.signals import AtOnce, WorkerSignals
     from search.study import lease_of, load_study
     from storage import StorageError, open_storage
 
     def body() -> int:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with Signals() as signals:
+        with WorkerSignals() as signals:
             storage = open_storage(
                 options.storage,
                 create=False,

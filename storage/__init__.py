@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import LeaseLost, StorageError
-from storage.url import for_optuna, parse_url, redact
+from storage.url import for_optuna, parse_url, redact, redact_words
 
 if TYPE_CHECKING:
     from storage.claims import Beat, Claim
@@ -45,6 +45,7 @@ __all__ = [
     "open_storage",
     "parse_url",
     "redact",
+    "redact_words",
 ]
 
 

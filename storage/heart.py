@@ -6,16 +6,15 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from storage.beside import Beside
 from storage.claims import Beat
 from storage.errors import LeaseLost, StorageError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from storage.rdb import LeasedStorage
 
 
-class Heart:
+class Heart(Beside):
     """Beats every `every_s` seconds while the block runs.
 
     A failed beat (a server restart, say) is tried again: through the grace period and as long as
@@ -35,6 +34,7 @@ class Heart:
     ) -> None:
         if not 0 < every_s < grace_s:
             raise ValueError(f"beats need 0 < every_s < grace_s, got {every_s=} {grace_s=}")
+        super().__init__(f"heart-{token}")
         self.lost = threading.Event()
         self.failure: Exception | None = None
         self._storage = storage
@@ -42,8 +42,6 @@ class Heart:
         self._every_s = every_s
         self._patience_s = max(grace_s, storage.patience_s)
         self._last = Beat()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"heart-{token}", daemon=True)
 
     @property
     def wish(self) -> str | None:
@@ -53,21 +51,7 @@ class Heart:
     def ended(self) -> bool:
         return self._last.ended
 
-    def __enter__(self) -> Heart:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        # a beat may be waiting for a lost server: the thread is a daemon and may be left behind
-        self._thread.join(timeout=5.0)
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         well = time.monotonic()
         while not self._stop.is_set():
             try:

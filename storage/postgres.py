@@ -45,7 +45,7 @@ def engine_options(url: StoreUrl) -> dict[str, Any]:
         ) from None
     return {
         "connect_args": {key: value for key, value in _CONNECT.items() if key not in given.query},
-        "pool_pre_ping": True,
+        # no ping before each use: a lost connection is found by the call itself, which is repeated
         "isolation_level": "READ COMMITTED",
         "hide_parameters": True,
     }

@@ -6,17 +6,15 @@ clock: nobody is reaped, or spared, because a clock was set.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from storage.beside import Beside
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from storage.claims import Claim
     from storage.rdb import LeasedStorage
 
@@ -101,34 +99,19 @@ def _watched(before: _Watch | None, beat: int, step_s: float) -> _Watch:
     return _Watch(beat, before.silent_s + step_s)
 
 
-class Patrol:
+class Patrol(Beside):
     """A thread that looks with `reaper` about every second while the block runs.
 
     A worker in the middle of a long epoch finds the dead as soon as an idle one.
     """
 
     def __init__(self, reaper: Reaper) -> None:
+        super().__init__("reaper")
         self._reaper = reaper
         # often enough for a short grace period, never oftener than makes sense
         self._every_s = min(1.0, reaper.grace_s / 6)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
-    def __enter__(self) -> Patrol:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        # it may be waiting for a lost server: the thread is a daemon and may be left behind
-        self._thread.join(timeout=5.0)
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
                 self._reaper.look()

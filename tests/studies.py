@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import optuna
 from optuna.trial import TrialState
 
 from search.objective import suggest
-from search.shift import Post, Signals
+from search.shift import Post
+from search.signals import WorkerSignals
 from search.spaces import resolve
 from search.study import (
     Setup,
@@ -137,6 +140,37 @@ def start_worker(folder: Path, study: str = "faces", *flags: str) -> subprocess.
     )
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(folder: Path, *, first: Path = ROOT) -> dict[str, str]:
+    """For a process that works in `folder`, with a cache of its own."""
+    paths = os.pathsep.join(map(str, dict.fromkeys((first, ROOT))))
+    return {**os.environ, "PYTHONPATH": paths, "FACE_PARSING_CACHE": str(folder / "cache")}
+
+
+@contextmanager
+def started(
+    folder: Path, *flags: str, before: Sequence[str] = (), **more: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`search.run --config tiny.yaml` in a folder, as a process that does not outlive the block.
+
+    before: words before the command. more: variables of its environment.
+    """
+    with subprocess.Popen(
+        [*before, sys.executable, "-m", "search.run", "--config", "tiny.yaml", *flags],
+        cwd=folder,
+        env=environment(folder) | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     """Look ten times a second until it is true."""
     end = time.monotonic() + timeout_s
@@ -151,7 +185,7 @@ def post_at(folder: Path, storage: LeasedStorage, **options: Any) -> Post:
         storage=storage,
         study=load_study(storage, "faces"),
         runs=folder / "runs",
-        signals=Signals(),
+        signals=WorkerSignals(),
         device="cpu",
         threads=1,
         beat_s=0.2,

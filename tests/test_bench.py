@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -13,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,23 +20,14 @@ import torch
 from PIL import Image
 
 from tests.data_folders import course, save_mask
+from tests.scripts import SCRIPTS, script
 from trainer.config import Config, with_values
 from trainer.data.audit import sides_swapped
 from trainer.data.classes import IDS, SWAP
 from trainer.data.sources import list_folder, read_ids
 from trainer.losses import dice_loss, segmentation_loss
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
-
-
-def script(name: str) -> ModuleType:
-    """A module of scripts/, which is no package."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(SCRIPTS))
+ROOT = SCRIPTS.parent
 
 
 rivals, bench_train, bench_quality = map(script, ("rivals", "bench_train", "bench_quality"))

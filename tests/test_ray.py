@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +27,7 @@ from optuna.trial import TrialState
 
 from search.ray_crew import Station, _absolute
 from search.study import load_study
-from storage import Claim, open_storage
+from storage import Claim, LeasedStorage, open_storage
 from tests.studies import wait_until
 from trainer.errors import UserError
 
@@ -130,13 +131,20 @@ class Search:
     process: subprocess.Popen[str]
     said: IO[str]
 
+    # opened once: looking ten times a second must not cost the searching its cores
+    @cached_property
+    def storage(self) -> LeasedStorage:
+        return open_storage(f"sqlite:///{self.folder}/runs/search.db", create=False)
+
+    @cached_property
+    def _study(self) -> optuna.Study:
+        return load_study(self.storage, NAME)
+
     def study(self) -> optuna.Study:
-        url = f"sqlite:///{self.folder}/runs/search.db"
-        return load_study(open_storage(url, create=False), NAME)
+        return self._study
 
     def claims(self) -> list[Claim]:
-        storage = open_storage(f"sqlite:///{self.folder}/runs/search.db", create=False)
-        return storage.live_claims(storage.get_study_id_from_name(NAME))
+        return self.storage.live_claims(self._study._study_id)
 
     def states(self) -> list[TrialState]:
         return [trial.state for trial in self.study().get_trials()]
@@ -252,12 +260,12 @@ def test_a_mistake_that_a_worker_finds_ends_the_run_with_its_own_line(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom search.ray_crew import RayCrew\n"
+        "import sys, time\nfrom pathlib import Path\nfrom search.ray_crew import RayCrew\n"
         "from trainer.cli import guarded\n"
         "def run():\n"
         "    words = ['--storage', 'sqlite:///none.db', '--study', 'faces', '--runs', 'runs']\n"
         f"    with RayCrew(words, 1, Path('runs/workers'), address='{cluster.address}') as crew:\n"
-        "        while crew.look(lambda: False): pass\n"
+        "        while crew.look(lambda: False): time.sleep(0.05)\n"
         "sys.exit(guarded(run))"
     )
     done = python(code, tmp_path)

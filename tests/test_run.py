@@ -30,10 +30,9 @@ from search.study import Lease, lease_of, load_setup, load_study
 from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.data_folders import course
-from tests.studies import store, wait_until
+from tests.studies import ROOT, environment, started, store, wait_until
 from trainer.config import read_config
 
-ROOT = Path(__file__).resolve().parent.parent
 NAME = "synthetic-demo-16"
 TINY = """\
 model: {width: 0.1}
@@ -68,30 +67,8 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def environment(folder: Path, *, first: Path = ROOT) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, dict.fromkeys((first, ROOT))))
-    return {**os.environ, "PYTHONPATH": paths, "FACE_PARSING_CACHE": str(folder / "cache")}
-
-
 def words(*flags: str) -> list[str]:
     return [sys.executable, "-m", "search.run", "--config", "tiny.yaml", *flags]
-
-
-@contextmanager
-def started(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    """The command as a process, which does not outlive the block."""
-    with subprocess.Popen(
-        words(*flags),
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def here(*flags: str) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,20 +15,11 @@ import sqlalchemy as sa
 
 from search.study import load_setup
 from storage import LeasedStorage, open_storage
+from tests.scripts import SCRIPTS, script
 from tests.studies import play, study_of
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
+ROOT = SCRIPTS.parent
 TRIALS = 8
-
-
-def script(name: str) -> ModuleType:
-    """A module of scripts/, which is no package."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(SCRIPTS))
 
 
 torture, judge, bench_store, soak = map(script, ("torture", "torture_judge", "bench_store", "soak"))

@@ -14,7 +14,8 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
 from search import objective
-from search.shift import FAILURES_IN_A_ROW, newest_checkpoint, work
+from search.resume import newest_checkpoint
+from search.shift import FAILURES_IN_A_ROW, work
 from search.study import config_for, drain, load_setup, load_study, trial_folder, trial_seed
 from search.worker import main
 from storage import LeasedStorage

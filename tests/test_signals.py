@@ -11,8 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 
-from search.shift import Signals
-from search.supervisor import _Signals
+from search.signals import SupervisorSignals, WorkerSignals
 from storage import LeasedStorage, open_storage
 
 
@@ -39,7 +38,7 @@ def interrupted_by(number: int, storage: LeasedStorage) -> Iterator[None]:
 
 def test_a_supervisor_interrupted_in_a_transaction_keeps_no_lock(tmp_path: Path) -> None:
     storage, other = store(tmp_path), store(tmp_path)
-    with _Signals(storage) as signals, interrupted_by(signal.SIGTERM, storage):
+    with SupervisorSignals(storage) as signals, interrupted_by(signal.SIGTERM, storage):
         storage.set_study_user_attr(1, "epoch", 1)
         assert signals.asked.is_set()
         # nor one that is told to hurry
@@ -51,7 +50,7 @@ def test_a_supervisor_interrupted_in_a_transaction_keeps_no_lock(tmp_path: Path)
 
 def test_a_worker_told_twice_in_a_transaction_keeps_no_lock(tmp_path: Path) -> None:
     storage, other = store(tmp_path), store(tmp_path)
-    with Signals() as signals:
+    with WorkerSignals() as signals:
         signals.busy = storage.at_work
         os.kill(os.getpid(), signal.SIGINT)
         # a second one counts from a second later
@@ -65,7 +64,7 @@ def test_a_worker_told_twice_in_a_transaction_keeps_no_lock(tmp_path: Path) -> N
 
 def test_somebody_who_cannot_wait_for_an_absent_store_need_not(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/search.db")
-    with _Signals(storage):
+    with SupervisorSignals(storage):
         os.kill(os.getpid(), signal.SIGINT)
         assert storage.patience_s > 0
         os.kill(os.getpid(), signal.SIGINT)
