@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 CONTINUES = "continues"
 COPIED_FROM = "copied_from"
 DIVERGED = "diverged"
+_OF_ONE_ROW = ("reason", "exceptions", "traceback")
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -62,20 +63,39 @@ def best_at(curve: Mapping[int, float], epoch: int) -> float | None:
     return max((score for at, score in curve.items() if at <= epoch), default=None)
 
 
+def rows_of(trials: Sequence[FrozenTrial], row: FrozenTrial) -> list[FrozenTrial]:
+    """The rows of one trial up to `row`, its first one first."""
+    if row.user_attrs.get(CONTINUES) is None:
+        return [row]
+    by_number = {trial.number: trial for trial in trials}
+    chain: dict[int, FrozenTrial] = {}
+    link: FrozenTrial | None = row
+    while link is not None and link.number not in chain:
+        chain[link.number] = link
+        link = by_number.get(link.user_attrs.get(CONTINUES, -1))
+    return list(chain.values())[::-1]
+
+
+def up_to(trials: Sequence[FrozenTrial], row: FrozenTrial) -> FrozenTrial:
+    """The rows of one trial up to `row` as one; see `merged`."""
+    return _joined(rows_of(trials, row))
+
+
 def merged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """One trial per lineage, in the order of their first rows.
 
     A row with `continues: N` goes on from row N. The merged trial has the first row's number and
     parameters, the curves of all rows together, and everything else (state, value, attributes on
     top of the earlier ones) from the last row. Rows that stand alone are returned as they are,
-    not copied. A row whose parent is missing stands alone.
+    not copied. A row whose parent is missing or lost stands alone. A revival that failed or was
+    withdrawn leaves its trial as it was parked.
     """
     by_number = {trial.number: trial for trial in trials}
     chains: dict[int, list[FrozenTrial]] = {}
     for trial in sorted(trials, key=lambda row: row.number):
         root, seen = trial, {trial.number}
         while (parent := by_number.get(root.user_attrs.get(CONTINUES, -1))) is not None:
-            if parent.number in seen:
+            if parent.number in seen or parent.state == TrialState.FAIL:
                 break
             seen.add(parent.number)
             root = parent
@@ -84,6 +104,8 @@ def merged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def _joined(chain: list[FrozenTrial]) -> FrozenTrial:
+    while len(chain) > 1 and chain[-1].state == TrialState.FAIL:
+        chain = chain[:-1]
     if len(chain) == 1:
         return chain[0]
     first, last = chain[0], chain[-1]
@@ -95,7 +117,13 @@ def _joined(chain: list[FrozenTrial]) -> FrozenTrial:
     one.intermediate_values = {
         epoch: score for row in chain for epoch, score in row.intermediate_values.items()
     }
-    one.user_attrs = {key: item for row in chain for key, item in row.user_attrs.items()}
+    one.user_attrs = {
+        key: item
+        for row in chain
+        for key, item in row.user_attrs.items()
+        # how an earlier row ended is not how the trial did
+        if row is last or key not in _OF_ONE_ROW
+    }
     if last.state == TrialState.COMPLETE and last.value is not None:
         # the best epoch may lie before the revival
         one.value = max(last.value, *one.intermediate_values.values())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import statistics
 import warnings
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search import lineage
+from search.covariates import from_log
+from search.outlook import Outlook
 from search.spaces import Spec, Value, distribution, matching
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ STARTUP_TRIALS = 10
 PLANNED = ("first", "enqueued")
 
 
-def make_sampler(setup: Setup) -> LineageSampler:
-    """The sampler of a study."""
+def make_sampler(setup: Setup, outlook: Callable[[], Outlook]) -> LineageSampler:
+    """The sampler of a study. outlook: gives the one on it, asked for with the first draw."""
     return LineageSampler(
         setup.sampler,
+        outlook,
         seed=setup.seed,
         specs=setup.specs(),
         fixed=setup.fixed,
-        epochs=setup.epochs,
     )
 
 
@@ -80,25 +81,26 @@ class StudyView:
 class LineageSampler(BaseSampler):
     """`tpe`, `gp` or `random`, shown merged lineages under the present ranges.
 
-    specs: the searched parameters. fixed: values that every new trial takes. epochs: the budget.
+    outlook: gives the one on the study. specs: the searched parameters. fixed: values that every
+    new trial takes.
     """
 
     def __init__(
         self,
         name: str,
+        outlook: Callable[[], Outlook],
         *,
         seed: int,
         specs: dict[str, Spec],
         fixed: dict[str, Value],
-        epochs: int,
     ) -> None:
         if name not in SAMPLERS:
             raise ValueError(f"sampler: one of {', '.join(SAMPLERS)} is needed, got {name!r}")
         self._name = name
+        self._outlook = outlook
         self._seed = seed
         self._specs = specs
         self._fixed = fixed
-        self._epochs = epochs
         self._inner: BaseSampler = RandomSampler(seed=draw_seed(seed, 0))
         self._view: StudyView | None = None
 
@@ -167,7 +169,13 @@ class LineageSampler(BaseSampler):
     def _rewritten(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         shown = []
         lineages = lineage.merged(trials)
-        gains = LateGains(lineages)
+        outlook = self._outlook()
+        outlook.see(trials)
+        likely = _likely(lineages, outlook)
+        lowest = min(
+            (t.value for t in lineages if t.state == TrialState.COMPLETE and t.value is not None),
+            default=0.0,
+        )
         for trial in lineages:
             if trial.state in (TrialState.FAIL, TrialState.WAITING):
                 continue
@@ -187,52 +195,40 @@ class LineageSampler(BaseSampler):
             one = copy.copy(trial)
             one.params = params
             one.distributions = {name: distribution(spec) for name, spec in self._specs.items()}
-            if trial.state == TrialState.PRUNED:
-                self._judge_pruned(one, gains)
+            if trial.number in likely:
+                # TPE puts any complete trial before any pruned one, and among those the later
+                # before the better; the Gaussian process leaves pruned ones out
+                one.state, one.values = TrialState.COMPLETE, [likely[trial.number]]
+            elif lineage.diverged(trial):
+                one.intermediate_values = {}
+                if self._name == "gp":
+                    # it takes constraints of all trials or of none
+                    one.system_attrs = {}
+                    one.state = TrialState.COMPLETE
+                    one.values = [min([lowest, *likely.values()])]
             shown.append(one)
         return shown
 
-    def _judge_pruned(self, trial: FrozenTrial, gains: LateGains) -> None:
-        """Show a pruned trial by the value it would likely have reached, in this view only."""
-        if lineage.diverged(trial):
-            trial.intermediate_values = {}
-            return
-        likely = gains.likely(trial)
-        if likely is None:
-            return
-        # all at the same step: TPE would put whoever was pruned later before the better one
-        trial.intermediate_values = {self._epochs: likely}
-        if self._name == "gp":
-            # the Gaussian process leaves pruned trials out altogether
-            trial.state = TrialState.COMPLETE
-            trial.values = [likely]
 
+def _likely(lineages: Sequence[FrozenTrial], outlook: Outlook) -> dict[int, float]:
+    """What each pruned trial would likely have reached, by number.
 
-class LateGains:
-    """What complete trials still gained after an epoch: the outlook of those stopped there."""
-
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        self._complete = [
-            (trial.intermediate_values, value)
-            for trial in trials
-            if trial.state == TrialState.COMPLETE and (value := lineage.value(trial)) is not None
-        ]
-
-    def likely(self, trial: FrozenTrial) -> float | None:
-        """Best so far plus the median later gain, never above the best complete value."""
-        reached = max(trial.intermediate_values.values(), default=None)
-        if reached is None or not self._complete:
-            return reached
-        epoch = max(trial.intermediate_values)
-        gains = [
-            value - earlier
-            for curve, value in self._complete
-            if (earlier := lineage.best_at(curve, epoch)) is not None
-        ]
-        if not gains:
-            return reached
-        top = max(value for _, value in self._complete)
-        return max(reached, min(reached + statistics.median(gains), top))
+    None above the best that was measured: where the forecast is so bold, all come down by as much.
+    """
+    pruned = [
+        one
+        for one in lineages
+        if one.state == TrialState.PRUNED and one.intermediate_values and not lineage.diverged(one)
+    ]
+    ends = {one.number: from_log(outlook.end(one).mean) for one in pruned}
+    answer = lineage.best_of(lineages)
+    excess = 0.0
+    if answer is not None and answer.value is not None and ends:
+        excess = max(0.0, max(ends.values()) - answer.value)
+    return {
+        one.number: max(*one.intermediate_values.values(), ends[one.number] - excess)
+        for one in pruned
+    }
 
 
 def draw_seed(study_seed: int, number: int) -> int:

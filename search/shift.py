@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,18 +19,18 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from search.lineage import CONTINUES, DIVERGED, nothing_better_for
+from search.lineage import CONTINUES, DIVERGED, finished, nothing_better_for, rows_of
 from search.names import BEAT_S, GRACE_S, owner_name
 from search.objective import run_trial, suggest, trial_config
-from search.pruner import make_pruner
 from search.resume import Start, clear_strangers, taken_over
-from search.sampler import make_sampler
+from search.revive import Revivals, continued, curve_of, under_way
 from search.seedtable import figures
 from search.signals import WorkerSignals
 from search.study import (
     Setup,
     StudyError,
     drain_mark,
+    equip,
     load_setup,
     take_up,
     total_of,
@@ -102,12 +103,14 @@ class Post:
     owner: str = field(default_factory=lambda: owner_name(os.getpid()))
     setup: Setup = field(init=False)
     data: FaceData | None = field(init=False, default=None)
+    revivals: Revivals = field(init=False)
     failed_before: frozenset[int] = field(init=False)
     _drain_mark: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.signals.busy = self.storage.at_work
         self.setup = load_setup(self.study)
+        self.revivals = Revivals(self.study, self.runs, _say)
         self._drain_mark = drain_mark(self.study)
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         self.failed_before = frozenset(trial.number for trial in failed)
@@ -126,7 +129,8 @@ class Post:
 
 
 def work(post: Post) -> int:
-    """Train trials until the budget is used up, nothing better comes, or somebody asks to leave.
+    """Train trials until the budget is used up and no parked trial is worth going on with, nothing
+    better comes, or somebody asks to leave.
 
     Returns 0. Raises UserError and StorageError for what a person has to mend; the trial at hand
     then waits in the queue.
@@ -145,27 +149,54 @@ def work(post: Post) -> int:
 
 def _work(post: Post) -> None:
     while not post.leaving():
-        if post.stop_after is not None:
-            trials = post.study.get_trials(deepcopy=False)
-            if nothing_better_for(trials) >= post.stop_after:
-                return
+        trials = post.study.get_trials(deepcopy=False)
+        if post.stop_after is not None and nothing_better_for(trials) >= post.stop_after:
+            return
         total = total_of(post.study)
         if total is None:
             raise StudyError(f'study "{post.study.study_name}" has no budget: run search.run on it')
-        if post.storage.count_finished(post.study_id) >= total:
+        _refresh(post)
+        revival = _revival(post, trials, total)
+        if revival is None and len(finished(trials)) >= total and not under_way(trials):
             return
         # before a place is taken: faces that cannot be read are no trial's fault
         load_data(post)
-        token = post.storage.take_place(post.study_id, total, post.owner)
+        # one that was begun, or parked, has had its place
+        budget = total if revival is None else None
+        token = post.storage.take_place(post.study_id, budget, post.owner)
         if token is not None:
-            one_trial(post, token)
+            one_trial(post, token, revival)
         else:
             # all places are taken: if an owner dies, its trial comes to us
             post.signals.asked.wait(_PAUSE_S)
 
 
-def one_trial(post: Post, token: int) -> None:
+@dataclass(frozen=True)
+class Revival:
+    """A trial without a place of the budget. parent: to go on from; None: one that waits.
+
+    known: how many rows of the study went on from another one when that was decided.
+    """
+
+    parent: FrozenTrial | None
+    known: int
+
+
+def _revival(post: Post, trials: Sequence[FrozenTrial], total: int) -> Revival | None:
+    known = sum(CONTINUES in trial.user_attrs for trial in trials)
+    if any(trial.state == TrialState.WAITING for trial in under_way(trials)):
+        return Revival(None, known)
+    number = post.revivals.next(trials, post.setup, total)
+    if number is None:
+        return None
+    return Revival(next(trial for trial in trials if trial.number == number), known)
+
+
+def one_trial(post: Post, token: int, revival: Revival | None = None) -> None:
     """Run the next trial under the claim `token`, to its end or back into the queue.
+
+    revival: what the claim is for, where it has no place of the budget; it is given back where
+    another worker was quicker.
 
     Raises what ends the whole run: mistakes in data or config, a full disk, a lost store, too
     many failures in a row. A claim that somebody else has now is dropped quietly.
@@ -173,9 +204,10 @@ def one_trial(post: Post, token: int) -> None:
     trial_id: int | None = None
     try:
         with Heart(post.storage, token, post.beat_s, post.grace_s) as heart:
-            trial_id = post.storage.pop_waiting(post.study_id, token)
+            trial_id = _begun(post, token, revival)
             if trial_id is None:
-                trial_id = post.storage.new_trial(post.study_id, token)
+                post.storage.release(token)
+                return
             try:
                 _train(post, trial_id, token, heart)
             except (LeaseLost, UpdateFinishedTrialError, UserError, StorageError, _Leave):
@@ -202,6 +234,17 @@ def one_trial(post: Post, token: int) -> None:
     except BaseException:
         _put_back(post, trial_id, token)
         raise
+
+
+def _begun(post: Post, token: int, revival: Revival | None) -> int | None:
+    """The trial that the claim is for, running; None where somebody else has it."""
+    if revival is None:
+        trial_id = post.storage.pop_waiting(post.study_id, token)
+        return post.storage.new_trial(post.study_id, token) if trial_id is None else trial_id
+    if revival.parent is None:
+        return post.storage.pop_waiting(post.study_id, token, revivals=True)
+    row = continued(revival.parent)
+    return post.storage.revive(post.study_id, token, row, revival.known)
 
 
 def _keep_verdict(post: Post, trial_id: int, token: int) -> None:
@@ -276,9 +319,10 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
     row = post.storage.get_trial(trial_id)
     clear_strangers(out, post.setup)
     _write_config(post, row, config, out)
-    folders = _folders(post, row)
+    lineage = rows_of(post.study.get_trials(deepcopy=False), row)
+    folders = [trial_folder(post.runs, post.study.study_name, one.number) for one in lineage]
     start = taken_over(folders, config, post.setup.uid, out)
-    reported = set(row.intermediate_values)
+    reported = set(curve_of(lineage))
     result: FitResult | None = None
     state = TrialState.COMPLETE
     try:
@@ -314,12 +358,11 @@ def _train(post: Post, trial_id: int, token: int, heart: Heart) -> None:
 
 
 def _refresh(post: Post) -> None:
-    """Take over ranges, fixed values, sampler and pruner that another run has changed since."""
+    """Take over ranges, fixed values and how to search, which another run has changed since."""
     setup = load_setup(post.study)
     if setup != post.setup:
         post.setup = setup
-        post.study.sampler = make_sampler(setup)
-        post.study.pruner = make_pruner(setup)
+        equip(post.study, setup)
 
 
 def _after_epoch(post: Post, token: int, heart: Heart, progress: Progress) -> None:
@@ -400,16 +443,6 @@ def load_data(post: Post) -> FaceData:
         )
     post.data = faces
     return faces
-
-
-def _folders(post: Post, row: FrozenTrial) -> list[Path]:
-    """The folders of the trial and of those that it continues."""
-    numbers, parent = [row.number], row.user_attrs.get(CONTINUES)
-    by_number = {trial.number: trial for trial in post.study.get_trials(deepcopy=False)}
-    while parent in by_number and parent not in numbers:
-        numbers.append(parent)
-        parent = by_number[parent].user_attrs.get(CONTINUES)
-    return [trial_folder(post.runs, post.study.study_name, number) for number in numbers]
 
 
 def _report_missing(trial: optuna.Trial, start: Start, reported: set[int], epochs: int) -> None:

@@ -1,13 +1,14 @@
 """A study and what it remembers: the identity that makes its trials comparable.
 
 `Setup` is stored with the study. Opening it again with anything that would change what a score
-means is refused in one line; ranges, fixed values, sampler and pruner may change.
+means is refused in one line; ranges, fixed values, sampler, pruner and revival may change.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import re
@@ -25,6 +26,8 @@ from optuna.trial import FrozenTrial
 import space
 from search import lineage, spaces
 from search.names import BEAT_S, GRACE_S
+from search.outlook import Outlook
+from search.prior import outlook_of
 from search.pruner import PRUNERS, make_pruner
 from search.sampler import SAMPLERS, make_sampler
 from search.spaces import Searched, Spec, Value, describe, distribution, format_value, same_kind
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
 
 METRIC = "f_score per image, training grid"
+# how a study searches may change from run to run
+CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
+REVIVE, PRUNE_RISK = "auto", 0.05
 SETUP, TOTAL, DRAIN, LEASE = "setup", "total", "drain", "lease"
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
@@ -53,8 +59,10 @@ class Setup:
     base: the config without experiment, runtime, searched keys, data root and seeds.
     runtime: what the person asked for (auto where nothing). space: name -> parameter as JSON.
     fixed: name -> value. defaults: name -> what a trial takes that does not name it.
-    data: root, name, fingerprint, train, val. uid: of this study alone, so that files left by a
-    deleted one of the same name are not taken for its own.
+    data: root, name, fingerprint, train, val. revive: how many pruned trials may go on, or "auto".
+    prune_risk: accepted risk, in (0, 1), of an answer that is worse by more than the noise between
+    seeds. uid: of this study alone, so that files left by a deleted one of the same name are not
+    taken for its own.
     """
 
     name: str
@@ -71,6 +79,8 @@ class Setup:
     metric: str = METRIC
     preset: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    revive: str | int = REVIVE
+    prune_risk: float = PRUNE_RISK
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def specs(self) -> dict[str, Spec]:
@@ -101,6 +111,8 @@ def make_setup(
     sampler: str = "tpe",
     pruner: str = "restart-aware",
     preset: str | None = None,
+    revive: str | int = REVIVE,
+    prune_risk: float = PRUNE_RISK,
 ) -> Setup:
     """The setup of a study from what the command line came to. Raises StudyError."""
     for what, given, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
@@ -128,13 +140,15 @@ def make_setup(
         },
         preset=preset,
         versions=versions(),
+        revive=revive,
+        prune_risk=prune_risk,
     )
 
 
 def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = ()) -> Setup:
     """The setup that the study will have: as given, with what an existing study holds on to.
 
-    explicit: which of "seed", "sampler", "pruner" the person gave; for the others what is stored
+    explicit: which of "seed" and `CHANGEABLE` the person gave; for the others what is stored
     holds. Raises StudyError that names each difference and the way on.
     """
     study = _existing(storage, setup.name)
@@ -155,18 +169,14 @@ def open_study(
 ) -> optuna.Study:
     """Make the study, or open it where its identity is the same.
 
-    explicit: as in `agreed`. The stored setup takes over ranges, fixed values, runtime, sampler
-    and pruner. Raises StudyError, before anything is written.
+    explicit: as in `agreed`. The stored setup takes over ranges, fixed values, runtime and
+    `CHANGEABLE`. Raises StudyError, before anything is written.
     """
     setup = agreed(storage, setup, explicit=explicit)
     study = optuna.create_study(
-        study_name=setup.name,
-        storage=storage,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=make_sampler(setup),
-        pruner=make_pruner(setup),
+        study_name=setup.name, storage=storage, direction="maximize", load_if_exists=True
     )
+    equip(study, setup)
     study.set_user_attr(SETUP, setup.to_json())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -184,9 +194,28 @@ def load_study(storage: LeasedStorage, name: str) -> optuna.Study:
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names) or 'no studies'}"
         raise StudyError(f'no study "{name}" in the store: {hint}')
     setup = load_setup(study)
-    study.sampler = make_sampler(setup)
-    study.pruner = make_pruner(setup)
+    equip(study, setup)
     return study
+
+
+def equip(study: optuna.Study, setup: Setup) -> None:
+    """Give a study its sampler and pruner, which share what they know of it."""
+    outlook = functools.cache(lambda: outlook_on(study, setup))
+    study.sampler = make_sampler(setup, outlook)
+    study.pruner = make_pruner(setup, outlook)
+
+
+def outlook_on(study: optuna.Study, setup: Setup) -> Outlook:
+    """A fresh outlook on a study, which starts from the latest other ones of its store too."""
+    storage = study._storage
+    earlier = (
+        (past, storage.get_all_trials(other._study_id, deepcopy=False))
+        for other in reversed(storage.get_all_studies())
+        if other.study_name not in (setup.name, f"{setup.name}-confirm")
+        and (stored := other.user_attrs.get(SETUP)) is not None
+        and (past := Setup.from_json(stored)).metric == setup.metric
+    )
+    return outlook_of(setup, earlier)
 
 
 def load_setup(study: optuna.Study) -> Setup:
@@ -302,15 +331,14 @@ def base_values(setup: Setup) -> dict[str, Any]:
 
 def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
     """The `search` section that goes with a trial's config: where it came from."""
-    score = lineage.value(row)
-    curve = row.intermediate_values
+    score, epoch = _best_epoch(row)
     return {
         "study": setup.name,
         "study_uid": setup.uid,
         "trial": row.number,
         "value": score,
         "f_score_full": row.user_attrs.get("f_score_full"),
-        "epoch": max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None,
+        "epoch": epoch,
         "metric": setup.metric,
         "seed": row.user_attrs.get("seed"),
         "data": {key: setup.data[key] for key in ("name", "fingerprint", "train", "val")},
@@ -321,6 +349,16 @@ def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
         "fixed": dict(setup.fixed),
         "params": dict(row.params),
     }
+
+
+def _best_epoch(row: FrozenTrial) -> tuple[float | None, int | None]:
+    """Score and number of the best epoch of a row's whole training."""
+    if row.state.is_finished() and "best_epoch" in row.user_attrs:
+        # of a revived trial it may lie in an earlier row
+        return row.user_attrs["best_val_f"], row.user_attrs["best_epoch"]
+    curve = row.intermediate_values
+    best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+    return lineage.value(row), best
 
 
 def trial_record(setup: Setup, row: FrozenTrial, total: int | None) -> dict[str, Any]:
@@ -423,13 +461,8 @@ def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:
             f'study "{stored.name}" has {shown}: give this run another name with --study NAME '
             f"(add --from {stored.name} to take its trials over)"
         )
-    return dataclasses.replace(
-        new,
-        seed=stored.seed,
-        sampler=new.sampler if "sampler" in explicit else stored.sampler,
-        pruner=new.pruner if "pruner" in explicit else stored.pruner,
-        uid=stored.uid,
-    )
+    kept = {name: getattr(stored, name) for name in CHANGEABLE if name not in explicit}
+    return dataclasses.replace(new, seed=stored.seed, uid=stored.uid, **kept)
 
 
 def _data_text(setup: Setup) -> str:

@@ -58,14 +58,16 @@ def test_an_unknown_bench_is_one_line_that_lists_the_names(words: list[str]) -> 
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert all(name in done.stderr for name in ("train", "quality", "gpu", "store"))
+    assert all(
+        name in done.stderr for name in ("train", "quality", "gpu", "store", "pruners", "samplers")
+    )
 
 
 def test_the_help_tells_what_each_bench_is_for() -> None:
     done = subprocess.run([SCRIPTS / "bench", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     told = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert told == ["train", "quality", "gpu", "store"]
+    assert told == ["train", "quality", "gpu", "store", "pruners", "samplers"]
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from storage import LeasedStorage, LeaseLost, for_optuna, open_storage, parse_url
 from storage.claims import WISH_ATTR
@@ -200,6 +200,65 @@ def test_a_revived_trial_takes_no_place_of_the_budget(storage: LeasedStorage) ->
     assert free_places(storage, study_id, 2) == 0
     assert storage.pop_waiting(study_id, token) is not None
     assert free_places(storage, study_id, 2) == 1
+
+
+def test_a_claim_outside_the_budget_gets_no_waiting_trial_that_counts(
+    storage: LeasedStorage,
+) -> None:
+    study_id = new_study(storage)
+    add(storage, study_id, attrs={"priority": 9})
+    add(storage, study_id, attrs={"continues": 7})
+    token = storage.take_place(study_id, None, "test")
+    assert token is not None
+    trial_id = storage.pop_waiting(study_id, token, revivals=True)
+    assert trial_id is not None
+    assert storage.get_trial(trial_id).number == 1
+    other = storage.take_place(study_id, None, "test")
+    assert other is not None
+    assert storage.pop_waiting(study_id, other, revivals=True) is None
+
+
+def revival(parent: int) -> FrozenTrial:
+    return create_trial(state=TrialState.RUNNING, user_attrs={"continues": parent})
+
+
+def test_of_twelve_who_would_revive_a_trial_one_does(storage: LeasedStorage) -> None:
+    study_id = new_study(storage)
+    add(storage, study_id, TrialState.PRUNED)
+    gate = threading.Barrier(12)
+
+    def revive(number: int) -> tuple[int, int | None]:
+        token = storage.take_place(study_id, None, f"thread {number}")
+        assert token is not None
+        gate.wait()
+        return token, storage.revive(study_id, token, revival(0), 0)
+
+    with ThreadPoolExecutor(12) as pool:
+        done = list(pool.map(revive, range(12)))
+    ((token, trial_id),) = [(token, made) for token, made in done if made is not None]
+    made = storage.get_trial(trial_id)
+    assert (made.number, made.state) == (1, TrialState.RUNNING)
+    assert made.user_attrs == {"continues": 0}
+    assert len(storage.get_all_trials(study_id)) == 2
+    owners = {claim.token: claim.trial_id for claim in storage.live_claims(study_id)}
+    assert owners[token] == trial_id
+    # an answer that was lost brings no second row
+    assert storage.revive(study_id, token, revival(0), 0) == trial_id
+    # who has seen it may revive another
+    later = storage.take_place(study_id, None, "test")
+    assert later is not None
+    assert storage.revive(study_id, later, revival(1), 1) is not None
+    assert storage.count_finished(study_id) == 1
+
+
+def test_a_revival_whose_claim_is_gone_is_not_made(storage: LeasedStorage) -> None:
+    study_id = new_study(storage)
+    token = storage.take_place(study_id, None, "test")
+    assert token is not None
+    storage.release(token)
+    with pytest.raises(LeaseLost):
+        storage.revive(study_id, token, revival(0), 0)
+    assert storage.get_all_trials(study_id) == []
 
 
 def test_an_unknown_study_is_a_key_error(storage: LeasedStorage) -> None:

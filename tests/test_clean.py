@@ -6,6 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from search import clean, objective, rebuild
 from search.clean import main
 from search.export import exported
 from search.shift import work
-from search.study import drain, load_study, set_total
+from search.study import CHANGEABLE, drain, load_setup, load_study, open_study, set_total
 from storage import open_storage
 from tests.studies import post_at, real_study, store
 from trainer import train
@@ -53,6 +54,9 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
         act = acts.pop(0)
 
         def heard(progress: Any) -> None:
+            if act is _prune:
+                # by what was reported
+                options["report"](progress)
             if act is not None:
                 act()
             options["report"](progress)
@@ -196,6 +200,36 @@ def test_the_parent_of_a_waiting_revival_keeps_its_checkpoint(folder: Path) -> N
     study.enqueue_trial({}, user_attrs={"continues": PARKED})
     assert cleaned(folder, "--yes", "--parked") == 0
     assert checkpoints(folder, PARKED) == ["1/best.pt", "1/last.pt"]
+
+
+def revive(there: Path, number: int, *, revivals: int = 9) -> None:
+    """The study has its total, and may revive so many of its parked trials."""
+    study = load_study(store(there), "faces")
+    setup = replace(load_setup(study), revive=revivals)
+    open_study(store(there), setup, explicit=CHANGEABLE)
+    set_total(study, number)
+
+
+def test_parked_checkpoints_stay_while_revivals_are_to_come(folder: Path) -> None:
+    revive(folder, 4, revivals=1)
+    assert cleaned(folder, "--yes", "--parked") == 0
+    assert checkpoints(folder, PARKED) == ["1/best.pt", "1/last.pt"]
+    revive(folder, 4, revivals=0)
+    assert cleaned(folder, "--yes", "--parked") == 0
+    assert checkpoints(folder, PARKED) == []
+
+
+def test_what_a_revived_trial_went_on_from_goes_once_its_own_is_there(folder: Path) -> None:
+    revive(folder, 4, revivals=1)
+    work(post_at(folder, store(folder)))
+    *_, revived = trials(folder)
+    assert (revived.state, revived.user_attrs["continues"]) == (TrialState.COMPLETE, PARKED)
+    assert cleaned(folder, "--yes") == 0
+    assert checkpoints(folder, PARKED) == []
+    kept = max(
+        (t for t in trials(folder) if t.state == TrialState.COMPLETE), key=lambda t: t.value or 0
+    )
+    assert checkpoints(folder, kept.number) == ["1/best.pt"]
 
 
 def test_a_waiting_trial_goes_on_to_the_digits_that_it_would_have_had(

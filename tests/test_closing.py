@@ -160,6 +160,29 @@ def test_the_end_of_a_run_names_the_best_trial_and_what_was_saved(tmp_path: Path
     assert "watch:  " in text
 
 
+def test_the_end_of_a_run_says_what_revivals_cost_and_brought(tmp_path: Path) -> None:
+    study = study_of(store(tmp_path))
+    first, parked, gone_on = rows(3)
+    for trial, state, curve, continues in (
+        (first, TrialState.COMPLETE, {1: 0.3, 2: 0.5}, None),
+        (parked, TrialState.PRUNED, {1: 0.2}, None),
+        (gone_on, TrialState.COMPLETE, {2: 0.3, 3: 0.4}, 1),
+    ):
+        trial.state, trial.intermediate_values, trial.value = state, curve, max(curve.values())
+        if continues is not None:
+            trial.set_user_attr("continues", continues)
+        study.add_trial(trial)
+    assert said(study).splitlines()[:2] == [
+        "2 finished trials, 1 pruned (50%); 5 of 24 epochs trained (21%)",
+        "revived 1 of them (1) for 2 epochs (8%); none of these is the best",
+    ]
+    gone_on.value, gone_on.intermediate_values = 0.9, {2: 0.9}
+    study.add_trial(gone_on)
+    text = said(study)
+    assert "revived 1 of them (1) for 3 epochs (12%); one of these is the best" in text
+    assert "best: trial 1, f_score 0.9000" in text
+
+
 def test_a_study_without_a_finished_trial_still_gets_its_commands(tmp_path: Path) -> None:
     text = said(study_of(store(tmp_path)))
     assert [line.split(":")[0] for line in text.splitlines()] == ["watch", "export"]

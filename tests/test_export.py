@@ -294,3 +294,28 @@ def test_a_file_that_cannot_be_written_leaves_nothing_half_written(
     assert "a file stands where a folder is needed" in line
     assert [path.name for path in tmp_path.parent.glob(f"{tmp_path.name}*")] == [tmp_path.name]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_number_of_a_revival_means_its_whole_trial(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    play(study, storage, setup_of(), 1)
+    first = study.get_trials()[0]
+    row = create_trial(
+        state=TrialState.COMPLETE,
+        value=0.9,
+        params=first.params,
+        distributions=first.distributions,
+        user_attrs={"seed": first.user_attrs["seed"], "continues": 0},
+        intermediate_values={13: 0.9},
+    )
+    study.add_trial(row)
+    texts = []
+    for number in ("0", "1"):
+        url = f"sqlite:///{tmp_path}/search.db"
+        out = tmp_path / f"{number}.yaml"
+        assert main(["--storage", url, "--trial", number, "--out", str(out)]) == 0
+        texts.append(out.read_text())
+    for text in texts:
+        assert "  trial: 0\n" in text
+        assert "  value: 0.9\n" in text

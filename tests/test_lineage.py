@@ -92,6 +92,24 @@ def test_best_is_complete_and_the_earlier_of_equals() -> None:
     assert best_of([rows[0]]) is None
 
 
+def test_a_revival_that_failed_leaves_its_trial_as_it_was_parked() -> None:
+    parked = row(0, P, {1: 0.7})
+    assert merged([parked, row(1, F, {2: 0.8}, continues=0)]) == [parked]
+    again = [parked, row(1, P, {2: 0.5}, continues=0), row(2, F, {}, continues=1)]
+    (one,) = merged(again)
+    assert (one.state, one.intermediate_values) == (P, {1: 0.7, 2: 0.5})
+
+
+def test_a_revival_of_a_lost_trial_stands_alone() -> None:
+    lost, alone = merged([row(0, F, {}, lost="no files"), row(1, C, {2: 0.5}, continues=0)])
+    assert (lost.number, alone.number, alone.params) == (0, 1, {"x": 0.1})
+
+
+def test_how_an_earlier_row_ended_is_not_how_the_trial_did() -> None:
+    rows = [row(0, P, {1: 0.7}, reason="pruned", seed=7), row(1, C, {2: 0.8}, continues=0)]
+    assert merged(rows)[0].user_attrs == {"seed": 7, "continues": 0}
+
+
 def test_a_copy_may_be_the_best() -> None:
     best = best_of([row(0, C, {1: 0.5}), row(1, C, {1: 0.8}, copied_from="old/1")])
     assert best is not None

@@ -143,6 +143,25 @@ def test_a_revived_trial_may_be_the_best_under_its_first_number() -> None:
     assert "best 0.6000 trial 1: " in drawn(standing(trials), 80)
 
 
+def test_a_revival_is_shown_under_its_first_number_with_the_whole_curve() -> None:
+    first = row(1, TrialState.PRUNED, [0.1, 0.3])
+    gone_on = row(4, TrialState.RUNNING, continues=1)
+    gone_on.intermediate_values = {3: 0.4}
+    lines = drawn(
+        standing([row(0, TrialState.COMPLETE, [0.5]), first, gone_on]), 80, ascii_only=True
+    )
+    assert "    1 (row 4)   3/12   0.4000  0.4000  _+#" in [
+        f"    {line.rstrip()}" for line in lines.splitlines()
+    ]
+    assert "running 1  waiting 0  failed 0  revived 1" in lines
+
+
+def test_a_revival_takes_no_share_of_the_time_left() -> None:
+    done = [row(number, TrialState.COMPLETE, [0.1]) for number in range(4)]
+    revival = row(4, TrialState.RUNNING, [0.1] * 6, continues=0)
+    assert standing([*done, revival], finished_before=2).seconds_left() == pytest.approx(120)
+
+
 def test_time_left_goes_by_the_pace_of_this_run() -> None:
     done = [row(number, TrialState.COMPLETE, [0.1]) for number in range(4)]
     # 2 trials of this run in 60 s, 4 to go
@@ -186,6 +205,19 @@ def test_without_a_terminal_each_ended_trial_is_one_line() -> None:
         "trial 2 PRUNED 0.3000 after 1/12 epochs  [3/8, 1 min 0 s]",
         "trial 3 FAIL after 0/12 epochs  [3/8, 1 min 0 s]",
     ]
+
+
+def test_a_revived_trial_is_told_by_its_first_number_when_it_goes_on_and_when_it_ends() -> None:
+    before = [row(0, TrialState.COMPLETE, [0.35]), row(1, TrialState.PRUNED, [0.1, 0.3])]
+    gone_on = row(2, TrialState.RUNNING, continues=1)
+    ended = row(2, TrialState.COMPLETE, [0.4], continues=1)
+    ended.intermediate_values = {3: 0.4}
+    lines = view_lines(before, [*before, gone_on], [*before, ended])
+    assert lines[0] == "trial 1 (goes on as row 2) after 2/12 epochs"
+    assert lines[1].startswith(
+        "trial 1 (goes on as row 2) COMPLETE 0.4000 after 3/12 epochs  [2/8, 1 min 0 s]  new best: "
+    )
+    assert len(lines) == 2
 
 
 def test_what_earlier_runs_finished_is_no_news() -> None:

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from search.queue import main
 from search.study import load_study
@@ -327,3 +327,20 @@ def test_running_trials_are_stopped_and_the_run_is_ended(
     token = storage.take_place(study._study_id, 3, "host:1")
     assert token is not None
     assert storage.pop_waiting(study._study_id, token) is None
+
+
+def test_a_revived_trial_is_stopped_by_its_first_number(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = store(folder)
+    study = load_study(storage, "faces")
+    parked = create_trial(state=P, intermediate_values={1: 0.3})
+    study.add_trial(parked)
+    number = study.get_trials()[-1].number
+    token = storage.take_place(study._study_id, None, "test")
+    assert token is not None
+    row = create_trial(state=R, user_attrs={"continues": number})
+    assert storage.revive(study._study_id, token, row, 0) is not None
+    assert f"running, goes on from {number}" in told(folder, capsys, "list")
+    told(folder, capsys, "stop", str(number))
+    assert storage.beat(token).wish == "stop"

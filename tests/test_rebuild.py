@@ -416,3 +416,42 @@ def test_what_a_sleeping_owner_wrote_later_changes_no_value(lived: Path, folder:
     assert rebuild(folder) == 0
     former, row = trials(lived)[COMPLETE], trials(folder)[COMPLETE]
     assert (row.value, row.intermediate_values) == (former.value, former.intermediate_values)
+
+
+def test_revivals_come_back_as_the_rows_that_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = store(tmp_path)
+    study = real_study(storage, total=2, pruner="none", revive=2)
+    acts = [2, 1, None, "leave"]
+
+    def scripted(config: Any, data: Any, **options: Any) -> Any:
+        act = acts.pop(0) if acts else None
+
+        def heard(progress: Any) -> None:
+            if act == "leave":
+                drain(study)
+            options["report"](progress)
+            if progress.epoch == act:
+                raise optuna.TrialPruned
+
+        return fit(config, data, **(options | {"report": heard}))
+
+    monkeypatch.setattr(objective, "fit", scripted)
+    work(post_at(tmp_path, storage))
+    before = trials(tmp_path)
+    states = [trial.state for trial in before]
+    assert states == [*[TrialState.PRUNED] * 2, TrialState.COMPLETE, TrialState.WAITING]
+    storage.close()
+    (tmp_path / "search.db").unlink()
+    assert rebuild(tmp_path) == 0
+    after = trials(tmp_path)
+    for old, new in zip(before, after, strict=True):
+        assert (new.state, new.user_attrs) == (old.state, old.user_attrs)
+        assert new.intermediate_values == old.intermediate_values
+    storage = store(tmp_path)
+    assert storage.count_finished(load_study(storage, "faces")._study_id) == 2
+    work(post_at(tmp_path, storage))
+    *_, last = trials(tmp_path)
+    assert last.state == TrialState.COMPLETE
+    assert min(last.intermediate_values) > 1

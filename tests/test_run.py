@@ -31,6 +31,7 @@ from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.data_folders import course
 from tests.studies import ROOT, environment, started, store, wait_until
+from trainer import checkpoint
 from trainer.config import read_config
 
 NAME = "synthetic-demo-16"
@@ -257,6 +258,72 @@ def test_a_dashboard_beside_the_search_ends_with_it(
         socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
 
 
+# ----------------------------------------------------------------------------------- parked trials
+
+
+@pytest.fixture(scope="module")
+def parked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of which a trial was pruned and none revived."""
+    folder = place(tmp_path_factory.mktemp("parked"))
+    flags = ("--epochs", "4", "--no-priors", "--pruner", "successive-halving", "--revive", "0")
+    with started(folder, "--trials", "3", "--workers", "1", *flags) as process:
+        process.communicate(timeout=120)
+    assert P in states(folder)
+    return folder
+
+
+def test_a_finished_study_revives_as_many_as_it_is_told_and_then_has_nothing_to_do(
+    parked: Path, room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(parked / "runs", room / "runs")
+    pruned = [t.number for t in opened(room).get_trials() if t.state == P]
+    flags = ("--epochs", "4", "--no-priors", "--trials", "3")
+    assert here(*flags) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    asked = (*flags, "--pruner", "none", "--revive", "1")
+    assert here(*asked, *AT_ONCE) == 0
+    said = capsys.readouterr().out
+    assert "nothing to do" not in said
+    assert "to go on: " in said
+    assert here(*asked) == 0
+    said = capsys.readouterr().out
+    (number,) = re.findall(r"^trial (\d) \(goes on as row 3\) after \d/4 epochs$", said, re.M)
+    assert int(number) in pruned
+    assert f"trial {number} (goes on as row 3) COMPLETE" in said
+    assert "revived 1 of them" in said
+    *before, revived = opened(room).get_trials()
+    assert len(before) == 3
+    assert (revived.state, revived.user_attrs["continues"]) == (C, int(number))
+    assert claims(room) == []
+    assert here(*asked) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert len(opened(room).get_trials()) == 4
+    # more trials go on as before
+    assert here("--epochs", "4", "--no-priors", "--trials", "4") == 0
+    assert states(room)[4:] == [C]
+
+
+def test_what_an_epoch_takes_is_told_of_this_runs_own(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that an earlier run trained may have slept for an hour."""
+    flags = ("--epochs", "30", "--trials", "1", "--workers", "1", "--no-priors")
+    with started(room, *flags) as process:
+        wait_until(lambda: epochs(room) >= 2, "the second epoch")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert states(room) == [W]
+    (path,) = (room / "runs" / NAME / "0").glob("*/last.pt")
+    stored = checkpoint.read(path)
+    for entry in stored["history"]:
+        entry["seconds"] = 3257.4
+    checkpoint.write(path, stored)
+    path.with_name("history.json").write_text(json.dumps(stored["history"]))
+    assert here(*flags) == 0
+    (told,) = re.findall(r"an epoch takes about ([\d.]+) s", capsys.readouterr().out)
+    assert float(told) < 60
+
+
 # ------------------------------------------------------------------------------ before the search
 
 
@@ -367,7 +434,11 @@ def test_a_mistake_is_one_line_and_makes_no_study(
 
 @pytest.mark.parametrize(
     "flags",
-    [("--trials", "0"), ("--trials", "many"), ("--workers", "-1"), ("--timeout", "nan"), ("--x",)],
+    [
+        *(("--trials", "0"), ("--trials", "many"), ("--workers", "-1"), ("--timeout", "nan")),
+        *(("--revive", "-1"), ("--revive", "all"), ("--prune-risk", "1"), ("--prune-risk", "nan")),
+        ("--x",),
+    ],
 )
 def test_a_flag_amiss_is_one_line(
     capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]

@@ -1,21 +1,47 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.pruners import BasePruner
+from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import TrialState
 
+from search.covariates import from_log
 from search.objective import suggest
-from search.sampler import LateGains, LineageSampler, StudyView, draw_seed
+from search.prior import outlook_of
+from search.sampler import draw_seed, make_sampler
 from search.study import load_setup, open_study, take_up
-from tests.studies import by_dice, play, setup_of, store, study_of
+from space import base_values
+from tests.studies import EPOCHS, play, setup_of, store, study_of
 
 
 def view_of(study, setup, name="tpe"):
-    sampler = LineageSampler(
-        name, seed=setup.seed, specs=setup.specs(), fixed=setup.fixed, epochs=setup.epochs
-    )
-    return StudyView(study, sampler._rewritten).get_trials()
+    sampler = make_sampler(replace(setup, sampler=name), lambda: outlook_of(setup))
+    return sampler._seen(study).get_trials()
+
+
+class At(BasePruner):
+    """Prunes after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def prune(self, study, trial) -> bool:
+        return trial.last_step == self._epoch
+
+
+def play_one(study, storage, setup, curve, *, until: int = EPOCHS) -> None:
+    """A trial of the base configuration, pruned after epoch `until`."""
+    study.enqueue_trial(base_values(setup.epochs))
+    study.pruner = At(until)
+    play(study, storage, setup, 1, lambda params, epoch: curve[epoch - 1])
+
+
+def curve(end: float) -> list[float]:
+    """Of the recorded curves' shape, roughly."""
+    return [end * (1 - 2 ** (-epoch)) for epoch in range(1, EPOCHS + 1)]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
@@ -28,7 +54,7 @@ def test_same_seed_gives_the_same_parameters(tmp_path: Path, sampler: str) -> No
         study = study_of(storage, sampler=sampler, seed=9)
         runs.append(play(study, storage, setup_of(sampler=sampler, seed=9), trials))
     assert runs[0] == runs[1]
-    assert len({run["dice_weight"] for run in runs[0]}) == trials
+    assert len({tuple(run.values()) for run in runs[0]}) == trials
 
 
 def test_a_restarted_worker_does_not_repeat_draws(tmp_path: Path) -> None:
@@ -76,52 +102,135 @@ def test_trials_outside_the_present_ranges_are_left_out_of_the_view(tmp_path: Pa
     assert 1 <= play(study, storage, narrow, 1)[0]["dice_weight"] <= 2
 
 
-def test_pruned_trials_are_shown_by_what_they_would_likely_have_reached(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_pruned_trials_are_shown_complete_at_their_estimated_end(
+    tmp_path: Path, sampler: str
+) -> None:
     storage = store(tmp_path)
     study = study_of(storage, pruner="median")
     setup = load_setup(study)
     play(study, storage, setup, 14)
     stored = {trial.number: trial for trial in study.trials}
-    pruned = [t for t in view_of(study, setup) if t.state == TrialState.PRUNED]
+    shown = view_of(study, setup, sampler)
+    assert {trial.state for trial in shown} == {TrialState.COMPLETE}
+    outlook = outlook_of(setup)
+    outlook.see(study.trials)
+    pruned = [trial for trial in shown if stored[trial.number].state == TrialState.PRUNED]
     assert pruned
-    gains = LateGains(study.trials)
     for trial in pruned:
-        assert list(trial.intermediate_values) == [setup.epochs]
-        likely = trial.intermediate_values[setup.epochs]
-        assert likely == gains.likely(stored[trial.number])
-        assert likely > max(stored[trial.number].intermediate_values.values())
-        # the store is not told: there it stays what was measured
-        assert len(stored[trial.number].intermediate_values) < setup.epochs
-    seen_by_gp = view_of(study, setup, "gp")
-    assert {trial.state for trial in seen_by_gp} == {TrialState.COMPLETE}
+        reached = max(stored[trial.number].intermediate_values.values())
+        likely = from_log(outlook.end(stored[trial.number]).mean)
+        assert trial.value == pytest.approx(max(reached, min(likely, study.best_value)))
+        assert trial.intermediate_values == stored[trial.number].intermediate_values
+    # the store is not told: there it stays what was measured
+    again = {trial.number: (trial.state, trial.values) for trial in study.trials}
+    assert again == {number: (trial.state, trial.values) for number, trial in stored.items()}
+
+
+def test_a_good_pruned_trial_is_ranked_among_the_complete_ones(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    setup = setup_of()
+    for end in (0.60, 0.78, 0.62):
+        play_one(study, storage, setup, curve(end))
+    play_one(study, storage, setup, curve(0.75), until=8)
+    raw = study.trials
+    assert raw[3].state == TrialState.PRUNED
+    shown = view_of(study, setup)
+    assert [trial.number for trial in sorted(shown, key=lambda t: -t.value)] == [1, 3, 2, 0]
+    # Optuna's own split has it behind every complete one, which ours must not have
+    for trials, good in ((raw, [1, 2]), (shown, [1, 3])):
+        below, _ = _split_trials(study, trials, 2)
+        assert [trial.number for trial in below] == good
+
+
+def test_no_pruned_trial_is_shown_above_the_best_that_was_measured(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    setup = setup_of()
+    late = [0.1] * (EPOCHS // 2) + [0.7] * (EPOCHS // 2)
+    for _ in range(3):
+        play_one(study, storage, setup, late)
+    play_one(study, storage, setup, [0.69] * EPOCHS, until=6)
+    pruned = study.trials[3]
+    assert pruned.state == TrialState.PRUNED
+    outlook = outlook_of(setup)
+    outlook.see(study.trials)
+    assert from_log(outlook.end(pruned).mean) > 0.7
+    assert view_of(study, setup)[3].value == 0.7
+
+
+def test_a_pruned_trial_is_shown_no_lower_than_it_stood(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    setup = setup_of()
+    play_one(study, storage, setup, curve(0.6))
+    # by a person, say: no pruner would
+    play_one(study, storage, setup, [0.8] + [0.2] * (EPOCHS - 1), until=6)
+    assert view_of(study, setup)[1].value == 0.8
+
+
+def test_a_trial_pruned_before_its_first_report_is_shown_as_it_is(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    setup = setup_of()
+    play_one(study, storage, setup, curve(0.6))
+    token = storage.take_place(study._study_id, None, "test")
+    trial = take_up(study, storage.new_trial(study._study_id, token))
+    suggest(trial, setup)
+    study.tell(trial, state=TrialState.PRUNED)
+    shown = view_of(study, setup)[1]
+    assert (shown.state, shown.values) == (TrialState.PRUNED, None)
 
 
 def test_a_diverged_trial_stands_behind_all_others(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage, pruner="none")
     setup = setup_of(pruner="none")
-    play(study, storage, setup, 3)
+    play_one(study, storage, setup, curve(0.6))
+    play_one(study, storage, setup, curve(0.3), until=4)
     token = storage.take_place(study._study_id, None, "test")
     trial = take_up(study, storage.new_trial(study._study_id, token))
     suggest(trial, setup)
     trial.report(0.9, 1)
     trial.set_constraint("diverged", 1.0)
     study.tell(trial, state=TrialState.PRUNED)
-    shown = view_of(study, setup)[-1]
-    assert shown.constraints == {"diverged": 1.0}
-    assert shown.intermediate_values == {}
+    play_one(study, storage, setup, curve(0.2))
+    shown = view_of(study, setup)
+    assert shown[2].constraints == {"diverged": 1.0}
+    below, above = _split_trials(study, shown, 3)
+    assert [trial.number for trial in below] == [0, 1, 3]
+    assert [trial.number for trial in above] == [2]
+    # what it had reported says nothing about where it would have ended
+    assert shown[2].intermediate_values == {}
+
+
+def test_a_gaussian_process_can_be_asked_after_a_trial_diverged(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage, sampler="gp")
+    setup = setup_of(sampler="gp")
+    play(study, storage, setup, 11)
+    token = storage.take_place(study._study_id, None, "test")
+    trial = take_up(study, storage.new_trial(study._study_id, token))
+    suggest(trial, setup)
+    trial.set_constraint("diverged", 1.0)
+    study.tell(trial, state=TrialState.PRUNED)
+    assert len(play(study, storage, setup, 1)) == 1
 
 
 def test_a_revived_lineage_is_one_point(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    study = study_of(storage, pruner="median")
-    setup = setup_of(pruner="median")
-    play(study, storage, setup, 12)
-    parked = next(trial for trial in study.trials if trial.state == TrialState.PRUNED)
+    study = study_of(storage)
+    setup = setup_of()
+    for end in (0.6, 0.7):
+        play_one(study, storage, setup, curve(end))
+    play_one(study, storage, setup, curve(0.65), until=6)
+    parked = study.trials[2]
     study.enqueue_trial(parked.params, user_attrs={"continues": parked.number})
-    study.pruner = type("Never", (), {"prune": lambda *_: False})()
-    play(study, storage, setup, 1, lambda params, epoch: by_dice(params, epoch))
+    study.pruner = At(EPOCHS)
+    play(study, storage, setup, 1, lambda params, epoch: curve(0.65)[epoch - 1])
+    assert [trial.state for trial in study.trials[2:]] == [TrialState.PRUNED, TrialState.COMPLETE]
     shown = view_of(study, setup)
-    assert len(shown) == 12
-    one = next(trial for trial in shown if trial.number == parked.number)
-    assert one.state == TrialState.COMPLETE
+    assert [trial.number for trial in shown] == [0, 1, 2]
+    assert shown[2].state == TrialState.COMPLETE
+    assert shown[2].value == curve(0.65)[-1]

@@ -165,6 +165,23 @@ def test_record_of_a_trial_goes_through_its_yaml(tmp_path: Path) -> None:
     assert again == config
 
 
+def test_record_of_a_revived_row_tells_the_best_epoch_of_the_whole_trial(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    setup = setup_of()
+    play(study, storage, setup, 1)
+    trial = study.get_trials()[0]
+    trial.intermediate_values = {11: 0.1, 12: 0.2}
+    trial.set_user_attr("best_epoch", 3)
+    trial.set_user_attr("best_val_f", 0.9)
+    record = search_record(setup, trial)
+    assert (record["value"], record["epoch"]) == (0.9, 3)
+    # while it runs, what it has reached is not there yet
+    trial.state = optuna.trial.TrialState.RUNNING
+    record = search_record(setup, trial)
+    assert (record["value"], record["epoch"]) == (0.2, 12)
+
+
 def test_seeds_differ_by_study_and_trial() -> None:
     seeds = {trial_seed(study, number) for study in range(5) for number in range(50)}
     assert len(seeds) == 250

@@ -1,0 +1,142 @@
+"""A study in the eyes of the forecast: which of its trials may still give the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import gammaln, ndtr, stdtr
+
+from search import lineage
+from search.covariates import Array, to_log
+from search.forecast import End, Forecast
+
+_STEPS = np.linspace(0.0, 1.0, 33)
+# deviations beyond which a Student tail no longer counts
+_TAIL = 7.0
+# of the trials to come, those that count: some will be parked, and none is certain
+_TO_COME = 0.5
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What a trial's end is held against, on the scale of `covariates.to_log`.
+
+    best: of the complete trials, None before the first. running: ends of other running trials.
+    newcomer: mean and deviation of one not yet begun. to_come: how many of those count.
+    """
+
+    best: float | None
+    running: Sequence[End]
+    newcomer: tuple[float, float]
+    to_come: float
+
+    def chance(self, end: End, margin: float = 0.0) -> float:
+        """Probability that a trial ends above all of them by more than a margin."""
+        low = float(np.min(end.means - _TAIL * end.deviations))
+        high = float(np.max(end.means + _TAIL * end.deviations))
+        if self.best is not None:
+            if self.to_come == 0 and not self.running:
+                return end.above(self.best + margin)
+            low = max(low, self.best + margin)
+        if low >= high:
+            return 0.0
+        grid = low + (high - low) * _STEPS
+        density = _density(end, grid)
+        level = grid - margin
+        beaten = ndtr((level - self.newcomer[0]) / self.newcomer[1]) ** self.to_come
+        for other in self.running:
+            beaten = beaten * (1 - _above(other, level))
+        return float(min(1.0, np.trapezoid(density * beaten, grid)))
+
+
+def _density(end: End, grid: Array) -> Array:
+    z = (grid[:, None] - end.means) / end.deviations
+    nu = end.freedoms
+    peak = np.exp(gammaln((nu + 1) / 2) - gammaln(nu / 2)) / np.sqrt(nu * np.pi) / end.deviations
+    return np.asarray((peak * (1 + z**2 / nu) ** (-(nu + 1) / 2)) @ end.weights)
+
+
+def _above(end: End, level: Array) -> Array:
+    return np.asarray(
+        stdtr(end.freedoms, (end.means - level[:, None]) / end.deviations) @ end.weights
+    )
+
+
+class Outlook:
+    """Keeps a forecast in step with a study. configurations: a sample of the space."""
+
+    def __init__(self, fresh: Forecast, configurations: Iterable[Mapping[str, Any]]) -> None:
+        self._fresh = fresh
+        self._configurations = list(configurations)
+        self._running: list[FrozenTrial] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.forecast = self._fresh.copy()
+        self.learned = 0
+        self.complete = 0
+        self.best: float | None = None
+        self._settled: set[int] = set()
+        self._places = 0
+        self._newcomer: tuple[float, float] | None = None
+
+    def see(self, rows: Sequence[FrozenTrial]) -> None:
+        """Take in what has happened since the last time. rows: the study's, as they are."""
+        # of a thousand rows all but a few are known: what is finished changes no more
+        news = [row for row in rows if row.number not in self._settled]
+        ended = [row for row in news if row.state.is_finished()]
+        if any(lineage.CONTINUES in row.user_attrs for row in ended):
+            # a parked trial went on: what it had shown before must not count twice
+            self._begin()
+            news = list(rows)
+            ended = [row for row in rows if row.state.is_finished()]
+        for one in lineage.merged(ended):
+            self._learn(one)
+        self._settled.update(row.number for row in ended)
+        self._places += len(lineage.finished(ended))
+        self._running = [
+            lineage.up_to(rows, row) for row in news if row.state == TrialState.RUNNING
+        ]
+
+    def _learn(self, one: FrozenTrial) -> None:
+        if one.state == TrialState.FAIL or not one.intermediate_values or lineage.diverged(one):
+            return
+        self.forecast.learn(one.params, one.intermediate_values)
+        self.learned += 1
+        self._newcomer = None
+        value = lineage.value(one)
+        if one.state == TrialState.COMPLETE and value is not None:
+            self.complete += 1
+            value = float(to_log(value))
+            self.best = value if self.best is None else max(self.best, value)
+
+    @property
+    def newcomer(self) -> tuple[float, float]:
+        """Mean and deviation of the end of a trial not yet begun."""
+        if self._newcomer is None:
+            self._newcomer = self.forecast.newcomer(self._configurations)
+        return self._newcomer
+
+    def to_come(self, total: int) -> int:
+        """How many of `total` trials have not begun."""
+        begun = sum(lineage.CONTINUES not in one.user_attrs for one in self._running)
+        return max(0, total - self._places - begun)
+
+    def newcomers(self, total: int) -> float:
+        """How many of the trials to come a trial is held against."""
+        return _TO_COME * min(self.to_come(total), self.complete)
+
+    def end(self, one: FrozenTrial) -> End:
+        """Where a trial will end."""
+        return self.forecast.end(one.params, one.intermediate_values)
+
+    def rivals(self, *, but: int, to_come: float) -> Rivals:
+        """What trial `but` is held against. to_come: trials not yet begun that count."""
+        running = [
+            self.end(one) for one in self._running if one.number != but and one.intermediate_values
+        ]
+        return Rivals(self.best, running, self.newcomer, to_come)

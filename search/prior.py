@@ -1,0 +1,89 @@
+"""What a study's forecast starts from: the recorded curves that ship, and earlier studies."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial
+
+from search.bank import Recorded, read_bank
+from search.covariates import KNOWN, Covariates
+from search.forecast import Forecast, Start, start_from
+from search.outlook import Outlook
+from search.spaces import distribution
+
+if TYPE_CHECKING:
+    from search.study import Setup
+
+BANKS = tuple(
+    Path(__file__).parent / "banks" / f"{name}.json" for name in ("real-faces-64", "built-in-64")
+)
+# of the same store: so many, the latest ones, with at least so many ended trials
+_EARLIER, _LEAST_ENDED = 3, 5
+# a sample of the space, for what a trial not yet begun may come to
+_CONFIGURATIONS = 48
+
+
+def outlook_of(
+    setup: Setup, earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]] = ()
+) -> Outlook:
+    """A fresh outlook on a study. earlier: other studies of the store, the latest first."""
+    starts = [*_shipped(), *_taught(earlier)]
+    return Outlook(Forecast(starts, covariates_of(setup)), _configurations(setup))
+
+
+def recorded_outlook(
+    banks: Sequence[Sequence[Recorded]], epochs: int, configurations: Sequence[Mapping[str, Any]]
+) -> Outlook:
+    """An outlook that starts from these curves alone, for replaying other ones."""
+    return Outlook(
+        Forecast([start_from(bank) for bank in banks], Covariates(epochs)), configurations
+    )
+
+
+def covariates_of(setup: Setup) -> Covariates:
+    """A study's configurations as covariates."""
+    specs = setup.specs()
+    schedule = setup.base["training"].get("scheduler_params") or {}
+    known: dict[str, Any] = {
+        **setup.base["loss"],
+        "dropout": setup.base["model"].get("dropout"),
+        "weight_decay": setup.base["training"].get("weight_decay"),
+        "T_0": schedule.get("T_0"),
+    }
+    return Covariates(
+        setup.epochs,
+        defaults={name: known[name] for name in KNOWN if known.get(name) is not None},
+        others={name: spec for name, spec in specs.items() if name not in KNOWN},
+        t_mult=schedule.get("T_mult", 1),
+    )
+
+
+@functools.cache
+def _shipped() -> tuple[Start, ...]:
+    return tuple(start_from(read_bank(path)) for path in BANKS if path.exists())
+
+
+def _taught(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -> list[Start]:
+    """What the latest earlier studies came to."""
+    found: list[Start] = []
+    for setup, trials in earlier:
+        seen = Outlook(Forecast(_shipped(), covariates_of(setup)), ())
+        seen.see(trials)
+        if seen.learned >= _LEAST_ENDED:
+            found.append(seen.forecast.start())
+        if len(found) == _EARLIER:
+            break
+    return found
+
+
+def _configurations(setup: Setup) -> list[dict[str, Any]]:
+    distributions = {name: distribution(spec) for name, spec in setup.specs().items()}
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    drawn = [study.ask(distributions).params for _ in range(_CONFIGURATIONS)]
+    return [{**params, **setup.fixed} for params in drawn]
