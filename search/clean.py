@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from search.revive import Revivals
     from search.study import Setup
     from storage import LeasedStorage
 
@@ -29,8 +30,8 @@ examples:
   python -m search.clean --yes --parked   a finished study: its pruned trials are not revived
 
 What stays: the checkpoint that an unfinished trial goes on from, those of pruned trials (unless
-diverged, stopped or --parked, once the study has reached its total), best.pt of the 5 best, and
-every config.yaml, history.json and contact_sheet.png: search.rebuild needs them.
+diverged, stopped or --parked, once the study has its total and none is to go on), best.pt of the 5
+best, and every config.yaml, history.json and contact_sheet.png: search.rebuild needs them.
 """
 
 KEPT_BEST = 5
@@ -61,7 +62,9 @@ class Standing:
     """A study as the store has it at one moment.
 
     claims: number -> token of the live claim. living: numbers of unfinished trials and of those
-    that they continue. reached: the study has its total. best: numbers whose best.pt stays.
+    that they continue. reached: the study has its total and no parked trial is to go on. heirs:
+    number of a parked trial -> of the row that has gone on from it. best: numbers whose best.pt
+    stays.
     """
 
     setup: Setup
@@ -69,6 +72,7 @@ class Standing:
     claims: Mapping[int, int]
     living: frozenset[int]
     reached: bool
+    heirs: Mapping[int, int]
     best: frozenset[int]
 
 
@@ -83,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--parked",
         action="store_true",
-        help="also the checkpoints of pruned trials, where the study has reached its total: they"
-        " can then no longer be revived",
+        help="also the checkpoints of pruned trials, where the study has reached its total and"
+        " revives none: they can then no longer be",
     )
     it.add_argument("--yes", action="store_true", help="remove it; without: only show it")
     return it
@@ -178,22 +182,25 @@ def _of_study(
 ) -> Iterator[Useless]:
     """What nobody needs of a study; with remove each is gone when it is yielded."""
     from search.records import token_folders_of
+    from search.revive import Revivals
     from search.study import trial_folder
 
-    for number in sorted(standing(storage, study).rows):
+    # what is gone is no news here
+    revivals = Revivals(study, runs, lambda line: None)
+    for number in sorted(standing(storage, study, revivals).rows):
         tokens = token_folders_of(trial_folder(runs, study.study_name, number))
         if not any(_removable(path) for folder in tokens for path in _files(folder)):
             continue
         # its state may have changed since the last trial was looked at
-        now = standing(storage, study)
+        now = standing(storage, study, revivals)
         for useless in useless_of(now, number, tokens, parked=parked):
             if not remove or _unlinked(useless.path):
                 yield useless
 
 
-def standing(storage: LeasedStorage, study: optuna.Study) -> Standing:
+def standing(storage: LeasedStorage, study: optuna.Study, revivals: Revivals) -> Standing:
     """Read where a study stands. Raises StudyError."""
-    from search import lineage
+    from search import lineage, revive
     from search.study import load_setup, total_of
 
     rows = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
@@ -215,12 +222,16 @@ def standing(storage: LeasedStorage, study: optuna.Study) -> Standing:
         if trial.state.name == "COMPLETE" and lineage.COPIED_FROM not in trial.user_attrs
     ]
     complete.sort(key=lambda trial: (-(trial.value or 0.0), trial.number))
+    setup, trials = load_setup(study), list(rows.values())
     return Standing(
-        load_setup(study),
+        setup,
         rows,
         claims,
         frozenset(living),
-        total is not None and len(lineage.finished(rows.values())) >= total,
+        total is not None
+        and len(lineage.finished(trials)) >= total
+        and not revivals.left(trials, setup, total),
+        {row.user_attrs[lineage.CONTINUES]: row.number for row in revive.revivals(trials)},
         frozenset(trial.number for trial in complete[:KEPT_BEST]),
     )
 
@@ -243,7 +254,10 @@ def useless_of(
     what = f"checkpoints of {'failed' if state == 'FAIL' else state.lower()} trials"
     hopeless = lineage.diverged(row) or bool(row.user_attrs.get("stopped"))
     gone = standing.reached and (parked or hopeless)
-    if number in standing.living or (state == "PRUNED" and not gone):
+    heir = standing.heirs.get(number)
+    if heir is not None and _is_heir(standing.rows[heir], tokens):
+        what = "superseded checkpoints"
+    elif number in standing.living or (state == "PRUNED" and not gone):
         kept, what = _newest(standing.setup, row, tokens), "superseded checkpoints"
     elif state == "COMPLETE" and number in standing.best:
         kept = [folder / "best.pt" for folder in tokens if (folder / "best.pt").is_file()][-1:]
@@ -254,6 +268,16 @@ def useless_of(
         for path in _files(folder):
             if path.name in CHECKPOINTS and path not in kept:
                 yield Useless(path, path.stat().st_size, what)
+
+
+def _is_heir(row: FrozenTrial, tokens: Sequence[Path]) -> bool:
+    """Whether a revival has no more use for the checkpoints of the row that it goes on from."""
+    from search.records import token_folders_of
+
+    if row.state.name == "COMPLETE":
+        return True
+    own = token_folders_of(tokens[0].parents[1] / str(row.number)) if tokens else []
+    return any(all((folder / name).is_file() for name in CHECKPOINTS) for folder in own)
 
 
 def _newest(setup: Setup, row: FrozenTrial, tokens: Sequence[Path]) -> list[Path]:

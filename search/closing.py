@@ -17,6 +17,7 @@ from rich.table import Table
 from search import lineage, seedtable
 from search.names import RUNS, STORAGE
 from search.progress import counted, params_text
+from search.revive import revivals
 from search.study import Setup
 from storage import redact
 from trainer.presets import DEMO_WARNING
@@ -78,7 +79,8 @@ def summary(
     done = lineage.finished(trials)
     pruned = [trial for trial in done if trial.state == TrialState.PRUNED]
     if done:
-        trained = sum(len(trial.intermediate_values) for trial in done)
+        revived = revivals(trials)
+        trained = sum(len(trial.intermediate_values) for trial in [*done, *revived])
         budget = len(done) * setup.epochs
         console.print(
             f"{counted(len(done), 'finished trial')}, {len(pruned)} pruned"
@@ -86,6 +88,8 @@ def summary(
             f" {trained} of {budget} epochs trained ({trained / budget:.0%})",
             highlight=False,
         )
+        if revived:
+            console.print(_revived_text(trials, revived, budget), highlight=False)
         console.print(comparison(study))
     shares = importances(trials)
     if shares:
@@ -110,6 +114,21 @@ def summary(
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _revived_text(
+    trials: Sequence[FrozenTrial], revived: Sequence[FrozenTrial], budget: int
+) -> str:
+    """How many pruned trials went on, what it cost, and whether it was worth it."""
+    spent = sum(len(trial.intermediate_values) for trial in revived)
+    firsts = {lineage.rows_of(trials, trial)[0].number for trial in revived}
+    best = lineage.best_of(trials)
+    won = best is not None and best.number in firsts
+    outcome = f"{'one' if won else 'none'} of these is the best"
+    return (
+        f"revived {len(firsts)} of them ({', '.join(map(str, sorted(firsts)))}) for"
+        f" {counted(spent, 'epoch')} ({spent / budget:.0%}); {outcome}"
+    )
 
 
 def disk_use(folder: Path) -> int:

@@ -102,13 +102,14 @@ def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
                 " pruned one with --trial N"
             )
     else:
-        by_number = {trial.number: trial for trial in [*trials, *lineage.merged(trials)]}
+        by_number = {trial.number: trial for trial in trials}
         if number not in by_number:
             raise StudyError(
                 f"study {study.study_name}: --trial {number} does not exist; there are"
                 f" {len(trials)}, counted from 0"
             )
-        trial = by_number[number]
+        first = lineage.rows_of(trials, by_number[number])[0].number
+        trial = next(one for one in lineage.merged(trials) if one.number == first)
     if "seed" not in trial.user_attrs:
         # also one that was told COMPLETE in the dashboard
         raise StudyError(

@@ -21,6 +21,9 @@ from search.progress import View
 from search.records import token_folders_of
 from search.spaces import Searched
 from search.study import (
+    CHANGEABLE,
+    PRUNE_RISK,
+    REVIVE,
     Setup,
     StudyError,
     agreed,
@@ -106,6 +109,8 @@ def planned(args: argparse.Namespace) -> Plan:
         sampler=args.sampler or "tpe",
         pruner=args.pruner or "restart-aware",
         preset=preset,
+        revive=REVIVE if args.revive is None else args.revive,
+        prune_risk=args.prune_risk or PRUNE_RISK,
     )
     for number, request in enumerate(requests, start=1):
         complete(request, setup, f"{args.enqueue}: entry {number}")
@@ -118,7 +123,7 @@ def opened(
     """Open the study and fill its queue; faces are decoded before anything is written."""
     if args.old:
         load_study(storage, args.old)
-    explicit = [name for name in ("seed", "sampler", "pruner") if getattr(args, name) is not None]
+    explicit = [name for name in ("seed", *CHANGEABLE) if getattr(args, name) is not None]
     # a study made for something else is refused before a long decoding
     agreed(storage, plan.setup, explicit=explicit)
     lease = lease_of(storage, plan.setup.name).changed(args.beat_s, args.grace_s)

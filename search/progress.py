@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from search import lineage
+from search.lineage import CONTINUES, rows_of
+from search.revive import curve_of, revivals
 from search.spaces import format_value
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -55,8 +57,12 @@ class Standing:
         done = self.finished - self.finished_before
         if done <= 0:
             return None
-        # an epoch under way is work done as well
-        under_way = sum(len(trial.intermediate_values) / self.epochs for trial in self.running)
+        # an epoch under way is work done as well; revivals take no place
+        under_way = sum(
+            len(trial.intermediate_values) / self.epochs
+            for trial in self.running
+            if CONTINUES not in trial.user_attrs
+        )
         return max(
             0.0, (self.total - self.finished - under_way) * self.elapsed_s / (done + under_way)
         )
@@ -109,6 +115,14 @@ def params_text(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {format_value(value)}" for name, value in params.items())
 
 
+def name_of(row: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
+    """A row as a person knows it, by the number of its trial: a revival has a row of its own."""
+    first = rows_of(trials, row)[0].number
+    if first == row.number:
+        return f"trial {first}"
+    return f"trial {first} (goes on as row {row.number})"
+
+
 def render(standing: Standing, *, width: int, ascii_only: bool = False) -> RenderableType:
     """The live view of a study for a terminal `width` columns wide."""
     done = standing.finished
@@ -122,6 +136,7 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
         f"complete {complete}  pruned {pruned}"
         f"  running {len(standing.running)}  waiting {standing.count(TrialState.WAITING)}"
         f"  failed {standing.count(TrialState.FAIL)}"
+        + (f"  revived {revived}" if (revived := len(revivals(standing.trials))) else "")
     )
     bar = ProgressBar(total=standing.total, completed=done, width=min(width - 2, 76))
     wide = width >= 120
@@ -135,9 +150,11 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
         # what the other columns leave
         table.add_column("parameters", no_wrap=True, overflow=overflow, ratio=1)
     for trial in standing.running:
-        curve = [score for _, score in sorted(trial.intermediate_values.items())]
+        rows = rows_of(standing.trials, trial)
+        curve = [score for _, score in sorted(curve_of(rows).items())]
+        first = rows[0].number
         cells = [
-            str(trial.number),
+            str(first) if trial.number == first else f"{first} (row {trial.number})",
             f"{len(curve)}/{standing.epochs}",
             f"{curve[-1]:.4f}" if curve else "-",
             f"{max(curve):.4f}" if curve else "-",
@@ -199,25 +216,37 @@ class View:
 
 @dataclass
 class _Lines:
-    """Plain lines: one for each trial that has ended since the last look."""
+    """Plain lines: one for each trial that has ended, or goes on again, since the last look."""
 
     console: Console
     known: set[int] | None = None
+    revived: set[int] = field(default_factory=set)
 
     def update(self, standing: Standing) -> None:
         ended = {trial.number: trial for trial in standing.trials if trial.state.is_finished()}
+        revived = {trial.number: trial for trial in revivals(standing.trials)}
         if self.known is None:
-            # what earlier runs finished is no news
-            self.known = set(ended)
+            # what earlier runs finished, or revived, is no news
+            self.known, self.revived = set(ended), set(revived)
+        for number in sorted(set(revived) - self.revived):
+            trial = revived[number]
+            *earlier, _ = rows_of(standing.trials, trial)
+            done = f"{len(curve_of(earlier))}/{standing.epochs}"
+            self._say(f"{name_of(trial, standing.trials)} after {done} epochs")
         for number in sorted(set(ended) - self.known):
             trial = ended[number]
-            score = lineage.value(trial)
-            text = f"trial {number} {trial.state.name}"
+            rows = rows_of(standing.trials, trial)
+            score = lineage.value(lineage.up_to(standing.trials, trial))
+            text = f"{name_of(trial, standing.trials)} {trial.state.name}"
             text += f" {score:.4f}" if score is not None else ""
-            text += f" after {len(trial.intermediate_values)}/{standing.epochs} epochs"
+            text += f" after {len(curve_of(rows))}/{standing.epochs} epochs"
             text += f"  [{standing.finished}/{standing.total}, {duration(standing.elapsed_s)}]"
             best = standing.best
-            if best is not None and best.number == number:
+            if best is not None and best.number == rows[0].number:
                 text += f"  new best: {params_text(best.params)}"
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._say(text)
         self.known |= set(ended)
+        self.revived |= set(revived)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -159,6 +159,8 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
 
 def _state_text(trial: FrozenTrial, owners: dict[int | None, str]) -> str:
     text = trial.state.name.lower()
+    if "continues" in trial.user_attrs:
+        text += f", goes on from {trial.user_attrs['continues']}"
     for mark in ("stopped", "cancelled"):
         if trial.user_attrs.get(mark):
             text += f", {mark}"
@@ -194,9 +196,11 @@ def _add(study: optuna.Study, args: argparse.Namespace) -> int:
 
 
 def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
+    from search.lineage import rows_of
     from trainer.errors import ConfigError
 
-    trials = {str(trial.number): trial for trial in study.get_trials(deepcopy=False)}
+    rows = study.get_trials(deepcopy=False)
+    trials = {str(trial.number): trial for trial in rows}
     if text is None:
         raise ConfigError(f"queue {action}: which trial? give its number")
     if text not in trials:
@@ -204,7 +208,9 @@ def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
             f"queue {action}: study {study.study_name} has no trial {text}; it has {len(trials)},"
             " counted from 0"
         )
-    return trials[text]
+    # a revived trial is known by its first number; what can be ended is its last row
+    first = rows_of(rows, trials[text])[0].number
+    return [row for row in rows if rows_of(rows, row)[0].number == first][-1]
 
 
 def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:

@@ -21,6 +21,8 @@ from optuna.artifacts import ArtifactMeta
 from optuna.distributions import json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.lineage import rows_of
+from search.revive import curve_of
 from search.study import Setup, trial_folder
 from trainer.config import read_yaml
 from trainer.errors import ConfigError, UserError
@@ -168,6 +170,14 @@ def _study(
         rows.setdefault(number, lost(line))
     for number in range(max(rows)):
         rows.setdefault(number, lost("no files"))
+    for number, row in rows.items():
+        row.number = number
+    for row in rows.values():
+        if not row.state.is_finished():
+            # the histories of a revival begin with the epochs of the rows before it
+            *earlier, _ = rows_of(list(rows.values()), row)
+            for epoch in curve_of(earlier):
+                row.intermediate_values.pop(epoch, None)
     token = max(int(folder.name) for folder in [*(r.folder for r in records), *damaged])
     return Found(setup, total, token, rows, amiss)
 

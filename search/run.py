@@ -61,6 +61,22 @@ def _share(text: str) -> float:
     return number
 
 
+def _revive(text: str) -> int | str:
+    if text == "auto":
+        return text
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: auto, or a whole number from 0 up, is needed")
+    return number
+
+
+def _risk(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number between 0 and 1 is needed")
+    return number
+
+
 def _workers(text: str) -> int | None:
     return None if text == "auto" else _count(text)
 
@@ -72,6 +88,7 @@ def _per_device(text: str) -> int | str:
 # argparse names the function in its messages
 _count.__name__, _seed.__name__, _workers.__name__ = "count", "seed", "count"
 _seconds.__name__, _per_device.__name__, _share.__name__ = "seconds", "count", "number"
+_revive.__name__, _risk.__name__ = "count", "number"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,6 +156,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="restart-aware (default), none, median, percentile, patient, successive-halving,"
         " hyperband",
+    )
+    space.add_argument(
+        "--prune-risk",
+        type=_risk,
+        metavar="R",
+        help="accepted risk, between 0 and 1, that pruning makes the answer worse by more than the"
+        " noise between seeds (default: 0.05)",
+    )
+    space.add_argument(
+        "--revive",
+        type=_revive,
+        metavar="N",
+        help="pruned trials that go on from where they stood: so many at the end, none (0), or as"
+        " the evidence says (auto, default)",
     )
     computing = it.add_argument_group("computing")
     computing.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:i")
@@ -245,7 +276,7 @@ def _main(
     study, setup = opened(args, plan, storage, view)
     run = Run(args, storage, study, setup, view)
     code = 0
-    if run.finished_before >= args.trials:
+    if not run.left(run.standing()):
         view.say(
             f"nothing to do: {setup.name} has {run.finished_before} finished trials;"
             f" raise --trials above that to go on"
@@ -259,7 +290,7 @@ def _main(
     waiting = standing.count(optuna.trial.TrialState.WAITING)
     if run.stopped(standing):
         view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
-    elif waiting or standing.finished < args.trials:
+    elif waiting or run.left(standing):
         again = shlex.join([sys.executable, "-m", "search.run", *redact_words(words)])
         wait = "waits" if waiting == 1 else "wait"
         view.say(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")

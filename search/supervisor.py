@@ -18,12 +18,23 @@ from optuna.trial import FrozenTrial
 
 from search.events import News, Notifier, described
 from search.launch import Ahead, Crew, Slot, devices_of, plan_slots
-from search.lineage import nothing_better_for
+from search.lineage import CONTINUES, finished, nothing_better_for
 from search.packing import Place, workers_per_device
-from search.progress import Standing, View, counted, duration
+from search.progress import Standing, View, counted, duration, name_of
 from search.ray_crew import RayCrew
+from search.records import token_folders_of
+from search.revive import Revivals, parked, under_way
 from search.signals import Signals, SupervisorSignals
-from search.study import Setup, StudyError, config_for, drain_mark, lease_of, total_of, trial_folder
+from search.study import (
+    Setup,
+    StudyError,
+    config_for,
+    drain_mark,
+    lease_of,
+    load_setup,
+    total_of,
+    trial_folder,
+)
 from storage import Claim, LeasedStorage, Reaper, StorageError, redact
 from trainer.errors import UserError
 from trainer.runtime import usable_cores
@@ -59,11 +70,16 @@ class Run:
     view: View
     began_s: float = field(default_factory=time.monotonic)
     finished_before: int = field(init=False)
+    epochs_before: dict[int, int] = field(init=False)
+    revivals: Revivals = field(init=False)
     estimated: bool = False
     _drain_mark: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.finished_before = self.storage.count_finished(self.study._study_id)
+        trials = self.study.get_trials(deepcopy=False)
+        self.finished_before = len(finished(trials))
+        self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
+        self.revivals = Revivals(self.study, Path(self.args.runs), self.view.say)
         self._drain_mark = drain_mark(self.study)
 
     @property
@@ -91,12 +107,18 @@ class Run:
         """Whether somebody has asked the study's workers to leave since the run began."""
         return drain_mark(self.study) != self._drain_mark
 
+    def left(self, standing: Standing) -> bool:
+        """Whether the study still misses trials, or a parked one is to go on."""
+        # another run may have asked for fewer since: the workers then leave
+        total = min(standing.total, total_of(self.study) or standing.total)
+        return standing.finished < total or self.revivals.left(
+            standing.trials, load_setup(self.study), total
+        )
+
     def done(self) -> bool:
         """Whether a worker has nothing left to do."""
         standing = self.standing()
-        # another run may have asked for fewer since: the workers then leave
-        total = min(standing.total, total_of(self.study) or standing.total)
-        return standing.finished >= total or self.stopped(standing) or self.drained()
+        return self.stopped(standing) or self.drained() or not self.left(standing)
 
 
 def supervise(run: Run, ahead: Ahead) -> int:
@@ -162,7 +184,9 @@ def _watched(run: Run, crew: Workers, notifier: Notifier, news: News, signals: S
                 crew.lost.clear()
             for deed in reaper.look():
                 if deed.number is not None:
-                    view.say(f"trial {deed.number} lost its worker; it waits in the queue")
+                    trials = run.study.get_trials(deepcopy=False)
+                    name = name_of(trials[deed.number], trials)
+                    view.say(f"{name} lost its worker; it waits in the queue")
             standing = run.standing()
             for lines in (crew.told, notifier.told):
                 # others append meanwhile
@@ -203,8 +227,11 @@ def _crew(run: Run, ahead: Ahead) -> Iterator[Workers]:
     command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
     if args.stop_after is not None:
         command += ["--stop-after", str(args.stop_after)]
-    # more workers than missing trials would only wait
-    most = max(1, args.trials - run.finished_before)
+    # more workers than trials to come would only wait
+    trials = run.standing().trials
+    revivable = len(under_way(trials)) + len(parked(trials))
+    missing = args.trials - run.finished_before
+    most = max(1, missing if missing > 0 else revivable)
     if args.launcher == "ray":
         with RayCrew(
             command,
@@ -307,16 +334,19 @@ def _signals_as_interrupt() -> Iterator[None]:
 
 
 def _estimate(run: Run, standing: Standing, crew: Workers) -> None:
-    """Once, after the first epoch: how long the whole search will take."""
+    """Once, after the first epoch that this run has trained: how long the whole search takes."""
     if run.estimated:
         return
-    running = [trial for trial in standing.running if trial.intermediate_values]
-    if not running:
-        return
-    run.estimated = True
-    seconds = _epoch_seconds(run.folder / str(running[0].number))
+    measured = (
+        _epoch_seconds(run.folder / str(trial.number))
+        for trial in standing.running
+        if len(trial.intermediate_values) > run.epochs_before.get(trial.number, 0)
+        and CONTINUES not in trial.user_attrs
+    )
+    seconds = next((known for known in measured if known is not None), None)
     if seconds is None:
         return
+    run.estimated = True
     left = run.args.trials - standing.finished
     whole = seconds * run.setup.epochs * left / max(1, crew.alive())
     run.view.say(
@@ -326,7 +356,18 @@ def _estimate(run: Run, standing: Standing, crew: Workers) -> None:
 
 
 def _epoch_seconds(folder: Path) -> float | None:
-    for path in folder.glob("*/history.json"):
-        with contextlib.suppress(OSError, ValueError, LookupError):
-            return float(json.loads(path.read_text(encoding="utf-8"))[-1]["seconds"])
-    return None
+    """What the latest epoch took that a trial's present owner has trained; None before it has one.
+
+    Its history begins with the epochs of earlier owners, who may have been on another machine, or
+    asleep for a night.
+    """
+    known: set[int] = set()
+    own: dict[int, float] = {}
+    for token in token_folders_of(folder):
+        known |= own.keys()
+        try:
+            history = json.loads((token / "history.json").read_text(encoding="utf-8"))
+            own = {entry["epoch"]: entry["seconds"] for entry in history}
+        except (OSError, ValueError, LookupError):
+            own = {}
+    return next((own[epoch] for epoch in sorted(own, reverse=True) if epoch not in known), None)

@@ -58,8 +58,10 @@ sa.event.listen(
     ).execute_if(dialect="sqlite"),
 )
 
+# A row that goes on from another one holds its number here.
+CONTINUES = "continues"
 # Rows that stand for work done elsewhere: they never count towards the budget.
-UNCOUNTED = ("continues", "copied_from")
+UNCOUNTED = (CONTINUES, "copied_from")
 # A stop that the owner did not carry out is kept here for the trial's next owner.
 WISH_ATTR = "search:wish"
 WISHES = ("stop", "requeue")
@@ -135,6 +137,14 @@ def count_finished(connection: Connection, study_id: int) -> int:
     return connection.execute(_finished(study_id)).scalar_one()
 
 
+def count_revivals(connection: Connection, study_id: int) -> int:
+    return connection.execute(
+        sa.select(sa.func.count())
+        .select_from(TRIALS.join(USER_ATTRS, USER_ATTRS.c.trial_id == TRIALS.c.trial_id))
+        .where(TRIALS.c.study_id == study_id, USER_ATTRS.c.key == CONTINUES)
+    ).scalar_one()
+
+
 def take_place(connection: Connection, study_id: int, total: int | None, owner: str) -> int | None:
     lock_study(connection, study_id)
     if total is not None:
@@ -199,12 +209,14 @@ def attach(connection: Connection, token: int, trial_id: int, number: int | None
         raise LeaseLost(token)
 
 
-def pop_waiting(connection: Connection, study_id: int, token: int) -> int | None:
+def pop_waiting(
+    connection: Connection, study_id: int, token: int, *, revivals: bool = False
+) -> int | None:
     claim = find(connection, token, lock=True)
     if claim.trial_id is not None:
         # an earlier attempt whose answer was lost
         return claim.trial_id
-    for trial_id, number in waiting(connection, study_id):
+    for trial_id, number in waiting(connection, study_id, revivals=revivals):
         taken = connection.execute(
             sa.update(TRIALS)
             .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
@@ -216,8 +228,10 @@ def pop_waiting(connection: Connection, study_id: int, token: int) -> int | None
     return None
 
 
-def waiting(connection: Connection, study_id: int) -> list[tuple[int, int]]:
-    """(trial_id, number) of the waiting trials, next one first.
+def waiting(
+    connection: Connection, study_id: int, *, revivals: bool = False
+) -> list[tuple[int, int]]:
+    """(trial_id, number) of the waiting trials, next one first; revivals: of uncounted rows only.
 
     Those with reported epochs come first, then by the user attribute `priority`, then by number.
     """
@@ -227,11 +241,12 @@ def waiting(connection: Connection, study_id: int) -> list[tuple[int, int]]:
         .scalar_subquery()
     )
     started = sa.exists().where(STEPS.c.trial_id == TRIALS.c.trial_id)
-    rows = connection.execute(
-        sa.select(TRIALS.c.trial_id, TRIALS.c.number, started, priority).where(
-            TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING
-        )
-    ).all()
+    query = sa.select(TRIALS.c.trial_id, TRIALS.c.number, started, priority).where(
+        TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING
+    )
+    if revivals:
+        query = query.where(_uncounted(TRIALS.c.trial_id))
+    rows = connection.execute(query).all()
     ordered = sorted(rows, key=lambda row: (not row[2], -_as_number(row[3]), row[1]))
     return [(row[0], row[1]) for row in ordered]
 

@@ -21,7 +21,7 @@ from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -214,19 +214,45 @@ class LeasedStorage(RDBStorage):
         """
         return self._write(lambda c: claims.take_place(c, study_id, total, owner))
 
-    def pop_waiting(self, study_id: int, token: int) -> int | None:
+    def pop_waiting(self, study_id: int, token: int, *, revivals: bool = False) -> int | None:
         """Start the next waiting trial under this claim; its id, or None where none waits.
 
         Order: those with reported epochs, then the user attribute `priority` (higher first), then
-        the number. Raises LeaseLost.
+        the number. revivals: only rows that do not count, for a claim without a place of the
+        budget. Raises LeaseLost.
         """
-        trial_id = self._write(lambda c: claims.pop_waiting(c, study_id, token))
+        trial_id = self._write(lambda c: claims.pop_waiting(c, study_id, token, revivals=revivals))
         return None if trial_id is None else self._fenced_from_now(trial_id, token)
 
     def new_trial(self, study_id: int, token: int) -> int:
         """Make a running trial under this claim, in one transaction; its id. Raises LeaseLost."""
+        trial_id = self._made(study_id, token, None, lambda connection: True)
+        assert trial_id is not None
+        return trial_id
 
-        def attempt() -> int:
+    def revive(self, study_id: int, token: int, row: FrozenTrial, revivals: int) -> int | None:
+        """Make the running trial `row` under this claim, in one transaction; its id.
+
+        row: as it is to be, with the attribute `continues`. revivals: how many rows with that
+        attribute the study had when this one was chosen. None, and nothing is made, where it has
+        another number by now: somebody else has revived a trial, perhaps this one. Raises
+        LeaseLost.
+        """
+        return self._made(
+            study_id,
+            token,
+            row,
+            lambda connection: claims.count_revivals(connection, study_id) == revivals,
+        )
+
+    def _made(
+        self,
+        study_id: int,
+        token: int,
+        row: FrozenTrial | None,
+        allowed: Callable[[Connection], bool],
+    ) -> int | None:
+        def attempt() -> int | None:
             with _create_scoped_session(self.scoped_session) as session:
                 connection = session.connection()
                 claim = claims.find(connection, token, lock=True)
@@ -234,13 +260,16 @@ class LeasedStorage(RDBStorage):
                     # an earlier attempt whose answer was lost
                     return claim.trial_id
                 claims.lock_study(connection, study_id)
-                trial = self._get_prepared_new_trial(study_id, None, session)
+                if not allowed(connection):
+                    return None
+                trial = self._get_prepared_new_trial(study_id, row, session)
                 session.flush()
                 trial_id, number = cast(int, trial.trial_id), cast(int, trial.number)
                 claims.attach(connection, token, trial_id, number)
                 return trial_id
 
-        return self._fenced_from_now(self._patiently(attempt), token)
+        trial_id = self._patiently(attempt)
+        return None if trial_id is None else self._fenced_from_now(trial_id, token)
 
     def attach(self, token: int, trial_id: int) -> None:
         """Bind a running trial to this claim; an older claim on it is fenced out.
