@@ -58,9 +58,14 @@ def readings(curve: Mapping[int, float], epochs: int) -> Array:
     if not curve:
         return np.empty(0)
     at = sorted(curve)
-    reached = KNOTS[epochs * KNOTS <= at[-1] + 1e-9]
+    reached = KNOTS[: knots_by(at[-1], epochs)]
     best = np.maximum.accumulate([curve[epoch] for epoch in at])
     return np.asarray(to_log(np.interp(reached * epochs, at, best)))
+
+
+def knots_by(epoch: int, epochs: int) -> int:
+    """How many knots a training has come to at the end of an epoch, counted from 1."""
+    return int(np.searchsorted(KNOTS, epoch / epochs + 1e-9, side="right"))
 
 
 def annealing(share: float, *, t_0: float, t_mult: int = 1) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from optuna.pruners import (
 from optuna.trial import FrozenTrial
 
 from search import lineage
+from search.covariates import knots_by
 from search.outlook import Outlook
 from search.sampler import StudyView
 
@@ -62,7 +63,7 @@ class RestartAwarePruner(BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         epoch = trial.last_step
-        if epoch is None or epoch < self._first_epoch or epoch >= self._epochs:
+        if epoch is None or not self._judged(epoch):
             return False
         rows = study.get_trials(deepcopy=False)
         outlook = self._outlook_on_study()
@@ -79,6 +80,13 @@ class RestartAwarePruner(BasePruner):
         # a chance is worth the epochs that it still costs
         left = 1 - epoch / self._epochs
         return chance < left * self._risk * (PARK_AGAIN if revived else PARK)
+
+    def _judged(self, epoch: int) -> bool:
+        """Whether an epoch tells the forecast anything new: between two knots it learns nothing."""
+        if not self._first_epoch <= epoch < self._epochs:
+            return False
+        reached, before = (knots_by(at, self._epochs) for at in (epoch, epoch - 1))
+        return epoch == self._first_epoch or reached > before
 
 
 def first_epoch(epochs: int, share: float) -> int:

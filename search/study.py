@@ -44,6 +44,8 @@ METRIC = "f_score per image, training grid"
 CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
 REVIVE, PRUNE_RISK = "auto", 0.05
 SETUP, TOTAL, DRAIN, LEASE = "setup", "total", "drain", "lease"
+# studies of a store that a new one looks at, the latest ones
+_EARLIER = 12
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
@@ -210,7 +212,7 @@ def outlook_on(study: optuna.Study, setup: Setup) -> Outlook:
     storage = study._storage
     earlier = (
         (past, storage.get_all_trials(other._study_id, deepcopy=False))
-        for other in reversed(storage.get_all_studies())
+        for other in storage.get_all_studies()[: -_EARLIER - 1 : -1]
         if other.study_name not in (setup.name, f"{setup.name}-confirm")
         and (stored := other.user_attrs.get(SETUP)) is not None
         and (past := Setup.from_json(stored)).metric == setup.metric

@@ -24,7 +24,7 @@ ALLOWED = {
     "search": {
         *HOUSE,
         *("torch", "numpy", "optuna", "optuna_dashboard", "rich", "scipy", "plotly", "yaml"),
-        *("ray", "waitress"),
+        *("pydantic", "ray", "waitress"),
     },
 }
 

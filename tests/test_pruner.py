@@ -21,14 +21,8 @@ C, P, R = TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING
 
 
 def pruner(*, epochs=EPOCHS, total=16, risk=0.05):
-    return RestartAwarePruner(
-        epochs,
-        lambda _: Outlook(
-            Forecast([START], Covariates(epochs)), [curve.params for curve in BANK[:20]]
-        ),
-        risk=risk,
-        total=total,
-    )
+    outlook = Outlook(Forecast([START], Covariates(epochs)), [curve.params for curve in BANK[:20]])
+    return RestartAwarePruner(epochs, lambda: outlook, risk=risk, total=total)
 
 
 def study_with(*rows):
@@ -57,6 +51,14 @@ def test_nothing_is_stopped_before_its_share_of_the_budget() -> None:
     assert verdict(pruner(), study_with(first), trained(BAD, seed=2, state=R, epochs=3))
 
 
+def test_a_long_training_is_judged_only_where_there_is_something_new_to_tell() -> None:
+    it = pruner(epochs=150)
+    judged = [epoch for epoch in range(1, 151) if it._judged(epoch)]
+    assert judged[:4] == [15, 25, 32, 38]
+    assert len(judged) == 15
+    assert [epoch for epoch in range(1, 10) if pruner(epochs=9)._judged(epoch)] == list(range(1, 9))
+
+
 def test_the_last_epoch_is_the_end_and_not_a_stop() -> None:
     study = study_with(trained(GOOD, seed=1))
     assert not verdict(pruner(), study, trained(BAD, seed=2, state=R, epochs=EPOCHS))
@@ -83,10 +85,11 @@ def test_the_accepted_risk_decides_how_soon_a_trial_is_parked() -> None:
     first = trained(GOOD, seed=1)
     stops = []
     for risk in (0.001, 0.02, 0.2):
-        one = pruner(risk=risk)
         stops.append(
             sum(
-                verdict(one, study_with(first), trained(row, seed=seed, state=R, epochs=8))
+                verdict(
+                    pruner(risk=risk), study_with(first), trained(row, seed=seed, state=R, epochs=8)
+                )
                 for seed in range(6, 16)
                 for row in ({}, BAD)
             )
@@ -95,9 +98,12 @@ def test_the_accepted_risk_decides_how_soon_a_trial_is_parked() -> None:
 
 
 def test_trials_to_come_make_a_middling_one_hopeless() -> None:
-    first, middling = trained(BAD, seed=1), trained({"dice_weight": 1.2}, seed=2, state=R, epochs=8)
-    assert verdict(pruner(total=200), study_with(first), middling)
-    assert not verdict(pruner(total=2), study_with(first), middling)
+    bad = [trained(BAD, seed=seed) for seed in range(20, 30)]
+    middling = trained({"dice_weight": 1.1}, seed=2, state=R, epochs=8)
+    assert verdict(pruner(total=200), study_with(*bad), middling)
+    assert not verdict(pruner(total=11), study_with(*bad), middling)
+    # what is to come is guesswork while little has come to its end
+    assert not verdict(pruner(total=200), study_with(bad[0]), middling)
 
 
 def test_stopped_failed_and_diverged_trials_are_no_bar() -> None:
