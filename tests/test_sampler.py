@@ -205,6 +205,24 @@ def test_a_diverged_trial_stands_behind_all_others(tmp_path: Path) -> None:
     assert shown[2].intermediate_values == {}
 
 
+def test_for_a_gaussian_process_a_diverged_trial_is_as_bad_as_the_worst(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage, pruner="none")
+    setup = setup_of(pruner="none")
+    for end in (0.6, 0.2, 0.4):
+        play_one(study, storage, setup, curve(end))
+    token = storage.take_place(study._study_id, None, "test")
+    trial = take_up(study, storage.new_trial(study._study_id, token))
+    suggest(trial, setup)
+    trial.report(0.9, 1)
+    trial.set_constraint("diverged", 1.0)
+    study.tell(trial, state=TrialState.PRUNED)
+    shown = view_of(study, setup, "gp")[3]
+    assert (shown.state, shown.value) == (TrialState.COMPLETE, curve(0.2)[-1])
+    # it raises where only some trials have constraints
+    assert shown.constraints == {}
+
+
 def test_a_gaussian_process_can_be_asked_after_a_trial_diverged(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage, sampler="gp")
