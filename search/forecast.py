@@ -31,11 +31,14 @@ _OTHER_EFFECT = 1.0
 _SHRINK, _REACH = 0.4, 1.0
 _ROUNDS = 4
 # a study's own line beside the recorded one: of the level, of every effect
-NEAR, FAR = (0.3, 0.1), (10.0, 1.0)
+NEAR, FAR = (0.3, 0.1), (10.0, 2.0)
 # readings along a curve repeat each other: what each counts as evidence
 _WORTH = 0.3
 # how many readings the recorded size of errors is worth
 _TRUST = 30.0
+# a whole curve is foretold again from so many readings, to see whether forecasts are honest; what
+# is claimed weighs as much as so many of these
+_EARLY, _CLAIMED = 3, 4.0
 # a curve further off than so many deviations a reading is held to be an outlier
 _OUTLIER = 3.0
 
@@ -110,11 +113,20 @@ class _Line:
     def __init__(self, mean: Array, cov: Array, errors: Array, noise: float = 0.0) -> None:
         self.mean, self.cov, self.errors, self.noise = mean, cov, errors, noise
         self.freedom, self.squares = _TRUST, _TRUST
+        self._ended, self._surprise = _CLAIMED, _CLAIMED
 
     @property
     def size(self) -> float:
-        """Variance of the errors, as a multiple of the recorded one."""
-        return self.squares / self.freedom
+        """Variance of the errors, as a multiple of the recorded one; never below it.
+
+        Early readings that are all as foretold say little of what is still to come.
+        """
+        return max(1.0, self.squares / self.freedom)
+
+    @property
+    def _dishonest(self) -> float:
+        """By how much the variance of ends has been claimed too small so far; at least 1."""
+        return max(1.0, self._surprise / self._ended)
 
     def _projected(self, design: Array, reached: int) -> tuple[Array, Array, Array]:
         """Mean [k] and covariance [k, k] of a curve at knots, and cov x design [D, k]."""
@@ -135,6 +147,10 @@ class _Line:
         errors = self.errors[:reached, :reached]
         rest = values - means
         whole = line + errors
+        if robust and reached == K:
+            mean, deviation = self.end(design, values[:_EARLY])
+            self._surprise += min(_OUTLIER**2, ((float(values[-1]) - mean) / deviation) ** 2)
+            self._ended += 1
         distance = float(rest @ np.linalg.solve(whole, rest))
         density = self._density(distance, whole, reached)
         if robust:
@@ -174,7 +190,7 @@ class _Line:
             pull = np.linalg.solve(whole[:reached, :reached], whole[:reached, -1])
             mean = mean + pull @ (values - means[:reached])
             variance = variance - pull @ whole[:reached, -1]
-        return float(mean), math.sqrt(max(float(variance), 1e-12) * self.size)
+        return float(mean), math.sqrt(max(float(variance), 1e-12) * self.size * self._dishonest)
 
     def ends(self, rows: Array) -> tuple[Array, Array]:
         """Means and deviations of ends not yet begun on, rows [N, P] at the last knot."""

@@ -17,8 +17,6 @@ from search.forecast import End, Forecast
 _STEPS = np.linspace(0.0, 1.0, 33)
 # deviations beyond which a Student tail no longer counts
 _TAIL = 7.0
-# of the trials to come, those that count: some will be parked, and none is certain
-_TO_COME = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Rivals:
     best: float | None
     running: Sequence[End]
     newcomer: tuple[float, float]
-    to_come: float
+    to_come: int
 
     def chance(self, end: End, margin: float = 0.0) -> float:
         """Probability that a trial ends above all of them by more than a margin."""
@@ -126,15 +124,18 @@ class Outlook:
         begun = sum(lineage.CONTINUES not in one.user_attrs for one in self._running)
         return max(0, total - self._places - begun)
 
-    def newcomers(self, total: int) -> float:
-        """How many of the trials to come a trial is held against."""
-        return _TO_COME * min(self.to_come(total), self.complete)
+    def newcomers(self, total: int) -> int:
+        """How many of the trials to come a trial is held against.
+
+        No more than have come to their end: until then what they will bring is guesswork.
+        """
+        return min(self.to_come(total), self.complete)
 
     def end(self, one: FrozenTrial) -> End:
         """Where a trial will end."""
         return self.forecast.end(one.params, one.intermediate_values)
 
-    def rivals(self, *, but: int, to_come: float) -> Rivals:
+    def rivals(self, *, but: int, to_come: int) -> Rivals:
         """What trial `but` is held against. to_come: trials not yet begun that count."""
         running = [
             self.end(one) for one in self._running if one.number != but and one.intermediate_values

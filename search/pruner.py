@@ -71,7 +71,7 @@ class RestartAwarePruner(BasePruner):
         one = lineage.up_to(rows, trial)
         revived = lineage.CONTINUES in trial.user_attrs
         total = self._total if self._total is not None else study.user_attrs.get("total", 0)
-        to_come = 0.0 if revived else outlook.newcomers(total)
+        to_come = 0 if revived else outlook.newcomers(total)
         rivals = outlook.rivals(but=one.number, to_come=to_come)
         if rivals.best is None and not rivals.running:
             return False

@@ -47,7 +47,9 @@ def choose(
     """
     outlook.see(trials)
     at_end = outlook.to_come(total) == 0
-    if limit is not None and (not at_end or len(revivals(trials)) >= limit):
+    if limit is not None and len(revivals(trials)) >= limit:
+        return None
+    if not at_end and (limit is not None or outlook.best is None):
         return None
     best = max(
         (one for one in candidates(trials, outlook, epochs, total) if one.number not in without),

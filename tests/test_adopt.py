@@ -17,7 +17,7 @@ from tests.studies import FACES, play, setup_of, store, study_of
 
 def old_and_new(folder: Path, trials: int = 12, **changes):
     storage = store(folder)
-    old = study_of(storage, "old")
+    old = study_of(storage, "old", pruner="none")
     play(old, storage, setup_of("old"), trials)
     return storage, old, study_of(storage, "new", **changes)
 

@@ -115,10 +115,10 @@ def test_rivals_are_the_others() -> None:
         row(3, BANK[6], P, 6),
     ]
     seen.see(rows)
-    rivals = seen.rivals(but=1, to_come=2.5)
+    rivals = seen.rivals(but=1, to_come=2)
     assert rivals.best == pytest.approx(float(to_log(max(BANK[0].val_f))))
     assert [one.mean for one in rivals.running] == [seen.end(rows[2]).mean]
-    assert rivals.to_come == 2.5
+    assert rivals.to_come == 2
     assert seen.to_come(10) == 6
 
 

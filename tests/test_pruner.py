@@ -159,12 +159,12 @@ def test_every_pruner_runs_by_name(tmp_path: Path, name: str) -> None:
         assert states == {TrialState.COMPLETE}
 
 
-def test_the_best_survives_a_demonstration_of_forty(tmp_path: Path) -> None:
+def test_forty_trials_on_strange_data_end_near_the_best_of_them(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage, sampler="random")
     setup = setup_of(sampler="random")
     played = play(study, storage, setup, 40)
-    best = min(range(40), key=lambda n: abs(played[n]["dice_weight"] - 2.5))
-    assert study.trials[best].state == TrialState.COMPLETE
-    pruned = sum(trial.state == TrialState.PRUNED for trial in study.trials)
-    assert pruned >= 20
+    ends = [by_dice(params, setup.epochs) for params in played]
+    # curves that no bank has seen; nothing is revived here
+    assert max(ends) - study.best_value < 0.1 * (max(ends) - min(ends))
+    assert sum(trial.state == TrialState.PRUNED for trial in study.trials) >= 20

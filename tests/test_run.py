@@ -211,7 +211,7 @@ def test_more_trials_go_on_with_what_a_person_asked_for_first(
         "- {params: {dice_weight: 2.9, dropout: 0.3}, seed: 7, note: sooner, priority: 5,"
         " expect: [0.1, 0.9]}\n"
     )
-    flags = ("--trials", "6", "--enqueue", "more.yaml", "--workers", "1")
+    flags = ("--trials", "6", "--enqueue", "more.yaml", "--workers", "1", "--pruner", "none")
     assert here(*flags) == 0
     said = capsys.readouterr().out
     assert "more.yaml: 2 of 2 configurations enqueued" in said

@@ -166,7 +166,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 def test_two_workers_keep_to_the_budget(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    study = real_study(storage, total=5, config={"epochs": 2})
+    study = real_study(storage, total=5, config={"epochs": 2}, pruner="none")
     for worker in [start_worker(tmp_path) for _ in range(2)]:
         finished_well(worker)
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 5
