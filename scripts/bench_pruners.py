@@ -204,7 +204,9 @@ def draw_front(tables: Mapping[int, Table], path: Path) -> None:
         axis.set_ylabel("regret in seed standard deviations")
         # rules that lose everything would flatten the rest
         axis.set_yscale("symlog", linthresh=1)
-        axis.set_ylim(bottom=-0.05)
+        ticks = [0, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20]
+        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ylim(-0.05, 1.2 * max(1.0, *(regret.mean for _, regret in points.values())))
     # numbered, since points lie close together
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     with atomic_path(path) as temporary:

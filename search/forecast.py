@@ -68,26 +68,22 @@ def start_from(curves: Sequence[Recorded]) -> Start:
     errors = 0.5 * spread
     mean = np.concatenate([seen.mean(0), np.zeros((COVARIATES - 1) * K)])
     cov = np.kron(np.diag([100.0] + [_EFFECT**2] * (COVARIATES - 1)), spread)
+    line = _fitted(mean, cov, errors, designs, seen)
     for _ in range(_ROUNDS):
-        line = _Line(mean.copy(), cov.copy(), errors)
-        for design, values in zip(designs, seen, strict=True):
-            line.learn(design, values, robust=False)
-        errors = _shrunk(
-            np.mean(
-                [
-                    line.left_over(design, values)
-                    for design, values in zip(designs, seen, strict=True)
-                ],
-                axis=0,
-            )
-        )
-    line = _Line(mean, cov, errors)
-    for design, values in zip(designs, seen, strict=True):
-        line.learn(design, values, robust=False)
+        left = [line.left_over(*one) for one in zip(designs, seen, strict=True)]
+        errors = _shrunk(np.mean(left, axis=0))
+        line = _fitted(mean, cov, errors, designs, seen)
     deviation = seed_deviation(curves)
     rest = 1 - float(np.median([max(curve.val_f) for curve in curves]))
     noise = 0.7 * math.sqrt(errors[-1, -1]) if deviation is None else deviation / rest
     return Start(line.mean, line.cov, errors, spread, noise)
+
+
+def _fitted(mean: Array, cov: Array, errors: Array, designs: Sequence[Array], seen: Array) -> _Line:
+    line = _Line(mean, cov, errors)
+    for design, values in zip(designs, seen, strict=True):
+        line.learn(design, values, robust=False)
+    return line
 
 
 def vague_start() -> Start:
@@ -141,7 +137,10 @@ class _Line:
         return means, np.einsum("pjk,jp->jk", rows, design[:reached]), across
 
     def learn(self, design: Array, values: Array, *, robust: bool = True) -> float:
-        """Take in a curve, design [K, P], values [k]; returns its log density beforehand."""
+        """Take in a curve, design [K, P], values [k]; returns its log density beforehand.
+
+        robust: whether it may be an outlier, and tells the size of errors.
+        """
         reached = len(values)
         means, line, across = self._projected(design, reached)
         errors = self.errors[:reached, :reached]

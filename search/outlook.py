@@ -34,34 +34,33 @@ class Rivals:
 
     def chance(self, end: End, margin: float = 0.0) -> float:
         """Probability that a trial ends above all of them by more than a margin."""
-        low = float(np.min(end.means - _TAIL * end.deviations))
-        high = float(np.max(end.means + _TAIL * end.deviations))
+        if self.best is not None and self.to_come == 0 and not self.running:
+            return end.above(self.best + margin)
+        low, high = (end.means + side * _TAIL * end.deviations for side in (-1, 1))
         if self.best is not None:
-            if self.to_come == 0 and not self.running:
-                return end.above(self.best + margin)
-            low = max(low, self.best + margin)
-        if low >= high:
-            return 0.0
-        grid = low + (high - low) * _STEPS
-        density = _density(end, grid)
+            low = np.maximum(low, self.best + margin)
+        # each part of the mixture on a grid of its own: one may be far narrower than another
+        grid = low + np.maximum(high - low, 0.0) * _STEPS[:, None]
         level = grid - margin
         beaten = ndtr((level - self.newcomer[0]) / self.newcomer[1]) ** self.to_come
         for other in self.running:
             beaten = beaten * (1 - _above(other, level))
-        return float(min(1.0, np.trapezoid(density * beaten, grid)))
+        parts = np.trapezoid(_densities(end, grid) * beaten, grid, axis=0)
+        return float(min(1.0, end.weights @ parts))
 
 
-def _density(end: End, grid: Array) -> Array:
-    z = (grid[:, None] - end.means) / end.deviations
+def _densities(end: End, grid: Array) -> Array:
+    """Density of each part of a mixture [N] at its places in a grid [steps, N]."""
+    z = (grid - end.means) / end.deviations
     nu = end.freedoms
     peak = np.exp(gammaln((nu + 1) / 2) - gammaln(nu / 2)) / np.sqrt(nu * np.pi) / end.deviations
-    return np.asarray((peak * (1 + z**2 / nu) ** (-(nu + 1) / 2)) @ end.weights)
+    return np.asarray(peak * (1 + z**2 / nu) ** (-(nu + 1) / 2))
 
 
 def _above(end: End, level: Array) -> Array:
-    return np.asarray(
-        stdtr(end.freedoms, (end.means - level[:, None]) / end.deviations) @ end.weights
-    )
+    """Probability of ending above each of some levels, of any shape."""
+    z = (end.means - level[..., None]) / end.deviations
+    return np.asarray(stdtr(end.freedoms, z) @ end.weights)
 
 
 class Outlook:

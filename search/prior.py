@@ -66,7 +66,7 @@ def covariates_of(setup: Setup) -> Covariates:
 
 @functools.cache
 def _shipped() -> tuple[Start, ...]:
-    return tuple(start_from(read_bank(path)) for path in BANKS if path.exists())
+    return tuple(start_from(read_bank(path)) for path in BANKS)
 
 
 def _taught(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -> list[Start]:

@@ -63,6 +63,17 @@ def test_a_hopeless_end_has_no_chance_and_an_unbeaten_one_has_all() -> None:
     assert Rivals(0.0, [end(0.0, 0.05)], (0.0, 0.1), 3).chance(end(2.0, 0.05)) > 0.99
 
 
+def test_a_narrow_part_of_a_wide_mixture_is_not_overlooked() -> None:
+    parts = [end(0.5, 0.005), end(0.4, 0.5)]
+    both = End(
+        np.array([0.7, 0.3]), np.array([0.5, 0.4]), np.array([0.005, 0.5]), np.array([1e6, 1e6])
+    )
+    rivals = Rivals(0.49, [end(0.45, 0.02)], (0.4, 0.1), 5)
+    apart = [rivals.chance(part) for part in parts]
+    assert rivals.chance(both) == pytest.approx(0.7 * apart[0] + 0.3 * apart[1])
+    assert rivals.chance(both) > 0.3
+
+
 def test_every_trial_to_come_lowers_the_chance() -> None:
     chances = [Rivals(0.9, [], (0.8, 0.2), n).chance(end(1.0, 0.1)) for n in (0, 1, 5, 30)]
     assert chances == sorted(chances, reverse=True)

@@ -18,7 +18,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.trial import TrialState
 from PIL import Image
 
-from search.bank import Recorded, write_bank
+from search.bank import Recorded, read_bank, seed_deviation, write_bank
 from tests.scripts import SCRIPTS, script
 
 ROOT = SCRIPTS.parent
@@ -504,3 +504,51 @@ def test_help_waits_for_no_library() -> None:
     )
     assert done.stdout.endswith("set()\n")
     assert "--half" in done.stdout
+
+
+# ---------------------------------------------------------------------------------- what it shows
+
+
+SHIPPED = read_bank(Path(__file__).parent.parent / "search" / "banks" / "real-faces-64.json")
+
+
+def means(
+    name: str, curves: tuple[Recorded, ...], prior: tuple[Recorded, ...], *, size: int, count: int
+) -> dict[str, float]:
+    """The figures of a rule over studies that are the same for every rule."""
+    studies = replay.draw_studies(curves, size=size, count=count, seed=0, prior=prior)
+    make, space = rules.rules()[name], replay.distributions_of(curves)
+    sample = replay.sample_of(curves)
+    outcomes = [
+        replay.Replay(
+            study.curves,
+            make(replay.Setting(len(curves[0].val_f), size, study.prior, sample, study.seed)),
+            space,
+        ).run()
+        for study in studies
+    ]
+    noise = seed_deviation(SHIPPED)
+    assert noise is not None
+    figures = replay.figures_of(outcomes, studies, noise)
+    return {figure: float(values.mean()) for figure, values in figures.items()}
+
+
+@pytest.mark.parametrize(("half", "other"), ["ab", "ba"])
+def test_the_winner_is_kept_on_curves_that_the_prior_has_not_seen(half: str, other: str) -> None:
+    halves = replay.halves(SHIPPED)
+    ours = means("restart-aware", halves[half], halves[other], size=16, count=40)
+    assert ours["epochs_share"] < 0.42
+    assert ours["p_worse"] <= 0.05
+    assert ours["regret_sd"] < 0.35
+
+
+def test_on_curves_without_restarts_it_does_no_worse_than_one_check() -> None:
+    epochs = len(SHIPPED[0].val_f)
+    plain = tuple(curve for curve in SHIPPED if curve.params["T_0"] == epochs)
+    others = tuple(curve for curve in SHIPPED if curve.params["T_0"] != epochs)
+    ours = means("restart-aware", plain, others, size=8, count=40)
+    for check in ("epoch 1", "25 %", "40 %"):
+        theirs = means(f"one check at {check}, top 3", plain, others, size=8, count=40)
+        assert ours["p_worse"] <= theirs["p_worse"]
+        assert ours["regret_sd"] <= theirs["regret_sd"]
+        assert ours["epochs_share"] <= theirs["epochs_share"]
