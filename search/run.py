@@ -150,7 +150,9 @@ def parser() -> argparse.ArgumentParser:
     space.add_argument(
         "--no-priors", action="store_true", help="leave out the first trials of space.py"
     )
-    space.add_argument("--sampler", metavar="S", help="tpe (default), gp or random")
+    space.add_argument(
+        "--sampler", metavar="S", help="gp (default: the Gaussian process), tpe or random"
+    )
     space.add_argument(
         "--pruner",
         metavar="NAME",

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 METRIC = "f_score per image, training grid"
 # how a study searches may change from run to run
 CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
-REVIVE, PRUNE_RISK = "auto", 0.05
+SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.05
 SETUP, TOTAL, DRAIN, LEASE = "setup", "total", "drain", "lease"
 # studies of a store that a new one looks at, the latest ones
 _EARLIER = 12
@@ -110,8 +110,8 @@ def make_setup(
     data: DataSummary,
     *,
     seed: int = 0,
-    sampler: str = "tpe",
-    pruner: str = "restart-aware",
+    sampler: str = SAMPLER,
+    pruner: str = PRUNER,
     preset: str | None = None,
     revive: str | int = REVIVE,
     prune_risk: float = PRUNE_RISK,

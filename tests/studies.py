@@ -54,6 +54,8 @@ def setup_of(
     **options: Any,
 ) -> Setup:
     base = with_values(Config(), {"epochs": EPOCHS, **(config or {})})
+    # the quicker sampler, where a test does not ask for one
+    options = {"sampler": "tpe", **options}
     return make_setup(name, resolve(base, fixes, ranges, table=table), data, **options)
 
 
