@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # of the budget, before which no trial is stopped: by us, and by Optuna's own pruners
 WARMUP_SHARE, _OPTUNAS_WARMUP = 0.1, 0.15
+# before a curve tells anything, only recorded ones speak: in a study that is hardly a strange one
+_STRANGE = 0.1
 # chance of still giving the answer below which a trial is parked, in accepted risks and for a whole
 # training still to go: while trials are to come, and of a revived one
 PARK, PARK_AGAIN = 5.0, 0.5
@@ -68,6 +70,8 @@ class RestartAwarePruner(BasePruner):
         rows = study.get_trials(deepcopy=False)
         outlook = self._outlook_on_study()
         outlook.see(rows)
+        if not knots_by(epoch, self._epochs) and outlook.forecast.strangeness > _STRANGE:
+            return False
         one = lineage.up_to(rows, trial)
         revived = lineage.CONTINUES in trial.user_attrs
         total = self._total if self._total is not None else study.user_attrs.get("total", 0)
