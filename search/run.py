@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
         "--no-priors", action="store_true", help="leave out the first trials of space.py"
     )
     space.add_argument(
-        "--sampler", metavar="S", help="gp (default: the Gaussian process), tpe or random"
+        "--sampler", metavar="S", help="gp (default), tpe or random"
     )
     space.add_argument(
         "--pruner",
