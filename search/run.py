@@ -150,9 +150,7 @@ def parser() -> argparse.ArgumentParser:
     space.add_argument(
         "--no-priors", action="store_true", help="leave out the first trials of space.py"
     )
-    space.add_argument(
-        "--sampler", metavar="S", help="gp (default), tpe or random"
-    )
+    space.add_argument("--sampler", metavar="S", help="gp (default), tpe or random")
     space.add_argument(
         "--pruner",
         metavar="NAME",
