@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import time
@@ -38,35 +39,19 @@ _OURS = ("--trials", "--study", "--storage", "--runs", "--enqueue", "--no-priors
 
 def enqueue_file(folder: Path, trials: int, epochs: int, seed: int) -> Path:
     """The trials as a file for `--enqueue`; an existing one stays as it is."""
-    import numpy as np
     import yaml
 
     import space
+    from search.spaces import drawn
 
     path = folder / "trials.yaml"
     if not path.exists():
-        rng = np.random.default_rng(seed)
+        rng, specs = random.Random(seed), space.concrete(space.SPACE, epochs)
         entries = [
-            {
-                "params": {name: _at(spec, rng) for name, spec in table.items()},
-                "seed": int(rng.integers(2**31)),
-            }
-            for table in [space.concrete(space.SPACE, epochs)] * trials
+            {"params": drawn(specs, rng.random), "seed": rng.getrandbits(31)} for _ in range(trials)
         ]
         atomic_write_text(path, yaml.safe_dump(entries, sort_keys=False))
     return path
-
-
-def _at(spec: Any, rng: Any) -> Any:
-    import math
-
-    import space
-
-    if isinstance(spec, space.Choice):
-        return spec.choices[int(rng.integers(len(spec.choices)))]
-    low, high = (math.log(x) if spec.log else x for x in (spec.low, spec.high))
-    value = float(rng.uniform(low, high))
-    return math.exp(value) if spec.log else value
 
 
 @dataclass

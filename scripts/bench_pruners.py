@@ -13,32 +13,28 @@ pruning on the same studies, with the standard error of a bootstrap over configu
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import signal
+import functools
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_common import ROOT, count, interrupted_by_sigterm, record, write_json
+from bench_common import count, record, write_json
+from bench_pool import BANK, Estimate, add_flags, run, spread
 
-from trainer.cli import Parser, guarded, progress_bar
+from trainer.cli import Parser
 from trainer.errors import UserError
 from trainer.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
-    from replay import Curves, Estimate, Outcome, Study
+    from replay import Curves, Outcome, Study
 
-SHIPPED = "search/banks/real-faces-64.json"
-BANK = ROOT / SHIPPED
 SIZES, STUDIES = (16, 40), 300
 # a share of a rule's studies that one process replays at a stretch
 _CHUNKS = 6
 
-Table = dict[str, dict[str, "Estimate"]]
+Table = dict[str, dict[str, Estimate]]
 Values = Mapping[str, "np.ndarray"]
 
 
@@ -54,12 +50,6 @@ def _hold(studies: Sequence[Study], curves: Curves) -> None:
 
     _held = (studies, curves)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def _begin(studies: Sequence[Study], curves: Curves) -> None:
-    # Ctrl-C reaches every process of the terminal; the first one ends the others
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _hold(studies, curves)
 
 
 def _replay(name: str, numbers: range) -> list[Outcome]:
@@ -93,36 +83,17 @@ def replayed(
         for name in names
         for first in range(0, len(studies), step)
     ]
-    done: dict[tuple[str, int], list[Outcome]] = {}
-    total = len(names) * len(studies)
-    with progress_bar(f"{len(studies[0].curves)} trials") as bar:
-
-        def finished(part: tuple[str, range], outcomes: list[Outcome]) -> None:
-            done[part[0], part[1].start] = outcomes
-            bar(sum(map(len, done.values())), total)
-
-        if workers == 1:
-            _hold(studies, curves)
-            for part in parts:
-                finished(part, _replay(*part))
-        else:
-            # a fork would inherit the threads of the bar and of numpy
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, _begin, (studies, curves)) as pool:
-                waiting = {pool.submit(_replay, *part): part for part in parts}
-                try:
-                    for future in as_completed(waiting):
-                        finished(waiting[future], future.result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    # what has begun would be replayed to its end
-                    for process in multiprocessing.active_children():
-                        process.terminate()
-                    raise
-    return {
-        name: [one for part in parts if part[0] == name for one in done[name, part[1].start]]
-        for name in names
-    }
+    outcomes = spread(
+        _replay,
+        parts,
+        workers=workers,
+        begin=functools.partial(_hold, studies, curves),
+        text=f"{len(studies[0].curves)} trials",
+    )
+    found: dict[str, list[Outcome]] = {name: [] for name in names}
+    for (name, _), part in zip(parts, outcomes, strict=True):
+        found[name] += part
+    return found
 
 
 # ------------------------------------------------------------------------------------------- table
@@ -328,13 +299,7 @@ def parser() -> Parser:
         prog="scripts/bench pruners", description=__doc__.partition("\n\n")[2] if __doc__ else ""
     )
     add = made.add_argument
-    add(
-        "--bank",
-        type=Path,
-        default=BANK,
-        metavar="FILE",
-        help=f"whole curves to replay (search/banks/README.md); default {SHIPPED}",
-    )
+    add_flags(made, bank="whole curves to replay (search/banks/README.md)", seed="of the studies")
     add(
         "--half",
         choices=("a", "b"),
@@ -344,7 +309,7 @@ def parser() -> Parser:
         "--prior",
         metavar="FILE|none",
         help="curves from which rules may learn before a study begins; default: the other half;"
-        f" without --half those of {SHIPPED}, but for configurations of the study itself",
+        " without --half those of the shipped bank, but for configurations of the study itself",
     )
     add(
         "--trials",
@@ -360,7 +325,6 @@ def parser() -> Parser:
         metavar="N",
         help=f"studies of each size; default {STUDIES}",
     )
-    add("--seed", type=int, default=0, metavar="S", help="of the studies; default 0")
     add(
         "--seed-sd",
         type=positive,
@@ -368,21 +332,13 @@ def parser() -> Parser:
         help="standard deviation between seeds; default: pooled over the bank's repeats",
     )
     add("--only", nargs="+", default=[], metavar="RULE", help="these rules, and no pruning")
-    add("--workers", type=count, metavar="N", help="processes; default: the usable cores")
-    add("--json", type=Path, metavar="FILE", help="write the figures")
     add("--picture", type=Path, metavar="FILE", help="draw regret against epochs as a PNG")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(words)
-    interrupted_by_sigterm()
-    args.workers = args.workers or len(os.sched_getaffinity(0))
-    # small matrices: threads would only stand in the way of the other processes
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return guarded(lambda: bench(args, words))
+    return run(parser(), bench, argv)
 
 
 if __name__ == "__main__":

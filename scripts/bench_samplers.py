@@ -22,43 +22,33 @@ Behind ± the standard error over repetitions; the tables count as given, not as
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_common import ROOT, count, interrupted_by_sigterm, record, write_json
+from bench_common import count, record, write_json
+from bench_pool import Estimate, add_flags, run, spread
 
-from trainer.cli import Parser, guarded, progress_bar
+from trainer.cli import Parser
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from sampler_race import Arm, Job, Played
 
-BANK = ROOT / "search" / "banks" / "real-faces-64.json"
 TRIALS, REPEATS = (16, 40), 60
 # a table's studies beside one on the surrogate
 _TABLE_SHARE = 3
 FIGURES = ("regret", "rank", "wins", "ahead", "epochs", "ask_ms")
 
-Table = dict[str, dict[str, "Estimate"]]
+Table = dict[str, dict[str, Estimate]]
 # one study per repetition, for each arm of a world
 Studies = Mapping["Arm", Sequence["Played"]]
 
 
 # ----------------------------------------------------------------------------------------- playing
-
-
-def _begin() -> None:
-    # Ctrl-C reaches every process of the terminal; the first one ends the others
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _quiet()
 
 
 def _quiet() -> None:
@@ -75,29 +65,8 @@ def _play(job: Job, bank: Path) -> dict[int, Played]:
 
 def played(jobs: Sequence[Job], bank: Path, *, workers: int) -> list[dict[int, Played]]:
     """What each job came to, in their order."""
-    done: dict[int, dict[int, Played]] = {}
-    with progress_bar("studies") as bar:
-
-        def finished(number: int, studies: dict[int, Played]) -> None:
-            done[number] = studies
-            bar(len(done), len(jobs))
-
-        if workers == 1:
-            _quiet()
-            for number, job in enumerate(jobs):
-                finished(number, _play(job, bank))
-        else:
-            # a fork would inherit the threads of the bar and of numpy
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, _begin) as pool:
-                waiting = {pool.submit(_play, job, bank): n for n, job in enumerate(jobs)}
-                try:
-                    for future in as_completed(waiting):
-                        finished(waiting[future], future.result())
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-    return [done[number] for number in range(len(jobs))]
+    pairs = [(job, bank) for job in jobs]
+    return spread(_play, pairs, workers=workers, begin=_quiet, text="studies")
 
 
 def make_jobs(parts: Sequence[str], *, trials: Sequence[int], repeats: int, seed: int) -> list[Job]:
@@ -120,14 +89,6 @@ def make_jobs(parts: Sequence[str], *, trials: Sequence[int], repeats: int, seed
 
 
 # ------------------------------------------------------------------------------------------- table
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over worlds and repetitions, and its standard error; None from one repetition."""
-
-    mean: float
-    error: float | None
 
 
 def estimate(values: np.ndarray) -> Estimate:
@@ -273,13 +234,7 @@ def parser() -> Parser:
         description=__doc__.partition("\n\n")[2] if __doc__ else "",
     )
     add = made.add_argument
-    add(
-        "--bank",
-        type=Path,
-        default=BANK,
-        metavar="FILE",
-        help=f"curves that the surrogate is fitted to; default {BANK.relative_to(ROOT)}",
-    )
+    add_flags(made, bank="curves that the surrogate is fitted to", seed="of the repetitions")
     add("--only", choices=PARTS, help="one part of the race")
     add(
         "--trials",
@@ -296,21 +251,12 @@ def parser() -> Parser:
         metavar="N",
         help=f"studies on the surrogate, a third of that on each table; default {REPEATS}",
     )
-    add("--seed", type=int, default=0, metavar="S", help="of the repetitions; default 0")
-    add("--workers", type=count, metavar="N", help="processes; default: the usable cores")
-    add("--json", type=Path, metavar="FILE", help="write the figures, table by table too")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(words)
-    interrupted_by_sigterm()
-    args.workers = args.workers or len(os.sched_getaffinity(0))
-    # small matrices: threads would only stand in the way of the other processes
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return guarded(lambda: bench(args, words))
+    return run(parser(), bench, argv)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from bench_pool import Estimate
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -244,14 +245,6 @@ def sample_of(curves: Sequence[Recorded], count: int = 48) -> list[dict[str, flo
 
 
 # ----------------------------------------------------------------------------------------- figures
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over studies and its standard error; None where that cannot be told."""
-
-    mean: float
-    error: float | None
 
 
 def figures_of(

@@ -34,7 +34,9 @@ from replay import Rule, Setting
 from scipy.special import ndtr
 
 from search import lineage
-from search.prior import recorded_outlook
+from search.covariates import Covariates
+from search.forecast import Forecast, start_from
+from search.outlook import Outlook
 from search.pruner import RestartAwarePruner, first_epoch
 from search.revive import choose
 from search.study import PRUNE_RISK
@@ -56,8 +58,8 @@ _LEAST_SPREAD = 0.002
 
 def restart_aware(setting: Setting, risk: float = PRUNE_RISK) -> Rule:
     """This project's pruner and revival as they ship."""
-    banks = [setting.prior] if setting.prior else []
-    outlook = recorded_outlook(banks, setting.epochs, setting.configurations)
+    starts = [start_from(setting.prior)] if setting.prior else []
+    outlook = Outlook(Forecast(starts, Covariates(setting.epochs)), setting.configurations)
 
     def revive(study: optuna.Study, total: int) -> int | None:
         rows = study.get_trials(deepcopy=False)

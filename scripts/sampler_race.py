@@ -34,7 +34,7 @@ from search.outlook import Outlook
 from search.pruner import RestartAwarePruner
 from search.revive import choose, continued
 from search.sampler import SAMPLERS, LineageSampler, draw_seed
-from search.spaces import distribution
+from search.spaces import distribution, drawn
 from search.study import PRUNE_RISK
 from space import SPACE, Choice, Concrete, Int, concrete
 from trainer.errors import UserError
@@ -155,16 +155,7 @@ class Surrogate:
         """Configurations of the space, at random."""
         rng = np.random.default_rng(seed)
         for _ in range(count):
-            yield {name: _at(spec, rng.random()) for name, spec in self.specs.items()}
-
-
-def _at(spec: Concrete, place: float) -> Any:
-    """The value at a place in [0, 1) of a range."""
-    if isinstance(spec, Choice):
-        return spec.choices[int(place * len(spec.choices))]
-    low, high = (np.log(x) if spec.log else x for x in (spec.low, spec.high))
-    value = low + place * (high - low)
-    return float(np.exp(value) if spec.log else value)
+            yield drawn(self.specs, rng.random)
 
 
 def play_surrogate(world: Surrogate, prior: Start, arm: Arm, *, total: int, seed: int) -> Played:

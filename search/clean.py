@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.names import RUNS, STORAGE
+from search.names import RUNS, SETUP, STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _main(args: argparse.Namespace) -> int:
     import optuna
 
     from search.records import existing
-    from search.study import SETUP, load_study
+    from search.study import load_study
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

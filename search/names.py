@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from storage import LeasedStorage
@@ -14,6 +15,8 @@ RUNS = "runs"
 # studies that are not searches of their own
 CONFIRM_SUFFIX = "-confirm"
 IMPORTED = "imported"
+# attributes of a study: what it remembers, and how many finished trials it should reach
+SETUP, TOTAL = "setup", "total"
 # seconds between the beats of a worker, and seconds of silence after which it counts as dead
 BEAT_S = 2.0
 GRACE_S = 20.0
@@ -34,16 +37,19 @@ def owner_name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}"
 
 
+def is_search(name: str, attrs: Mapping[str, Any]) -> bool:
+    """Whether a study is one that search.run made: no repeats, and nothing imported."""
+    return SETUP in attrs and not (name.endswith(CONFIRM_SUFFIX) or attrs.get(IMPORTED))
+
+
 def latest_study(storage: LeasedStorage) -> str:
     """The search with the latest activity; repeats and imported studies are left out.
 
     Raises StudyError if there is none.
     """
-    from search.study import SETUP, StudyError
+    from search.study import StudyError
 
     for activity in storage.studies_by_activity():
-        attrs = storage.get_study_user_attrs(activity.study_id)
-        if activity.name.endswith(CONFIRM_SUFFIX) or attrs.get(IMPORTED) or SETUP not in attrs:
-            continue
-        return activity.name
+        if is_search(activity.name, storage.get_study_user_attrs(activity.study_id)):
+            return activity.name
     raise StudyError("the store holds no search yet; start one with python -m search.run")

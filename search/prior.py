@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
-from search.bank import Recorded, read_bank
+from search.bank import read_bank
 from search.covariates import KNOWN, Covariates
 from search.forecast import Forecast, Start, start_from
 from search.outlook import Outlook
-from search.spaces import distribution
+from search.spaces import drawn
 
 if TYPE_CHECKING:
     from search.study import Setup
@@ -35,15 +34,6 @@ def outlook_of(
     """A fresh outlook on a study. earlier: other studies of the store, the latest first."""
     starts = [*_shipped(), *_taught(earlier)]
     return Outlook(Forecast(starts, covariates_of(setup)), _configurations(setup))
-
-
-def recorded_outlook(
-    banks: Sequence[Sequence[Recorded]], epochs: int, configurations: Sequence[Mapping[str, Any]]
-) -> Outlook:
-    """An outlook that starts from these curves alone, for replaying other ones."""
-    return Outlook(
-        Forecast([start_from(bank) for bank in banks], Covariates(epochs)), configurations
-    )
 
 
 def covariates_of(setup: Setup) -> Covariates:
@@ -83,7 +73,5 @@ def _taught(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -> list[Star
 
 
 def _configurations(setup: Setup) -> list[dict[str, Any]]:
-    distributions = {name: distribution(spec) for name, spec in setup.specs().items()}
-    study = optuna.create_study(sampler=RandomSampler(seed=0))
-    drawn = [study.ask(distributions).params for _ in range(_CONFIGURATIONS)]
-    return [{**params, **setup.fixed} for params in drawn]
+    specs, rng = setup.specs(), random.Random(0)
+    return [{**drawn(specs, rng.random), **setup.fixed} for _ in range(_CONFIGURATIONS)]

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 
 from search import lineage
 from search.covariates import knots_by
+from search.names import TOTAL
 from search.outlook import Outlook
 from search.sampler import StudyView
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
 # of the budget, before which no trial is stopped: by us, and by Optuna's own pruners
 WARMUP_SHARE, _OPTUNAS_WARMUP = 0.1, 0.15
-# before a curve tells anything, only recorded ones speak: in a study that is hardly a strange one
-_STRANGE = 0.1
+# a study that is likelier than this to be like nothing recorded is judged from so many readings on;
+# elsewhere recorded curves may speak before a curve of its own does
+_STRANGE, _PATIENCE = 0.1, 2
 # chance of still giving the answer below which a trial is parked, in accepted risks and for a whole
 # training still to go: while trials are to come, and of a revived one
 PARK, PARK_AGAIN = 5.0, 0.5
@@ -70,15 +72,16 @@ class RestartAwarePruner(BasePruner):
         rows = study.get_trials(deepcopy=False)
         outlook = self._outlook_on_study()
         outlook.see(rows)
-        if not knots_by(epoch, self._epochs) and outlook.forecast.strangeness > _STRANGE:
+        if knots_by(epoch, self._epochs) < _PATIENCE and outlook.forecast.strangeness > _STRANGE:
             return False
         one = lineage.up_to(rows, trial)
         revived = lineage.CONTINUES in trial.user_attrs
-        total = self._total if self._total is not None else study.user_attrs.get("total", 0)
+        total = self._total if self._total is not None else study.user_attrs.get(TOTAL, 0)
         to_come = 0 if revived else outlook.newcomers(total)
         rivals = outlook.rivals(but=one.number, to_come=to_come)
         if rivals.best is None and not rivals.running:
             return False
+        # at the end of the budget only a better answer by more than the luck of a seed counts
         margin = outlook.forecast.noise if revived else 0.0
         chance = rivals.chance(outlook.end(one), margin)
         # a chance is worth the epochs that it still costs

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.names import RUNS, STORAGE
+from search.names import RUNS, SETUP, STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
     """Make one study in the store. Raises StudyError where it has trials there already."""
     import optuna
 
-    from search.study import SETUP, StudyError, open_study, set_total
+    from search.study import StudyError, open_study, set_total
 
     name = found.setup.name
     _make_room(storage, name)
@@ -113,7 +113,7 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
 
 def _make_room(storage: LeasedStorage, name: str) -> None:
     """Delete what an interrupted rebuild, or a run without trials, has left under this name."""
-    from search.study import SETUP, StudyError
+    from search.study import StudyError
 
     try:
         study_id = storage.get_study_id_from_name(name)

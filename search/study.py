@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 import space
 from search import lineage, spaces
-from search.names import BEAT_S, GRACE_S
+from search.names import BEAT_S, GRACE_S, SETUP, TOTAL, is_search
 from search.outlook import Outlook
 from search.prior import outlook_of
 from search.pruner import PRUNERS, make_pruner
@@ -43,7 +43,7 @@ METRIC = "f_score per image, training grid"
 # how a study searches may change from run to run
 CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
 SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.05
-SETUP, TOTAL, DRAIN, LEASE = "setup", "total", "drain", "lease"
+DRAIN, LEASE = "drain", "lease"
 # studies of a store that a new one looks at, the latest ones
 _EARLIER = 12
 # part of no identity: where the data lie, and what every trial or the search itself decides
@@ -213,9 +213,9 @@ def outlook_on(study: optuna.Study, setup: Setup) -> Outlook:
     earlier = (
         (past, storage.get_all_trials(other._study_id, deepcopy=False))
         for other in storage.get_all_studies()[: -_EARLIER - 1 : -1]
-        if other.study_name not in (setup.name, f"{setup.name}-confirm")
-        and (stored := other.user_attrs.get(SETUP)) is not None
-        and (past := Setup.from_json(stored)).metric == setup.metric
+        if other.study_name != setup.name
+        and is_search(other.study_name, other.user_attrs)
+        and (past := Setup.from_json(other.user_attrs[SETUP])).metric == setup.metric
     )
     return outlook_of(setup, earlier)
 

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from search.bank import Recorded, read_bank, seed_deviation, write_bank
-from tests.scripts import SCRIPTS, script
+from tests.scripts import SCRIPTS, loaded_by_help, script
 
 ROOT = SCRIPTS.parent
 replay, rules, bench = map(script, ("replay", "replay_rules", "bench_pruners"))
@@ -490,20 +490,9 @@ def test_the_front_holds_what_nothing_beats() -> None:
 
 
 def test_help_waits_for_no_library() -> None:
-    code = (
-        "import sys, bench_pruners\n"
-        "try: bench_pruners.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print({'torch', 'optuna', 'sqlalchemy'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{ROOT}"},
-    )
-    assert done.stdout.endswith("set()\n")
-    assert "--half" in done.stdout
+    said, loaded = loaded_by_help("bench_pruners")
+    assert loaded == set()
+    assert "--half" in said
 
 
 # ---------------------------------------------------------------------------------- what it shows
