@@ -126,11 +126,15 @@ def test_all_samplers_begin_with_the_same_trials_and_noise() -> None:
     world = race.Surrogate(start(noise=0.04, error=0.05), EPOCHS, seed=4)
     played = [race.play_surrogate(world, start(), arm, total=10, seed=4) for arm in race.ARMS]
     assert len({(one.score, one.epochs_share) for one in played}) == 1
+    # the answers of one short study can be the same by chance
     tpe, by_chance = (
-        race.play_surrogate(world, start(), race.Arm(name), total=20, seed=4)
+        [
+            race.play_surrogate(world, start(), race.Arm(name), total=20, seed=seed).score
+            for seed in range(4)
+        ]
         for name in ("tpe", "random")
     )
-    assert (tpe.score, tpe.epochs_share) != (by_chance.score, by_chance.epochs_share)
+    assert tpe != by_chance
 
 
 def test_a_study_is_pruned_and_its_answer_is_worse_than_the_best_known() -> None:
