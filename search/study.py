@@ -188,15 +188,21 @@ def open_study(
 
 
 def load_study(storage: LeasedStorage, name: str) -> optuna.Study:
-    """An existing study, ready to ask and tell. Raises StudyError with the nearest name."""
+    """An existing search, ready to ask and tell. Raises StudyError, with the nearest name."""
+    study = named_study(storage, name)
+    setup = load_setup(study)
+    equip(study, setup)
+    return study
+
+
+def named_study(storage: LeasedStorage, name: str) -> optuna.Study:
+    """An existing study of any kind, to look at. Raises StudyError, with the nearest name."""
     study = _existing(storage, name)
     if study is None:
         names = [other.study_name for other in storage.get_all_studies()]
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names) or 'no studies'}"
         raise StudyError(f'no study "{name}" in the store: {hint}')
-    setup = load_setup(study)
-    equip(study, setup)
     return study
 
 
@@ -328,7 +334,7 @@ def config_for(
 
 def base_values(setup: Setup) -> dict[str, Any]:
     """The base config flat, by dotted name."""
-    return dict(_flat(setup.base))
+    return dict(flat(setup.base))
 
 
 def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
@@ -416,7 +422,7 @@ def differences(stored: Setup, new: Setup) -> list[str]:
     """
     old_specs, new_specs = stored.specs(), new.specs()
     searched = {".".join(key_path(name)) for name in (*old_specs, *new_specs)}
-    old_base, new_base = dict(_flat(stored.base)), dict(_flat(new.base))
+    old_base, new_base = dict(flat(stored.base)), dict(flat(new.base))
     found = []
     for key in sorted((old_base.keys() | new_base.keys()) - searched):
         before, now = old_base.get(key), new_base.get(key)
@@ -475,10 +481,11 @@ def _data_text(setup: Setup) -> str:
     )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a nested config."""
     for key, item in tree.items():
         if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}.")
+            yield from flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
 

@@ -1,0 +1,220 @@
+"""What a study came to, trial by trial, for whoever compares trials.
+
+The report, `search.compare`, `search.export` and a notebook all read this, whether the trials were
+searched here or imported from somebody's old results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search import lineage, seedtable
+from search.names import IMPORTED, SETUP
+from search.records import token_folders_of
+from search.study import Setup, base_values, config_for, flat, trial_folder
+from trainer.config import key_path, to_dict
+from trainer.errors import ConfigError
+
+# attributes of an imported trial: its run's name, all that is known of its config (flat, by dotted
+# name), what was recorded each epoch (name -> one number per epoch, from the first on), and the run
+# whose weights it started from
+RUN, CONFIG, SERIES, CONTINUED = "run", "config", "series", "continued_from"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trial, all rows of its lineage together.
+
+    name: of a person's own run, else `trial N`. value: highest score, in [0, 1], of the study's
+    metric. figures: the columns of `search.seedtable`. params: searched values by name. config:
+    everything that is known of how it was trained, by dotted name, params included. series: what
+    was recorded each epoch (val_f, train_f, lr, ...), name -> {epoch: number}, epochs from 1.
+    per_class: F-score of the best epoch by class name, in [0, 1], None where a class is absent;
+    empty where it was not kept. budget: epochs that were planned. continued: the run whose weights
+    it started from. attrs: the trial's user attributes.
+    """
+
+    number: int
+    name: str
+    state: TrialState
+    value: float | None
+    figures: Mapping[str, Any]
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    series: Mapping[str, Mapping[int, float]]
+    per_class: Mapping[str, float | None]
+    budget: int
+    continued: str | None
+    attrs: Mapping[str, Any]
+    row: FrozenTrial
+
+    @property
+    def curve(self) -> Mapping[int, float]:
+        """Epoch -> score on the validation part."""
+        return self.series["val_f"]
+
+    @property
+    def note(self) -> str | None:
+        """What was written beside an enqueued or first trial."""
+        return self.attrs.get("note")
+
+    @property
+    def seed(self) -> int | None:
+        return self.attrs.get("seed")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study. metric: what a value is. setup: None where the trials were imported.
+
+    rows: as the store has them, revivals on rows of their own.
+    """
+
+    name: str
+    metric: str
+    setup: Setup | None
+    outcomes: Sequence[Outcome]
+    rows: Sequence[FrozenTrial]
+
+    @property
+    def imported(self) -> bool:
+        return self.setup is None
+
+    def scored(self) -> list[Outcome]:
+        """Complete and pruned trials with a value, the best first, complete ones before pruned."""
+        ended = [
+            one
+            for one in self.outcomes
+            if one.value is not None and one.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        ]
+        return sorted(
+            ended,
+            key=lambda one: (one.state != TrialState.COMPLETE, -(one.value or 0.0), one.number),
+        )
+
+    def complete(self) -> list[Outcome]:
+        """Trials that were trained to their end, the best first."""
+        return [one for one in self.scored() if one.state == TrialState.COMPLETE]
+
+    @property
+    def best(self) -> Outcome | None:
+        """The answer: the complete trial with the highest value."""
+        return next(iter(self.complete()), None)
+
+
+def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
+    """What the store knows of a study, and its histories where the runs folder has them.
+
+    Raises StudyError for a study that is neither a search nor imported.
+    """
+    from search.study import load_setup
+
+    imported = study.user_attrs.get(IMPORTED)
+    setup = None if imported and SETUP not in study.user_attrs else load_setup(study)
+    rows = study.get_trials(deepcopy=False)
+    outcomes = [
+        _imported(trial) if setup is None else _own(trial, rows, setup, runs)
+        for trial in lineage.merged(rows)
+    ]
+    metric = setup.metric if setup is not None else str(imported["metric"])
+    return Results(study.study_name, metric, setup, outcomes, rows)
+
+
+def _imported(trial: FrozenTrial) -> Outcome:
+    attrs = trial.user_attrs
+    series = {
+        name: dict(enumerate(values, 1)) for name, values in {**attrs.get(SERIES, {})}.items()
+    }
+    series["val_f"] = dict(trial.intermediate_values)
+    config = {**attrs.get(CONFIG, {}), **_dotted(trial.params)}
+    return Outcome(
+        number=trial.number,
+        name=str(attrs.get(RUN) or f"trial {trial.number}"),
+        state=trial.state,
+        value=lineage.value(trial),
+        figures=seedtable.row_of(trial),
+        params=trial.params,
+        config=config,
+        series=series,
+        per_class={},
+        budget=int(config.get("training.epochs") or len(trial.intermediate_values)),
+        continued=attrs.get(CONTINUED),
+        attrs=attrs,
+        row=trial,
+    )
+
+
+def _own(
+    trial: FrozenTrial, rows: Sequence[FrozenTrial], setup: Setup, runs: Path | None
+) -> Outcome:
+    history = [] if runs is None else _history(trial, rows, setup, runs)
+    series = _columns(history)
+    # the store has what was reported, a file perhaps another owner's epochs
+    series["val_f"] = dict(trial.intermediate_values)
+    figures = seedtable.row_of(trial)
+    best = next((entry for entry in history if entry["epoch"] == figures["best_epoch"]), {})
+    return Outcome(
+        number=trial.number,
+        name=f"trial {trial.number}",
+        state=trial.state,
+        value=lineage.value(trial),
+        figures=figures,
+        params=trial.params,
+        config=_config(trial, setup),
+        series=series,
+        per_class=best.get("val_f_per_class") or {},
+        budget=setup.epochs,
+        continued=None,
+        attrs=trial.user_attrs,
+        row=trial,
+    )
+
+
+def _config(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
+    try:
+        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get("seed", 0)))
+    except ConfigError:
+        # a row of somebody else's making
+        return {**base_values(setup), **_dotted(trial.params)}
+    # what differs from trial to trial by its nature is no setting
+    return {
+        key: value
+        for key, value in flat(whole)
+        if not key.startswith(("experiment.", "runtime.")) and key != "training.seed"
+    }
+
+
+def _dotted(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {".".join(key_path(name)): value for name, value in params.items()}
+
+
+def _history(
+    trial: FrozenTrial, rows: Sequence[FrozenTrial], setup: Setup, runs: Path
+) -> list[dict[str, Any]]:
+    """A line per epoch, from the newest file of the trial that holds; empty where there is none."""
+    numbers = [row.number for row in rows if lineage.rows_of(rows, row)[0].number == trial.number]
+    for number in sorted(numbers, reverse=True):
+        for folder in reversed(token_folders_of(trial_folder(runs, setup.name, number))):
+            try:
+                history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+                return [{**entry, "epoch": int(entry["epoch"])} for entry in history]
+            except (OSError, ValueError, KeyError, TypeError):
+                # of a claim that had hardly begun, or another tool's file
+                continue
+    return []
+
+
+def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    columns: dict[str, dict[int, float]] = {}
+    for entry in history:
+        for name, value in entry.items():
+            if name != "epoch" and isinstance(value, (int, float)):
+                columns.setdefault(name, {})[entry["epoch"]] = float(value)
+    return columns
