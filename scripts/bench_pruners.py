@@ -55,11 +55,12 @@ def _hold(studies: Sequence[Study], curves: Curves) -> None:
 def _replay(name: str, numbers: range) -> list[Outcome]:
     """Some of the held studies under one rule."""
     from replay import Replay, Setting, distributions_of, sample_of
-    from replay_rules import rules
+    from replay_rules import grid, rules
 
     assert _held is not None, "_hold comes first"
     studies, curves = _held
-    make, distributions, configurations = rules()[name], distributions_of(curves), sample_of(curves)
+    make = {**rules(), **grid()}[name]
+    distributions, configurations = distributions_of(curves), sample_of(curves)
     outcomes = []
     for study in (studies[number] for number in numbers):
         epochs, total = len(study.curves[0].val_f), len(study.curves)
@@ -232,10 +233,10 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
     """Replay, print, and write what is asked for."""
     import optuna
     from replay import draw_studies, figures_of, membership
-    from replay_rules import LEFT_OUT, NO_PRUNING, OURS, rules
+    from replay_rules import LEFT_OUT, NO_PRUNING, OURS, grid, rules
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    names = list(rules())
+    names = [NO_PRUNING, *grid()] if args.grid else list(rules())
     if unknown := set(args.only) - set(names):
         raise UserError(f"--only {unknown.pop()}: not one of {'; '.join(names)}")
     names = [name for name in names if not args.only or name in {NO_PRUNING, *args.only}]
@@ -257,7 +258,7 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         if OURS in names:
             ahead[size] = ahead_of(OURS, figures, member)
             print(f"{_compared(OURS, ahead[size])}\n")
-    for name, reason in LEFT_OUT.items():
+    for name, reason in ({} if args.grid else LEFT_OUT).items():
         print(f"{name} is left out: it {reason}")
     if args.json is not None:
         write_json(
@@ -330,6 +331,11 @@ def parser() -> Parser:
         type=positive,
         metavar="SD",
         help="standard deviation between seeds; default: pooled over the bank's repeats",
+    )
+    add(
+        "--grid",
+        action="store_true",
+        help="our own rule alone, under a grid of thresholds around those that ship",
     )
     add("--only", nargs="+", default=[], metavar="RULE", help="these rules, and no pruning")
     add("--picture", type=Path, metavar="FILE", help="draw regret against epochs as a PNG")

@@ -37,7 +37,7 @@ from search import lineage
 from search.covariates import Covariates
 from search.forecast import Forecast, start_from
 from search.outlook import Outlook
-from search.pruner import RestartAwarePruner, first_epoch
+from search.pruner import THRESHOLDS, RestartAwarePruner, Thresholds, first_epoch
 from search.revive import choose
 from search.study import PRUNE_RISK
 
@@ -56,16 +56,28 @@ _FEW = 3
 _LEAST_SPREAD = 0.002
 
 
-def restart_aware(setting: Setting, risk: float = PRUNE_RISK) -> Rule:
-    """This project's pruner and revival as they ship."""
+def restart_aware(
+    setting: Setting, risk: float = PRUNE_RISK, thresholds: Thresholds = THRESHOLDS
+) -> Rule:
+    """This project's pruner and revival, as they ship where nothing is given."""
     starts = [start_from(setting.prior)] if setting.prior else []
     outlook = Outlook(Forecast(starts, Covariates(setting.epochs)), setting.configurations)
 
     def revive(study: optuna.Study, total: int) -> int | None:
         rows = study.get_trials(deepcopy=False)
-        return choose(rows, outlook, epochs=setting.epochs, total=total, limit=None, risk=risk)
+        return choose(
+            rows,
+            outlook,
+            epochs=setting.epochs,
+            total=total,
+            limit=None,
+            risk=risk,
+            thresholds=thresholds,
+        )
 
-    pruner = RestartAwarePruner(setting.epochs, lambda: outlook, risk=risk, total=setting.total)
+    pruner = RestartAwarePruner(
+        setting.epochs, lambda: outlook, risk=risk, total=setting.total, thresholds=thresholds
+    )
     return Rule(pruner, revive)
 
 
@@ -489,3 +501,14 @@ def rules() -> dict[str, Factory]:
             name = f"freeze-thaw (plain, after ifBO), {share:.0%}{label}"
             table[name.replace("%", " %")] = _freeze_thaw(share, use_prior)
     return table
+
+
+def grid() -> dict[str, Factory]:
+    """Name -> our own rule under other thresholds than those that ship."""
+    values = product((3.0, 5.0, 8.0), (0.5, 1.0, 2.0), (0.1, 0.2))
+    return {
+        f"park {park:g}, again {again:g}, from {share:.0%}".replace("%", " %"): functools.partial(
+            restart_aware, thresholds=Thresholds(park, again, share)
+        )
+        for park, again, share in values
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import optuna
@@ -28,14 +29,29 @@ from search.sampler import StudyView
 if TYPE_CHECKING:
     from search.study import Setup
 
-# of the budget, before which no trial is stopped: by us, and by Optuna's own pruners
-WARMUP_SHARE, _OPTUNAS_WARMUP = 0.1, 0.15
+# of the budget, before which no trial is stopped by one of Optuna's own pruners
+_OPTUNAS_WARMUP = 0.15
 # a study that is likelier than this to be like nothing recorded is judged from so many readings on;
 # elsewhere recorded curves may speak before a curve of its own does
 _STRANGE, _PATIENCE = 0.1, 2
-# chance of still giving the answer below which a trial is parked, in accepted risks and for a whole
-# training still to go: while trials are to come, and of a revived one
-PARK, PARK_AGAIN = 5.0, 0.5
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where a trial is parked and where it goes on again.
+
+    park: chance of still giving the answer below which a trial is parked, in accepted risks and
+    for a whole training still to go, while trials are to come. again: of a revived trial, and for
+    all at the end of the budget. warmup_share: of the budget, before which no trial is parked.
+    `scripts/bench pruners --grid` shows what they are worth.
+    """
+
+    park: float = 5.0
+    again: float = 0.5
+    warmup_share: float = 0.1
+
+
+THRESHOLDS = Thresholds()
 
 
 class RestartAwarePruner(BasePruner):
@@ -57,13 +73,14 @@ class RestartAwarePruner(BasePruner):
         *,
         risk: float,
         total: int | None = None,
-        warmup_share: float = WARMUP_SHARE,
+        thresholds: Thresholds = THRESHOLDS,
     ) -> None:
         self._epochs = epochs
         self._outlook_on_study = outlook
         self._risk = risk
         self._total = total
-        self._first_epoch = first_epoch(epochs, warmup_share)
+        self._thresholds = thresholds
+        self._first_epoch = first_epoch(epochs, thresholds.warmup_share)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         epoch = trial.last_step
@@ -86,7 +103,8 @@ class RestartAwarePruner(BasePruner):
         chance = rivals.chance(outlook.end(one), margin)
         # a chance is worth the epochs that it still costs
         left = 1 - epoch / self._epochs
-        return chance < left * self._risk * (PARK_AGAIN if revived else PARK)
+        limits = self._thresholds
+        return chance < left * self._risk * (limits.again if revived else limits.park)
 
     def _judged(self, epoch: int) -> bool:
         """Whether an epoch tells the forecast anything new: between two knots it learns nothing."""

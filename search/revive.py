@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search import lineage
 from search.lineage import CONTINUES, COPIED_FROM, rows_of
 from search.outlook import Outlook
-from search.pruner import PARK, PARK_AGAIN
+from search.pruner import THRESHOLDS, Thresholds
 from search.study import Setup, outlook_on, trial_folder
 
 AUTO = "auto"
@@ -36,6 +36,7 @@ def choose(
     limit: int | None,
     risk: float,
     without: Collection[int] = (),
+    thresholds: Thresholds = THRESHOLDS,
 ) -> int | None:
     """The parked trial to go on with now: the number of its last row; None for none now.
 
@@ -60,7 +61,7 @@ def choose(
         return None
     if limit is None and not (at_end and outlook.best is None and not under_way(trials)):
         # what has just been parked must not come back at once
-        least = 2 * risk * (PARK_AGAIN if at_end else PARK)
+        least = 2 * risk * (thresholds.again if at_end else thresholds.park)
         if best.worth < least or best.epochs_left > allowance(trials, epochs):
             return None
     return best.number

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # before any test imports torch or numpy
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# a shell's background job ignores Ctrl-C, and so would every process that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Iterator  # noqa: E402
 from contextlib import ExitStack  # noqa: E402

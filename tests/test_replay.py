@@ -368,6 +368,16 @@ def test_every_rule_runs_and_is_deterministic(name: str) -> None:
         assert outcomes[0].epochs == 80
 
 
+def test_the_grid_holds_what_ships_and_other_thresholds_decide_otherwise() -> None:
+    curves = bank(12, seeds=1)
+    (study,) = replay.draw_studies(curves, size=12, count=1, seed=0)
+    setting = replay.Setting(10, 12, study.prior, replay.sample_of(curves))
+    outcomes = {name: played(make(setting), *study.curves) for name, make in rules.grid().items()}
+    shipped = played(rules.restart_aware(setting), *study.curves)
+    assert outcomes["park 5, again 0.5, from 10 %"] == shipped
+    assert len({outcome.epochs for outcome in outcomes.values()}) > 2
+
+
 # ------------------------------------------------------------------------------- the command line
 
 
