@@ -31,11 +31,25 @@ def command(module: str, *, storage: str, runs: str, study: str | None = None) -
     words = [sys.executable, "-m", module]
     if storage != STORAGE:
         words += ["--storage", redact(storage)]
-    if runs != RUNS and module == "search.dashboard":
+    if runs != RUNS and module != "search.export":
         words += ["--runs", runs]
     if study is not None:
         words += ["--study", study]
     return shlex.join(words)
+
+
+def commands(study: str, *, storage: str, runs: str) -> dict[str, str]:
+    """What one does next with a study -> the command."""
+
+    def of(module: str) -> str:
+        return command(module, storage=storage, runs=runs, study=study)
+
+    return {
+        "watch": command("search.dashboard", storage=storage, runs=runs),
+        "report": f"{of('search.report')} --out report.html",
+        "confirm": of("search.confirm"),
+        "export": f"{of('search.export')} --out best.yaml",
+    }
 
 
 def comparison(study: optuna.Study, count: int = 5) -> Table:
@@ -107,13 +121,8 @@ def summary(
         )
     if setup.preset == "demo":
         console.print(DEMO_WARNING)
-    lines = [
-        f"watch:  {command('search.dashboard', storage=storage, runs=runs)}",
-        f"export: {command('search.export', storage=storage, runs=runs, study=study.study_name)}"
-        " --out best.yaml",
-    ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for what, line in commands(study.study_name, storage=storage, runs=runs).items():
+        console.print(f"{what + ':':<9}{line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _revived_text(

@@ -1,4 +1,4 @@
-"""A trial as YAML for the trainer: `python -m search.export --out best.yaml`."""
+"""A trial as YAML for the trainer, or in another form: `python -m search.export`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from search.names import STORAGE
+from search.names import CONFIRM_SUFFIX, IMPORTED, RUNS, SETUP, STORAGE
 from trainer.cli import Parser, guarded
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from storage import LeasedStorage
+    from trainer.config import Config
+
+FORMATS = ("yaml", "json", "csv", "python-dict", "cli", "card")
 EXAMPLES = """\
 examples:
   python -m search.export --out best.yaml
   python -m trainer.train --config best.yaml                 the same score again
   python -m trainer.train --config best.yaml --preset full   its values at full size
+  python -m search.export --format csv --out trials.csv      all trials, for a spreadsheet
+  python -m search.export --confirmed --format card --out CARD.md
 """
 
 
@@ -31,6 +38,21 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
     it.add_argument(
         "--trial", type=int, metavar="N", help="trial number (default: the best complete one)"
+    )
+    it.add_argument(
+        "--confirmed",
+        action="store_true",
+        help="the winner of search.confirm, from the study NAME-confirm",
+    )
+    it.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="yaml",
+        help="yaml (default), json or python-dict: the whole config; cli: the command that trains"
+        " it; card: a model card in Markdown; csv: the table of all trials",
+    )
+    it.add_argument(
+        "--runs", default=RUNS, metavar="DIR", help=f"the trials' files, for the card ({RUNS})"
     )
     it.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
     return it
@@ -48,25 +70,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from search.names import latest_study
-    from search.study import load_study
+    from search.study import named_study
     from storage import open_storage, redact_words
     from trainer.files import atomic_write_text
 
+    _check(args)
     storage = open_storage(args.storage, create=False)
     name = args.study
     if name is None:
         name = latest_study(storage)
         print(f"study {name} (the latest; another: --study NAME)", file=sys.stderr)
-    study = load_study(storage, name)
-    trial = _chosen(study, args.trial)
-    command = ["python", "-m", "search.export", *redact_words(words)]
-    text = exported(study, trial, command=shlex.join(command))
+    if args.format == "csv":
+        text, what = _all_trials(named_study(storage, name))
+    else:
+        study, trial = _study_and_trial(args, storage, name)
+        command = shlex.join(["python", "-m", "search.export", *redact_words(words)])
+        text = _text(args, storage, study, trial, command)
+        what = f"trial {trial.number} of {study.study_name} is"
     if args.out is None:
         sys.stdout.write(text)
     else:
         atomic_write_text(args.out, text)
-        print(f"trial {trial.number} of {name} is in {args.out}", file=sys.stderr)
+        print(f"{what} in {args.out}", file=sys.stderr)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError for flags that contradict each other."""
+    if args.trial is not None and args.confirmed:
+        raise UserError(
+            f"--trial {args.trial} and --confirmed each choose a trial; leave one of them out"
+        )
+    chosen = "--confirmed" if args.confirmed else f"--trial {args.trial}"
+    if args.format == "csv" and (args.confirmed or args.trial is not None):
+        raise UserError(f"--format csv holds all trials; leave {chosen} out, or choose yaml")
+
+
+# ----------------------------------------------------------------------------------------- texts
 
 
 def exported(study: optuna.Study, trial: FrozenTrial, *, command: str) -> str:
@@ -74,8 +114,15 @@ def exported(study: optuna.Study, trial: FrozenTrial, *, command: str) -> str:
 
     Raises StudyError or ConfigError if the study or the trial does not hold what is needed.
     """
-    from search.study import config_for, load_setup, search_record
     from trainer.config import to_yaml
+
+    return to_yaml(*_config_and_record(study, trial, command))
+
+
+def _config_and_record(
+    study: optuna.Study, trial: FrozenTrial, command: str
+) -> tuple[Config, dict[str, Any]]:
+    from search.study import config_for, load_setup, search_record
 
     setup = load_setup(study)
     config = config_for(
@@ -84,8 +131,87 @@ def exported(study: optuna.Study, trial: FrozenTrial, *, command: str) -> str:
         seed=trial.user_attrs["seed"],
         runtime=trial.user_attrs.get("runtime"),
     )
-    record = search_record(setup, trial) | {"epochs": setup.epochs, "command": command}
-    return to_yaml(config, record)
+    return config, search_record(setup, trial) | {"epochs": setup.epochs, "command": command}
+
+
+def _text(
+    args: argparse.Namespace,
+    storage: LeasedStorage,
+    study: optuna.Study,
+    trial: FrozenTrial,
+    command: str,
+) -> str:
+    from search import formats
+    from trainer.config import to_dict
+
+    if args.format == "yaml":
+        return exported(study, trial, command=command)
+    config, record = _config_and_record(study, trial, command)
+    if args.format == "cli":
+        return shlex.join(formats.train_words(config)) + "\n"
+    if args.format == "card":
+        return _card(args, storage, study, trial, config, command)
+    document = to_dict(config) | {"search": record}
+    return formats.as_json(document) if args.format == "json" else formats.as_python(document)
+
+
+def _all_trials(study: optuna.Study) -> tuple[str, str]:
+    """The table, and what it is in words."""
+    from search.formats import as_csv
+    from search.results import results_of
+
+    results = results_of(study)
+    return as_csv(results), f"{len(results.outcomes)} trials of {results.name} are"
+
+
+def _card(
+    args: argparse.Namespace,
+    storage: LeasedStorage,
+    study: optuna.Study,
+    trial: FrozenTrial,
+    config: Config,
+    command: str,
+) -> str:
+    from search.card import card, origin_of
+    from search.markdown import markdown
+    from search.results import results_of
+    from storage import redact
+
+    results = results_of(study, Path(args.runs))
+    chosen = next(one for one in results.outcomes if one.number == trial.number)
+    confirm = ["python", "-m", "search.confirm", "--study", study.study_name]
+    confirm[-1] = confirm[-1].removesuffix(CONFIRM_SUFFIX)
+    confirm += ["--storage", redact(args.storage)] if args.storage != STORAGE else []
+    confirm += ["--runs", args.runs] if args.runs != RUNS else []
+    origin = origin_of(storage, results, chosen, Path(args.runs))
+    return markdown(
+        card(results, chosen, config, origin, command=command, confirm=shlex.join(confirm))
+    )
+
+
+# ---------------------------------------------------------------------------------- which trial
+
+
+def _study_and_trial(
+    args: argparse.Namespace, storage: LeasedStorage, name: str
+) -> tuple[optuna.Study, FrozenTrial]:
+    """Raises StudyError for a study that lacks such a trial, or whose configs are not known."""
+    from search.study import StudyError, load_setup, named_study
+
+    if args.confirmed:
+        # only now: it brings torch along
+        from search.confirm import confirmed_trial
+
+        trial = confirmed_trial(storage, name)
+        return named_study(storage, name.removesuffix(CONFIRM_SUFFIX) + CONFIRM_SUFFIX), trial
+    study = named_study(storage, name)
+    if study.user_attrs.get(IMPORTED) and SETUP not in study.user_attrs:
+        raise StudyError(
+            f'study "{name}" was imported, so its configs are not known as a whole;'
+            " --format csv gives its table"
+        )
+    load_setup(study)
+    return study, _chosen(study, args.trial)
 
 
 def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:

@@ -16,7 +16,7 @@ from search import spaces
 from search.adopt import adopt
 from search.enqueue import Request, complete, enqueue, read_requests
 from search.first import enqueue_first
-from search.names import default_name
+from search.names import CONFIRM_SUFFIX, default_name
 from search.progress import View
 from search.records import token_folders_of
 from search.spaces import Searched
@@ -123,13 +123,19 @@ def opened(
     args: argparse.Namespace, plan: Plan, storage: LeasedStorage, view: View
 ) -> tuple[optuna.Study, Setup]:
     """Open the study and fill its queue; faces are decoded before anything is written."""
+    for flag, name in (("--study", args.study), ("--from", args.old)):
+        if name is not None and name.endswith(CONFIRM_SUFFIX):
+            raise StudyError(
+                f"{flag} {name}: names in {CONFIRM_SUFFIX} are kept for repeats, which python -m"
+                " search.confirm goes on with; name a search"
+            )
     if args.old:
         load_study(storage, args.old)
     explicit = [name for name in ("seed", *CHANGEABLE) if getattr(args, name) is not None]
     # a study made for something else is refused before a long decoding
     agreed(storage, plan.setup, explicit=explicit)
     lease = lease_of(storage, plan.setup.name).changed(args.beat_s, args.grace_s)
-    _refuse_orphans(storage, plan.setup.name, Path(args.runs))
+    refuse_orphans(storage, plan.setup.name, Path(args.runs))
     data = plan.setup.base["data"]
     root = plan.setup.data["root"]
     with progress_bar("decoding faces") as tick:
@@ -163,7 +169,7 @@ def opened(
     return study, setup
 
 
-def _refuse_orphans(storage: LeasedStorage, name: str, runs: Path) -> None:
+def refuse_orphans(storage: LeasedStorage, name: str, runs: Path) -> None:
     """Raise StudyError where a new study would write over the trials of a lost one."""
     folder = trial_folder(runs, name, 0).parent
     if name in {study.study_name for study in storage.get_all_studies()}:

@@ -7,6 +7,7 @@ searched here or imported from somebody's old results.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,11 +120,16 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
     imported = study.user_attrs.get(IMPORTED)
     setup = None if imported and SETUP not in study.user_attrs else load_setup(study)
     rows = study.get_trials(deepcopy=False)
-    outcomes = [
-        _imported(trial) if setup is None else _own(trial, rows, setup, runs)
-        for trial in lineage.merged(rows)
-    ]
-    metric = setup.metric if setup is not None else str(imported["metric"])
+    if setup is None:
+        outcomes = [_imported(trial) for trial in lineage.merged(rows)]
+    else:
+        numbers = defaultdict(list)
+        for row in rows:
+            numbers[lineage.rows_of(rows, row)[0].number].append(row.number)
+        outcomes = [
+            _own(trial, numbers[trial.number], setup, runs) for trial in lineage.merged(rows)
+        ]
+    metric = setup.metric if setup is not None else str((imported or {})["metric"])
     return Results(study.study_name, metric, setup, outcomes, rows)
 
 
@@ -151,10 +157,8 @@ def _imported(trial: FrozenTrial) -> Outcome:
     )
 
 
-def _own(
-    trial: FrozenTrial, rows: Sequence[FrozenTrial], setup: Setup, runs: Path | None
-) -> Outcome:
-    history = [] if runs is None else _history(trial, rows, setup, runs)
+def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | None) -> Outcome:
+    history = [] if runs is None else _history(numbers, setup, runs)
     series = _columns(history)
     # the store has what was reported, a file perhaps another owner's epochs
     series["val_f"] = dict(trial.intermediate_values)
@@ -187,19 +191,25 @@ def _config(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat(whole)
-        if not key.startswith(("experiment.", "runtime.")) and key != "training.seed"
+        if not key.startswith(("experiment.", "runtime."))
+        and key not in ("search", "training.seed")
     }
 
 
 def _dotted(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {".".join(key_path(name)): value for name, value in params.items()}
+    return {_place(name): value for name, value in params.items()}
 
 
-def _history(
-    trial: FrozenTrial, rows: Sequence[FrozenTrial], setup: Setup, runs: Path
-) -> list[dict[str, Any]]:
-    """A line per epoch, from the newest file of the trial that holds; empty where there is none."""
-    numbers = [row.number for row in rows if lineage.rows_of(rows, row)[0].number == trial.number]
+def _place(name: str) -> str:
+    try:
+        return ".".join(key_path(name))
+    except ConfigError:
+        # of another trainer
+        return name
+
+
+def _history(numbers: Sequence[int], setup: Setup, runs: Path) -> list[dict[str, Any]]:
+    """A line per epoch, from the newest file of a trial's rows that holds; empty without any."""
     for number in sorted(numbers, reverse=True):
         for folder in reversed(token_folders_of(trial_folder(runs, setup.name, number))):
             try:

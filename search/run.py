@@ -258,7 +258,8 @@ def _main(
     import optuna
     from rich.console import Console
 
-    from search.closing import disk_use, summary
+    from search.board import Board
+    from search.closing import commands, disk_use, summary
     from search.opening import opened, planned
     from search.progress import View, counted
     from search.supervisor import Run, supervise
@@ -269,7 +270,7 @@ def _main(
     view = View(console, plain=args.plain)
     _check_computing(args)
     plan = planned(args)
-    _check_writable(Path(args.runs))
+    check_writable(Path(args.runs))
     storage = open_storage(args.storage, tell=view.say)
     if storage.warning is not None:
         view.say(f"note: {storage.warning}")
@@ -282,7 +283,8 @@ def _main(
             f" raise --trials above that to go on"
         )
     else:
-        with _dashboard(args, view, password):
+        lines = commands(setup.name, storage=args.storage, runs=args.runs)
+        with _dashboard(args, view, password), Board(study, lines, view.say):
             code = supervise(run, ahead)
     summary(console, study, setup, storage=args.storage, runs=args.runs)
     view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
@@ -297,7 +299,7 @@ def _main(
     return code
 
 
-def _check_writable(runs: Path) -> None:
+def check_writable(runs: Path) -> None:
     from trainer.errors import UserError
 
     try:

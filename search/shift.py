@@ -19,8 +19,9 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from search.board import put_note, trial_note
 from search.lineage import CONTINUES, DIVERGED, finished, nothing_better_for, rows_of
-from search.names import BEAT_S, GRACE_S, owner_name
+from search.names import BEAT_S, CONFIRM_SUFFIX, GRACE_S, owner_name
 from search.objective import run_trial, suggest, trial_config
 from search.resume import Start, clear_strangers, taken_over
 from search.revive import Revivals, continued, curve_of, under_way
@@ -119,6 +120,11 @@ class Post:
     def study_id(self) -> int:
         return self.study._study_id
 
+    @property
+    def draws(self) -> bool:
+        """Whether the sampler goes on where the queue is empty: repeats are all asked for."""
+        return not self.study.study_name.endswith(CONFIRM_SUFFIX)
+
     def leaving(self) -> bool:
         """Whether somebody asked the worker to end: a signal, a drain, or the parent's end."""
         return (
@@ -159,6 +165,12 @@ def _work(post: Post) -> None:
         revival = _revival(post, trials, total)
         if revival is None and len(finished(trials)) >= total and not under_way(trials):
             return
+        if not post.draws and not any(t.state == TrialState.WAITING for t in trials):
+            if not any(t.state == TrialState.RUNNING for t in trials):
+                # one failed or was withdrawn: the total stays out of reach
+                return
+            post.signals.asked.wait(_PAUSE_S)
+            continue
         # before a place is taken: faces that cannot be read are no trial's fault
         load_data(post)
         # one that was begun, or parked, has had its place
@@ -240,7 +252,9 @@ def _begun(post: Post, token: int, revival: Revival | None) -> int | None:
     """The trial that the claim is for, running; None where somebody else has it."""
     if revival is None:
         trial_id = post.storage.pop_waiting(post.study_id, token)
-        return post.storage.new_trial(post.study_id, token) if trial_id is None else trial_id
+        if trial_id is None and post.draws:
+            return post.storage.new_trial(post.study_id, token)
+        return trial_id
     if revival.parent is None:
         return post.storage.pop_waiting(post.study_id, token, revivals=True)
     row = continued(revival.parent)
@@ -486,7 +500,8 @@ def _finish(
     row.state, row.datetime_complete = state, datetime.now()
     row.value = None if result is None else result.best_f
     _write_config(post, row, config, out)
-    _keep_artifacts(post, trial, out, weights)
+    _keep_artifacts(post, trial, out, weights, config)
+    put_note(trial, trial_note(row, config.training.epochs))
     if result is None:
         post.study.tell(trial, state=state)
         how = row.user_attrs.get("reason") or "stopped"
@@ -517,10 +532,14 @@ def _write_config(post: Post, row: FrozenTrial, config: Config, out: Path) -> No
     atomic_write_text(out / "config.yaml", to_yaml(config, search=record))
 
 
-def _keep_artifacts(post: Post, trial: optuna.Trial, out: Path, weights: Path) -> None:
+def _keep_artifacts(
+    post: Post, trial: optuna.Trial, out: Path, weights: Path, config: Config
+) -> None:
     """Give the dashboard the trial's config, curves' history and contact sheet."""
     if weights.is_file():
-        contact_sheet(weights, load_data(post).val, out / "contact_sheet.png")
+        with applied(config.runtime) as device:
+            sheet = out / "contact_sheet.png"
+            contact_sheet(weights, load_data(post).val, sheet, device=device)
     where = post.runs / "artifacts"
     where.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(where)

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 import space
 from search import lineage, spaces
-from search.names import BEAT_S, GRACE_S, SETUP, TOTAL, is_search
+from search.names import BEAT_S, GRACE_S, IMPORTED, SETUP, TOTAL, is_search
 from search.outlook import Outlook
 from search.prior import outlook_of
 from search.pruner import PRUNERS, make_pruner
@@ -159,6 +159,11 @@ def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = 
     stored = study.user_attrs.get(SETUP)
     if stored is not None:
         return _agreed(Setup.from_json(stored), setup, explicit)
+    if study.user_attrs.get(IMPORTED):
+        raise StudyError(
+            f'study "{setup.name}" holds imported runs, which cannot go on: name another with'
+            " --study"
+        )
     if study.get_trials(deepcopy=False):
         raise StudyError(
             f'study "{setup.name}" was not made by search.run: name another with --study'
@@ -230,9 +235,9 @@ def load_setup(study: optuna.Study) -> Setup:
     """What the study remembers. Raises StudyError for a study that search.run did not make."""
     stored = study.user_attrs.get(SETUP)
     if stored is None:
-        raise StudyError(
-            f'study "{study.study_name}" was not made by search.run, so its configs are not known'
-        )
+        imported = study.user_attrs.get(IMPORTED)
+        whose = "holds imported runs" if imported else "was not made by search.run"
+        raise StudyError(f'study "{study.study_name}" {whose}, so its configs are not known')
     return Setup.from_json(stored)
 
 

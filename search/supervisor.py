@@ -351,7 +351,8 @@ def _estimate(run: Run, standing: Standing, crew: Workers) -> None:
     whole = seconds * run.setup.epochs * left / max(1, crew.alive())
     run.view.say(
         f"an epoch takes about {seconds:.1f} s: {left} trials of {run.setup.epochs} epochs on"
-        f" {crew.alive()} workers at most {duration(whole)}; pruning shortens that"
+        f" {crew.alive()} workers at most {duration(whole)}"
+        + ("" if run.setup.pruner == "none" else "; pruning shortens that")
     )
 
 

@@ -181,11 +181,11 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> No
         time.sleep(0.1)
 
 
-def post_at(folder: Path, storage: LeasedStorage, **options: Any) -> Post:
-    """A worker of this process on the study `faces`."""
+def post_at(folder: Path, storage: LeasedStorage, name: str = "faces", **options: Any) -> Post:
+    """A worker of this process."""
     return Post(
         storage=storage,
-        study=load_study(storage, "faces"),
+        study=load_study(storage, name),
         runs=folder / "runs",
         signals=WorkerSignals(),
         device="cpu",

@@ -279,6 +279,7 @@ def test_every_flag_has_help_and_help_does_not_wait_for_optuna() -> None:
     assert loaded_by_help("record_bank")[1] == set()
 
 
+@pytest.mark.proof
 def test_a_recording_goes_on_where_it_was_interrupted_and_trains_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

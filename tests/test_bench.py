@@ -279,6 +279,7 @@ def finished(process: subprocess.Popen[str], tmp_path: Path) -> dict[str, Any]:
     return dict(json.loads((tmp_path / "quality.json").read_text()))
 
 
+@pytest.mark.proof
 def test_quality_goes_on_where_it_was_interrupted_and_trains_nothing_twice(
     faces: Path, tmp_path: Path
 ) -> None:

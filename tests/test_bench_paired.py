@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.studies import ROOT, TINY, environment
@@ -24,6 +25,7 @@ def paired(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.proof
 def test_both_searches_train_the_same_trials_and_time_is_not_counted_twice(tmp_path: Path) -> None:
     from trainer.config import Config, to_yaml, with_values
 

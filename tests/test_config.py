@@ -86,6 +86,12 @@ def test_a_file_that_is_no_config_is_refused_by_name(tmp_path: Path, content: st
         read_config(file)
 
 
+@pytest.mark.parametrize("name", ["1e-4", "5E3", "12", "yes", "null", "0x1f", "a: b"])
+def test_a_name_that_looks_like_something_else_stays_a_name(name: str) -> None:
+    config = with_values(Config(), {"experiment.name": name})
+    assert config_from_dict(load_yaml(to_yaml(config), "export")) == config
+
+
 def test_yaml_that_would_run_code_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("model: !!python/object/apply:os.system ['true']")

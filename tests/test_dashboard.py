@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,16 +21,17 @@ from urllib.parse import quote
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
+from search.board import publish
 from search.closing import command
 from search.dashboard import PASSWORD, main
 from search.guard import MOST_FAILURES
 from search.shift import work
 from search.study import load_study
+from tests.browser import browse
 from tests.studies import post_at, real_study, store, study_of, wait_until
 
 SECRET = "geheim: ä b"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
         work(post_at(there, storage))
+    publish(load_study(storage, "faces"), {"watch": "<script>alert(1)</script>"})
     return there
 
 
@@ -143,21 +144,10 @@ def read(url: str) -> bytes:
 
 
 def browsed(url: str, folder: Path, budget_ms: int = 8000) -> str:
-    """The page as a browser has built it; the test is skipped, with the reason, without one."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser on PATH: looked for {', '.join(BROWSERS)}")
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
-    done = subprocess.run(
-        [
-            *(browser, *flags, f"--user-data-dir={folder / 'browser'}"),
-            *(f"--virtual-time-budget={budget_ms}", "--enable-logging=stderr", "--dump-dom", url),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
+    """The page as a browser has built it, without complaints; skipped, with the reason, without."""
+    done = browse(url, folder / "browser", "--dump-dom", budget_ms=budget_ms)
     assert "Content Security Policy" not in done.stderr
+    assert "Uncaught" not in done.stderr
     return html.unescape(done.stdout)
 
 
@@ -175,6 +165,24 @@ def test_a_browser_shows_a_trial_with_its_parameters_and_contact_sheet(
     (picture,) = re.findall(r'<img[^>]*alt="contact_sheet.png"[^>]*>', page)
     (source,) = re.findall(r'src="([^"]+)"', picture)
     assert read(address + source).startswith(b"\x89PNG")
+
+
+def test_a_browser_shows_the_notes_of_a_study_and_of_its_trials(
+    folder: Path, address: str, tmp_path: Path
+) -> None:
+    page = browsed(f"{address}/dashboard/studies/1/note", tmp_path)
+    assert "<strong>1 of 1 trials finished</strong>" in page
+    # in a code element, as text
+    assert re.search(r"<code[^>]*><script>alert\(1\)</script></code>", page), page[-900:]
+    page = browsed(f"{address}/dashboard/studies/1/trials?numbers=0", tmp_path)
+    assert "<th>best val F</th>" in page or "<td>best val F</td>" in page
+
+
+def test_a_browser_draws_the_figures_of_a_study(folder: Path, address: str, tmp_path: Path) -> None:
+    page = browsed(f"{address}/dashboard/studies/1", tmp_path)
+    # text of the plots' SVG
+    titles = re.findall(r"<text[^>]*gtitle[^>]*>(?:<tspan[^>]*>)?([^<]+)", page)
+    assert "Learning curves" in titles
 
 
 def test_only_this_machine_is_served(address: str) -> None:

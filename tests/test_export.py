@@ -124,6 +124,26 @@ def test_a_whole_trial_trains_to_its_value_again(
     assert best_f(tmp_path / "again") == pytest.approx(trials(folder)[WHOLE].value, abs=1e-6)
 
 
+def test_the_pasted_command_line_trains_to_the_value_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "line"
+    flags = ["--storage", f"sqlite:///{folder}/search.db", "--trial", str(WHOLE)]
+    assert main([*flags, "--format", "cli", "--out", str(out)]) == 0
+    done = subprocess.run(
+        ["bash", "-c", f"{out.read_text().strip()} --out '{tmp_path}/again'"],
+        cwd=Path(__file__).parents[1],
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "FACE_PARSING_CACHE": str(tmp_path / "cache"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert best_f(tmp_path / "again") == pytest.approx(trials(folder)[WHOLE].value, abs=1e-6)
+
+
 def test_a_preset_on_top_keeps_the_found_values_and_prints_what_it_replaces(
     folder: Path,
     tmp_path: Path,

@@ -24,7 +24,7 @@ ALLOWED = {
     "search": {
         *HOUSE,
         *("torch", "numpy", "optuna", "optuna_dashboard", "rich", "scipy", "plotly", "yaml"),
-        *("pydantic", "ray", "waitress"),
+        *("pandas", "pydantic", "ray", "waitress"),
     },
 }
 
@@ -103,11 +103,13 @@ def test_importing_every_module_prints_nothing_and_sets_no_logging_up() -> None:
     [
         *("space", "trainer.config", "trainer.presets", "trainer.cli", "storage", "storage.url"),
         *("search.names", "search.run", "search.export", "search.queue", "search.dashboard"),
-        *("search.rebuild", "search.clean", "search.worker"),
+        *("search.rebuild", "search.clean", "search.worker", "search.compare", "search.confirm"),
+        "search.report",
+        *("search", "search.notebook"),
         *("trainer.train", "trainer.evaluate", "trainer.predict", "trainer.check", "trainer.probe"),
     ],
 )
 def test_a_command_answers_help_without_waiting_for_heavy_packages(name: str) -> None:
-    heavy = ("torch", "optuna", "sqlalchemy", "matplotlib", "scipy", "plotly")
+    heavy = ("torch", "optuna", "sqlalchemy", "matplotlib", "scipy", "plotly", "pandas")
     code = f"import sys, {name}\nprint([m for m in {heavy!r} if m in sys.modules])"
     assert run(code).strip() == "[]"

@@ -14,6 +14,7 @@ from trainer.data.classes import COLOURS
 from trainer.data.dataset import FaceData
 from trainer.fit import FitResult, fit
 from trainer.pictures import coloured, contact_sheet, curves_picture
+from trainer.scoring import scored_images
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_a_mask_is_shown_in_the_colours_of_its_classes() -> None:
 
 
 @pytest.mark.parametrize(("count", "shown"), [(1, 1), (3, 3), (6, 4)])
-def test_the_contact_sheet_shows_picture_truth_and_prediction(
+def test_the_contact_sheet_shows_the_best_and_the_worst_predictions(
     faces: FaceData, trained: FitResult, tmp_path: Path, count: int, shown: int
 ) -> None:
     # four pairs are all that the part has
@@ -57,25 +58,29 @@ def test_the_contact_sheet_shows_picture_truth_and_prediction(
     assert len(part) == 4
     contact_sheet(trained.best_checkpoint, part, tmp_path / "sheet.png", count=count)
     sheet = pixels(tmp_path / "sheet.png")
-    assert sheet.shape == (3 * 132 + 4, shown * 132 + 76, 3)
-    first, last = part.images[0], part.images[-1]
-    wanted = [first] if shown == 1 else [first, last]
-    for image, column in zip(wanted, (0, shown - 1), strict=False):
+    assert sheet.shape == (3 * 132 + 4 + 16, shown * 132 + 76, 3)
+    scores = scored_images(trained.best_checkpoint, part).reduced.image_scores()
+    ranked = sorted(range(4), key=lambda i: -scores[i])
+    assert scores[ranked[0]] > scores[ranked[-1]]
+    wanted = {1: ranked[:1], 3: [*ranked[:2], ranked[3]], 4: ranked}[shown]
+    for column, index in enumerate(wanted):
         # 24 pixels enlarged to 128: the middle of each is its own colour
         middle = ((np.arange(24) + 0.5) * 128 / 24).astype(int)
-        assert np.array_equal(tile(sheet, 0, column)[np.ix_(middle, middle)], image)
-        mask = part.masks[0 if column == 0 else -1]
-        assert np.array_equal(tile(sheet, 1, column)[np.ix_(middle, middle)], coloured(mask))
+        assert np.array_equal(tile(sheet, 0, column)[np.ix_(middle, middle)], part.images[index])
+        truth = coloured(part.masks[index])
+        assert np.array_equal(tile(sheet, 1, column)[np.ix_(middle, middle)], truth)
         predicted = tile(sheet, 2, column).reshape(-1, 3)
         assert {tuple(colour) for colour in np.unique(predicted, axis=0).tolist()} <= set(COLOURS)
         # not the truth again
         assert not np.array_equal(tile(sheet, 1, column), tile(sheet, 2, column))
+        # its score is written below
+        assert sheet[400:, 76 + 132 * column : 76 + 132 * column + 60].min() < 64
 
 
 def test_a_contact_sheet_may_be_a_jpeg(faces: FaceData, trained: FitResult, tmp_path: Path) -> None:
     contact_sheet(trained.best_checkpoint, faces.val, tmp_path / "sheet.jpg", count=2)
     with Image.open(tmp_path / "sheet.jpg") as picture:
-        assert (picture.format, picture.size) == ("JPEG", (2 * 132 + 76, 400))
+        assert (picture.format, picture.size) == ("JPEG", (2 * 132 + 76, 416))
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.jpg"]
 
 

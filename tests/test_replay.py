@@ -375,7 +375,7 @@ def test_the_grid_holds_what_ships_and_other_thresholds_decide_otherwise() -> No
     outcomes = {name: played(make(setting), *study.curves) for name, make in rules.grid().items()}
     shipped = played(rules.restart_aware(setting), *study.curves)
     assert outcomes["park 5, again 0.5, from 10 %"] == shipped
-    assert len({outcome.epochs for outcome in outcomes.values()}) > 2
+    assert len({outcome.epochs for outcome in outcomes.values()}) > 1
 
 
 # ------------------------------------------------------------------------------- the command line

@@ -464,6 +464,8 @@ def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 
 
+# else a text such as 1e-4, a study's name, would be written plain and read as a number
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 _Dumper.add_representer(float, _represent_float)
 _Dumper.add_representer(list, _represent_list)
 

@@ -11,16 +11,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from trainer.data.classes import PALETTE
+from trainer.data.classes import NUM_CLASSES, PALETTE
 from trainer.data.dataset import Part
 from trainer.files import atomic_path
-from trainer.scoring import load_model, logits_of, to_device
+from trainer.metrics import confusion, image_f_scores
+from trainer.scoring import batches, class_ids, load_model, logits_of, to_device
 
 Bytes = NDArray[np.uint8]
 
 _TILE = 128
 _GAP = 4
-_HEAD = 16
+# height of the scores' line
+_FOOT = 16
 
 
 def coloured(ids_HW: Bytes) -> Bytes:
@@ -28,31 +30,56 @@ def coloured(ids_HW: Bytes) -> Bytes:
     return np.array(PALETTE, dtype=np.uint8).reshape(-1, 3)[ids_HW]
 
 
-def contact_sheet(weights: Path, part: Part, path: Path, *, count: int = 6) -> None:
-    """Picture, truth and prediction of `count` pairs spread over a part, as one PNG or JPEG.
+def contact_sheet(
+    weights: Path,
+    part: Part,
+    path: Path,
+    *,
+    count: int = 6,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Picture, truth and prediction of a part's best and worst scored pairs, as one PNG or JPEG.
 
-    weights: a checkpoint. Raises CheckpointError.
+    The best ones first; of `count` pairs the larger half. Below each stands its F-score, in [0, 1],
+    on the training grid. weights: a checkpoint. Raises CheckpointError.
     """
-    chosen = np.unique(np.linspace(0, len(part) - 1, min(count, len(part))).astype(int))
-    model, _ = load_model(weights)
-    images, masks = part.images[chosen], part.masks[chosen]
-    with torch.inference_mode():
-        predicted = logits_of(model, to_device(images, torch.device("cpu"))).argmax(dim=1)
+    model, _ = load_model(weights, device)
+    predicted, scores = _predicted(model, part, torch.device(device))
+    ranked = np.argsort(-scores, kind="stable")
+    good = min(len(ranked), (count + 1) // 2)
+    chosen = np.concatenate([ranked[:good], ranked[max(good, len(ranked) - count // 2) :]])
     columns = [
-        ("picture", list(images)),
-        ("truth", [coloured(mask) for mask in masks]),
-        ("prediction", [coloured(ids.numpy().astype(np.uint8)) for ids in predicted]),
+        ("picture", [part.images[i] for i in chosen]),
+        ("truth", [coloured(part.masks[i]) for i in chosen]),
+        ("prediction", [coloured(predicted[i]) for i in chosen]),
     ]
     step = _TILE + _GAP
-    sheet = Image.new("RGB", (step * len(chosen) + 76, step * len(columns) + _GAP), "white")
+    size = (step * len(chosen) + 76, step * len(columns) + _GAP + _FOOT)
+    sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     for row, (name, tiles) in enumerate(columns):
         pen.text((4, row * step + _TILE // 2), name, fill="black")
         for column, tile in enumerate(tiles):
             enlarged = Image.fromarray(tile).resize((_TILE, _TILE), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (76 + column * step, row * step + _GAP))
+    for column, score in enumerate(scores[chosen]):
+        pen.text((76 + column * step, len(columns) * step + _GAP), f"F {score:.3f}", fill="black")
     with atomic_path(path) as temporary:
         sheet.save(temporary)
+
+
+@torch.inference_mode()
+def _predicted(
+    model: torch.nn.Module, part: Part, device: torch.device
+) -> tuple[Bytes, NDArray[np.float64]]:
+    """Class ids uint8 [N, S, S] and the score of each image [N]."""
+    ids, scores = [], []
+    for where in batches(len(part)):
+        found = class_ids(logits_of(model, to_device(part.images[where], device)))
+        truth = to_device(part.masks[where], device).long()
+        scores.append(image_f_scores(confusion(found, truth, NUM_CLASSES)).cpu().numpy())
+        ids.append(found.to(torch.uint8).cpu().numpy())
+    return np.concatenate(ids), np.concatenate(scores)
 
 
 def curves_picture(

@@ -249,7 +249,8 @@ def _finish(console: Any, config: Config, result: FitResult, out: Path, data: An
     curves_picture(
         result.history, out / "curves.png", title=config.experiment.name, restarts=restarts
     )
-    contact_sheet(result.best_checkpoint, data.val, out / "contact_sheet.png")
+    sheet = out / "contact_sheet.png"
+    contact_sheet(result.best_checkpoint, data.val, sheet, device=config.runtime.device)
     if result.best_f is None:
         console.print(f"trained on all data; weights in {out / 'best.pt'}", markup=False)
         return

@@ -1,0 +1,194 @@
+"""What optuna-dashboard shows of a search beside its own pages: notes, and figures of the report.
+
+A worker writes the note of each trial that it ends, the supervisor that of the study. What a person
+has written below the line of a note stays.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search import lineage, seedtable
+from search.lineage import CONTINUES, DIVERGED
+from search.markdown import escaped
+from search.results import Results, results_of
+from search.study import total_of
+from storage import StorageError
+
+YOURS = "*What you write below this line stays.*"
+# figures of the report that the study's page shows
+SHOWN = ("dice", "importances", "restarts")
+# the board may take this share of the supervisor's time, and no more often than this
+_SHARE, _LEAST_S = 0.02, 10.0
+_BEST = 5
+
+
+def trial_note(trial: FrozenTrial, budget: int) -> str:
+    """A trial's line of the comparison table, and what to be careful about, as Markdown.
+
+    budget: epochs of a whole training.
+    """
+    row = seedtable.row_of(trial)
+    lines = [f"**{escaped(line)}**  " for line in warnings_of(trial, budget)]
+    if note := trial.user_attrs.get("note"):
+        lines.append(f"{escaped(note)}  ")
+    lines += ["", "| | |", "|---|---|"]
+    lines += [
+        f"| {heading} | {seedtable.text(name, row[name])} |"
+        for name, (heading, _) in seedtable.COLUMNS.items()
+    ]
+    return "\n".join(lines)
+
+
+def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
+    """What a person should know before believing a trial's figures."""
+    attrs, found = trial.user_attrs, []
+    trained = max(trial.intermediate_values, default=0)
+    if lineage.diverged(trial):
+        found.append(attrs.get("reason") or DIVERGED)
+    elif attrs.get("stopped"):
+        found.append(f"stopped by hand after {trained} of {budget} epochs")
+    elif trial.state == TrialState.PRUNED:
+        found.append(f"pruned after {trained} of {budget} epochs: parked, it may go on")
+    if CONTINUES in attrs:
+        found.append(f"goes on from row {attrs[CONTINUES]}")
+    if attrs.get("still_rising") and trial.state == TrialState.COMPLETE:
+        found.append("still rising at its end: with more epochs it may score higher")
+    if changed := attrs.get("runtime_changed"):
+        found.append(str(changed))
+    if micro_batch := attrs.get("micro_batch"):
+        found.append(f"ran out of memory: trained in parts of {micro_batch} pictures")
+    if times := attrs.get("exceptions"):
+        found.append(f"interrupted by an error (x{times}); the last is its attribute traceback")
+    expected, score = attrs.get("expect"), lineage.value(trial)
+    if expected is not None and score is not None and trial.state == TrialState.COMPLETE:
+        low, high = expected
+        how = "as expected" if low <= score <= high else "not as expected"
+        found.append(f"{how}: {score:.4f}, expected {low:g} to {high:g}")
+    return found
+
+
+def study_note(results: Results, total: int | None, commands: Mapping[str, str]) -> str:
+    """The standing of a study, its best trials, and the commands that come next, as Markdown."""
+    rows = lineage.finished(results.rows)
+    states = [trial.state for trial in results.rows]
+    pruned = sum(trial.state == TrialState.PRUNED for trial in rows)
+    lines = [
+        f"**{len(rows)}{'' if total is None else f' of {total}'} trials finished**, {pruned} of"
+        f" them pruned; {states.count(TrialState.RUNNING)} running,"
+        f" {states.count(TrialState.WAITING)} waiting.  ",
+        f"A value is: {escaped(results.metric)}.",
+        "",
+    ]
+    best = results.scored()[:_BEST]
+    if best:
+        lines += [
+            f"| | {' | '.join(escaped(one.name) for one in best)} |",
+            f"|---|{'---:|' * len(best)}",
+            f"| state | {' | '.join(one.state.name.lower() for one in best)} |",
+        ]
+        for name, (heading, _) in seedtable.COLUMNS.items():
+            cells = (seedtable.text(name, one.figures[name]) for one in best)
+            lines.append(f"| {heading} | {' | '.join(cells)} |")
+        for name in best[0].params:
+            values = (one.params.get(name) for one in best)
+            cells = (f"{v:.4g}" if isinstance(v, float) else escaped(v) for v in values)
+            lines.append(f"| {escaped(name)} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += [f"- {what}: `{command}`" for what, command in commands.items()]
+    return "\n".join(lines)
+
+
+def put_note(of: optuna.Study | optuna.Trial, body: str) -> None:
+    """Write a note; what a person has written below the line of the last one stays.
+
+    A note without the line is somebody else's and is left alone.
+    """
+    # it brings a web server along, for which a worker's first epoch need not wait
+    from optuna_dashboard import get_note, save_note
+
+    present = get_note(of)
+    _, line, theirs = present.partition(YOURS)
+    if present and not line:
+        return
+    text = f"{body}\n\n{YOURS}{theirs}"
+    if text != present:
+        save_note(of, text)
+
+
+class Board:
+    """Keeps the study's note and figures up to date from a thread of its own. Used through `with`.
+
+    It looks when a trial has ended, and takes a small share of the time at most.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        commands: Mapping[str, str],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._study = study
+        self._commands = commands
+        self._tell = tell
+        self._wake = threading.Event()
+        self._over = False
+        self._seen = -1
+        self._thread = threading.Thread(target=self._work, name="board", daemon=True)
+
+    def __enter__(self) -> Board:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._wake.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                self._renew()
+            except StorageError:
+                # the supervisor speaks of a store that is away
+                pass
+            except Exception:
+                # a bug in a picture must not end a search
+                self._tell(f"the dashboard's figures are not renewed:\n{traceback.format_exc()}")
+                return
+            if self._over:
+                return
+            self._wake.wait(max(_LEAST_S, (time.monotonic() - began) / _SHARE))
+
+    def _renew(self) -> None:
+        rows = self._study.get_trials(deepcopy=False)
+        ended = sum(row.state.is_finished() for row in rows)
+        if ended == self._seen:
+            return
+        self._seen = ended
+        publish(self._study, self._commands)
+
+
+def publish(study: optuna.Study, commands: Mapping[str, str]) -> None:
+    """Write the study's note and figures as they stand. Raises StorageError."""
+    results = results_of(study)
+    put_note(study, study_note(results, total_of(study), commands))
+    if not results.scored():
+        return
+    # plotly: nobody waits for it who has no figure to draw
+    from optuna_dashboard import save_plotly_graph_object
+
+    from search.figures import figures
+
+    pictures: Mapping[str, Any] = figures(results)
+    for topic in SHOWN:
+        if topic in pictures:
+            save_plotly_graph_object(study, pictures[topic], graph_object_id=topic)

@@ -1,0 +1,57 @@
+"""Studies side by side: what each reached, how soon, and in what they differ."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from search.names import STORAGE
+from trainer.cli import Parser, guarded
+
+EXAMPLES = """\
+examples:
+  python -m search.compare faces-small-64 faces-small-64-wide
+  python -m search.compare gp tpe random --storage sqlite:///runs/samplers.db
+  python -m search.compare faces-small-64 faces-small-64-confirm old
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = Parser(prog="python -m search.compare", description=__doc__, epilog=EXAMPLES)
+    it.add_argument("studies", nargs="+", metavar="STUDY", help="two studies or more, of any kind")
+    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parser().parse_args(argv)
+    # after the arguments: --help need not wait for Optuna
+    from storage import StorageError
+
+    return guarded(lambda: _main(args), errors=(StorageError,))
+
+
+def _main(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from search.comparing import compare
+    from search.results import results_of
+    from search.study import named_study
+    from storage import open_storage
+    from trainer.errors import UserError
+
+    names = list(dict.fromkeys(args.studies))
+    if len(names) < 2:
+        raise UserError(f"compare {names[0]}: with what? name a second study")
+    storage = open_storage(args.storage, create=False)
+    studies = [results_of(named_study(storage, name)) for name in names]
+    # a study's name may hold brackets or :words:
+    compare(Console(highlight=False, markup=False, emoji=False), studies)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""Repeat configurations with fresh seeds until it is known which is better.
+
+More seeds go to those that cannot be told apart yet; it ends when every two are told apart or are
+equal for practical purposes, or at a cap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.launch import Ahead
+from search.names import CONFIRM_SUFFIX, RUNS, STORAGE
+from trainer.cli import Parser, guarded, progress_bar
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from search.confirming import Task
+    from search.progress import View
+    from storage import LeasedStorage
+
+EXAMPLES = """\
+examples:
+  python -m search.confirm --compare dice_weight=1.0,1.5,2.0 --data FACES
+                                        dice 1.0, 1.5 or 2.0, all else equal: which is better?
+  python -m search.confirm              the 3 best configurations of the latest search
+  python -m search.confirm --study faces-small-64 --top 5 --seeds 15
+
+Ctrl-C ends it whenever you like, and the same command goes on: nothing is trained twice. So does
+one with more --seeds.
+"""
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text}: a whole number from {least} up is needed")
+        return number
+
+    # argparse names the type in its messages
+    read.__name__ = "count"
+    return read
+
+
+def _margin(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 up is needed")
+    return number
+
+
+_margin.__name__ = "number"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = Parser(prog="python -m search.confirm", description=__doc__, epilog=EXAMPLES)
+    it.add_argument(
+        "--study",
+        metavar="NAME",
+        help="search whose best are repeated (default: the one with the latest activity); with"
+        " --compare a name for the repeats (default: <data>-<preset>-<size>-<key>). They are kept"
+        " in NAME-confirm",
+    )
+    it.add_argument(
+        "--storage", default=STORAGE, metavar="URL", help=f"SQLite or PostgreSQL ({STORAGE})"
+    )
+    it.add_argument(
+        "--runs", default=RUNS, metavar="DIR", help="checkpoints and artifacts (default: runs)"
+    )
+    what = it.add_mutually_exclusive_group()
+    what.add_argument(
+        "--top", type=_whole(1), metavar="K", help="repeat the K best configurations (default: 3)"
+    )
+    what.add_argument(
+        "--compare",
+        metavar="KEY=V,V,..",
+        help="repeat these values of one key of the config instead, all else equal",
+    )
+    it.add_argument("--config", type=Path, metavar="FILE", help="with --compare: YAML of all else")
+    it.add_argument(
+        "--data",
+        metavar="DIR",
+        help="faces and masks (default: the search's; with --compare the built-in faces)",
+    )
+    it.add_argument(
+        "--preset",
+        metavar="P",
+        help="demo, small or full (default: the search's; with --compare what fits)",
+    )
+    it.add_argument(
+        "--workers", metavar="N", help="trainings at a time, or auto (default): as search.run"
+    )
+    it.add_argument(
+        "--seeds",
+        type=_whole(2),
+        default=10,
+        metavar="S",
+        help="seeds of each configuration at most (default: 10)",
+    )
+    it.add_argument(
+        "--budget",
+        type=_whole(1),
+        metavar="EPOCHS",
+        help="epochs of all repeats together at most (default: what --seeds takes)",
+    )
+    it.add_argument(
+        "--margin",
+        type=_margin,
+        default=1.0,
+        metavar="SD",
+        help="difference that counts as none, in standard deviations between seeds (default: 1)",
+    )
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    it = parser()
+    args = it.parse_args(words)
+    if args.config is not None and args.compare is None:
+        it.error(f"--config {args.config}: a search's repeats take its own; add --compare KEY=V,V")
+    run_args = _as_for_run(args)
+    # its imports take as long as ours: both at the same time
+    with Ahead() as ahead:
+        # after the arguments: --help need not wait for torch
+        from storage import StorageError
+
+        return guarded(lambda: _main(args, run_args, words, ahead), errors=(StorageError,))
+
+
+def _as_for_run(args: argparse.Namespace) -> argparse.Namespace:
+    """The same flags, as search.run understands them, the others at its defaults."""
+    from search.run import parser as run_parser
+
+    words = ["--storage", args.storage, "--runs", args.runs]
+    for flag in ("data", "preset", "workers", "config"):
+        if (value := getattr(args, flag)) is not None:
+            words += [f"--{flag}={value}"]
+    return run_parser().parse_args(words)
+
+
+def _main(
+    args: argparse.Namespace, run_args: argparse.Namespace, words: Sequence[str], ahead: Ahead
+) -> int:
+    import optuna
+    from rich.console import Console
+
+    from search.board import Board
+    from search.closing import command, commands
+    from search.progress import View
+    from search.repeating import Repeating
+    from search.study import open_study
+    from storage import redact_words
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    view = View(Console(), plain=False)
+    storage, task = _planned(args, run_args, view)
+    study = open_study(storage, task.setup)
+    repeating = Repeating(args, run_args, storage, study, task, view)
+    repeating.introduce()
+    where = {"storage": args.storage, "runs": args.runs}
+    export = command("search.export", **where, study=study.study_name)
+    again = shlex.join([sys.executable, "-m", "search.confirm", *redact_words(words)])
+    lines = commands(study.study_name, **where) | {
+        "confirm": again,
+        "export": f"{export} --confirmed --out best.yaml",
+    }
+    with Board(study, lines, view.say):
+        code = repeating.train(ahead)
+    if code == 0:
+        repeating.score_images()
+    repeating.conclude(lines)
+    return code
+
+
+def _planned(
+    args: argparse.Namespace, run_args: argparse.Namespace, view: View
+) -> tuple[LeasedStorage, Task]:
+    """What is repeated, and the store; all is checked before anything is written."""
+    from search import confirming
+    from search.names import latest_study
+    from search.opening import refuse_orphans
+    from search.repeating import first_look
+    from search.run import check_writable
+    from search.study import named_study
+    from storage import open_storage
+    from trainer.data.dataset import load_faces
+
+    runs = Path(args.runs)
+    if args.compare is not None:
+        task = confirming.compared(args.compare, run_args, args.study)
+        first_look(args, task)
+        check_writable(runs)
+        storage = open_storage(args.storage, tell=view.say)
+    else:
+        storage = open_storage(args.storage, create=False, tell=view.say)
+        name = args.study or latest_study(storage)
+        if args.study is None:
+            view.say(f"study {name} (the latest; another: --study NAME)")
+        top = 3 if args.top is None else args.top
+        task = confirming.best_of(storage, name, top, root=args.data, preset=args.preset)
+        first_look(args, task)
+        check_writable(runs)
+    if storage.warning is not None:
+        view.say(f"note: {storage.warning}")
+    name = task.setup.name
+    if name in {study.study_name for study in storage.get_all_studies()}:
+        mend = "give these repeats another name with --study NAME"
+        if args.compare is None:
+            mend = "delete that study in the dashboard, or give its --compare again"
+        task = confirming.joined(task, named_study(storage, name), mend)
+    refuse_orphans(storage, name, runs)
+    settings = task.setup.base["data"]
+    with progress_bar("decoding faces") as tick:
+        # once, into the cache that the workers share
+        load_faces(
+            task.setup.data["root"],
+            image_size=settings["image_size"],
+            synthetic_images=settings["synthetic_images"],
+            tick=tick,
+        )
+    return storage, task
+
+
+# ------------------------------------------------------------------------------- for other commands
+
+
+def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
+    """The scores of each configuration in a study of repeats, in the order of its seeds."""
+    from search.confirmed import CONFIGURATION, score_of
+
+    found: dict[str, list[float]] = {}
+    for row in study.get_trials(deepcopy=False):
+        label, score = row.user_attrs.get(CONFIGURATION), score_of(row)
+        if label is not None and score is not None:
+            found.setdefault(label, []).append(score)
+    return found
+
+
+def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
+    """The confirmed winner of a study: of the configuration with the best mean, the repeat that
+    lies nearest to that mean: what it is worth, not its luckiest seed.
+
+    name: of the search, or of its repeats, in whose study the trial is. Raises StudyError where
+    nothing was repeated.
+    """
+    from search.confirmed import CONFIGURATION, score_of
+    from search.confirming import study_name
+    from search.study import StudyError, named_study
+
+    repeats = study_name(name)
+    mend = f"run python -m search.confirm --study {name.removesuffix(CONFIRM_SUFFIX)}"
+    if repeats not in {study.study_name for study in storage.get_all_studies()}:
+        raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {mend}')
+    study = named_study(storage, repeats)
+    scores = confirmed_scores(study)
+    if not scores:
+        raise StudyError(f'study "{repeats}" has no finished repeat yet; {mend}')
+    means = {label: statistics.fmean(own) for label, own in scores.items()}
+    winner = max(means, key=lambda label: means[label])
+    apart = {
+        row.number: (abs(score - means[winner]), row)
+        for row in study.get_trials(deepcopy=False)
+        if row.user_attrs.get(CONFIGURATION) == winner and (score := score_of(row)) is not None
+    }
+    return min(apart.values(), key=lambda one: one[0])[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What a study of repeats came to, as a section of the report: as `search.confirm` tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import rich.table
+
+from search.confirm import confirmed_scores
+from search.confirmed import by_image, images_table, ordered, seeds_table
+from search.confirming import judged
+from search.document import Section, Table
+from search.figures import confirm_figure
+from search.repeats import sentence
+from search.study import load_setup
+
+
+def confirm_section(study: optuna.Study, runs: Path) -> Section:
+    """Table, figure and sentence of a study of repeats; over images too, where they were scored.
+
+    runs: folder of the repeats' files.
+    """
+    scores, looks = confirmed_scores(study), 1
+    said = "Not judged yet: the first look has not been reached."
+    now = judged(study)
+    if now is not None and now.look:
+        scores, looks = {label: list(own) for label, own in now.scores.items()}, now.looks
+        said = f"{sentence(scores, now.pairs)}."
+    if not any(scores.values()):
+        return Section("confirm", "Repeated with fresh seeds", ["No repeat has finished yet."])
+    data = load_setup(study).data
+    sentences = [
+        said,
+        f"The first table's intervals cover new seeds on this split ({data['train']} train,"
+        f" {data['val']} val), not new images; best: the chance that a configuration's mean over"
+        " all seeds is the highest.",
+    ]
+    tables = [_plain(seeds_table(scores, {}, looks))]
+    if images := by_image(study, runs):
+        tables.append(_plain(images_table(ordered(scores), images)))
+        sentences.append(
+            "The second table's intervals cover new images, with the networks at hand. On val each"
+            " one's best epoch was chosen; test was read for this table alone."
+        )
+    figure = confirm_figure(scores, looks)
+    return Section(
+        "confirm",
+        "Repeated with fresh seeds",
+        sentences,
+        tables,
+        figures=[] if figure is None else [figure],
+    )
+
+
+def _plain(table: rich.table.Table) -> Table:
+    """The cells of a table for the terminal."""
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    return Table(
+        [str(column.header) for column in table.columns],
+        list(zip(*columns, strict=True)),
+        str(table.title or ""),
+        sortable=True,
+    )

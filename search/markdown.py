@@ -1,0 +1,57 @@
+"""A report as Markdown: its text and tables, without figures and pictures."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from search.document import Document, Section, Table
+
+
+def markdown(document: Document) -> str:
+    """The whole report; every name, note and value in it stays text."""
+    lines = [f"# {escaped(document.title)}", ""]
+    lines += [f"- **{escaped(label)}**: {escaped(text)}" for label, text in document.facts]
+    for section in document.sections:
+        lines += _section(section)
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: object) -> str:
+    """Text on one line that Markdown, and HTML within it, shows as it is.
+
+    >>> escaped("<script> a|b_c")
+    '&lt;script&gt; a\\\\|b_c'
+    """
+    plain = html.escape(" ".join(str(text).split()), quote=False)
+    # an underscore within a word marks nothing up
+    return re.sub(r"([\\`*{}\[\]#|~!]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", plain)
+
+
+def _section(section: Section) -> list[str]:
+    parts: list[str] = []
+    for sentence in section.sentences:
+        # a number and a dot, a dash or a plus at its start would begin a list
+        parts += ["", re.sub(r"^(\d*)([-+.)])", r"\1\\\2", escaped(sentence))]
+    for table in section.tables:
+        parts += _table(table)
+    for command in section.commands:
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", command))])
+        parts += ["", f"{fence}sh", command, fence]
+    return ["", f"## {escaped(section.title)}", *parts] if parts else []
+
+
+def _table(table: Table) -> list[str]:
+    title = ["", f"**{escaped(table.title)}**"] if table.title else []
+    rule = ["---" for _ in table.headings]
+    return [
+        *title,
+        "",
+        *(_row(cells) for cells in ([escaped(it) for it in table.headings], rule)),
+        *(_row([escaped(cell) for cell in row]) for row in table.rows),
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

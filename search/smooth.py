@@ -1,0 +1,128 @@
+"""A score's local mean along one parameter, and how sure it is.
+
+A search draws its points unevenly and changes everything at once, so no formula is fitted to the
+whole: parabolas to what lies around each place (a line would cut the top off), the width of the
+window chosen by leaving out one point at a time, and resampled trials for the band.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array: TypeAlias = NDArray[np.float64]
+
+# fewer trials, or fewer distinct values, than this carry no band
+LEAST, LEAST_DISTINCT = 10, 5
+# of the window, in shares of the range
+_WIDTHS = (0.1, 0.15, 0.25, 0.4, 0.8)
+# how strongly level, slope and curvature are drawn towards 0, in shares of the weight
+_DRAWN = (0.0, 0.01, 0.03)
+_GRID, _RESAMPLES = 41, 400
+# of more points an even sample is as sure, and leaving out each in turn takes a square of time
+_MOST = 400
+# what bias and the chosen width add to the error, as tried on peaks, plateaus and flat scores
+_BIAS = 1.15
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """x [G]: grid over the values seen. mean, low, high [G]: score, and the 95 % band of its mean.
+
+    best: where the mean is highest; best_span: 95 % of the resamples have it there. flat: around
+    it, where the mean cannot be told from its highest.
+    """
+
+    x: Array
+    mean: Array
+    low: Array
+    high: Array
+    best: float
+    best_span: tuple[float, float]
+    flat: tuple[float, float]
+
+
+def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | None:
+    """The mean of y [N] along x [N]; None where the points are too few to say.
+
+    log: x is taken on a logarithmic scale, and must be above 0.
+    """
+    if len(x) < LEAST or len(np.unique(x)) < LEAST_DISTINCT:
+        return None
+    picked = np.linspace(0, len(x) - 1, min(len(x), _MOST)).astype(int)
+    x, y = np.asarray(x, dtype=np.float64)[picked], np.asarray(y, dtype=np.float64)[picked]
+    place = np.log(x) if log else x
+    low, span = place.min(), float(np.ptp(place))
+    u, grid = (place - low) / span, np.linspace(0, 1, _GRID)
+    width = min(_WIDTHS, key=lambda it: _left_out(u, y, it)[0])
+    draws = np.random.default_rng(seed).multinomial(len(u), np.full(len(u), 1 / len(u)), _RESAMPLES)
+    mean = _local_parabola(grid, u, y, width, np.ones((len(u), 1)))
+    drawn = _local_parabola(grid, u, y, width, draws.T.astype(np.float64))
+    # resamples of few trials lie too near to each other: what the fit has used up is missing
+    free = max(1.0, len(u) - _left_out(u, y, width)[1])
+    reach = _BIAS * math.sqrt(len(u) / free) * stats.t.ppf(0.975, free) / stats.norm.ppf(0.975)
+    drawn, mean = mean + reach * (drawn - mean), mean[:, 0]
+    at_x = np.exp(low + span * grid) if log else low + span * grid
+    top = int(mean.argmax())
+    band = np.percentile(drawn, (2.5, 97.5), axis=1)
+    tops = np.percentile(at_x[drawn.argmax(axis=0)], (2.5, 97.5))
+    # the resamples share their trials, so differences are surer than the band's width says
+    behind = np.percentile(drawn[top] - drawn, 2.5, axis=1) > 0
+    left, right = _run_around(top, ~behind)
+    return Smooth(
+        x=at_x,
+        mean=mean,
+        low=band[0],
+        high=band[1],
+        best=float(at_x[top]),
+        best_span=(float(tops[0]), float(tops[1])),
+        flat=(float(at_x[left]), float(at_x[right])),
+    )
+
+
+def _local_parabola(at: Array, u: Array, y: Array, width: float, counts: Array) -> Array:
+    """Height at `at` [G] of parabolas fitted around it, one column per set of counts: [G, B]."""
+    matrix, right = _equations(at, u, y, width, counts)
+    height = np.linalg.solve(matrix, right[..., None])[..., 0, 0]
+    # a resample may have no point in reach
+    return np.where(matrix[..., 0, 0] > 1e-6, height, y.mean())
+
+
+def _left_out(u: Array, y: Array, width: float) -> tuple[float, float]:
+    """Mean squared error of each point as the others tell it; how many numbers the fit uses up."""
+    matrix, right = (it[:, 0] for it in _equations(u, u, y, width, np.ones((len(u), 1))))
+    inverse = np.linalg.inv(matrix)
+    height, own = np.einsum("ni,ni->n", inverse[:, 0], right), inverse[:, 0, 0]
+    return float(np.mean(((y - height) / np.maximum(1 - own, 1e-3)) ** 2)), float(own.sum())
+
+
+def _equations(at: Array, u: Array, y: Array, width: float, counts: Array) -> tuple[Array, Array]:
+    """Normal equations of weighted parabolas: matrices [G, B, 3, 3], right sides [G, B, 3].
+
+    counts [N, B]: how often each point is in each resample.
+    """
+    apart = (u[None, :] - at[:, None]) / width
+    weights = [np.exp(-0.5 * apart**2)]
+    while len(weights) < 5:
+        weights.append(weights[-1] * apart)
+    sums = [weight @ counts for weight in weights]
+    matrix = np.stack([np.stack([sums[i + j] for j in range(3)], -1) for i in range(3)], -2)
+    # a slope and a curvature that few points carry are drawn towards none
+    matrix += sums[0][..., None, None] * np.diag(_DRAWN)
+    matrix += 1e-12 * np.eye(3)
+    return matrix, np.stack([(weight * y) @ counts for weight in weights[:3]], -1)
+
+
+def _run_around(place: int, true: NDArray[np.bool_]) -> tuple[int, int]:
+    """First and last index of the unbroken run of true values around `place`."""
+    left = right = place
+    while left > 0 and true[left - 1]:
+        left -= 1
+    while right < len(true) - 1 and true[right + 1]:
+        right += 1
+    return left, right

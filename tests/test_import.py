@@ -1,0 +1,619 @@
+"""Old results as a study of their own: whatever a file holds, what came of it can be read again."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from search import run
+from search.importing import METRIC
+from search.names import IMPORTED, SETUP, latest_study
+from search.results import CONFIG, CONTINUED, RUN, SERIES, Results, results_of
+from search.study import StudyError, named_study
+from storage import open_storage
+from tests.studies import play, setup_of, store, study_of
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = ROOT.parent / "shared" / "seed" / "histories.json"
+# `import` is a keyword
+main = importlib.import_module("search.import").main
+
+OLD_CONFIG: dict[str, Any] = {
+    "experiment": {"name": "lmsa_v1", "description": "targeting 0.71+"},
+    "output_dir": "checkpoints/a",
+    "data": {"batch_size": 32, "num_workers": 16, "val_split": 0.1},
+    "model": {"name": "microsegformer", "num_classes": 19, "dropout": 0.15},
+    "augmentation": {"rotation": 15},
+    "loss": {"ce_weight": 1.0, "dice_weight": 1.5, "use_focal": False, "focal_gamma": 2.0},
+    "training": {
+        "epochs": 200,
+        "learning_rate": "8e-4",
+        "weight_decay": "1e-4",
+        "scheduler": "CosineAnnealingLR",
+        "early_stopping_patience": 999,
+    },
+}
+
+
+def changed(**sections: dict[str, Any]) -> dict[str, Any]:
+    """An old config with some of its values replaced."""
+    names = OLD_CONFIG.keys() | sections.keys()
+    return {
+        name: {**OLD_CONFIG.get(name, {}), **sections[name]}
+        if name in sections
+        else OLD_CONFIG[name]
+        for name in names
+    }
+
+
+def entry(name: str, val_f: list[Any] | None = None, **sections: dict[str, Any]) -> dict[str, Any]:
+    """A run as the old trainer's histories have it."""
+    scores = [0.1, 0.5, 0.4] if val_f is None else val_f
+    numbers = [score for score in scores if isinstance(score, float)]
+    return {
+        "run": name,
+        "config": changed(**sections),
+        "val_f_score": scores,
+        "train_f_score": [min(1.0, score + 0.1) for score in numbers],
+        "lr": [1e-4 * (place + 1) for place in range(len(scores))],
+    }
+
+
+def written(path: Path, data: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dump = yaml.safe_dump if path.suffix == ".yaml" else json.dumps
+    path.write_text(dump(data), encoding="utf-8")
+    return path
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder}/search.db"
+
+
+def imported(folder: Path, file: Path, *flags: str, study: str = "old") -> Results:
+    """What the store holds after an import that went well."""
+    assert main([str(file), "--study", study, "--storage", url(folder), *flags]) == 0
+    return results_of(named_study(open_storage(url(folder)), study))
+
+
+def refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], file: Path, *flags: str, study: str = "old"
+) -> str:
+    capsys.readouterr()
+    assert main([str(file), "--study", study, "--storage", url(folder), *flags]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = told.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+# ------------------------------------------------------------------------------ a list of histories
+
+
+def test_a_run_becomes_a_complete_trial_with_its_curve_and_the_seeds_figures(
+    tmp_path: Path,
+) -> None:
+    results = imported(tmp_path, written(tmp_path / "runs.json", [entry("a")]))
+    (one,) = results.outcomes
+    assert (results.metric, results.imported) == (METRIC, True)
+    assert (one.name, one.state.name, one.value) == ("a", "COMPLETE", 0.5)
+    assert dict(one.curve) == {1: 0.1, 2: 0.5, 3: 0.4}
+    assert dict(one.series["train_f"]) == {1: 0.2, 2: 0.6, 3: 0.5}
+    assert one.series["lr"][3] == pytest.approx(3e-4)
+    assert one.figures["best_epoch"] == 2
+    assert one.figures["gap"] == pytest.approx(0.1)
+    assert one.figures["degradation"] == pytest.approx(0.1)
+    assert one.figures["ce_dice_ratio"] == "40:60"
+
+
+def test_epochs_planned_and_epochs_trained_are_both_kept(tmp_path: Path) -> None:
+    (one,) = imported(tmp_path, written(tmp_path / "runs.json", [entry("a")])).outcomes
+    assert (one.budget, one.figures["epochs_trained"]) == (200, 3)
+
+
+def test_old_keys_are_named_once_for_all_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [entry("a"), entry("b", loss={"use_focal": True}), entry("c", data={"num_workers": 4})]
+    imported(tmp_path, written(tmp_path / "runs.json", runs))
+    notes = capsys.readouterr().err.splitlines()
+    keys = [note.split()[1].rstrip(",:") for note in notes]
+    assert len(keys) == len(set(keys))
+    (focal,) = [note for note in notes if "use_focal" in note]
+    assert focal.startswith("note: loss.use_focal, kept as it was: focal loss brought nothing")
+    assert focal.endswith("(3 runs)")
+
+
+def test_what_made_runs_differ_is_kept_and_what_had_no_effect_is_kept_apart(
+    tmp_path: Path,
+) -> None:
+    loss = {"use_focal": True, "boundary_weight": 0.3}
+    odd = entry("b", loss=loss, data={"num_workers": 4}, augmentation={"rotation": 30})
+    runs = [entry("a"), odd]
+    plain, focal = imported(tmp_path, written(tmp_path / "runs.json", runs)).outcomes
+    assert (plain.config["loss.use_focal"], focal.config["loss.use_focal"]) == (False, True)
+    # gamma says something only while focal loss is on
+    assert "loss.focal_gamma" not in plain.config
+    assert focal.config["loss.focal_gamma"] == 2.0
+    # a key that nobody knows
+    assert focal.config["loss.boundary_weight"] == 0.3
+    # loader processes change nothing, and the old trainer never read its augmentation section
+    for one in (plain, focal):
+        assert not {"data.num_workers", "augmentation.rotation", "output_dir"} & one.config.keys()
+    assert focal.attrs["ignored"]["augmentation.rotation"] == 30
+    assert focal.attrs["ignored"]["data.num_workers"] == 4
+    assert plain.config["model.name"] == "microsegformer"
+    assert plain.attrs["experiment"] == {"name": "lmsa_v1", "description": "targeting 0.71+"}
+
+
+def test_augmentation_counts_where_the_trainer_that_wrote_it_did_read_it(tmp_path: Path) -> None:
+    ours = {"loss": {"dice_weight": 1.5}, "augmentation": {"rotation": 30.0}}
+    on_gpu = entry("gpu", gpu_augmentation={"rotation_degrees": 20})
+    runs = [{"run": "ours", "config": ours, "val_f_score": [0.1]}, on_gpu]
+    own, other = imported(tmp_path, written(tmp_path / "runs.json", runs)).outcomes
+    assert own.config["augmentation.rotation"] == 30.0
+    assert other.config["augmentation.rotation"] == 20
+    assert other.attrs["ignored"]["augmentation.rotation"] == 15
+
+
+def test_keys_that_vary_are_parameters_by_their_short_names(tmp_path: Path) -> None:
+    restarts = {
+        "scheduler": "CosineAnnealingWarmRestarts",
+        "scheduler_params": {"T_0": 25, "T_mult": 2, "eta_min": "1e-6"},
+        "weight_decay": "2e-4",
+    }
+    runs = [entry("a"), entry("b", loss={"dice_weight": 2.0}, training=restarts)]
+    first, second = imported(tmp_path, written(tmp_path / "runs.json", runs)).outcomes
+    # plain cosine is one cycle over the whole budget
+    assert dict(first.params) == {"dice_weight": 1.5, "weight_decay": 1e-4, "T_0": 200.0}
+    assert dict(second.params) == {"dice_weight": 2.0, "weight_decay": 2e-4, "T_0": 25.0}
+    assert first.row.distributions["weight_decay"] == optuna.distributions.FloatDistribution(
+        1e-4, 2e-4, log=True
+    )
+
+
+def test_a_run_that_does_not_tell_a_key_has_no_such_parameter(tmp_path: Path) -> None:
+    bare = {"run": "bare", "config": {"model": {"dropout": 0.3}}, "val_f_score": [0.3]}
+    runs = [entry("a"), entry("b", loss={"dice_weight": 2.0}), bare]
+    outcomes = imported(tmp_path, written(tmp_path / "runs.json", runs)).outcomes
+    assert dict(outcomes[2].params) == {"dropout": 0.3}
+    assert outcomes[2].figures["ce_dice_ratio"] is None
+
+
+def test_a_run_that_starts_from_anothers_weights_names_it_where_it_tells(tmp_path: Path) -> None:
+    told = {"name": "lmsa_continue_v2", "description": "Continue from best model (0.5123)"}
+    weights = {"resume_from": "checkpoints/plain/best.pth"}
+    steep = [0.6 + 0.01 * epoch for epoch in range(12)]
+    runs = [
+        entry("plain"),
+        entry("parent", [0.1, 0.51231]),
+        entry("told", [0.48, 0.52], experiment=told),
+        entry("weights", [0.45, 0.5], training=weights),
+        entry("steep", steep),
+        entry("flat", [0.04] * 12),
+        entry("continuous", experiment={"name": "continuous_aug", "description": ""}),
+    ]
+    outcomes = imported(tmp_path, written(tmp_path / "runs.json", runs)).outcomes
+    assert [one.continued for one in outcomes] == [
+        *(None, None, "parent", "plain", "a run that is not named", None, None),
+    ]
+
+
+def test_what_the_file_says_of_its_metric_is_the_studys(tmp_path: Path) -> None:
+    runs = {"metric": "F pooled per batch", "runs": [entry("a")]}
+    results = imported(tmp_path, written(tmp_path / "runs.json", runs))
+    assert results.metric == "F pooled per batch"
+    other = imported(tmp_path, written(tmp_path / "b.json", runs), "--metric", "mine", study="b")
+    assert other.metric == "mine"
+
+
+def test_names_are_text_whatever_they_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "[bold]<script> :smile:"
+    results = imported(tmp_path, written(tmp_path / "runs.json", [entry(name)]))
+    assert results.outcomes[0].name == name
+    assert name in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------- again
+
+
+def test_importing_twice_adds_nothing_and_another_file_adds_its_own(
+    tmp_path: Path, store_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = written(tmp_path / "runs.json", [entry("a"), entry("b", loss={"dice_weight": 2.0})])
+    flags = ["--study", "old", "--storage", store_url]
+    assert main([str(first), *flags]) == 0
+    assert "study old: 2 runs added\n" in capsys.readouterr().out
+    assert main([str(first), *flags]) == 0
+    assert "study old: 0 runs added, 2 runs there already\n" in capsys.readouterr().out
+    more = [entry("a"), entry("c", [0.2, 0.6], loss={"dice_weight": 3.0}, model={"dropout": 0.2})]
+    assert main([str(written(tmp_path / "more.json", more)), *flags]) == 0
+    assert "study old: 1 run added, 1 run there already\n" in capsys.readouterr().out
+    results = results_of(named_study(open_storage(store_url), "old"))
+    assert [one.name for one in results.outcomes] == ["a", "b", "c"]
+    # dropout varies only since c came
+    assert [dict(one.params) for one in results.outcomes] == [
+        {"dice_weight": 1.5},
+        {"dice_weight": 2.0},
+        {"dice_weight": 3.0, "dropout": 0.2},
+    ]
+    study = named_study(open_storage(store_url), "old")
+    assert study.user_attrs[IMPORTED]["source"] == "runs.json, more.json"
+    assert study.best_value == 0.6
+
+
+def test_a_copy_of_a_file_is_known_again(tmp_path: Path) -> None:
+    first = written(tmp_path / "runs.json", [entry("a")])
+    imported(tmp_path, first)
+    shutil.copy(first, tmp_path / "copy.json")
+    assert len(imported(tmp_path, tmp_path / "copy.json").outcomes) == 1
+
+
+def test_a_run_is_known_again_in_its_own_folder(tmp_path: Path) -> None:
+    run = entry("first")
+    imported(tmp_path, written(tmp_path / "runs.json", [run]))
+    curves = {key: value for key, value in run.items() if key not in ("run", "config")}
+    written(tmp_path / "first" / "history.json", curves)
+    config = yaml.safe_dump(OLD_CONFIG)
+    # here a number, in the list a text
+    assert "learning_rate: 8e-4" in config
+    (tmp_path / "first" / "config.yaml").write_text(config, encoding="utf-8")
+    assert len(imported(tmp_path, tmp_path / "first").outcomes) == 1
+
+
+def test_another_run_of_the_same_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(tmp_path, written(tmp_path / "runs.json", [entry("a")]))
+    other = written(tmp_path / "other.json", [entry("new"), entry("a", [0.2, 0.3])])
+    line = refused(tmp_path, capsys, other)
+    assert line.startswith(f"error: {other}: run a: the study has another run of this name")
+    # not even the run that could have been added
+    assert len(results_of(named_study(store(tmp_path), "old")).outcomes) == 1
+
+
+def test_a_search_is_no_place_for_imported_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = store(tmp_path)
+    play(study_of(storage, "faces"), storage, setup_of("faces"), 1)
+    foreign = optuna.create_study(study_name="foreign", storage=storage)
+    foreign.add_trial(optuna.create_trial(value=1.0))
+    file = written(tmp_path / "runs.json", [entry("a")])
+    line = refused(tmp_path, capsys, file, study="faces")
+    assert 'study "faces" was made by search.run' in line
+    assert "name another with --study" in line
+    assert 'study "foreign" was made by another' in refused(tmp_path, capsys, file, study="foreign")
+    assert len(study_of(storage, "faces").trials) == 1
+
+
+def test_runs_of_another_metric_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(tmp_path, written(tmp_path / "a.json", [entry("a")]), "--metric", "pooled")
+    more = written(tmp_path / "b.json", [entry("b")])
+    line = refused(tmp_path, capsys, more, "--metric", "per image")
+    assert 'study "old" has the metric "pooled", these runs have "per image"' in line
+    # nothing said: the study's own
+    assert imported(tmp_path, more).metric == "pooled"
+
+
+def test_a_search_cannot_go_on_in_an_imported_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+    imported(tmp_path, written(tmp_path / "runs.json", [entry("a")]))
+    capsys.readouterr()
+    flags = ["--storage", url(tmp_path), "--runs", str(tmp_path / "runs"), "--plain"]
+    assert run.main([*flags, "--trials", "1", "--study", "old"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert 'study "old"' in line
+    assert "--study" in line
+    assert SETUP not in named_study(store(tmp_path), "old").user_attrs
+
+
+def test_an_imported_study_is_never_the_latest_search(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    play(study_of(storage, "faces"), storage, setup_of("faces"), 1)
+    imported(tmp_path, written(tmp_path / "runs.json", [entry("a")]))
+    assert latest_study(storage) == "faces"
+    with pytest.raises(StudyError, match="did you mean old"):
+        named_study(storage, "olt")
+
+
+# ---------------------------------------------------------------------------------------- folders
+
+
+def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
+    history = {key: value for key, value in entry("").items() if key not in ("run", "config")}
+    written(tmp_path / "checkpoints" / "first" / "history.json", history)
+    written(tmp_path / "checkpoints" / "first" / "config.yaml", OLD_CONFIG)
+    rows = [
+        {"epoch": epoch, "val_f": score, "train_f": score, "val_f_per_class": {"skin": score}}
+        for epoch, score in enumerate([0.3, 0.6], 1)
+    ]
+    written(tmp_path / "checkpoints" / "ours" / "7" / "history.json", rows)
+    ours = {"loss": {"dice_weight": 2.5}, "training": {"epochs": 2, "seed": 11}}
+    written(tmp_path / "checkpoints" / "ours" / "7" / "config.json", ours)
+    one, other = imported(tmp_path, tmp_path / "checkpoints").outcomes
+    assert (one.name, one.value, one.params["dice_weight"]) == ("first", 0.5, 1.5)
+    assert (other.name, other.value, other.params["dice_weight"]) == ("ours/7", 0.6, 2.5)
+    assert (other.seed, other.budget) == (11, 2)
+    assert sorted(other.series) == ["train_f", "val_f"]
+
+
+@pytest.mark.parametrize("name", ["", "history.json", "config.yaml"])
+def test_one_run_is_named_by_its_folder_or_either_of_its_files(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "first"
+    written(folder / "history.json", {"val_f_score": [0.2, 0.3]})
+    written(folder / "config.yaml", OLD_CONFIG)
+    (one,) = imported(tmp_path, folder / name if name else folder).outcomes
+    assert (one.name, one.value, one.config["loss.dice_weight"]) == ("first", 0.3, 1.5)
+
+
+def test_a_history_without_a_config_says_that_its_settings_are_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "first" / "history.json", {"val_f_score": [0.2, 0.3]})
+    (one,) = imported(tmp_path, tmp_path / "first").outcomes
+    assert (one.value, dict(one.config), one.budget) == (0.3, {}, 2)
+    assert "config.json beside it, so its settings are not known" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+# as the seed's table is written: bold, with marks and percentages in brackets
+BY_HAND = [
+    ["Dice Weight", "Best Val F-Score", "Best Epoch", "Train@Best", "Train-Val Gap", "Final Val"],
+    ["**1.0**", "0.6819", "80", "0.6802", "-0.0018", "0.6503"],
+    ["**1.5**", "**0.6889** ⭐", "92", "0.6987", "+0.0098", "0.6544"],
+    ["**2.0**", "0.6702 ❌", "68", "0.6783", "+0.0080", "0.6203"],
+]
+LOST = ["退化幅度", "0.0316 (4.6%)", "0.0344 (5.0%)", "0.0500 (7.5%)"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_table_that_was_made_by_hand_is_read_as_it_stands(
+    tmp_path: Path, delimiter: str
+) -> None:
+    file = tmp_path / "table.csv"
+    with file.open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out, delimiter=delimiter).writerows(
+            [*row, lost] for row, lost in zip(BY_HAND, LOST, strict=True)
+        )
+    one, best, other = imported(tmp_path, file).outcomes
+    assert [one.name, best.name, other.name] == [
+        *("dice_weight 1", "dice_weight 1.5", "dice_weight 2"),
+    ]
+    assert best.value == 0.6889
+    assert not best.curve
+    known = {name: value for name, value in best.figures.items() if value is not None}
+    assert known == {
+        "trial": 1,
+        "state": "COMPLETE",
+        "value": 0.6889,
+        "params": {"dice_weight": 1.5},
+        "best_val_f": 0.6889,
+        "best_epoch": 92,
+        "train_f_at_best": 0.6987,
+        "gap": 0.0098,
+        "final_val_f": 0.6544,
+        "degradation": 0.0344,
+        "degradation_pct": 5.0,
+        "ce_dice_ratio": "40:60",
+    }
+
+
+def test_a_table_in_yaml_by_our_own_names_fills_in_what_follows(tmp_path: Path) -> None:
+    rows = [
+        {"run": "x", "dice_weight": 1.0, "best_val_f": 0.5, "final_val_f": 0.4, "seed": 3},
+        {"run": "y", "dice_weight": 2.0, "best_val_f": 0.6, "train_f_at_best": 0.7, "epochs": 90},
+    ]
+    one, other = imported(tmp_path, written(tmp_path / "table.yaml", rows)).outcomes
+    assert (one.name, one.seed) == ("x", 3)
+    assert one.figures["degradation"] == pytest.approx(0.1)
+    assert one.figures["degradation_pct"] == pytest.approx(20)
+    assert other.figures["gap"] == pytest.approx(0.1)
+    assert (other.budget, other.figures["ce_dice_ratio"]) == (90, "33:67")
+    # a table says nothing of it
+    assert other.figures["still_rising"] is None
+
+
+def test_rows_that_differ_in_nothing_but_the_score_get_names_of_their_own(tmp_path: Path) -> None:
+    rows = [{"dice_weight": 1.5, "best_val_f": score} for score in (0.68, 0.69)]
+    first = imported(tmp_path, written(tmp_path / "table.yaml", rows))
+    assert [one.name for one in first.outcomes] == ["dice_weight 1.5", "dice_weight 1.5 (2)"]
+    more = written(tmp_path / "more.yaml", [{"dice_weight": 1.5, "best_val_f": 0.7}])
+    assert [one.name for one in imported(tmp_path, more).outcomes][2:] == ["dice_weight 1.5 (3)"]
+    assert len(imported(tmp_path, tmp_path / "table.yaml").outcomes) == 3
+
+
+def test_remarks_are_notes_and_unknown_columns_stay(tmp_path: Path) -> None:
+    rows = [
+        {"dice_weight": 1.5, "best_val_f": 0.6, "Status": "done", "backbone": "mit", "lr": "8e-4"}
+    ]
+    (one,) = imported(tmp_path, written(tmp_path / "table.yaml", rows)).outcomes
+    assert one.note == "done"
+    assert one.config["backbone"] == "mit"
+    assert one.config["training.learning_rate"] == 8e-4
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+NAN = float("nan")
+BAD_RUNS: list[tuple[str, list[dict[str, Any]], str]] = [
+    ("nan", [entry("ok"), entry("a", [0.1, NAN])], r"run a: .*_score of epoch 2 is nan.*leave it"),
+    ("null", [entry("a", [0.1, None])], "run a: val_f_score of epoch 2 is None, no number"),
+    ("percent", [entry("a", [10.0, 68.9])], r"epoch 1 is 10, not in \[0, 1\]; .* divide by 100"),
+    ("negative", [entry("a", [0.1, -0.2])], r"epoch 2 is -0.2, not in \[0, 1\]"),
+    ("text", [entry("a", [0.1, "0.2"])], "val_f_score of epoch 2 is '0.2', no number"),
+    ("empty", [entry("ok"), entry("a", [])], "run a: val_f_score is empty.*leave this run out"),
+    ("unequal", [{**entry("a"), "lr": [0.1]}], "run a: lr has 1 values and val_f_score 3"),
+    ("twice", [entry("a"), entry("a", [0.2])], "run a stands there twice; give each a name"),
+    ("config", [{**entry("a"), "config": [1]}], r"run a: config: '\[1\]' is none; sections"),
+    ("no curve", [{"run": "a", "config": {}}], "run a: no score; add a column best_val_f"),
+    ("no run", [1], "entry 1: '1' is no run"),  # type: ignore[list-item]
+    ("nothing", [], "holds no run"),
+    ("seed", [{**entry("a"), "seed": -1}], "run a: seed: -1: a whole number"),
+    (
+        "metrics",
+        [{**entry("a"), "metric": "x"}, {**entry("b"), "metric": "y"}],
+        r"several metrics \(x; y\); .*--metric",
+    ),
+]
+
+
+@pytest.mark.parametrize(("runs", "told"), [pytest.param(*bad[1:], id=bad[0]) for bad in BAD_RUNS])
+def test_a_mistake_in_a_history_is_one_line_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: Any, told: str
+) -> None:
+    file = written(tmp_path / "runs.json", runs)
+    line = refused(tmp_path, capsys, file)
+    assert line.startswith(f"error: {file}: ")
+    assert re.search(told, line), line
+    assert not (tmp_path / "search.db").exists()
+
+
+BAD_ROWS: list[tuple[str, list[dict[str, Any]], str]] = [
+    ("percent", [{"best_val_f": 68.9}], r"row 1: best_val_f is 68.9, not in \[0, 1\]; .* percent"),
+    ("guess", [{"best_val_f": "0.685-0.688?"}], r"row 1: best_val_f: '0.685-0.688\?' is no number"),
+    ("untested", [{"dice_weight": 1.3}], "row 1: no score; .*leave out a run that was not trained"),
+    ("bool", [{"best_val_f": True}], "row 1: best_val_f: True is no number"),
+    ("upside down", [{"best_val_f": 0.5, "final_val_f": 0.6}], "final score 0.6 lies above .* 0.5"),
+    ("too late", [{"best_val_f": 0.5, "best_epoch": 9, "epochs_trained": 5}], "best epoch 9 lies"),
+    ("half", [{"best_val_f": 0.5, "best_epoch": 1.5}], "best_epoch: 1.5: a whole number of epochs"),
+    ("twins", [{"best_val_f": 0.5}, {"best_val_f": 0.5}], "row 2: tells what row 1 does; give"),
+    ("rising", [{"best_val_f": 0.5, "still_rising": "?"}], r"still_rising: '\?': write yes or no"),
+]
+
+
+@pytest.mark.parametrize(("rows", "told"), [pytest.param(*bad[1:], id=bad[0]) for bad in BAD_ROWS])
+def test_a_mistake_in_a_table_is_one_line_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: Any, told: str
+) -> None:
+    file = written(tmp_path / "table.yaml", rows)
+    line = refused(tmp_path, capsys, file)
+    assert line.startswith(f"error: {file}: ")
+    assert re.search(told, line), line
+    assert not (tmp_path / "search.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.json", b"[{", "not JSON: "),
+        ("a.json", b"\xff\xfe\x00", "not a text file in UTF-8"),
+        ("a.json", b'{"model": {"dropout": 0.1}}', "neither a list of runs, nor a history"),
+        ("a.json", b"3", "neither a list of runs, nor a history"),
+        ("a.csv", b"best_val_f,dice_weight\n0.5,1,2\n", "row 1: more cells than headings"),
+        ("a.csv", b"best_val_f,dice_weight\n", "holds no run"),
+        ("a.yaml", b"- [", "not YAML: "),
+        ("history.json", b'[{"epoch": 1}]', "a row needs epoch and val_f"),
+        ("history.json", b'[{"epoch": 2, "val_f": 0.1}]', "its epochs are not 1, 2, 3 and so on"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    line = refused(tmp_path, capsys, tmp_path / name)
+    assert str(tmp_path / name) in line
+    assert told in line
+
+
+def test_a_path_that_holds_nothing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no such file or folder" in refused(tmp_path, capsys, tmp_path / "none.json")
+    assert "no history.json in it or below" in refused(tmp_path, capsys, tmp_path)
+    line = refused(tmp_path, capsys, written(tmp_path / "a.json", [entry("a")]), study=" ")
+    assert "--study: a name is needed" in line
+
+
+# ---------------------------------------------------------------------------------------- command
+
+
+def test_the_command_runs_as_a_module_and_shows_no_password(tmp_path: Path) -> None:
+    file = written(tmp_path / "runs.json", [entry("a")])
+    command = [sys.executable, "-m", "search.import", str(file), "--study", "old", "--storage"]
+
+    def done(storage: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, storage], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+
+    good = done(url(tmp_path))
+    assert (good.returncode, good.stdout.splitlines()[0]) == (0, "study old: 1 run added")
+    bad = done("postgresql+psycopg://me:sesame@127.0.0.1:1/none")
+    assert bad.returncode == 2
+    assert len(bad.stderr.splitlines()) == 1
+    assert "sesame" not in bad.stdout + bad.stderr
+
+
+def test_help_does_not_wait_for_heavy_packages() -> None:
+    code = (
+        "import importlib, sys\n"
+        "it = importlib.import_module('search.import')\n"
+        "it.parser().format_help()\n"
+        "heavy = ('torch', 'optuna', 'sqlalchemy', 'matplotlib', 'scipy', 'plotly')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+# ---------------------------------------------------------------------------------------- the seed
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The user's 19 runs."""
+    if not SEED.exists():
+        pytest.skip("the seed's histories are not here")
+    return imported(tmp_path_factory.mktemp("seed"), SEED)
+
+
+def test_the_seeds_19_runs_are_trials_with_their_whole_curves(seeds: Results) -> None:
+    runs = {one["run"]: one for one in json.loads(SEED.read_text(encoding="utf-8"))}
+    assert len(seeds.outcomes) == len(runs) == 19
+    for one in seeds.outcomes:
+        told = runs[one.attrs[RUN]]
+        assert list(one.curve.values()) == told["val_f_score"]
+        assert one.attrs[SERIES]["train_f"] == told["train_f_score"]
+        assert one.attrs[SERIES]["lr"] == told["lr"]
+        assert one.value == max(told["val_f_score"])
+        assert one.budget == told["config"]["training"]["epochs"]
+        assert one.attrs[CONFIG]["loss.dice_weight"] == told["config"]["loss"]["dice_weight"]
+    assert seeds.metric == METRIC
+
+
+def test_of_the_seeds_runs_one_continues_the_best_one_of_the_table(seeds: Results) -> None:
+    continued = {one.name: one.continued for one in seeds.outcomes if one.attrs.get(CONTINUED)}
+    assert continued == {"microsegformer_20251009_172335": "microsegformer_20251008_025917"}
+
+
+def test_the_seeds_true_differences_are_seen(seeds: Results) -> None:
+    focal = [one.name for one in seeds.outcomes if one.config.get("loss.use_focal")]
+    assert focal == ["microsegformer_20251007_211515", "microsegformer_20251007_224140"]
+    restarts = [one for one in seeds.outcomes if one.config["training.scheduler_params.T_0"] == 25]
+    assert [one.budget for one in restarts] == [200, 200]
+    assert [one.figures["still_rising"] for one in restarts] == [True, True]
+    assert {*seeds.outcomes[0].params, *seeds.outcomes[-1].params} == {
+        *("dice_weight", "dropout", "weight_decay", "T_0", "learning_rate", "epochs"),
+        "warmup_epochs",
+    }
