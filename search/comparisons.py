@@ -11,7 +11,7 @@ from search.alike import differences as settings_apart
 from search.judged import CEILING, Evidence, core, level_name, levels_text
 from search.lineage import diverged
 from search.progress import counted
-from search.repeats import Pair, compare, interval, sentence
+from search.repeats import Pair, interval, sentence
 from search.results import Outcome
 from search.wording import listed, scores, setting, some
 
@@ -82,7 +82,7 @@ def comparison(seen: Evidence) -> list[str]:
 def _of_levels(seen: Evidence) -> list[str]:
     if len(seen.repeated) > 1:
         by_name = {level_name(group): group for group in seen.repeated}
-        lines = [_repeats_text(by_name, seen.pairs)]
+        lines = [_repeats_text(by_name, seen.pairs, seen.looks[1])]
         if not alike_but_for_dice(seen.repeated):
             lines[0] += " They differ in more than the dice weight: see the differences."
         single = [group for group in seen.levels if group not in seen.repeated]
@@ -109,13 +109,13 @@ def _of_levels(seen: Evidence) -> list[str]:
     return lines
 
 
-def _repeats_text(groups: dict[str, Group], pairs: Sequence[Pair]) -> str:
+def _repeats_text(groups: dict[str, Group], pairs: Sequence[Pair], looks: int) -> str:
     """The sentence, the means with their intervals, and the size of each decided difference."""
     known = {name: group.scores for name, group in groups.items()}
     text = f"{_capital(sentence(known, pairs))}."
     means = []
     for name, own in known.items():
-        found = interval(own)
+        found = interval(own, looks=looks)
         assert found is not None
         means.append(f"{name} {found.mean:.4f} ({found.low:.4f} to {found.high:.4f})")
     text += f" Means with 95 % intervals over seeds: {listed(means)}."
@@ -138,7 +138,8 @@ def _of_repeats(seen: Evidence) -> list[str]:
     if len(repeated) < 2:
         return []
     by_name = {group.name: group for group in repeated}
-    return [_repeats_text(by_name, compare({name: one.scores for name, one in by_name.items()}))]
+    pairs = seen.compared({name: one.scores for name, one in by_name.items()})
+    return [_repeats_text(by_name, pairs, seen.looks[1])]
 
 
 def _of_the_best(seen: Evidence) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.launch import Ahead
-from search.names import CONFIRM_SUFFIX, RUNS, STORAGE
+from search.names import CONFIRM_SUFFIX, RUNS, SEEDS, STORAGE
 from trainer.cli import Parser, guarded, progress_bar
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--seeds",
         type=_whole(2),
-        default=10,
+        default=SEEDS,
         metavar="S",
-        help="seeds of each configuration at most (default: 10)",
+        help=f"seeds of each configuration at most (default: {SEEDS})",
     )
     it.add_argument(
         "--budget",

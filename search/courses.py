@@ -19,7 +19,6 @@ from search.evidence import (
 )
 from search.judged import Evidence, core, level, level_name, levels_text, not_alike
 from search.progress import counted
-from search.repeats import compare
 from search.results import Outcome
 from search.wording import difference, listed, rho, scores
 
@@ -207,7 +206,7 @@ def _falls(seen: Evidence) -> list[str]:
             f"Degradation {counted(wait, 'epoch')} after the best, the longest wait that all have"
             f" (they were trained on for {own}): {levels_text(kept)} fell by {scores(falls)}"
         )
-        return [f"{text}{_compared(kept, lambda one: fall_after(one, wait), 'falls')}."]
+        return [f"{text}{_compared(seen, kept, lambda one: fall_after(one, wait), 'falls')}."]
     waits = [(one, waited) for one in seen.complete if (waited := wait_of(one)) > 0]
     if len(waits) < 2:
         return ["Degradation cannot be compared: fewer than two trials were trained past a peak."]
@@ -234,7 +233,7 @@ def _unsteady(seen: Evidence) -> list[str]:
             f"Instability (standard deviation of the changes from epoch to epoch) of"
             f" {levels_text(shown)}: {scores(values)}"
         )
-        return [f"{text}{_compared(shown, instability, 'is less stable')}."]
+        return [f"{text}{_compared(seen, shown, instability, 'is less stable')}."]
     having = [(one, value) for one in seen.complete if (value := instability(one)) is not None]
     if len(having) < 2:
         return []
@@ -243,7 +242,9 @@ def _unsteady(seen: Evidence) -> list[str]:
     return [f"{text}{_by_weight(ones, values)}."]
 
 
-def _compared(groups: Sequence[Group], figure: Callable[[Outcome], float | None], what: str) -> str:
+def _compared(
+    seen: Evidence, groups: Sequence[Group], figure: Callable[[Outcome], float | None], what: str
+) -> str:
     """The claim that 2.0, or the highest weight here, does worse in a figure than 1.5."""
     own = {
         level_name(group): [v for one in group.outcomes if (v := figure(one)) is not None]
@@ -254,7 +255,7 @@ def _compared(groups: Sequence[Group], figure: Callable[[Outcome], float | None]
     found = [
         # the higher figure is the worse one
         (pair.first, pair.second) if pair.verdict == "first" else (pair.second, pair.first)
-        for pair in compare(own)
+        for pair in seen.compared(own)
         if pair.verdict in ("first", "second")
     ]
     if not found:

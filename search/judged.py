@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from search.alike import Group, alike_but_for_dice, by_dice_weight, differences, groups_of
 from search.evidence import without_others
-from search.repeats import Pair, compare, seed_deviation
+from search.looks import FIRST, STEP
+from search.names import CONFIRM_SUFFIX, SEEDS
+from search.repeats import Pair, compare, look_at, seed_deviation
 from search.results import Outcome, Results
 from search.smooth import Smooth, smooth
 from search.wording import listed, number, setting
@@ -51,7 +53,24 @@ class Evidence:
     @cached_property
     def pairs(self) -> list[Pair]:
         """`repeated`, by their names as `level_name` gives them, all compared."""
-        return compare(by_level(self.repeated))
+        return self.compared(by_level(self.repeated))
+
+    def compared(self, scores: Mapping[str, Sequence[float]]) -> list[Pair]:
+        """All pairs, by their repeats."""
+        look, looks = self.looks
+        return compare(scores, look=look, looks=looks)
+
+    @cached_property
+    def looks(self) -> tuple[int, int]:
+        """Which look at the repeats this is, and of how many.
+
+        The scores of a study of repeats decided whether it went on, see `search.looks`.
+        """
+        if not self.results.name.endswith(CONFIRM_SUFFIX):
+            return 1, 1
+        most = max((len(group.scores) for group in self.groups), default=0)
+        look, looks = (look_at(seeds, first=FIRST, step=STEP) for seeds in (most, max(most, SEEDS)))
+        return look, looks
 
     @cached_property
     def noise(self) -> float | None:

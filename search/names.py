@@ -20,6 +20,8 @@ SETUP, TOTAL = "setup", "total"
 # seconds between the beats of a worker, and seconds of silence after which it counts as dead
 BEAT_S = 2.0
 GRACE_S = 20.0
+# seeds of each configuration that search.confirm repeats at most
+SEEDS = 10
 
 
 def default_name(data: str, preset: str, image_size: int) -> str:
