@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import lineage, seedtable
 from search.lineage import CONTINUES, DIVERGED
-from search.markdown import escaped
+from search.pages.markdown import escaped
 from search.results import Results, results_of
 from search.study import total_of
 from storage import StorageError

@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 
 from search import seedtable
 from search.confirm import confirmed_scores
-from search.confirmed import CONFIGURATION, ByImage, by_image
-from search.document import Document, Section, Table
 from search.formats import train_words
 from search.names import CONFIRM_SUFFIX, SETUP
+from search.pages.document import Document, Section, Table
 from search.repeats import Interval, interval, over_images
+from search.repeats.confirmed import CONFIGURATION, ByImage, by_image
 from search.results import Outcome, Results, results_of
 from search.spaces import format_value
 from search.study import Setup, named_study

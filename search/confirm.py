@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from search.confirming import Task
     from search.progress import View
+    from search.repeats.confirming import Task
     from storage import LeasedStorage
 
 EXAMPLES = """\
@@ -158,7 +158,7 @@ def _main(
     from search.board import Board
     from search.closing import command, commands
     from search.progress import View
-    from search.repeating import Repeating
+    from search.repeats.repeating import Repeating
     from search.study import open_study
     from storage import redact_words
 
@@ -187,10 +187,10 @@ def _planned(
     args: argparse.Namespace, run_args: argparse.Namespace, view: View
 ) -> tuple[LeasedStorage, Task]:
     """What is repeated, and the store; all is checked before anything is written."""
-    from search import confirming
     from search.names import latest_study
     from search.opening import refuse_orphans
-    from search.repeating import first_look
+    from search.repeats import confirming
+    from search.repeats.repeating import first_look
     from search.run import check_writable
     from search.study import named_study
     from storage import open_storage
@@ -237,7 +237,7 @@ def _planned(
 
 def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
     """The scores of each configuration in a study of repeats, in the order of its seeds."""
-    from search.confirmed import CONFIGURATION, score_of
+    from search.repeats.confirmed import CONFIGURATION, score_of
 
     found: dict[str, list[float]] = {}
     for row in study.get_trials(deepcopy=False):
@@ -254,8 +254,8 @@ def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     name: of the search, or of its repeats, in whose study the trial is. Raises StudyError where
     nothing was repeated.
     """
-    from search.confirmed import CONFIGURATION, score_of
-    from search.confirming import study_name
+    from search.repeats.confirmed import CONFIGURATION, score_of
+    from search.repeats.confirming import study_name
     from search.study import StudyError, named_study
 
     repeats = study_name(name)

@@ -173,7 +173,7 @@ def _card(
     command: str,
 ) -> str:
     from search.card import card, origin_of
-    from search.markdown import markdown
+    from search.pages.markdown import markdown
     from search.results import results_of
     from storage import redact
 

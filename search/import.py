@@ -60,7 +60,7 @@ def _main(args: argparse.Namespace) -> int:
     import optuna
     from rich.console import Console
 
-    from search.importing import import_batch, read_batch
+    from search.imported.study import import_batch, read_batch
     from search.names import IMPORTED
     from search.progress import counted
     from search.results import results_of

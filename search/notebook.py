@@ -106,7 +106,7 @@ class LoadedStudy:
 
     def findings(self) -> list[str]:
         """The report's sentences."""
-        from search.findings import findings
+        from search.analysis.findings import findings
 
         return [finding.text for finding in findings(self.results)]
 

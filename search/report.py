@@ -15,8 +15,8 @@ from trainer.cli import Parser, guarded
 if TYPE_CHECKING:
     import optuna
 
-    from search.document import Document, Picture, Section
-    from search.findings import Finding
+    from search.analysis.findings import Finding
+    from search.pages.document import Document, Picture, Section
     from search.results import Results
     from storage import LeasedStorage
 
@@ -26,7 +26,7 @@ examples:
   python -m search.report --study hand-made --out old.html --markdown old.md
 """
 
-# topic -> heading, in the order of the page; the topics of `search.findings` and `search.figures`
+# topic of a finding or a figure -> heading, in the order of the page
 TOPICS = {
     "standing": "Where the study stands",
     "advice": "The next search",
@@ -84,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
-    from search.markdown import markdown
     from search.names import latest_study
-    from search.page import page
+    from search.pages.markdown import markdown
+    from search.pages.page import page
     from search.records import existing
     from search.study import named_study
     from storage import open_storage
@@ -114,8 +114,8 @@ def report_of(storage: LeasedStorage, study: optuna.Study, url: str, runs: Path)
 
     Raises StudyError for a study that was neither searched, repeated nor imported.
     """
+    from search.analysis.findings import advice_command, findings
     from search.figures import figures
-    from search.findings import advice_command, findings
     from search.results import results_of
     from search.study import total_of
     from storage import redact_words
@@ -148,8 +148,8 @@ def document(
     total: finished trials wanted. command: starts the next search. confirmed: of its
     repeats, None where there are none. sheet: pictures of the best trial.
     """
-    from search import tables
-    from search.document import Document, Section
+    from search.pages import tables
+    from search.pages.document import Document, Section
 
     sentences: dict[str, list[str]] = {topic: [] for topic in TOPICS}
     for finding in findings:
@@ -216,15 +216,15 @@ def _confirmed(storage: LeasedStorage, name: str, runs: Path) -> Section | None:
     repeats = f"{name.removesuffix(CONFIRM_SUFFIX)}{CONFIRM_SUFFIX}"
     if repeats not in {study.study_name for study in storage.get_all_studies()}:
         return None
-    from search.confirm_section import confirm_section
+    from search.pages.repeats_section import confirm_section
 
     return confirm_section(named_study(storage, repeats), runs)
 
 
 def contact_sheet(results: Results, runs: Path) -> Picture | None:
     """The newest contact sheet of the best trial; None where its files are not at hand."""
-    from search.document import Picture
     from search.lineage import rows_of
+    from search.pages.document import Picture
     from search.records import token_folders_of
     from search.study import trial_folder
     from trainer.jpeg import jpeg_of

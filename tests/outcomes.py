@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from search import seedtable
-from search.findings import TOPICS, findings
+from search.analysis.findings import TOPICS, findings
 from search.results import Outcome, Results
 from search.spaces import distribution
 from search.study import Setup

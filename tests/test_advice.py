@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import create_trial
 
 from search.adopt import adopt
-from search.findings import advice_command
+from search.analysis.findings import advice_command
 from search.opening import planned
 from search.results import results_of
 from search.run import parser

@@ -33,6 +33,11 @@ ROOT = SCRIPTS.parent
 rivals, bench_train, bench_quality = map(script, ("rivals", "bench_train", "bench_quality"))
 
 
+BENCHES = [
+    *("train", "quality", "gpu", "store", "pruners", "verdict", "paired", "samplers", "repeats")
+]
+
+
 @pytest.fixture(autouse=True)
 def own_process_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cache of its own; signals and random numbers as they were."""
@@ -60,7 +65,17 @@ def test_an_unknown_bench_is_one_line_that_lists_the_names(words: list[str]) -> 
     assert done.stderr.count("\n") == 1
     assert all(
         name in done.stderr
-        for name in ("train", "quality", "gpu", "store", "pruners", "verdict", "paired", "samplers", "repeats")
+        for name in (
+            "train",
+            "quality",
+            "gpu",
+            "store",
+            "pruners",
+            "verdict",
+            "paired",
+            "samplers",
+            "repeats",
+        )
     )
 
 
@@ -68,7 +83,17 @@ def test_the_help_tells_what_each_bench_is_for() -> None:
     done = subprocess.run([SCRIPTS / "bench", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     told = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert told == ["train", "quality", "gpu", "store", "pruners", "verdict", "paired", "samplers", "repeats"]
+    assert told == [
+        "train",
+        "quality",
+        "gpu",
+        "store",
+        "pruners",
+        "verdict",
+        "paired",
+        "samplers",
+        "repeats",
+    ]
 
 
 def test_help_does_not_wait_for_torch() -> None:

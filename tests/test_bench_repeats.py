@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search import confirm, looks
+from search import confirm
 from search.bank import Recorded, write_bank
-from search.repeats import Interval, Pair
+from search.repeats import Interval, Pair, looks
 from tests.scripts import loaded_by_help, script
 
 bench, pool = map(script, ("bench_repeats", "bench_pool"))

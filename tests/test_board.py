@@ -13,7 +13,7 @@ from optuna_dashboard import get_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.board import YOURS, Board, publish, put_note, study_note, trial_note
-from search.markdown import escaped
+from search.pages.markdown import escaped
 from search.results import results_of
 from tests.studies import EPOCHS, by_dice, play, setup_of, store, study_of
 

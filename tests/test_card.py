@@ -12,9 +12,9 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search import card
-from search.confirmed import IMAGES
 from search.export import main
 from search.repeats import interval, over_images
+from search.repeats.confirmed import IMAGES
 from search.study import trial_folder
 from storage import LeasedStorage, open_storage
 from tests.repeated import repeated

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from search.compare import main, parser
 from search.comparing import compare, letter
-from search.importing import import_batch, read_batch
+from search.imported.study import import_batch, read_batch
 from search.names import SETUP
 from search.results import Results, results_of
 from search.sidebyside import Reached, apart, differing, groups, reached, work_s

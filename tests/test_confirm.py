@@ -20,12 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from search.confirm import confirmed_scores, confirmed_trial, main
-from search.confirmed import CONFIGURATION, ByImage, images_table, seeds_table
-from search.confirming import MARK, best_of, fresh_seed, judged
 from search.enqueue import put_in_queue
-from search.looks import FIRST, standing
 from search.names import is_search
 from search.repeats import sentence
+from search.repeats.confirmed import CONFIGURATION, ByImage, images_table, seeds_table
+from search.repeats.confirming import MARK, best_of, fresh_seed, judged
+from search.repeats.looks import FIRST, standing
 from search.results import results_of
 from search.shift import work
 from search.study import load_setup, named_study, open_study, trial_folder

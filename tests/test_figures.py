@@ -12,12 +12,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.curves_figure import curves_figure, restarts, schedules_figure, thinned
+from search.analysis.smooth import smooth
 from search.figures import confirm_figure, figures
+from search.figures.curves import curves_figure, restarts, schedules_figure, thinned
+from search.figures.parameters import dice_figure, dice_share
 from search.names import IMPORTED
-from search.parameter_figures import dice_figure, dice_share
 from search.results import CONFIG, RUN, SERIES, results_of
-from search.smooth import smooth
 from search.spaces import distribution
 from search.study import load_setup
 from space import Float

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.evidence import rank_correlation
-from search.findings import TOPICS, advice_command, findings
+from search.analysis.evidence import rank_correlation
+from search.analysis.findings import TOPICS, advice_command, findings
 from search.results import Outcome, Results, results_of
 from search.spaces import distribution, drawn
 from search.study import load_setup

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from search import run
-from search.importing import METRIC
+from search.imported.study import METRIC
 from search.names import IMPORTED, SETUP, latest_study
 from search.results import CONFIG, CONTINUED, RUN, SERIES, Results, results_of
 from search.study import StudyError, named_study

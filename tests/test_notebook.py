@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 import search
 import space
 from search import load
-from search.findings import findings
+from search.analysis.findings import findings
 from search.names import IMPORTED
 from search.notebook import LoadedStudy
 from search.results import RUN, SERIES

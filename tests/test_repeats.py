@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.levels import alike, nominal_levels
 from search.repeats import (
     Interval,
     Pair,
@@ -25,6 +24,7 @@ from search.repeats import (
     seed_deviation,
     sentence,
 )
+from search.repeats.levels import alike, nominal_levels
 from tests.scripts import script
 
 bench, pool = map(script, ("bench_repeats", "bench_pool"))

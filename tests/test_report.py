@@ -13,18 +13,18 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
-from search.confirm_section import confirm_section
-from search.confirming import JUDGED
-from search.document import Document, Flag, Section, Table
+from search.analysis.findings import Finding, findings
 from search.figures import figures
-from search.findings import Finding, findings
-from search.markdown import escaped, markdown
-from search.page import page
+from search.pages.document import Document, Flag, Section, Table
+from search.pages.markdown import escaped, markdown
+from search.pages.page import page
+from search.pages.repeats_section import confirm_section
+from search.pages.tables import common_wait, comparison, held, queue, standing
+from search.repeats.confirming import JUDGED
 from search.report import contact_sheet, document, main
 from search.results import results_of
 from search.shift import work
 from search.study import load_setup, open_study, set_total, trial_folder
-from search.tables import common_wait, comparison, held, queue, standing
 from storage import open_storage
 from tests.browser import opened
 from tests.repeated import repeated

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from optuna.trial import TrialState
 
 from search import first
-from search.judged import Evidence
+from search.analysis.judged import Evidence
+from search.analysis.wording import listed, some
 from search.lineage import COPIED_FROM, diverged, rows_of
 from search.progress import counted
 from search.results import Outcome
 from search.revive import revivals
-from search.wording import listed, some
 
 _SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
 

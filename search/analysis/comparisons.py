@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from optuna.trial import TrialState
 
-from search.alike import Group, alike_but_for_dice, rising
-from search.alike import differences as settings_apart
-from search.judged import CEILING, Evidence, core, level_name, levels_text
+from search.analysis.alike import Group, alike_but_for_dice, rising
+from search.analysis.alike import differences as settings_apart
+from search.analysis.judged import CEILING, Evidence, core, level_name, levels_text
+from search.analysis.wording import listed, scores, setting, some
 from search.lineage import diverged
 from search.progress import counted
 from search.repeats import Pair, interval, sentence
 from search.results import Outcome
-from search.wording import listed, scores, setting, some
 
 # so many of the best are compared, and so many configurations with repeats
 _BEST, _MOST_REPEATED = 3, 12

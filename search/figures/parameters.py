@@ -11,8 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from search import repeats
-from search.alike import as_number, dice_weight
-from search.drawing import (
+from search.analysis.alike import as_number, dice_weight
+from search.analysis.judged import Evidence, smoothed
+from search.analysis.smooth import Smooth, smooth
+from search.figures.drawing import (
     BAND,
     BLUE,
     GREEN,
@@ -30,9 +32,7 @@ from search.drawing import (
     significant,
     styled,
 )
-from search.judged import Evidence, smoothed
 from search.results import Outcome, Results
-from search.smooth import Smooth, smooth
 from search.spaces import format_value
 
 # so few distinct values are told one by one

@@ -8,9 +8,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from search.alike import as_number
-from search.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, blank, rounded, shown, whole_numbers
-from search.evidence import cycles_of
+from search.analysis.alike import as_number
+from search.analysis.evidence import cycles_of
+from search.figures.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    blank,
+    rounded,
+    shown,
+    whole_numbers,
+)
 from search.results import SERIES, Outcome
 from trainer.dice_schedule import SCHEDULES, dice_weight_at
 

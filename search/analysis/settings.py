@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search import evidence
-from search.alike import rising
-from search.evidence import Cycles, Estimate, cycles_of, mean_difference, rank_correlation
-from search.judged import Evidence
+from search.analysis import evidence
+from search.analysis.alike import rising
+from search.analysis.evidence import Cycles, Estimate, cycles_of, mean_difference, rank_correlation
+from search.analysis.judged import Evidence
+from search.analysis.wording import difference, listed, rho, some
 from search.progress import counted
 from search.results import Outcome
-from search.wording import difference, listed, rho, some
 
 SCHEDULE = "loss.dice_schedule"
 # classes named of each kind

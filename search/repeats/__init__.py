@@ -36,8 +36,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from search.levels import alike, nominal_levels
-from search.verdicts import sentence as sentence
+from search.repeats.levels import alike, nominal_levels
+from search.repeats.verdicts import sentence as sentence
 
 Verdict = Literal["first", "second", "equal"]
 

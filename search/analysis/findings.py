@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from search.advice import advice, advice_command
-from search.claims import dice
-from search.comparisons import comparison, differences, standing
-from search.courses import balance, convergence, optimisation
-from search.judged import Evidence
-from search.queued import enqueued, pruning
+from search.analysis.advice import advice, advice_command
+from search.analysis.claims import dice
+from search.analysis.comparisons import comparison, differences, standing
+from search.analysis.courses import balance, convergence, optimisation
+from search.analysis.judged import Evidence
+from search.analysis.queued import enqueued, pruning
+from search.analysis.settings import classes, importances, restarts, schedules
 from search.results import Results
-from search.settings import classes, importances, restarts, schedules
 
 # topic -> who speaks of it, in the order of the report
 _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from search.alike import Group, alike_but_for_dice, dice_weight, rising
-from search.judged import (
+from search.analysis.alike import Group, alike_but_for_dice, dice_weight, rising
+from search.analysis.judged import (
     CEILING,
     OPTIMUM,
     Evidence,
@@ -25,9 +25,9 @@ from search.judged import (
     levels_text,
     not_alike,
 )
+from search.analysis.smooth import Smooth
+from search.analysis.wording import listed, number, scores
 from search.progress import counted
-from search.smooth import Smooth
-from search.wording import listed, number, scores
 
 # a dice weight so near to another is no other optimum
 _NEAR = 0.25

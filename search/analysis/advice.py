@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import space
-from search.judged import CEILING, Evidence, core, smoothed
+from search.analysis.judged import CEILING, Evidence, core, smoothed
+from search.analysis.onward import Range, command_words, fix_texts, range_texts
+from search.analysis.wording import listed, number
 from search.names import CONFIRM_SUFFIX
-from search.onward import Range, command_words, fix_texts, range_texts
 from search.progress import counted
 from search.results import Outcome, Results
 from search.spaces import describe, resolve
 from search.study import Setup, config_for
-from search.wording import listed, number
 from trainer.errors import ConfigError
 
 # fewer complete trials than this say nothing about a range
@@ -91,7 +91,7 @@ def _for_imported(seen: Evidence) -> str:
 def advice_command(results: Results, storage: str, runs: str) -> list[str] | None:
     """The words of the command that starts the search that `advice` speaks of.
 
-    None where there is none: see `search.onward.command_words`.
+    None where there is none: see `search.analysis.onward.command_words`.
     """
     changed = {change.name: change.after for change in changes(results)}
     return command_words(results, changed, storage, runs)

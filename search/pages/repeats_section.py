@@ -8,11 +8,11 @@ import optuna
 import rich.table
 
 from search.confirm import confirmed_scores
-from search.confirmed import by_image, images_table, ordered, seeds_table
-from search.confirming import judged
-from search.document import Section, Table
 from search.figures import confirm_figure
+from search.pages.document import Section, Table
 from search.repeats import sentence
+from search.repeats.confirmed import by_image, images_table, ordered, seeds_table
+from search.repeats.confirming import judged
 from search.study import load_setup
 
 

@@ -9,14 +9,14 @@ from functools import cached_property
 
 import numpy as np
 
-from search.alike import Group, alike_but_for_dice, by_dice_weight, differences, groups_of
-from search.evidence import without_others
-from search.looks import FIRST, STEP
+from search.analysis.alike import Group, alike_but_for_dice, by_dice_weight, differences, groups_of
+from search.analysis.evidence import without_others
+from search.analysis.smooth import Smooth, smooth
+from search.analysis.wording import listed, number, setting
 from search.names import CONFIRM_SUFFIX, SEEDS
 from search.repeats import Pair, compare, look_at, seed_deviation
+from search.repeats.looks import FIRST, STEP
 from search.results import Outcome, Results
-from search.smooth import Smooth, smooth
-from search.wording import listed, number, setting
 
 # what the hand-made runs were taken to show
 OPTIMUM, CEILING = 1.5, 2.0
@@ -64,7 +64,7 @@ class Evidence:
     def looks(self) -> tuple[int, int]:
         """Which look at the repeats this is, and of how many.
 
-        The scores of a study of repeats decided whether it went on, see `search.looks`.
+        The scores of a study of repeats decided whether it went on, see `search.repeats.looks`.
         """
         if not self.results.name.endswith(CONFIRM_SUFFIX):
             return 1, 1

@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from search.alike import as_number
+from search.analysis.alike import as_number
 from search.closing import LEAST_FOR_IMPORTANCES
 from search.results import Outcome
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from search.evidence import Estimate
+from search.analysis.evidence import Estimate
 from search.spaces import format_value
 
 

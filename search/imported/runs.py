@@ -2,7 +2,7 @@
 
 A JSON list of runs, a run's folder (`history.json` beside `config.yaml` or `config.json`), a folder
 of such folders, or a table written by hand as YAML, CSV or JSON. Every score is checked while it is
-read; what a config means is the business of `search.importing`.
+read; what a config means is the business of `search.imported.study`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.oldtable import Run, check_inside, is_number, plain, read_metric, read_seed, run_of_row
+from search.imported.table import (
+    Run,
+    check_inside,
+    is_number,
+    plain,
+    read_metric,
+    read_seed,
+    run_of_row,
+)
 from trainer.config import read_yaml
 from trainer.errors import UserError
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from search.alike import Group, dice_weight, rising
-from search.evidence import (
+from search.analysis.alike import Group, dice_weight, rising
+from search.analysis.evidence import (
     Estimate,
     common_wait,
     fall_after,
@@ -17,10 +17,10 @@ from search.evidence import (
     rank_correlation,
     wait_of,
 )
-from search.judged import Evidence, core, level, level_name, levels_text, not_alike
+from search.analysis.judged import Evidence, core, level, level_name, levels_text, not_alike
+from search.analysis.wording import difference, listed, rho, scores
 from search.progress import counted
 from search.results import Outcome
-from search.wording import difference, listed, rho, scores
 
 
 def optimisation(seen: Evidence) -> list[str]:

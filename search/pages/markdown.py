@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from search.document import Document, Section, Table
+from search.pages.document import Document, Section, Table
 
 
 def markdown(document: Document) -> str:

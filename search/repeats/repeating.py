@@ -10,14 +10,14 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.confirmed import CONFIGURATION, score_images, show, unscored
-from search.confirming import JUDGED, Task, enqueue, judged, missing, scores_by_slot
 from search.launch import Ahead
 from search.lineage import diverged
-from search.looks import FIRST, Standing
 from search.progress import Standing as Shown
 from search.progress import View, counted, params_text
 from search.repeats import seed_deviation, sentence
+from search.repeats.confirmed import CONFIGURATION, score_images, show, unscored
+from search.repeats.confirming import JUDGED, Task, enqueue, judged, missing, scores_by_slot
+from search.repeats.looks import FIRST, Standing
 from search.study import load_setup, set_total
 from search.supervisor import Run, supervise
 from storage import LeasedStorage

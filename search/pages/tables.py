@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from optuna.trial import TrialState
 
 from search import enqueue, first, lineage, seedtable
-from search.document import Flag, Table
-from search.evidence import fall_after, wait_of
+from search.analysis.evidence import fall_after, wait_of
+from search.pages.document import Flag, Table
 from search.progress import params_text
 from search.results import Outcome, Results
 from search.spaces import format_value

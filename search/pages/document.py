@@ -1,7 +1,7 @@
 """A report as data: sections of sentences, tables, figures, pictures and commands.
 
-`search.page` writes it as HTML, `search.markdown` as Markdown. All text is plain: whoever writes
-it down escapes it.
+`search.pages.page` writes it as HTML, `search.pages.markdown` as Markdown. All text is plain:
+whoever writes it down escapes it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The figures of a study, by the topic of the sentences that they stand beside.
 
-Titles say what a figure shows, subtitles how to read it. `search.parameter_figures` and
-`search.curves_figure` hold the larger ones.
+Titles say what a figure shows, subtitles how to read it. `search.figures.parameters` and
+`search.figures.curves` hold the larger ones.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from search import lineage, repeats
-from search.alike import rising
-from search.curves_figure import curves_figure, schedules_figure
-from search.drawing import (
+from search.analysis.alike import rising
+from search.analysis.evidence import importances
+from search.figures.curves import curves_figure, schedules_figure
+from search.figures.drawing import (
     BLUE,
     GREY,
     ORANGE,
@@ -30,8 +31,7 @@ from search.drawing import (
     shown,
     whole_numbers,
 )
-from search.evidence import importances
-from search.parameter_figures import (
+from search.figures.parameters import (
     balance_figure,
     dice_figure,
     optimisation_figure,

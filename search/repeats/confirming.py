@@ -20,11 +20,11 @@ import optuna
 from optuna.trial import FrozenTrial
 
 import space
-from search.confirmed import CONFIGURATION, score_of
 from search.enqueue import marked, planned_params, put_in_queue
-from search.looks import Standing, standing
 from search.names import CONFIRM_SUFFIX
 from search.opening import planned
+from search.repeats.confirmed import CONFIGURATION, score_of
+from search.repeats.looks import Standing, standing
 from search.results import Outcome, results_of
 from search.spaces import Searched, Spec, Value, canonical, resolve, widened
 from search.study import (

@@ -18,7 +18,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from search.document import Document, Flag, Picture, Section, Table
+from search.pages.document import Document, Flag, Picture, Section, Table
 
 # rows of one table on paper: see the style sheet
 _PRINTED = 40
@@ -82,7 +82,7 @@ def _policy(*scripts: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("search").joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files("search.pages").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _packed(text: str) -> str:

@@ -24,11 +24,12 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import space
-from search import oldconfig, seedtable
+from search import seedtable
+from search.imported import config as oldconfig
+from search.imported.config import Settings, settings_of
+from search.imported.runs import read_runs
+from search.imported.table import Run, is_number
 from search.names import IMPORTED, SETUP
-from search.oldconfig import Settings, settings_of
-from search.oldruns import read_runs
-from search.oldtable import Run, is_number
 from search.progress import params_text
 from search.results import CONFIG, CONTINUED, RUN, SERIES
 from search.spaces import canonical

@@ -1,0 +1,1 @@
+"""Results of another trainer, as a study of their own metric."""

@@ -1,0 +1,1 @@
+"""A report as data, as one HTML page and as Markdown."""
