@@ -202,6 +202,7 @@ def test_repeats_are_no_search_but_the_report_reads_them(compared: Compared) -> 
 # ------------------------------------------------------------------------------- again, and further
 
 
+@pytest.mark.proof
 def test_the_same_command_trains_nothing_again_and_more_seeds_go_on(tmp_path: Path) -> None:
     folder = place(tmp_path)
     first = confirmed(folder, *COMPARE, "--seeds", "2")
@@ -222,6 +223,7 @@ def test_the_same_command_trains_nothing_again_and_more_seeds_go_on(tmp_path: Pa
     assert len(set(seeds(opened(folder)).values())) == 6
 
 
+@pytest.mark.proof
 def test_a_further_value_joins_and_what_was_trained_stays(
     tmp_path: Path, compared: Compared
 ) -> None:
@@ -276,6 +278,7 @@ def test_ctrl_c_lets_repeats_wait_and_names_the_command_that_goes_on(tmp_path: P
     assert re.search(r"to go on: .*search\.confirm --compare dice_weight=0\.5,3 ", out)
 
 
+@pytest.mark.proof
 def test_a_budget_pays_for_whole_looks_only(tmp_path: Path) -> None:
     folder = place(tmp_path)
     # two seeds of two values take 8 epochs; the third of each would take 4 more

@@ -116,6 +116,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.proof
 def test_a_full_disk_is_one_line_and_with_room_again_the_search_goes_on(room: Path) -> None:
     with small_disk(room / "disk", 40) as disk:
         runs, url = disk / "runs", f"sqlite:///{disk}/search.db"
@@ -194,6 +195,7 @@ def clock_library() -> Path:
     return found[0]
 
 
+@pytest.mark.proof
 def test_a_clock_set_back_and_forward_an_hour_changes_nothing(room: Path) -> None:
     clock = room / "clock"
     clock.write_text("+0\n")

@@ -289,6 +289,7 @@ def bench_flags(folder: Path) -> list[str]:
     return [*flags, "--size", "32", "--steps", "2", "--seconds", "0.2", "--loader-workers", "1"]
 
 
+@pytest.mark.proof
 def test_the_gpu_bench_measures_each_part_once(
     tmp_path: Path,
     cache: Path,

@@ -197,6 +197,7 @@ def searching(folder: Path, *flags: str) -> Iterator[Search]:
             process.kill()
 
 
+@pytest.mark.proof
 @has_ray
 def test_a_node_that_is_removed_costs_no_trial(cluster: RayCluster, tmp_path: Path) -> None:
     flags = ("--ray-address", cluster.address, "--workers", "3", "--trials", "6", "--no-priors")
@@ -224,6 +225,7 @@ def test_a_node_that_is_removed_costs_no_trial(cluster: RayCluster, tmp_path: Pa
     wait_until(lambda: not psutil.pid_exists(gone), "the end of the worker without a node")
 
 
+@pytest.mark.proof
 @has_ray
 def test_a_killed_worker_is_replaced_and_sigterm_requeues(
     cluster: RayCluster, tmp_path: Path
@@ -243,6 +245,7 @@ def test_a_killed_worker_is_replaced_and_sigterm_requeues(
     assert search.claims() == []
 
 
+@pytest.mark.proof
 @has_ray
 def test_workers_of_a_killed_supervisor_leave_the_cluster(
     cluster: RayCluster, tmp_path: Path

@@ -493,6 +493,7 @@ def test_another_study_of_another_identity_gives_its_best_configurations(
 # ---------------------------------------------------------------------------- whatever happens
 
 
+@pytest.mark.proof
 def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
     flags = ("--trials", "1", "--epochs", "30", "--no-priors", "--workers", "1")
     with started(room, *flags) as first:
