@@ -159,6 +159,20 @@ def test_a_worker_that_is_asked_to_leave_before_it_has_begun_costs_nothing(
     assert set(states(tmp_path)) <= {W}
 
 
+@pytest.mark.parametrize(("template", "code"), [("slurm", 0), ("kubernetes", 75)])
+def test_a_signal_right_after_the_start_leaves_no_worker_behind(
+    tmp_path: Path, template: str, code: int
+) -> None:
+    real_study(store(tmp_path), total=2, config=LONG)
+    # bash reads it first: the signal comes when the worker is there and not yet known by its number
+    hook = tmp_path / "hook.sh"
+    hook.write_text("""trap '[[ $BASH_COMMAND == "worker="*"!" ]] && kill -TERM $$' DEBUG\n""")
+    with running(template, tmp_path, BASH_ENV=str(hook)) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == code
+    assert set(states(tmp_path)) <= {W}
+
+
 @TEMPLATES
 def test_a_killed_worker_is_a_failure(tmp_path: Path, template: str) -> None:
     real_study(store(tmp_path), total=2, config=LONG)
