@@ -161,12 +161,22 @@ class Board:
                 # the supervisor speaks of a store that is away
                 pass
             except Exception:
+                if self._deleted():
+                    return
                 # a bug in a picture must not end a search
                 self._tell(f"the dashboard's figures are not renewed:\n{traceback.format_exc()}")
                 return
             if self._over:
                 return
             self._wake.wait(max(_LEAST_S, (time.monotonic() - began) / _SHARE))
+
+    def _deleted(self) -> bool:
+        """Whether the study, or its store, is gone, of which the supervisor speaks."""
+        name, storage = self._study.study_name, self._study._storage
+        try:
+            return name not in {study.study_name for study in storage.get_all_studies()}
+        except StorageError:
+            return True
 
     def _renew(self) -> None:
         rows = self._study.get_trials(deepcopy=False)

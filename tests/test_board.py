@@ -143,6 +143,15 @@ def test_a_bug_in_a_figure_is_told_and_the_search_goes_on(
     assert "ZeroDivisionError: of a figure" in said[0]
 
 
+def test_a_study_that_is_deleted_meanwhile_is_left_to_the_supervisor(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    said: list[str] = []
+    with Board(study, COMMANDS, said.append):
+        optuna.delete_study(study_name=study.study_name, storage=storage)
+    assert said == []
+
+
 def test_notes_of_trials_are_found_by_the_dashboard(played: optuna.Study) -> None:
     trial = played.get_trials()[2]
     put_note(optuna.trial.Trial(played, trial._trial_id), trial_note(trial, EPOCHS))
