@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -12,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainer.cli import whole
 from trainer.data.cache import locked, usable_folder
 from trainer.errors import UserError
 from trainer.files import atomic_write_text
@@ -23,14 +24,8 @@ from trainer.files import atomic_write_text
 ROOT = Path(__file__).resolve().parent.parent
 # of the built-in faces as files: the size of the published pictures
 SIDE = 512
-
-
-def count(text: str) -> int:
-    """A whole number from 1 up, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 up is needed")
-    return number
+# for argparse
+count = whole(1)
 
 
 def hardware() -> dict[str, Any]:
@@ -89,6 +84,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def interrupted_by_sigterm() -> None:
     """Make SIGTERM what Ctrl-C is, so that children and temporary files are cleared up."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def passing_on(command: Sequence[str], **options: Any) -> int:
+    """Run a command that ends in good order when asked; Ctrl-C and SIGTERM are passed on to it.
+
+    Returns its exit code; 130 where it was asked and had just ended. options: of Popen.
+    """
+    from search.signals import Signals
+
+    # in a session of its own it hears each Ctrl-C once: from here
+    with (
+        Signals() as signals,
+        subprocess.Popen(command, start_new_session=True, **options) as child,
+    ):
+        while child.poll() is None:
+            if signals.asked.wait(0.2):
+                signals.asked.clear()
+                child.send_signal(signal.SIGINT)
+    return child.returncode or (130 if signals.times else 0)
 
 
 def tell(line: str) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_common import count, record, tell, write_json
+from bench_common import count, passing_on, record, tell, write_json
 
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
@@ -82,7 +81,7 @@ def search(folder: Path, arm: str, trials: int, asked: Path, flags: Sequence[str
     command += ["--enqueue", str(asked), "--no-priors", "--pruner", arm, "--plain", *flags]
     began = time.monotonic()
     try:
-        code = subprocess.run(command, stdout=sys.stderr).returncode
+        code = passing_on(command, stdout=sys.stderr)
     finally:
         clock.seconds += time.monotonic() - began
         clock.save()
@@ -131,6 +130,8 @@ def bench(args: argparse.Namespace, flags: list[str], words: list[str]) -> int:
     for arm in ARMS:
         tell(f"--pruner {arm}")
         code = search(folder, arm, args.trials, asked, ["--epochs", str(args.epochs), *flags])
+        if code == 130:
+            tell("interrupted; the same command goes on")
         if code != 0:
             return code
     results = {arm: outcome(folder, arm) for arm in ARMS}

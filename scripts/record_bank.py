@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,11 +16,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from bench_common import count, tell
+from bench_common import count, passing_on, tell
 
 from search.names import STORAGE
-from search.signals import Signals
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser, guarded, whole
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,16 +43,6 @@ examples:
 _OURS = ("--trials", "--sampler", "--pruner", "--no-priors", "--enqueue", "--from", "--stop-after")
 
 
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 0 up is needed")
-    return number
-
-
-_whole.__name__ = "count"
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="scripts/record_bank", description=__doc__, epilog=EPILOG)
@@ -64,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     it.add_argument(
         "--repeats",
-        type=_whole,
+        type=whole(0),
         default=12,
         metavar="N",
         help="configurations that are trained again with other seeds (default: 12)",
@@ -142,14 +129,7 @@ def trained(args: argparse.Namespace, flags: Sequence[str], total: int) -> int:
     command = [sys.executable, "-m", "search.run", *flags]
     command += ["--study", args.study, "--storage", args.storage, "--trials", str(total)]
     command += ["--sampler", "random", "--pruner", "none", "--no-priors"]
-    # in a session of its own it hears each Ctrl-C once: from here
-    with Signals() as signals, subprocess.Popen(command, start_new_session=True) as child:
-        while child.poll() is None:
-            if signals.asked.wait(0.2):
-                signals.asked.clear()
-                child.send_signal(signal.SIGINT)
-    # also where the last training ended at the same moment
-    code = child.returncode or (130 if signals.times else 0)
+    code = passing_on(command)
     done = len(finished(rows_of(args)))
     if code == 0 and done < total:
         code = 1

@@ -16,8 +16,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import lineage, seedtable
+from search.enqueue import forecast_held
 from search.lineage import CONTINUES, DIVERGED
-from search.pages.markdown import escaped
+from search.pages.markdown import code, escaped
 from search.results import Results, results_of
 from search.study import total_of
 from storage import StorageError
@@ -68,9 +69,10 @@ def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
     if times := attrs.get("exceptions"):
         found.append(f"interrupted by an error (x{times}); the last is its attribute traceback")
     expected, score = attrs.get("expect"), lineage.value(trial)
-    if expected is not None and score is not None and trial.state == TrialState.COMPLETE:
-        low, high = expected
-        how = "as expected" if low <= score <= high else "not as expected"
+    kept = forecast_held(expected, score, complete=trial.state == TrialState.COMPLETE)
+    if kept is not None:
+        low, high = attrs["expect"]
+        how = "as expected" if kept else "not as expected"
         found.append(f"{how}: {score:.4f}, expected {low:g} to {high:g}")
     return found
 
@@ -92,17 +94,11 @@ def study_note(results: Results, total: int | None, commands: Mapping[str, str])
         lines += [
             f"| | {' | '.join(escaped(one.name) for one in best)} |",
             f"|---|{'---:|' * len(best)}",
-            f"| state | {' | '.join(one.state.name.lower() for one in best)} |",
         ]
-        for name, (heading, _) in seedtable.COLUMNS.items():
-            cells = (seedtable.text(name, one.figures[name]) for one in best)
-            lines.append(f"| {heading} | {' | '.join(cells)} |")
-        for name in best[0].params:
-            values = (one.params.get(name) for one in best)
-            cells = (f"{v:.4g}" if isinstance(v, float) else escaped(v) for v in values)
-            lines.append(f"| {escaped(name)} | {' | '.join(cells)} |")
+        for heading, cells in seedtable.across([one.figures for one in best]):
+            lines.append(f"| {escaped(heading)} | {' | '.join(map(escaped, cells))} |")
         lines.append("")
-    lines += [f"- {what}: `{command}`" for what, command in commands.items()]
+    lines += [f"- {what}: {code(command)}" for what, command in commands.items()]
     return "\n".join(lines)
 
 
@@ -126,7 +122,8 @@ def put_note(of: optuna.Study | optuna.Trial, body: str) -> None:
 class Board:
     """Keeps the study's note and figures up to date from a thread of its own. Used through `with`.
 
-    It looks when a trial has ended, and takes a small share of the time at most.
+    It looks whether a trial has ended, and takes a small share of the time at most. At the start it
+    writes the note alone: the workers are waited for then, and earlier figures still hold.
     """
 
     def __init__(
@@ -140,7 +137,7 @@ class Board:
         self._tell = tell
         self._wake = threading.Event()
         self._over = False
-        self._seen = -1
+        self._seen: int | None = None
         self._thread = threading.Thread(target=self._work, name="board", daemon=True)
 
     def __enter__(self) -> Board:
@@ -183,15 +180,18 @@ class Board:
         ended = sum(row.state.is_finished() for row in rows)
         if ended == self._seen:
             return
+        publish(self._study, self._commands, draw=self._seen is not None)
         self._seen = ended
-        publish(self._study, self._commands)
 
 
-def publish(study: optuna.Study, commands: Mapping[str, str]) -> None:
-    """Write the study's note and figures as they stand. Raises StorageError."""
+def publish(study: optuna.Study, commands: Mapping[str, str], *, draw: bool = True) -> None:
+    """Write the study's note and, where they are to be drawn, figures as they stand.
+
+    Raises StorageError.
+    """
     results = results_of(study)
     put_note(study, study_note(results, total_of(study), commands))
-    if not results.scored():
+    if not (draw and results.scored()):
         return
     # plotly: nobody waits for it who has no figure to draw
     from optuna_dashboard import save_plotly_graph_object

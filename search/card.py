@@ -14,13 +14,13 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from search import seedtable
-from search.confirm import confirmed_scores
 from search.formats import train_words
-from search.names import CONFIRM_SUFFIX, SETUP
+from search.names import SETUP, is_repeats, repeats_name, search_name
 from search.pages.document import Document, Section, Table
 from search.repeats import Interval, interval, over_images
-from search.repeats.confirmed import CONFIGURATION, ByImage, by_image
-from search.results import Outcome, Results, results_of
+from search.repeats.confirmed import ByImage, by_image, confirmed_scores
+from search.repeats.confirming import judged
+from search.results import CONFIGURATION, Outcome, Results, results_of
 from search.spaces import format_value
 from search.study import Setup, named_study
 from storage import LeasedStorage
@@ -63,13 +63,14 @@ class Repeats:
 
     study: where they were trained. scores: f_score in [0, 1], one a seed. configurations: how many
     were repeated there, this one among them. images: part -> scores image by image, one entry a
-    seed, where they are known.
+    seed, where they are known. looks: how often the scores were to be looked at.
     """
 
     study: str
     scores: Sequence[float]
     configurations: int
     images: Mapping[str, Sequence[ByImage]]
+    looks: int
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,20 @@ class Origin:
 
 def origin_of(storage: LeasedStorage, results: Results, chosen: Outcome, runs: Path) -> Origin:
     """Look for a trial's configuration in the search and the repeats that belong together."""
-    plain = results.name.removesuffix(CONFIRM_SUFFIX)
-    search, _ = _with_configuration(storage, plain, results, chosen)
-    repeating, repeat = _with_configuration(storage, plain + CONFIRM_SUFFIX, results, chosen)
+    names = search_name(results.name), repeats_name(results.name)
+    (search, _), (repeating, repeat) = (
+        _with_configuration(storage, name, results, chosen) for name in names
+    )
     label = None if repeat is None else repeat.attrs.get(CONFIGURATION)
     if repeating is None or label is None:
         return Origin(search, None)
     study = named_study(storage, repeating.name)
     scores, images = confirmed_scores(study), by_image(study, runs).get(label, {})
-    return Origin(search, Repeats(study.study_name, scores.get(label, []), len(scores), images))
+    now = judged(study)
+    # nobody told: as if the scores had decided whether to go on
+    looks = 2 if now is None else now.looks
+    own = scores.get(label, [])
+    return Origin(search, Repeats(study.study_name, own, len(scores), images, looks))
 
 
 def _with_configuration(
@@ -191,8 +197,7 @@ def _scores(chosen: Outcome, repeats: Repeats | None, confirm: str) -> Section:
     ]
     tables = [Table(["on the validation part", f"seed {chosen.seed}"], rows)]
     scores = [] if repeats is None else list(repeats.scores)
-    # search.confirm looks at the scores more than once to decide whether to go on
-    span = interval(scores, looks=2)
+    span = None if repeats is None else interval(scores, looks=repeats.looks)
     if repeats is None or span is None:
         seeds = "One fresh seed" if scores else "One seed"
         unknown = (
@@ -244,7 +249,7 @@ def _classes(chosen: Outcome) -> tuple[list[str], list[Table]]:
 def _choice(results: Results, chosen: Outcome, origin: Origin) -> list[str]:
     complete = results.complete()
     epoch = "The epoch was chosen on the validation part too, which adds to that."
-    if results.name.endswith(CONFIRM_SUFFIX):
+    if is_repeats(results.name):
         count = origin.repeats.configurations if origin.repeats is not None else 1
         return [
             *(_counts(origin.search) if origin.search is not None else ()),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,30 +58,20 @@ def comparison(study: optuna.Study, count: int = 5) -> Table:
     table.add_column("")
     for row in rows:
         table.add_column(f"trial {row['trial']}", justify="right")
-    table.add_row("state", *(row["state"].lower() for row in rows))
-    for name, (heading, _) in seedtable.COLUMNS.items():
-        table.add_row(heading, *(seedtable.text(name, row[name]) for row in rows))
-    for name in dict.fromkeys(name for row in rows for name in row["params"]):
-        cells = (row["params"].get(name) for row in rows)
-        table.add_row(
-            name, *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
-        )
+    for heading, cells in seedtable.across(rows):
+        table.add_row(heading, *cells)
     return table
 
 
 def importances(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
     """How much each parameter mattered, shares of 1; None where too few trials are complete."""
+    # scipy's statistics take half a second to load: only at the end
+    from search.analysis.evidence import numbered, shares
+
     complete = [trial for trial in lineage.merged(trials) if trial.state == TrialState.COMPLETE]
     if len(complete) < LEAST_FOR_IMPORTANCES:
         return None
-    alone = optuna.create_study(direction="maximize")
-    alone.add_trials(complete)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the evaluator is marked experimental
-        found = optuna.importance.get_param_importances(
-            alone, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
-        )
-    return dict(found)
+    return shares(numbered(complete))
 
 
 def summary(

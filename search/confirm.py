@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.launch import Ahead
-from search.names import CONFIRM_SUFFIX, RUNS, SEEDS, STORAGE
-from trainer.cli import Parser, guarded, progress_bar
+from search.names import RUNS, SEEDS, STORAGE
+from trainer.cli import Parser, from_zero, guarded, progress_bar, whole
 
 if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
     from search.progress import View
     from search.repeats.confirming import Task
     from storage import LeasedStorage
@@ -36,28 +32,6 @@ examples:
 Ctrl-C ends it whenever you like, and the same command goes on: nothing is trained twice. So does
 one with more --seeds.
 """
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text}: a whole number from {least} up is needed")
-        return number
-
-    # argparse names the type in its messages
-    read.__name__ = "count"
-    return read
-
-
-def _margin(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number from 0 up is needed")
-    return number
-
-
-_margin.__name__ = "number"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     what = it.add_mutually_exclusive_group()
     what.add_argument(
-        "--top", type=_whole(1), metavar="K", help="repeat the K best configurations (default: 3)"
+        "--top", type=whole(1), metavar="K", help="repeat the K best configurations (default: 3)"
     )
     what.add_argument(
         "--compare",
@@ -101,20 +75,20 @@ def parser() -> argparse.ArgumentParser:
     )
     it.add_argument(
         "--seeds",
-        type=_whole(2),
+        type=whole(2),
         default=SEEDS,
         metavar="S",
         help=f"seeds of each configuration at most (default: {SEEDS})",
     )
     it.add_argument(
         "--budget",
-        type=_whole(1),
+        type=whole(1),
         metavar="EPOCHS",
         help="epochs of all repeats together at most (default: what --seeds takes)",
     )
     it.add_argument(
         "--margin",
-        type=_margin,
+        type=from_zero,
         default=1.0,
         metavar="SD",
         help="difference that counts as none, in standard deviations between seeds (default: 1)",
@@ -187,7 +161,7 @@ def _planned(
     args: argparse.Namespace, run_args: argparse.Namespace, view: View
 ) -> tuple[LeasedStorage, Task]:
     """What is repeated, and the store; all is checked before anything is written."""
-    from search.names import latest_study
+    from search.names import chosen_study
     from search.opening import refuse_orphans
     from search.repeats import confirming
     from search.repeats.repeating import first_look
@@ -204,9 +178,7 @@ def _planned(
         storage = open_storage(args.storage, tell=view.say)
     else:
         storage = open_storage(args.storage, create=False, tell=view.say)
-        name = args.study or latest_study(storage)
-        if args.study is None:
-            view.say(f"study {name} (the latest; another: --study NAME)")
+        name = chosen_study(storage, args.study, view.say)
         top = 3 if args.top is None else args.top
         task = confirming.best_of(storage, name, top, root=args.data, preset=args.preset)
         first_look(args, task)
@@ -230,50 +202,6 @@ def _planned(
             tick=tick,
         )
     return storage, task
-
-
-# ------------------------------------------------------------------------------- for other commands
-
-
-def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
-    """The scores of each configuration in a study of repeats, in the order of its seeds."""
-    from search.repeats.confirmed import CONFIGURATION, score_of
-
-    found: dict[str, list[float]] = {}
-    for row in study.get_trials(deepcopy=False):
-        label, score = row.user_attrs.get(CONFIGURATION), score_of(row)
-        if label is not None and score is not None:
-            found.setdefault(label, []).append(score)
-    return found
-
-
-def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
-    """The confirmed winner of a study: of the configuration with the best mean, the repeat that
-    lies nearest to that mean: what it is worth, not its luckiest seed.
-
-    name: of the search, or of its repeats, in whose study the trial is. Raises StudyError where
-    nothing was repeated.
-    """
-    from search.repeats.confirmed import CONFIGURATION, score_of
-    from search.repeats.confirming import study_name
-    from search.study import StudyError, named_study
-
-    repeats = study_name(name)
-    mend = f"run python -m search.confirm --study {name.removesuffix(CONFIRM_SUFFIX)}"
-    if repeats not in {study.study_name for study in storage.get_all_studies()}:
-        raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {mend}')
-    study = named_study(storage, repeats)
-    scores = confirmed_scores(study)
-    if not scores:
-        raise StudyError(f'study "{repeats}" has no finished repeat yet; {mend}')
-    means = {label: statistics.fmean(own) for label, own in scores.items()}
-    winner = max(means, key=lambda label: means[label])
-    apart = {
-        row.number: (abs(score - means[winner]), row)
-        for row in study.get_trials(deepcopy=False)
-        if row.user_attrs.get(CONFIGURATION) == winner and (score := score_of(row)) is not None
-    }
-    return min(apart.values(), key=lambda one: one[0])[1]
 
 
 if __name__ == "__main__":

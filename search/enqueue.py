@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.spaces import Value, canonical, inside
+from search.spaces import Value, canonical, inside, is_number
 from search.study import Setup, config_for
 from trainer.config import read_yaml
 from trainer.errors import ConfigError
@@ -65,13 +64,13 @@ def parse_request(entry: object, where: str) -> Request:
     if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
         raise ConfigError(f"{where}: params: {params!r} is no mapping: write {{name: value}}")
     seed = entry.get("seed")
-    if seed is not None and not (_is_number(seed) and isinstance(seed, int) and 0 <= seed < 2**63):
+    if seed is not None and not (is_number(seed) and isinstance(seed, int) and 0 <= seed < 2**63):
         raise ConfigError(f"{where}: seed: {seed!r}: a whole number from 0 on is needed")
     note = entry.get("note")
     if note is not None and not isinstance(note, str):
         raise ConfigError(f"{where}: note: {note!r} is no text: put it in quotes")
     priority = entry.get("priority", 0)
-    if not _is_number(priority):
+    if not is_number(priority):
         raise ConfigError(f"{where}: priority: {priority!r}: a number is needed, higher runs first")
     return Request(dict(params), seed, note, priority, _expectation(entry.get("expect"), where))
 
@@ -178,6 +177,22 @@ def planned_params(trial: FrozenTrial) -> dict[str, Value]:
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
+def forecast_held(
+    expected: Sequence[float] | None, score: float | None, *, complete: bool
+) -> bool | None:
+    """Whether the forecast that was enqueued with a trial held; None where that is not known.
+
+    expected: lowest and highest score; None where none was given. complete: whether the trial was
+    trained to its end. One that has gone above cannot come back, so that is known before.
+    """
+    if expected is None or score is None:
+        return None
+    low, high = expected
+    if score > high:
+        return False
+    return score >= low if complete else None
+
+
 def _settle(study: optuna.Study, mark: str) -> None:
     """Two runs that enqueue at the same moment make doubles: the later rows are cancelled."""
     first = marked(study, mark)
@@ -193,13 +208,9 @@ def _expectation(value: object, where: str) -> tuple[float, float] | None:
     if value is None:
         return None
     mend = "write [low, high], scores from 0 to 1"
-    if not isinstance(value, list) or len(value) != 2 or not all(_is_number(end) for end in value):
+    if not isinstance(value, list) or len(value) != 2 or not all(is_number(end) for end in value):
         raise ConfigError(f"{where}: expect: {value!r}: {mend}")
     low, high = float(value[0]), float(value[1])
     if not 0 <= low <= high <= 1:
         raise ConfigError(f"{where}: expect: [{low:g}, {high:g}]: {mend}")
     return low, high
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

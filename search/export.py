@@ -6,10 +6,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.names import CONFIRM_SUFFIX, IMPORTED, RUNS, SETUP, STORAGE
+from search.names import RUNS, STORAGE, is_imported, repeats_name, search_name
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 
@@ -69,17 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
-    from search.names import latest_study
+    from search.names import chosen_study
     from search.study import named_study
     from storage import open_storage, redact_words
     from trainer.files import atomic_write_text
 
     _check(args)
     storage = open_storage(args.storage, create=False)
-    name = args.study
-    if name is None:
-        name = latest_study(storage)
-        print(f"study {name} (the latest; another: --study NAME)", file=sys.stderr)
+    name = chosen_study(storage, args.study, partial(print, file=sys.stderr))
     if args.format == "csv":
         text, what = _all_trials(named_study(storage, name))
     else:
@@ -179,8 +177,7 @@ def _card(
 
     results = results_of(study, Path(args.runs))
     chosen = next(one for one in results.outcomes if one.number == trial.number)
-    confirm = ["python", "-m", "search.confirm", "--study", study.study_name]
-    confirm[-1] = confirm[-1].removesuffix(CONFIRM_SUFFIX)
+    confirm = ["python", "-m", "search.confirm", "--study", search_name(study.study_name)]
     confirm += ["--storage", redact(args.storage)] if args.storage != STORAGE else []
     confirm += ["--runs", args.runs] if args.runs != RUNS else []
     origin = origin_of(storage, results, chosen, Path(args.runs))
@@ -200,12 +197,12 @@ def _study_and_trial(
 
     if args.confirmed:
         # only now: it brings torch along
-        from search.confirm import confirmed_trial
+        from search.repeats.confirmed import confirmed_trial
 
         trial = confirmed_trial(storage, name)
-        return named_study(storage, name.removesuffix(CONFIRM_SUFFIX) + CONFIRM_SUFFIX), trial
+        return named_study(storage, repeats_name(name)), trial
     study = named_study(storage, name)
-    if study.user_attrs.get(IMPORTED) and SETUP not in study.user_attrs:
+    if is_imported(study.user_attrs):
         raise StudyError(
             f'study "{name}" was imported, so its configs are not known as a whole;'
             " --format csv gives its table"

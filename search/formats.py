@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import pprint
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from search.results import Results
 from search.seedtable import COLUMNS
+from search.spaces import short
 from trainer.cli import one_line
-from trainer.config import Config, get, key_path, leaf_keys, load_yaml
-from trainer.errors import ConfigError
+from trainer.config import Config, get, leaf_keys, value_text
 from trainer.presets import PRESETS, preset_values
 
 # a cell that begins with one of these is run as a formula by a spreadsheet
@@ -53,31 +50,13 @@ def train_words(config: Config) -> list[str]:
         if key in _FLAGS:
             words += [_FLAGS[key], str(value)]
         else:
-            words += ["--set", f"{_short(key)}={_yaml(value)}"]
+            words += ["--set", f"{short(key)}={value_text(value)}"]
     return words
 
 
 def _filled_by_presets(root: str) -> set[str]:
     # train_images: with any number of them the epochs are among the keys
     return {key for name in PRESETS for key in preset_values(name, root=root, train_images=1)}
-
-
-def _short(key: str) -> str:
-    """The last part of a key's name, where that means this key alone."""
-    leaf = key.rpartition(".")[2]
-    try:
-        key_path(leaf)
-    except ConfigError:
-        return key
-    return leaf
-
-
-def _yaml(value: Any) -> str:
-    # in a list, for a lone scalar is followed by an end mark
-    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=math.inf)
-    plain = text.strip()[1:-1]
-    # 1e-4 is text to the writer of YAML 1.1 and a number to the trainer
-    return plain if load_yaml(plain, "value") == value else json.dumps(value)
 
 
 # ---------------------------------------------------------------------------------------- table
@@ -97,7 +76,7 @@ def table(results: Results) -> tuple[list[str], list[list[Any]]]:
     heads = [f"params_{name}" if name in taken else name for name in params]
     rows = [
         [
-            *(one.number, one.attrs.get("configuration") or one.name, one.state.name, one.value),
+            *(one.number, one.label, one.state.name, one.value),
             *(one.figures.get(name) for name in COLUMNS),
             *(one.params.get(name) for name in params),
             *(one.seed, one.note),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,9 +39,41 @@ def owner_name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}"
 
 
+def search_name(name: str) -> str:
+    """The name of a search, also where its repeats were named."""
+    return name.removesuffix(CONFIRM_SUFFIX)
+
+
+def repeats_name(name: str) -> str:
+    """The name of the repeats of a search, also where they were named themselves."""
+    return search_name(name) + CONFIRM_SUFFIX
+
+
+def is_repeats(name: str) -> bool:
+    """Whether a study holds repeats of chosen configurations."""
+    return name.endswith(CONFIRM_SUFFIX)
+
+
+def is_imported(attrs: Mapping[str, Any]) -> bool:
+    """Whether a study holds results of another trainer."""
+    return bool(attrs.get(IMPORTED)) and SETUP not in attrs
+
+
 def is_search(name: str, attrs: Mapping[str, Any]) -> bool:
     """Whether a study is one that search.run made: no repeats, and nothing imported."""
-    return SETUP in attrs and not (name.endswith(CONFIRM_SUFFIX) or attrs.get(IMPORTED))
+    return SETUP in attrs and not (is_repeats(name) or attrs.get(IMPORTED))
+
+
+def chosen_study(storage: LeasedStorage, given: str | None, tell: Callable[[str], None]) -> str:
+    """The study that a person named, else the latest search, which is told.
+
+    Raises StudyError if there is none.
+    """
+    if given is not None:
+        return given
+    name = latest_study(storage)
+    tell(f"study {name} (the latest; another: --study NAME)")
+    return name
 
 
 def latest_study(storage: LeasedStorage) -> str:

@@ -16,7 +16,7 @@ from search import spaces
 from search.adopt import adopt
 from search.enqueue import Request, complete, enqueue, read_requests
 from search.first import enqueue_first
-from search.names import CONFIRM_SUFFIX, default_name
+from search.names import CONFIRM_SUFFIX, default_name, is_repeats
 from search.progress import View
 from search.records import token_folders_of
 from search.spaces import Searched
@@ -124,7 +124,7 @@ def opened(
 ) -> tuple[optuna.Study, Setup]:
     """Open the study and fill its queue; faces are decoded before anything is written."""
     for flag, name in (("--study", args.study), ("--from", args.old)):
-        if name is not None and name.endswith(CONFIRM_SUFFIX):
+        if name is not None and is_repeats(name):
             raise StudyError(
                 f"{flag} {name}: names in {CONFIRM_SUFFIX} are kept for repeats, which python -m"
                 " search.confirm goes on with; name a search"

@@ -81,6 +81,12 @@ def token_folders_of(number: Path) -> list[Path]:
     return sorted(tokens, key=lambda path: int(path.name))
 
 
+def newest_claims(runs: Path, study: str, numbers: Iterable[int]) -> Iterator[Path]:
+    """The folders of all claims on rows of one trial, the newest first."""
+    for number in sorted(numbers, reverse=True):
+        yield from reversed(token_folders_of(trial_folder(runs, study, number)))
+
+
 def found_in(runs: Path, only: str | None = None) -> tuple[list[Found], list[str]]:
     """The studies of a runs folder by name, and lines on what is amiss with no known study.
 

@@ -6,10 +6,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.names import CONFIRM_SUFFIX, RUNS, STORAGE
+from search.names import RUNS, STORAGE, repeats_name
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
-    from search.names import latest_study
+    from search.names import chosen_study
     from search.pages.markdown import markdown
     from search.pages.page import page
     from search.records import existing
@@ -96,10 +97,7 @@ def _main(args: argparse.Namespace) -> int:
     # where nobody named it a missing folder only means: no histories, no pictures
     runs = Path(RUNS) if args.runs is None else existing(args.runs)
     storage = open_storage(args.storage, create=False)
-    name = args.study
-    if name is None:
-        name = latest_study(storage)
-        print(f"study {name} (the latest; another: --study NAME)", file=sys.stderr)
+    name = chosen_study(storage, args.study, partial(print, file=sys.stderr))
     report = report_of(storage, named_study(storage, name), args.storage, runs)
     atomic_write_text(args.out, page(report))
     if args.markdown is not None:
@@ -213,7 +211,7 @@ def _confirmed(storage: LeasedStorage, name: str, runs: Path) -> Section | None:
     """What the study's repeats came to; None where it has none."""
     from search.study import named_study
 
-    repeats = f"{name.removesuffix(CONFIRM_SUFFIX)}{CONFIRM_SUFFIX}"
+    repeats = repeats_name(name)
     if repeats not in {study.study_name for study in storage.get_all_studies()}:
         return None
     from search.pages.repeats_section import confirm_section
@@ -225,23 +223,21 @@ def contact_sheet(results: Results, runs: Path) -> Picture | None:
     """The newest contact sheet of the best trial; None where its files are not at hand."""
     from search.lineage import rows_of
     from search.pages.document import Picture
-    from search.records import token_folders_of
-    from search.study import trial_folder
+    from search.records import newest_claims
     from trainer.jpeg import jpeg_of
 
     best = results.best
     if best is None or results.setup is None:
         return None
-    rows = [row for row in results.rows if rows_of(results.rows, row)[0].number == best.number]
-    for row in reversed(rows):
-        for folder in reversed(token_folders_of(trial_folder(runs, results.name, row.number))):
-            try:
-                jpeg = jpeg_of(folder / "contact_sheet.png")
-            except OSError:
-                # tidied away, or of a claim that ended early
-                continue
-            alt = f"{best.name}: its best and worst predictions of the validation part"
-            return Picture(jpeg, alt)
+    rows = results.rows
+    own = [row.number for row in rows if rows_of(rows, row)[0].number == best.number]
+    for folder in newest_claims(runs, results.name, own):
+        try:
+            jpeg = jpeg_of(folder / "contact_sheet.png")
+        except OSError:
+            # tidied away, or of a claim that ended early
+            continue
+        return Picture(jpeg, f"{best.name}: its best and worst predictions of the validation part")
     return None
 
 

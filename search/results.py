@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import lineage, seedtable
-from search.names import IMPORTED, SETUP
-from search.records import token_folders_of
-from search.study import Setup, base_values, config_for, flat, trial_folder
+from search.names import IMPORTED, is_imported
+from search.records import newest_claims
+from search.study import Setup, base_values, config_for, flat, load_setup
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
 
@@ -27,6 +27,8 @@ from trainer.errors import ConfigError
 # name), what was recorded each epoch (name -> one number per epoch, from the first on), and the run
 # whose weights it started from
 RUN, CONFIG, SERIES, CONTINUED = "run", "config", "series", "continued_from"
+# attribute of a repeat: the label of the configuration that it repeats
+CONFIGURATION = "configuration"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Outcome:
         return self.attrs.get("note")
 
     @property
+    def label(self) -> str:
+        """What was trained: the configuration that a repeat repeats, else the trial's name."""
+        return str(self.attrs.get(CONFIGURATION) or self.name)
+
+    @property
     def seed(self) -> int | None:
         return self.attrs.get("seed")
 
@@ -75,7 +82,7 @@ class Outcome:
 class Results:
     """A study. metric: what a value is. setup: None where the trials were imported.
 
-    rows: as the store has them, revivals on rows of their own.
+    rows: as the store has them, revivals on rows of their own. attrs: the study's user attributes.
     """
 
     name: str
@@ -83,6 +90,7 @@ class Results:
     setup: Setup | None
     outcomes: Sequence[Outcome]
     rows: Sequence[FrozenTrial]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def imported(self) -> bool:
@@ -115,10 +123,8 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
 
     Raises StudyError for a study that is neither a search nor imported.
     """
-    from search.study import load_setup
-
-    imported = study.user_attrs.get(IMPORTED)
-    setup = None if imported and SETUP not in study.user_attrs else load_setup(study)
+    attrs = study.user_attrs
+    setup = None if is_imported(attrs) else load_setup(study)
     rows = study.get_trials(deepcopy=False)
     if setup is None:
         outcomes = [_imported(trial) for trial in lineage.merged(rows)]
@@ -129,8 +135,8 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
         outcomes = [
             _own(trial, numbers[trial.number], setup, runs) for trial in lineage.merged(rows)
         ]
-    metric = setup.metric if setup is not None else str((imported or {})["metric"])
-    return Results(study.study_name, metric, setup, outcomes, rows)
+    metric = str(attrs[IMPORTED]["metric"]) if setup is None else setup.metric
+    return Results(study.study_name, metric, setup, outcomes, rows, attrs)
 
 
 def _imported(trial: FrozenTrial) -> Outcome:
@@ -210,14 +216,13 @@ def _place(name: str) -> str:
 
 def _history(numbers: Sequence[int], setup: Setup, runs: Path) -> list[dict[str, Any]]:
     """A line per epoch, from the newest file of a trial's rows that holds; empty without any."""
-    for number in sorted(numbers, reverse=True):
-        for folder in reversed(token_folders_of(trial_folder(runs, setup.name, number))):
-            try:
-                history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-                return [{**entry, "epoch": int(entry["epoch"])} for entry in history]
-            except (OSError, ValueError, KeyError, TypeError):
-                # of a claim that had hardly begun, or another tool's file
-                continue
+    for folder in newest_claims(runs, setup.name, numbers):
+        try:
+            history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+            return [{**entry, "epoch": int(entry["epoch"])} for entry in history]
+        except (OSError, ValueError, KeyError, TypeError):
+            # of a claim that had hardly begun, or another tool's file
+            continue
     return []
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from search.dashboard import PASSWORD
 from search.launch import Ahead
 from search.names import BEAT_S, GRACE_S, RUNS, STORAGE
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser, from_zero, guarded, whole
 
 if TYPE_CHECKING:
     from search.progress import View
@@ -33,13 +33,6 @@ their own number. The same command goes on.
 """
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 up is needed")
-    return number
-
-
 def _seed(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**63:
@@ -51,13 +44,6 @@ def _seconds(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: a number of seconds above 0 is needed")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number from 0 up is needed")
     return number
 
 
@@ -78,16 +64,16 @@ def _risk(text: str) -> float:
 
 
 def _workers(text: str) -> int | None:
-    return None if text == "auto" else _count(text)
+    return None if text == "auto" else whole(1)(text)
 
 
 def _per_device(text: str) -> int | str:
-    return text if text == "auto" else _count(text)
+    return text if text == "auto" else whole(1)(text)
 
 
 # argparse names the function in its messages
-_count.__name__, _seed.__name__, _workers.__name__ = "count", "seed", "count"
-_seconds.__name__, _per_device.__name__, _share.__name__ = "seconds", "count", "number"
+_seed.__name__, _workers.__name__ = "seed", "count"
+_seconds.__name__, _per_device.__name__ = "seconds", "count"
 _revive.__name__, _risk.__name__ = "count", "number"
 
 
@@ -97,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     study = it.add_argument_group("study")
     study.add_argument(
         "--trials",
-        type=_count,
+        type=whole(1),
         default=40,
         metavar="N",
         help="finished trials (complete or pruned) that the study should reach (default: 40)",
@@ -122,9 +108,9 @@ def parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="YAML of everything that is not searched"
     )
     training.add_argument("--preset", metavar="P", help="demo, small or full (default: what fits)")
-    training.add_argument("--epochs", type=_count, metavar="N", help="budget of a trial")
-    training.add_argument("--image-size", type=_count, metavar="N", help="training grid, pixels")
-    training.add_argument("--batch-size", type=_count, metavar="N", help="pictures per step")
+    training.add_argument("--epochs", type=whole(1), metavar="N", help="budget of a trial")
+    training.add_argument("--image-size", type=whole(1), metavar="N", help="training grid, pixels")
+    training.add_argument("--batch-size", type=whole(1), metavar="N", help="pictures per step")
     training.add_argument(
         "--seed", type=_seed, metavar="N", help="of sampler and trials (default: 0)"
     )
@@ -200,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
     )
     computing.add_argument(
         "--gpus-per-worker",
-        type=_share,
+        type=from_zero,
         metavar="X",
         help="with Ray: GPUs of each worker; 0.5 puts two on one, 0 means the CPU (default: 1 where"
         " the cluster has any)",
@@ -222,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, metavar="SECONDS", help="end after this time"
     )
     computing.add_argument(
-        "--stop-after", type=_count, metavar="K", help="end when K trials brought nothing better"
+        "--stop-after", type=whole(1), metavar="K", help="end when K trials brought nothing better"
     )
     showing = it.add_argument_group("showing")
     showing.add_argument(

@@ -145,6 +145,30 @@ def rows(study: optuna.Study, n: int = 5) -> list[dict[str, Any]]:
     return [row_of(trial) for trial in judged[:n]]
 
 
+def across(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The table with a column a trial: heading and cells of each line, as text.
+
+    rows: as `row_of` gives them.
+    """
+    lines = [("state", [str(row["state"]).lower() for row in rows])]
+    lines += [
+        (heading, [text(name, row[name]) for row in rows]) for name, (heading, _) in COLUMNS.items()
+    ]
+    names = dict.fromkeys(name for row in rows for name in row["params"])
+    return lines + [(name, [setting(row["params"].get(name)) for row in rows]) for name in names]
+
+
+def setting(value: object) -> str:
+    """A parameter's value in a cell; a dash where a trial has none.
+
+    >>> setting(0.00012345), setting("step"), setting(None)
+    ('0.0001235', 'step', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def text(name: str, item: object) -> str:
     """One cell as text; a dash for a figure that is not known.
 

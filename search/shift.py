@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.board import put_note, trial_note
 from search.lineage import CONTINUES, DIVERGED, finished, nothing_better_for, rows_of
-from search.names import BEAT_S, CONFIRM_SUFFIX, GRACE_S, owner_name
+from search.names import BEAT_S, GRACE_S, owner_name
 from search.objective import run_trial, suggest, trial_config
 from search.resume import Start, clear_strangers, taken_over
 from search.revive import Revivals, continued, curve_of, under_way
@@ -120,11 +120,6 @@ class Post:
     def study_id(self) -> int:
         return self.study._study_id
 
-    @property
-    def draws(self) -> bool:
-        """Whether the sampler goes on where the queue is empty: repeats are all asked for."""
-        return not self.study.study_name.endswith(CONFIRM_SUFFIX)
-
     def leaving(self) -> bool:
         """Whether somebody asked the worker to end: a signal, a drain, or the parent's end."""
         return (
@@ -165,7 +160,7 @@ def _work(post: Post) -> None:
         revival = _revival(post, trials, total)
         if revival is None and len(finished(trials)) >= total and not under_way(trials):
             return
-        if not post.draws and not any(t.state == TrialState.WAITING for t in trials):
+        if not post.setup.draws and not any(t.state == TrialState.WAITING for t in trials):
             if not any(t.state == TrialState.RUNNING for t in trials):
                 # one failed or was withdrawn: the total stays out of reach
                 return
@@ -252,7 +247,7 @@ def _begun(post: Post, token: int, revival: Revival | None) -> int | None:
     """The trial that the claim is for, running; None where somebody else has it."""
     if revival is None:
         trial_id = post.storage.pop_waiting(post.study_id, token)
-        if trial_id is None and post.draws:
+        if trial_id is None and post.setup.draws:
             return post.storage.new_trial(post.study_id, token)
         return trial_id
     if revival.parent is None:

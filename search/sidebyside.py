@@ -12,9 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import lineage
 from search.results import Outcome, Results
-from search.spaces import canonical, describe, format_value
+from search.spaces import describe, format_value, short
 from search.study import Setup, base_values
-from trainer.errors import ConfigError
 
 GRID = "data.image_size"
 # shares of the highest score that all of a group reached
@@ -195,11 +194,3 @@ def answer(results: Results) -> Outcome | None:
     """The trial that stands for a study: its best, of repeats one of the best configuration."""
     own = next(iter(repeats(results).values()), None)
     return results.best if own is None else own[0]
-
-
-def short(key: str) -> str:
-    """A key as people say it: its last name, where that is enough."""
-    try:
-        return canonical(key, [])
-    except ConfigError:
-        return key

@@ -215,6 +215,23 @@ def format_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a finite number; yes and no are none, though Python takes them for such."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def short(key: str) -> str:
+    """A key of a config as people say it; one of another trainer's as it is.
+
+    >>> short("loss.dice_weight"), short("model.name"), short("training.use_amp")
+    ('dice_weight', 'model.name', 'training.use_amp')
+    """
+    try:
+        return canonical(key, list(space.SPACE))
+    except ConfigError:
+        return key
+
+
 def canonical(name: str, known: Sequence[str]) -> str:
     """The one name of a key: as `space.py` writes it, else the leaf alone where that is unique.
 

@@ -14,7 +14,7 @@ import importlib.metadata
 import re
 import uuid
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 import space
 from search import lineage, spaces
-from search.names import BEAT_S, GRACE_S, IMPORTED, SETUP, TOTAL, is_search
+from search.names import BEAT_S, GRACE_S, SETUP, TOTAL, is_imported, is_repeats, is_search
 from search.outlook import Outlook
 from search.prior import outlook_of
 from search.pruner import PRUNERS, make_pruner
@@ -85,6 +85,11 @@ class Setup:
     prune_risk: float = PRUNE_RISK
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the sampler goes on where the queue is empty: repeats are all asked for."""
+        return not is_repeats(self.name)
+
     def specs(self) -> dict[str, Spec]:
         """The searched parameters, in the order of the space."""
         # PostgreSQL may keep JSON objects in another order, so the order is stored as a list
@@ -124,7 +129,7 @@ def make_setup(
     whole = to_dict(config)
     return Setup(
         name=name,
-        base=base_identity(config, without=[*searched.specs, *_NOT_IDENTITY]),
+        base=base_of(searched),
         runtime=whole["runtime"],
         space={key: space.to_json(spec) for key, spec in searched.specs.items()},
         fixed=dict(searched.fixed),
@@ -147,6 +152,11 @@ def make_setup(
     )
 
 
+def base_of(searched: Searched) -> dict[str, Any]:
+    """The base config that a study remembers: see `Setup`."""
+    return base_identity(searched.config, without=[*searched.specs, *_NOT_IDENTITY])
+
+
 def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = ()) -> Setup:
     """The setup that the study will have: as given, with what an existing study holds on to.
 
@@ -159,7 +169,7 @@ def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = 
     stored = study.user_attrs.get(SETUP)
     if stored is not None:
         return _agreed(Setup.from_json(stored), setup, explicit)
-    if study.user_attrs.get(IMPORTED):
+    if is_imported(study.user_attrs):
         raise StudyError(
             f'study "{setup.name}" holds imported runs, which cannot go on: name another with'
             " --study"
@@ -235,7 +245,7 @@ def load_setup(study: optuna.Study) -> Setup:
     """What the study remembers. Raises StudyError for a study that search.run did not make."""
     stored = study.user_attrs.get(SETUP)
     if stored is None:
-        imported = study.user_attrs.get(IMPORTED)
+        imported = is_imported(study.user_attrs)
         whose = "holds imported runs" if imported else "was not made by search.run"
         raise StudyError(f'study "{study.study_name}" {whose}, so its configs are not known')
     return Setup.from_json(stored)
@@ -451,6 +461,11 @@ def differences(stored: Setup, new: Setup) -> list[str]:
     return found
 
 
+def some_of(found: Sequence[str]) -> str:
+    """The first few differences in one line."""
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+
+
 def versions() -> dict[str, str]:
     """The versions that digits depend on."""
     names = ("torch", "optuna", "numpy", "pillow")
@@ -469,10 +484,9 @@ def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:
     if "seed" in explicit and stored.seed != new.seed:
         found.insert(0, f"seed {stored.seed}, this run has {new.seed}")
     if found:
-        shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
         raise StudyError(
-            f'study "{stored.name}" has {shown}: give this run another name with --study NAME '
-            f"(add --from {stored.name} to take its trials over)"
+            f'study "{stored.name}" has {some_of(found)}: give this run another name with --study'
+            f" NAME (add --from {stored.name} to take its trials over)"
         )
     kept = {name: getattr(stored, name) for name in CHANGEABLE if name not in explicit}
     return dataclasses.replace(new, seed=stored.seed, uid=stored.uid, **kept)

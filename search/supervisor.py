@@ -109,6 +109,8 @@ class Run:
 
     def left(self, standing: Standing) -> bool:
         """Whether the study still misses trials, or a parked one is to go on."""
+        if not self.setup.draws and all(row.state.is_finished() for row in standing.trials):
+            return False
         # another run may have asked for fewer since: the workers then leave
         total = min(standing.total, total_of(self.study) or standing.total)
         return standing.finished < total or self.revivals.left(

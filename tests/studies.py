@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from search.objective import suggest
@@ -152,15 +153,15 @@ def environment(folder: Path, *, first: Path = ROOT) -> dict[str, str]:
 
 
 @contextmanager
-def started(
-    folder: Path, *flags: str, before: Sequence[str] = (), **more: str
+def running(
+    folder: Path, module: str, *flags: str, before: Sequence[str] = (), **more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """`search.run --config tiny.yaml` in a folder, as a process that does not outlive the block.
+    """A command in a folder, as a process that does not outlive the block.
 
     before: words before the command. more: variables of its environment.
     """
     with subprocess.Popen(
-        [*before, sys.executable, "-m", "search.run", "--config", "tiny.yaml", *flags],
+        [*before, sys.executable, "-m", module, *flags],
         cwd=folder,
         env=environment(folder) | more,
         stdout=subprocess.PIPE,
@@ -171,6 +172,30 @@ def started(
             yield process
         finally:
             process.kill()
+
+
+def started(
+    folder: Path, *flags: str, before: Sequence[str] = (), **more: str
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    """`search.run --config tiny.yaml` in a folder; see `running`."""
+    flags = ("--config", "tiny.yaml", *flags)
+    return running(folder, "search.run", *flags, before=before, **more)
+
+
+def refusal(
+    command: Callable[[list[str]], int], words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> str:
+    """The one line with which a command refuses what it was given."""
+    capsys.readouterr()
+    try:
+        code = command(list(words))
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    err = capsys.readouterr().err
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    return err
 
 
 def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from search import run
 from tests.data_folders import course
-from tests.studies import TINY
+from tests.studies import TINY, refusal
 from trainer import evaluate, train
 from trainer.config import Config, to_yaml, with_values
 
@@ -60,15 +60,7 @@ def refused(
     command: Callable[[list[str]], int], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> str:
     """The one line that a command ends with."""
-    capsys.readouterr()
-    try:
-        code = command(words)
-    except SystemExit as ended:
-        code = int(str(ended.code))
-    err = capsys.readouterr().err
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1, err
+    err = refusal(command, words, capsys)
     assert SECRET not in err
     return err
 

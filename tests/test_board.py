@@ -126,6 +126,13 @@ def test_the_board_renews_when_a_trial_has_ended_and_once_more_at_the_end(
     assert "board" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_no_figure_is_drawn_before_a_trial_has_ended(played: optuna.Study) -> None:
+    with Board(played, COMMANDS, print):
+        pass
+    assert get_note(played).startswith("**6 of 40 trials finished**")
+    assert graphs(played) == set()
+
+
 def test_a_bug_in_a_figure_is_told_and_the_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

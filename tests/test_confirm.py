@@ -8,8 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,35 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from search.confirm import confirmed_scores, confirmed_trial, main
+from search.confirm import main
 from search.enqueue import put_in_queue
 from search.names import is_search
 from search.repeats import sentence
-from search.repeats.confirmed import CONFIGURATION, ByImage, images_table, seeds_table
+from search.repeats.confirmed import (
+    CONFIGURATION,
+    ByImage,
+    confirmed_scores,
+    confirmed_trial,
+    images_table,
+    seeds_table,
+)
 from search.repeats.confirming import MARK, best_of, fresh_seed, judged
 from search.repeats.looks import FIRST, standing
 from search.results import results_of
 from search.shift import work
 from search.study import load_setup, named_study, open_study, trial_folder
 from storage import LeasedStorage, open_storage
-from tests.studies import environment, play, post_at, real_study, setup_of, store, wait_until
+from tests.studies import (
+    environment,
+    play,
+    post_at,
+    real_study,
+    refusal,
+    running,
+    setup_of,
+    store,
+    wait_until,
+)
 from trainer.config import read_config
 from trainer.data.dataset import describe
 
@@ -53,21 +70,11 @@ def place(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def begun(folder: Path, *flags: str, columns: int = 80) -> Iterator[subprocess.Popen[str]]:
-    """`search.confirm` in a folder, as a process that does not outlive the block."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "search.confirm", *flags],
-        cwd=folder,
-        env=environment(folder) | {"COLUMNS": str(columns)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def begun(
+    folder: Path, *flags: str, columns: int = 80
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    """`search.confirm` in a folder."""
+    return running(folder, "search.confirm", *flags, COLUMNS=str(columns))
 
 
 def confirmed(folder: Path, *flags: str, columns: int = 80) -> str:
@@ -439,18 +446,8 @@ def room(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return prepared
 
 
-def refusal(capsys: pytest.CaptureFixture[str], flags: Sequence[str]) -> str:
-    """The one line with which the command is refused."""
-    capsys.readouterr()
-    try:
-        code = main(list(flags))
-    except SystemExit as ended:
-        code = int(str(ended.code))
-    err = capsys.readouterr().err
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1, err
-    return err
+def refused(capsys: pytest.CaptureFixture[str], flags: Sequence[str]) -> str:
+    return refusal(main, flags, capsys)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +495,7 @@ def test_what_cannot_be_meant_is_one_line_and_writes_nothing(
     with sqlite3.connect(room / "search.db") as file:
         before = "\n".join(file.iterdump())
     own = ["--storage", f"sqlite:///{room}/search.db"]
-    line = refusal(capsys, [*flags, *own])
+    line = refused(capsys, [*flags, *own])
     for text in says:
         assert text in line
     with sqlite3.connect(room / "search.db") as file:
@@ -509,7 +506,7 @@ def test_what_cannot_be_meant_is_one_line_and_writes_nothing(
 def test_a_comparison_makes_no_store_before_it_is_sound(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refusal(capsys, ["--compare", "dropout=0.1,1.5", "--config", "tiny.yaml"])
+    line = refused(capsys, ["--compare", "dropout=0.1,1.5", "--config", "tiny.yaml"])
     assert "dropout" in line
     assert not (room / "runs").exists()
 
@@ -521,7 +518,7 @@ def test_repeats_of_something_else_are_not_gone_on_with(
     Path("other.yaml").write_text(TINY.replace("0.05", "0.1"))
     flags = ["--storage", f"sqlite:///{compared.folder}/runs/search.db"]
     changed = ["--compare", "dice_weight=0.5,3", "--config", "other.yaml"]
-    line = refusal(capsys, [*changed, *flags])
+    line = refused(capsys, [*changed, *flags])
     assert "label_smoothing 0.05, this run has 0.1" in line
     assert "--study NAME" in line
 

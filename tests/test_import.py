@@ -478,15 +478,20 @@ BAD_RUNS: list[tuple[str, list[dict[str, Any]], str]] = [
 ]
 
 
+def assert_refused(folder: Path, capsys: pytest.CaptureFixture[str], file: Path, told: str) -> None:
+    """One line that names the file, and no store."""
+    line = refused(folder, capsys, file)
+    assert line.startswith(f"error: {file}: ")
+    assert re.search(told, line), line
+    assert not (folder / "search.db").exists()
+
+
 @pytest.mark.parametrize(("runs", "told"), [pytest.param(*bad[1:], id=bad[0]) for bad in BAD_RUNS])
 def test_a_mistake_in_a_history_is_one_line_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: Any, told: str
 ) -> None:
     file = written(tmp_path / "runs.json", runs)
-    line = refused(tmp_path, capsys, file)
-    assert line.startswith(f"error: {file}: ")
-    assert re.search(told, line), line
-    assert not (tmp_path / "search.db").exists()
+    assert_refused(tmp_path, capsys, file, told)
 
 
 BAD_ROWS: list[tuple[str, list[dict[str, Any]], str]] = [
@@ -507,10 +512,7 @@ def test_a_mistake_in_a_table_is_one_line_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: Any, told: str
 ) -> None:
     file = written(tmp_path / "table.yaml", rows)
-    line = refused(tmp_path, capsys, file)
-    assert line.startswith(f"error: {file}: ")
-    assert re.search(told, line), line
-    assert not (tmp_path / "search.db").exists()
+    assert_refused(tmp_path, capsys, file, told)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,31 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
 
 
+def whole(least: int) -> Callable[[str], int]:
+    """For argparse: reads a whole number from `least` up."""
+
+    def read(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text}: a whole number from {least} up is needed")
+        return number
+
+    # argparse names the type in its messages
+    read.__name__ = "count"
+    return read
+
+
+def from_zero(text: str) -> float:
+    """For argparse: reads a finite number from 0 up."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 up is needed")
+    return number
+
+
+from_zero.__name__ = "number"
+
+
 def one_line(text: object) -> str:
     """Any text on a single line."""
     return " ".join(str(text).split())

@@ -470,6 +470,17 @@ _Dumper.add_representer(float, _represent_float)
 _Dumper.add_representer(list, _represent_list)
 
 
+def value_text(value: Any) -> str:
+    """A value as `key=value` takes it.
+
+    >>> value_text(1e-4), value_text([0.9, 1.1]), value_text("1e-4"), value_text(None)
+    ('0.0001', '[0.9, 1.1]', "'1e-4'", 'null')
+    """
+    # in a list, for a lone scalar is followed by an end mark
+    text = yaml.dump([value], Dumper=_Dumper, allow_unicode=True, width=float("inf"))
+    return str(text).strip()[1:-1]
+
+
 def to_yaml(config: Config, search: Mapping[str, Any] | None = None) -> str:
     """The config as YAML; `search` is written as the record of an export."""
     data = to_dict(config)

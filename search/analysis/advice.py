@@ -11,7 +11,7 @@ import space
 from search.analysis.judged import CEILING, Evidence, core, smoothed
 from search.analysis.onward import Range, command_words, fix_texts, range_texts
 from search.analysis.wording import listed, number
-from search.names import CONFIRM_SUFFIX
+from search.names import is_repeats
 from search.progress import counted
 from search.results import Outcome, Results
 from search.spaces import describe, resolve
@@ -51,7 +51,7 @@ class Change:
 def advice(seen: Evidence) -> list[str]:
     """What the next search should do otherwise, and why."""
     results = seen.results
-    if results.name.endswith(CONFIRM_SUFFIX):
+    if is_repeats(results.name):
         return ["These are repeats of chosen configurations: they give no ranges for a search."]
     if results.setup is None:
         return [_for_imported(seen)]

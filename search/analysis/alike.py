@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.results import Outcome
+from search.results import CONFIGURATION, Outcome
 
 DICE = "loss.dice_weight"
 # what a setting is where a run's config does not name it
@@ -35,7 +35,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        return str(self.outcomes[0].attrs.get("configuration") or self.outcomes[0].name)
+        return self.outcomes[0].label
 
     @property
     def scores(self) -> list[float]:
@@ -98,7 +98,7 @@ def groups_of(outcomes: Sequence[Outcome]) -> list[Group]:
     for one in outcomes:
         known = settings_of(one)
         # repeats of search.confirm say themselves what they repeat
-        key = one.attrs.get("configuration") or frozenset(
+        key = one.attrs.get(CONFIGURATION) or frozenset(
             item for item in known.items() if item[0] not in _INERT
         )
         found.setdefault(key, []).append((one, known))

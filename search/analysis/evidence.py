@@ -16,7 +16,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy import stats
 
 from search.analysis.alike import as_number
@@ -137,22 +137,16 @@ def importances(outcomes: Sequence[Outcome]) -> dict[str, Estimate] | None:
     if len(outcomes) < LEAST_FOR_IMPORTANCES:
         return None
     picked = np.linspace(0, len(outcomes) - 1, min(len(outcomes), _IMPORTANCE_TRIALS)).astype(int)
-    trials = []
-    for number, at in enumerate(picked):
-        trial = copy.copy(outcomes[at].row)
-        # the evaluator tells trials apart by it
-        trial._trial_id = number
-        trial.state, trial.value = TrialState.COMPLETE, outcomes[at].value
-        trials.append(trial)
+    trials = numbered([outcomes[at].row for at in picked])
     names = sorted({name for trial in trials for name in trial.params})
     if not names:
         return None
     rng = np.random.default_rng(0)
-    shares = [_shares(_Resample(trials), names)]
+    drawn_shares = [shares(trials)]
     for _ in range(_IMPORTANCE_RESAMPLES):
         drawn = rng.integers(len(trials), size=len(trials))
-        shares.append(_shares(_Resample([trials[i] for i in drawn]), names))
-    table = np.array(shares)
+        drawn_shares.append(shares([trials[i] for i in drawn]))
+    table = np.array([[own.get(name, 0.0) for name in names] for own in drawn_shares])
     # repeated trials in a resample favour small shares, so that all of them may lie above
     low = np.minimum(table[0], np.percentile(table[1:], 5, axis=0))
     high = np.maximum(table[0], np.percentile(table[1:], 95, axis=0))
@@ -163,13 +157,25 @@ def importances(outcomes: Sequence[Outcome]) -> dict[str, Estimate] | None:
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
 
 
-def _shares(study: optuna.Study, names: Sequence[str]) -> list[float]:
+def numbered(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Copies that the evaluator can tell apart: it does so by an id that only a store gives."""
+    copies = [copy.copy(trial) for trial in trials]
+    for number, trial in enumerate(copies):
+        trial._trial_id = number
+    return copies
+
+
+def shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """How much each parameter mattered for reaching the top, shares of 1, the highest first.
+
+    trials: complete; see `numbered`.
+    """
     with warnings.catch_warnings():
         # marked experimental, and it notes parameters that few trials have
         warnings.simplefilter("ignore")
-        found = PedAnovaImportanceEvaluator().evaluate(study)
+        found = PedAnovaImportanceEvaluator().evaluate(_Resample(list(trials)))
     total = sum(found.values()) or 1.0
-    return [found.get(name, 0.0) / total for name in names]
+    return {name: found[name] / total for name in sorted(found, key=lambda name: -found[name])}
 
 
 # --------------------------------------------------------------------------------------- curves

@@ -13,9 +13,8 @@ from search.analysis.alike import Group, alike_but_for_dice, by_dice_weight, dif
 from search.analysis.evidence import without_others
 from search.analysis.smooth import Smooth, smooth
 from search.analysis.wording import listed, number, setting
-from search.names import CONFIRM_SUFFIX, SEEDS
 from search.repeats import Pair, compare, look_at, seed_deviation
-from search.repeats.looks import FIRST, STEP
+from search.repeats.looks import JUDGED, STEP
 from search.results import Outcome, Results
 
 # what the hand-made runs were taken to show
@@ -66,11 +65,12 @@ class Evidence:
 
         The scores of a study of repeats decided whether it went on, see `search.repeats.looks`.
         """
-        if not self.results.name.endswith(CONFIRM_SUFFIX):
+        how = self.results.attrs.get(JUDGED)
+        if how is None:
             return 1, 1
         most = max((len(group.scores) for group in self.groups), default=0)
-        look, looks = (look_at(seeds, first=FIRST, step=STEP) for seeds in (most, max(most, SEEDS)))
-        return look, looks
+        looks = look_at(how["cap"], first=how["first"], step=STEP)
+        return min(look_at(most, first=how["first"], step=STEP), looks), looks
 
     @cached_property
     def noise(self) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import space
 from search.lineage import finished
-from search.names import CONFIRM_SUFFIX
+from search.names import is_repeats
 from search.records import token_folders_of
 from search.results import Results
 from search.spaces import Spec, Value, resolve
@@ -20,12 +20,13 @@ from search.study import (
     REVIVE,
     SAMPLER,
     Setup,
+    base_of,
     base_values,
     differences,
     trial_folder,
 )
 from storage import redact
-from trainer.config import Config, base_identity, compose, get
+from trainer.config import Config, compose, get
 from trainer.errors import ConfigError
 from trainer.presets import SYNTHETIC, default_preset
 
@@ -37,8 +38,6 @@ _FLAGS = {
     "data.image_size": "--image-size",
     "data.batch_size": "--batch-size",
 }
-# part of no identity: see `search.study`
-_NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
 
 def command_words(
@@ -51,7 +50,7 @@ def command_words(
     cannot be told by flags and lies in no file of the runs folder. Passwords are left out.
     """
     setup = results.setup
-    if setup is None or results.name.endswith(CONFIRM_SUFFIX):
+    if setup is None or is_repeats(results.name):
         return None
     ended = len(finished(results.rows))
     words = [sys.executable, "-m", "search.run"]
@@ -157,13 +156,9 @@ def _files(results: Results, setup: Setup, runs: Path) -> Iterator[Path]:
 def _gives(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
     """Whether a run with that config has the study's identity."""
     searched = resolve(config, [*fix_texts(setup), *fixes], range_texts(setup, {}))
-    base = base_identity(
-        searched.config,
-        without=[*searched.specs, *_NOT_IDENTITY],
-    )
     new = dataclasses.replace(
         setup,
-        base=base,
+        base=base_of(searched),
         space={name: space.to_json(spec) for name, spec in searched.specs.items()},
         epochs=searched.config.training.epochs,
     )

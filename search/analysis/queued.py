@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from search import first
 from search.analysis.judged import Evidence
 from search.analysis.wording import listed, some
+from search.enqueue import forecast_held
 from search.lineage import COPIED_FROM, diverged, rows_of
 from search.progress import counted
 from search.results import Outcome
@@ -96,11 +97,12 @@ def _forecasts(seen: Evidence) -> list[str]:
         if not isinstance(expect, (list, tuple)) or len(expect) != 2:
             continue
         low, high = float(expect[0]), float(expect[1])
-        verdict, kept = _kept(one, low, high)
+        complete = one.state == TrialState.COMPLETE
+        kept = forecast_held((low, high), one.value, complete=complete)
         judged += kept is not None
         held += kept is True
         note = f", {one.note}" if one.note else ""
-        told.append(f"{one.name}{note}: {low:g} to {high:g} expected, {verdict}")
+        told.append(f"{one.name}{note}: {low:g} to {high:g} expected, {_came(one, low, high)}")
     if not told:
         return []
     return [
@@ -109,22 +111,22 @@ def _forecasts(seen: Evidence) -> list[str]:
     ]
 
 
-def _kept(outcome: Outcome, low: float, high: float) -> tuple[str, bool | None]:
-    """What came of a forecast in words, and whether it held; None where that is not known."""
+def _came(outcome: Outcome, low: float, high: float) -> str:
+    """What came of a forecast."""
     value = outcome.value
     if outcome.state == TrialState.COMPLETE and value is not None:
         if low <= value <= high:
-            return f"{value:.4f} came: held", True
+            return f"{value:.4f} came: held"
         side = f"{low - value:.4f} below" if value < low else f"{value - high:.4f} above"
-        return f"{value:.4f} came: {side}", False
+        return f"{value:.4f} came: {side}"
     if value is not None and value > high:
-        return f"{value:.4f} so far: already above", False
+        return f"{value:.4f} so far: already above"
     if outcome.state == TrialState.PRUNED and value is not None:
         at = max(outcome.curve, default=0)
-        return f"pruned after epoch {at} with {value:.4f}: cannot be judged", None
+        return f"pruned after epoch {at} with {value:.4f}: cannot be judged"
     if outcome.state == TrialState.FAIL:
-        return "it failed or was cancelled: cannot be judged", None
-    return "it has not ended yet", None
+        return "it failed or was cancelled: cannot be judged"
+    return "it has not ended yet"
 
 
 def _gains(seen: Evidence) -> list[str]:

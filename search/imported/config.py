@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.imported.table import is_number
+from search.spaces import is_number
 from search.study import flat
 from trainer.translate import translate
 

@@ -16,12 +16,12 @@ from typing import Any
 from search.imported.table import (
     Run,
     check_inside,
-    is_number,
     plain,
     read_metric,
     read_seed,
     run_of_row,
 )
+from search.spaces import is_number
 from trainer.config import read_yaml
 from trainer.errors import UserError
 

@@ -28,11 +28,11 @@ from search import seedtable
 from search.imported import config as oldconfig
 from search.imported.config import Settings, settings_of
 from search.imported.runs import read_runs
-from search.imported.table import Run, is_number
+from search.imported.table import Run
 from search.names import IMPORTED, SETUP
 from search.progress import params_text
 from search.results import CONFIG, CONTINUED, RUN, SERIES
-from search.spaces import canonical
+from search.spaces import is_number, short
 from search.study import StudyError, named_study
 from storage.rdb import LeasedStorage
 from trainer.config import is_integer, key_path, leaf_keys
@@ -226,7 +226,7 @@ def _label(batch: Batch, place: int) -> str:
     configs = [settings.config for settings in batch.settings]
     own = configs[place]
     telling = {key: own[key] for key in own if any(other.get(key) != own[key] for other in configs)}
-    text = params_text({_short(key): value for key, value in (telling or own).items()})
+    text = params_text({short(key): value for key, value in (telling or own).items()})
     return text[:60] or f"row {place + 1}"
 
 
@@ -293,7 +293,7 @@ def _params(
     distributions = {}
     for key in leaf_keys():
         values = [config[key] for config in everyone if config.get(key) is not None]
-        name = _short(key)
+        name = short(key)
         varies = any(value != values[0] for value in values)
         if key.startswith(_NO_PARAMS) or not (varies or (values and name in had)):
             continue
@@ -332,8 +332,3 @@ def _distribution(
         except ValueError:
             return None
     return made
-
-
-def _short(key: str) -> str:
-    """The name of a key as people say it."""
-    return canonical(key, list(space.SPACE)) if key in leaf_keys() else key

@@ -241,8 +241,3 @@ def read_metric(entry: Mapping[str, Any], above: Mapping[str, Any]) -> str | Non
     """What a run, or the mapping around all runs, says that its scores are."""
     told = entry.get("metric") or above.get("metric")
     return None if told is None else str(told)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -29,6 +29,21 @@ def escaped(text: object) -> str:
     return re.sub(r"([\\`*{}\[\]#|~!]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", plain)
 
 
+def code(text: str) -> str:
+    """Text as it is, within a line.
+
+    >>> code("a`b")
+    '`` a`b ``'
+    """
+    fence = "`" * (_longest_run(text) + 1)
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
+def _longest_run(text: str) -> int:
+    """Backticks that stand in a row."""
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
 def _section(section: Section) -> list[str]:
     parts: list[str] = []
     for sentence in section.sentences:
@@ -37,7 +52,7 @@ def _section(section: Section) -> list[str]:
     for table in section.tables:
         parts += _table(table)
     for command in section.commands:
-        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", command))])
+        fence = "`" * max(3, _longest_run(command) + 1)
         parts += ["", f"{fence}sh", command, fence]
     return ["", f"## {escaped(section.title)}", *parts] if parts else []
 

@@ -7,11 +7,18 @@ from pathlib import Path
 import optuna
 import rich.table
 
-from search.confirm import confirmed_scores
 from search.figures import confirm_figure
 from search.pages.document import Section, Table
 from search.repeats import sentence
-from search.repeats.confirmed import by_image, images_table, ordered, seeds_table
+from search.repeats.confirmed import (
+    IMAGES_COVERED,
+    by_image,
+    confirmed_scores,
+    images_table,
+    ordered,
+    seeds_covered,
+    seeds_table,
+)
 from search.repeats.confirming import judged
 from search.study import load_setup
 
@@ -29,20 +36,11 @@ def confirm_section(study: optuna.Study, runs: Path) -> Section:
         said = f"{sentence(scores, now.pairs)}."
     if not any(scores.values()):
         return Section("confirm", "Repeated with fresh seeds", ["No repeat has finished yet."])
-    data = load_setup(study).data
-    sentences = [
-        said,
-        f"The first table's intervals cover new seeds on this split ({data['train']} train,"
-        f" {data['val']} val), not new images; best: the chance that a configuration's mean over"
-        " all seeds is the highest.",
-    ]
+    sentences = [said, seeds_covered(load_setup(study))]
     tables = [_plain(seeds_table(scores, {}, looks))]
     if images := by_image(study, runs):
         tables.append(_plain(images_table(ordered(scores), images)))
-        sentences.append(
-            "The second table's intervals cover new images, with the networks at hand. On val each"
-            " one's best epoch was chosen; test was read for this table alone."
-        )
+        sentences.append(IMAGES_COVERED)
     figure = confirm_figure(scores, looks)
     return Section(
         "confirm",

@@ -69,13 +69,13 @@ def comparison(results: Results) -> Table:
         row += [_figure(name, one.figures.get(name)) for name in seedtable.COLUMNS]
         row += [] if wait is None else [_lost_text(one, wait)]
         row += [Flag(one.continued) if one.continued else "-"] if continued else []
-        row += [_value(one.params.get(name)) for name in names]
+        row += [seedtable.setting(one.params.get(name)) for name in names]
         rows.append(row)
     return Table([*headings, *names], rows, sortable=True)
 
 
 def common_wait(outcomes: Sequence[Outcome]) -> int | None:
-    """Epochs after the best one at which trials are compared: half of them went on for so long.
+    """Epochs after the best one at which all trials are shown: half of them went on for so long.
 
     A trial that was stopped sooner has lost less only because it was not watched: degradation
     counts at the same distance. None where no trial went on after its best epoch.
@@ -92,12 +92,6 @@ def _lost_text(one: Outcome, wait: int) -> str:
 def _figure(name: str, item: object) -> str:
     text = seedtable.text(name, item)
     return Flag(text) if name in _FLAGGED and item else text
-
-
-def _value(item: object) -> str:
-    if item is None:
-        return "-"
-    return f"{item:.4g}" if isinstance(item, float) else str(item)
 
 
 # ------------------------------------------------------------------------------- the queue
@@ -136,8 +130,8 @@ def _forecast(one: Outcome) -> tuple[str, str]:
 def held(one: Outcome) -> str:
     """Whether a trial's forecast held; "open" until it has been trained to its end."""
     low, high = one.attrs["expect"]
-    if one.value is not None and one.value > high:
-        return Flag("no, higher")
-    if one.value is None or one.state != TrialState.COMPLETE:
+    complete = one.state == TrialState.COMPLETE
+    kept = enqueue.forecast_held((low, high), one.value, complete=complete)
+    if kept is None:
         return "open"
-    return Flag("no, lower") if one.value < low else "yes"
+    return "yes" if kept else Flag("no, lower" if (one.value or 0.0) < low else "no, higher")

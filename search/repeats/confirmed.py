@@ -16,16 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from search import lineage
-from search.records import token_folders_of
+from search.names import repeats_name, search_name
+from search.records import newest_claims
 from search.repeats import Interval, chance_best, interval, over_images
-from search.study import Setup, config_for, load_setup, trial_folder
+from search.results import CONFIGURATION
+from search.study import Setup, StudyError, config_for, load_setup, named_study
+from storage import LeasedStorage
 from trainer.data.dataset import FaceData
 from trainer.files import atomic_write_text
 from trainer.runtime import choose_runtime
 from trainer.scoring import scored_images
 
-# attribute of a repeat: the label of what it repeats
-CONFIGURATION = "configuration"
 PARTS = ("val", "test")
 IMAGES = "images.json"
 
@@ -39,6 +40,41 @@ def score_of(row: FrozenTrial) -> float | None:
     if row.state == TrialState.COMPLETE or lineage.diverged(row):
         return lineage.value(row)
     return None
+
+
+def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
+    """The scores of each configuration in a study of repeats, in the order of its seeds."""
+    found: dict[str, list[float]] = {}
+    for row in study.get_trials(deepcopy=False):
+        label, score = row.user_attrs.get(CONFIGURATION), score_of(row)
+        if label is not None and score is not None:
+            found.setdefault(label, []).append(score)
+    return found
+
+
+def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
+    """The confirmed winner of a study: of the configuration with the best mean, the repeat that
+    lies nearest to that mean: what it is worth, not its luckiest seed.
+
+    name: of the search, or of its repeats, in whose study the trial is. Raises StudyError where
+    nothing was repeated.
+    """
+    repeats = repeats_name(name)
+    mend = f"run python -m search.confirm --study {search_name(name)}"
+    if repeats not in {study.study_name for study in storage.get_all_studies()}:
+        raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {mend}')
+    study = named_study(storage, repeats)
+    scores = confirmed_scores(study)
+    if not scores:
+        raise StudyError(f'study "{repeats}" has no finished repeat yet; {mend}')
+    means = {label: statistics.fmean(own) for label, own in scores.items()}
+    winner = max(means, key=lambda label: means[label])
+    apart = {
+        row.number: (abs(score - means[winner]), row)
+        for row in study.get_trials(deepcopy=False)
+        if row.user_attrs.get(CONFIGURATION) == winner and (score := score_of(row)) is not None
+    }
+    return min(apart.values(), key=lambda one: one[0])[1]
 
 
 # ------------------------------------------------------------------------------- image by image
@@ -57,12 +93,12 @@ def unscored(study: optuna.Study, runs: Path) -> Iterator[tuple[FrozenTrial, Pat
     for row in study.get_trials(deepcopy=False):
         if row.user_attrs.get(CONFIGURATION) is None or score_of(row) is None:
             continue
-        folders = token_folders_of(trial_folder(runs, study.study_name, row.number))
+        folders = list(newest_claims(runs, study.study_name, [row.number]))
         if any((folder / IMAGES).is_file() for folder in folders):
             continue
         with_weights = [folder for folder in folders if (folder / "best.pt").is_file()]
         if with_weights:
-            yield row, with_weights[-1]
+            yield row, with_weights[0]
 
 
 def score_images(folder: Path, setup: Setup, row: FrozenTrial, data: FaceData) -> None:
@@ -90,15 +126,15 @@ def by_image(study: optuna.Study, runs: Path) -> dict[str, dict[str, list[ByImag
         label = row.user_attrs.get(CONFIGURATION)
         if label is None:
             continue
-        for part, scores in _read(trial_folder(runs, study.study_name, row.number)).items():
+        for part, scores in _read(runs, study.study_name, row.number).items():
             found.setdefault(label, {}).setdefault(part, []).append(ByImage(**scores))
     return found
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    for token in reversed(token_folders_of(folder)):
+def _read(runs: Path, study: str, number: int) -> dict[str, Any]:
+    for folder in newest_claims(runs, study, [number]):
         try:
-            return dict(json.loads((token / IMAGES).read_text(encoding="utf-8")))
+            return dict(json.loads((folder / IMAGES).read_text(encoding="utf-8")))
         except (OSError, ValueError):
             # an earlier owner's folder, or a file that is not whole
             continue
@@ -150,6 +186,21 @@ def images_table(labels: Sequence[str], found: Mapping[str, Mapping[str, list[By
     return table
 
 
+IMAGES_COVERED = (
+    "The intervals over images cover new images, with the networks at hand. On val each one's best"
+    " epoch was chosen; test was read for this table alone."
+)
+
+
+def seeds_covered(setup: Setup) -> str:
+    """What the intervals of `seeds_table` say, and what not."""
+    return (
+        f"The interval over seeds covers new seeds on this split ({setup.data['train']} train,"
+        f" {setup.data['val']} val), not new images; best: the chance that a configuration's mean"
+        " over all seeds is the highest."
+    )
+
+
 def ordered(scores: Mapping[str, Sequence[float]]) -> list[str]:
     """Labels, the best mean first, those without a score last."""
     return sorted(scores, key=lambda label: -statistics.fmean(scores[label] or [0.0]))
@@ -165,24 +216,14 @@ def show(
     looks: int,
 ) -> None:
     """Print both tables and what their intervals cover. said: the sentence between them."""
-    data = load_setup(study).data
     console.print(seeds_table(scores, searched, looks))
     console.print(Text(said, style="bold"))
-    covers = (
-        f"The interval covers new seeds on this split ({data['train']} train, {data['val']} val),"
-        " not new images; best: the chance that its mean over all seeds is the highest."
-    )
-    console.print(covers, markup=False, highlight=False)
+    console.print(seeds_covered(load_setup(study)), markup=False, highlight=False)
     images = by_image(study, runs)
     if images:
         console.print()
         console.print(images_table(ordered(scores), images))
-        console.print(
-            "These cover new images, with the networks at hand. On val each one's best epoch was"
-            " chosen; test was read for this table alone.",
-            markup=False,
-            highlight=False,
-        )
+        console.print(IMAGES_COVERED, markup=False, highlight=False)
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -21,12 +21,12 @@ from optuna.trial import FrozenTrial
 
 import space
 from search.enqueue import marked, planned_params, put_in_queue
-from search.names import CONFIRM_SUFFIX
+from search.names import repeats_name, search_name
 from search.opening import planned
-from search.repeats.confirmed import CONFIGURATION, score_of
-from search.repeats.looks import Standing, standing
-from search.results import Outcome, results_of
-from search.spaces import Searched, Spec, Value, canonical, resolve, widened
+from search.repeats.confirmed import score_of
+from search.repeats.looks import JUDGED, Standing, standing
+from search.results import CONFIGURATION, Outcome, results_of
+from search.spaces import Searched, Spec, Value, canonical, is_number, resolve, widened
 from search.study import (
     Setup,
     StudyError,
@@ -35,6 +35,7 @@ from search.study import (
     load_setup,
     make_setup,
     named_study,
+    some_of,
 )
 from storage import LeasedStorage
 from trainer.config import Config, compose, get, is_integer, is_numeric
@@ -42,9 +43,8 @@ from trainer.data.dataset import DataSummary, describe
 from trainer.errors import ConfigError
 from trainer.model import model_of
 
-# attribute of a repeat that names its configuration and slot; attribute of the study: which
-# configurations are held against each other, and how
-MARK, JUDGED = "repeat", "judged"
+# attribute of a repeat that names its configuration and slot
+MARK = "repeat"
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,6 @@ class Task:
         return [one.label for one in self.configurations]
 
 
-def study_name(name: str) -> str:
-    """The name of the repeats of a study; of a study of repeats, its own."""
-    return name.removesuffix(CONFIRM_SUFFIX) + CONFIRM_SUFFIX
-
-
 # ------------------------------------------------------------------------------- what is repeated
 
 
@@ -90,7 +85,7 @@ def best_of(
     root, preset: as the person gave them, None: the search's own. Raises StudyError where the
     search has no complete trial, or its trials were trained on other data or another way.
     """
-    study = named_study(storage, name.removesuffix(CONFIRM_SUFFIX))
+    study = named_study(storage, search_name(name))
     parent = load_setup(study)
     if preset not in (None, parent.preset):
         raise StudyError(
@@ -111,7 +106,7 @@ def best_of(
     summary = describe(config.data.root, config.data.synthetic_images)
     specs = _holding(parent.specs(), [one.params for one in found])
     # the confirming study fixes nothing: whatever a trial had is one of its parameters
-    setup = _setup(study_name(parent.name), Searched(specs, {}, config), summary, parent)
+    setup = _setup(repeats_name(parent.name), Searched(specs, {}, config), summary, parent)
     _refuse(parent, setup, "repeats would not compare with its trials")
     seeds = (row.user_attrs.get("seed") for row in study.get_trials(deepcopy=False))
     return Task(
@@ -140,7 +135,7 @@ def compared(text: str, args: argparse.Namespace, name: str | None) -> Task:
     )
     try:
         searched = resolve(composed.config, table={key: _spec(values)})
-        name = study_name(name or f"{plan.setup.name}-{key}")
+        name = repeats_name(name or f"{plan.setup.name}-{key}")
         setup = _setup(name, searched, plan.summary, plan.setup)
         for value in values:
             _check(config_for(setup, {key: value}, seed=0), key, value)
@@ -188,8 +183,7 @@ def _setup(name: str, searched: Searched, summary: DataSummary, like: Setup) -> 
 def _refuse(stored: Setup, new: Setup, mend: str) -> None:
     found = differences(stored, new)
     if found:
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-        raise StudyError(f'study "{stored.name}" has {"; ".join(found[:3])}{more}: {mend}')
+        raise StudyError(f'study "{stored.name}" has {some_of(found)}: {mend}')
 
 
 def _distinct(outcomes: Iterable[Outcome], setup: Setup) -> list[Outcome]:
@@ -224,9 +218,9 @@ def _key_and_values(text: str) -> tuple[str, list[Value]]:
         raise ConfigError(f"--compare {text}: {error}") from None
     if is_integer(key):
         for value in values:
-            if _is_number(value) and not isinstance(value, int):
+            if is_number(value) and not isinstance(value, int):
                 raise ConfigError(f"--compare {text}: {key} takes whole numbers, got {value}")
-    elif is_numeric(key) and all(map(_is_number, values)):
+    elif is_numeric(key) and all(map(is_number, values)):
         values = [float(value) for value in values]
     for place, value in enumerate(values):
         if value in values[:place]:
@@ -236,12 +230,8 @@ def _key_and_values(text: str) -> tuple[str, list[Value]]:
     return key, values
 
 
-def _is_number(value: Value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _spec(values: Sequence[Value]) -> Spec:
-    numbers = [value for value in values if _is_number(value)]
+    numbers = [value for value in values if is_number(value)]
     if len(numbers) < len(values):
         return space.Choice(tuple(values))
     low, high = min(map(float, numbers)), max(map(float, numbers))

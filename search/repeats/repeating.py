@@ -12,12 +12,12 @@ from optuna.trial import TrialState
 
 from search.launch import Ahead
 from search.lineage import diverged
-from search.progress import Standing as Shown
 from search.progress import View, counted, params_text
 from search.repeats import seed_deviation, sentence
-from search.repeats.confirmed import CONFIGURATION, score_images, show, unscored
-from search.repeats.confirming import JUDGED, Task, enqueue, judged, missing, scores_by_slot
-from search.repeats.looks import FIRST, Standing
+from search.repeats.confirmed import score_images, show, unscored
+from search.repeats.confirming import Task, enqueue, judged, missing, scores_by_slot
+from search.repeats.looks import FIRST, JUDGED, Standing
+from search.results import CONFIGURATION
 from search.study import load_setup, set_total
 from search.supervisor import Run, supervise
 from storage import LeasedStorage
@@ -41,13 +41,6 @@ def first_look(args: argparse.Namespace, task: Task) -> int:
                 f" {task.setup.epochs} epochs each, take {2 * round_of_all}: give that at least"
             )
     return first
-
-
-class _Run(Run):
-    """A run that draws no configuration of its own: what is not in the queue is not missing."""
-
-    def left(self, standing: Shown) -> bool:
-        return super().left(standing) and any(row.state in _OPEN for row in standing.trials)
 
 
 @dataclass
@@ -110,7 +103,7 @@ class Repeating:
             # a failed one does not count, and must not be replaced by a draw
             self.run_args.trials = sum(row.state != TrialState.FAIL for row in rows)
             set_total(self.study, self.run_args.trials)
-            run = _Run(self.run_args, self.storage, self.study, load_setup(self.study), self.view)
+            run = Run(self.run_args, self.storage, self.study, load_setup(self.study), self.view)
             # once is enough
             run.estimated = now.look > 0
             code = supervise(run, ahead)
