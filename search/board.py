@@ -18,14 +18,16 @@ from optuna.trial import FrozenTrial, TrialState
 from search import lineage, seedtable
 from search.enqueue import forecast_held
 from search.lineage import CONTINUES, DIVERGED
-from search.pages.markdown import code, escaped
+from search.names import is_repeats
+from search.pages.document import Section
+from search.pages.markdown import body, code, escaped
 from search.results import Results, results_of
 from search.study import total_of
 from storage import StorageError
 
 YOURS = "*What you write below this line stays.*"
 # figures of the report that the study's page shows
-SHOWN = ("dice", "importances", "restarts")
+SHOWN = ("confirm", "dice", "importances", "restarts")
 # the board may take this share of the supervisor's time, and no more often than this
 _SHARE, _LEAST_S = 0.02, 10.0
 _BEST = 5
@@ -77,8 +79,16 @@ def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
     return found
 
 
-def study_note(results: Results, total: int | None, commands: Mapping[str, str]) -> str:
-    """The standing of a study, its best trials, and the commands that come next, as Markdown."""
+def study_note(
+    results: Results,
+    total: int | None,
+    commands: Mapping[str, str],
+    repeats: Section | None = None,
+) -> str:
+    """The standing of a study, its best trials, and the commands that come next, as Markdown.
+
+    repeats: what a study of repeats came to, in place of its trials: its highest is mere luck.
+    """
     rows = lineage.finished(results.rows)
     states = [trial.state for trial in results.rows]
     pruned = sum(trial.state == TrialState.PRUNED for trial in rows)
@@ -89,7 +99,9 @@ def study_note(results: Results, total: int | None, commands: Mapping[str, str])
         f"A value is: {escaped(results.metric)}.",
         "",
     ]
-    best = results.scored()[:_BEST]
+    best = [] if repeats else results.scored()[:_BEST]
+    if repeats is not None:
+        lines += [*body(repeats), ""]
     if best:
         lines += [
             f"| | {' | '.join(escaped(one.name) for one in best)} |",
@@ -189,8 +201,12 @@ def publish(study: optuna.Study, commands: Mapping[str, str], *, draw: bool = Tr
 
     Raises StorageError.
     """
-    results = results_of(study)
-    put_note(study, study_note(results, total_of(study), commands))
+    results, repeats = results_of(study), None
+    if is_repeats(study.study_name):
+        from search.pages.repeats_section import confirm_section
+
+        repeats = confirm_section(study)
+    put_note(study, study_note(results, total_of(study), commands, repeats))
     if not (draw and results.scored()):
         return
     # plotly: nobody waits for it who has no figure to draw
@@ -198,7 +214,9 @@ def publish(study: optuna.Study, commands: Mapping[str, str], *, draw: bool = Tr
 
     from search.figures import figures
 
-    pictures: Mapping[str, Any] = figures(results)
+    pictures: dict[str, Any] = figures(results)
+    if repeats is not None and repeats.figures:
+        pictures[repeats.key] = repeats.figures[0]
     for topic in SHOWN:
         if topic in pictures:
             save_plotly_graph_object(study, pictures[topic], graph_object_id=topic)

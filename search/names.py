@@ -15,8 +15,9 @@ RUNS = "runs"
 # studies that are not searches of their own
 CONFIRM_SUFFIX = "-confirm"
 IMPORTED = "imported"
-# attributes of a study: what it remembers, and how many finished trials it should reach
-SETUP, TOTAL = "setup", "total"
+# attributes of a study: what it remembers, how many finished trials it should reach, and how
+# repeats are judged (labels, cap, first and margin of the looks, see `search.repeats.looks`)
+SETUP, TOTAL, JUDGED = "setup", "total", "judged"
 # seconds between the beats of a worker, and seconds of silence after which it counts as dead
 BEAT_S = 2.0
 GRACE_S = 20.0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.names import RUNS, SETUP, STORAGE
+from search.names import JUDGED, RUNS, SETUP, STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
     _pass_over(storage, study._study_id, found.token)
     if found.total is not None:
         set_total(study, found.total)
+    if found.judged is not None:
+        study.set_user_attr(JUDGED, found.judged)
     # only now can anybody work on it
     study.set_user_attr(SETUP, found.setup.to_json())
     return open_study(storage, found.setup)

@@ -22,6 +22,7 @@ from optuna.distributions import json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.lineage import rows_of
+from search.names import JUDGED, TOTAL
 from search.revive import curve_of
 from search.study import Setup, trial_folder
 from trainer.config import read_yaml
@@ -48,11 +49,13 @@ class Record:
 class Found:
     """What the runs folder holds of one study. rows: number -> trial as it is to come back.
 
-    token: the highest that a claim of the study has had. amiss: lines for the person.
+    total, judged: attributes of the study, see `search.names`. token: the highest that a claim of
+    the study has had. amiss: lines for the person.
     """
 
     setup: Setup
     total: int | None
+    judged: Any
     token: int
     rows: dict[int, FrozenTrial]
     amiss: list[str] = field(default_factory=list)
@@ -152,7 +155,7 @@ def _study(
         try:
             setup = Setup.from_json(newest.content["setup"])
             setup.specs()
-            total = newest.content["total"]
+            total, judged = newest.content[TOTAL], newest.content.get(JUDGED)
             break
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             amiss.append(
@@ -185,7 +188,7 @@ def _study(
             for epoch in curve_of(earlier):
                 row.intermediate_values.pop(epoch, None)
     token = max(int(folder.name) for folder in [*(r.folder for r in records), *damaged])
-    return Found(setup, total, token, rows, amiss)
+    return Found(setup, total, judged, token, rows, amiss)
 
 
 def lost(reason: str) -> FrozenTrial:

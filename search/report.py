@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.names import RUNS, STORAGE, repeats_name
+from search.names import RUNS, STORAGE, is_repeats, repeats_name
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ def _facts(results: Results, total: int | None) -> list[tuple[str, str]]:
         )
     finished = f"{len(lineage.finished(results.rows))} finished"
     facts.append(("Trials", finished if total is None else f"{finished} of {total} wanted"))
-    if best is not None and best.value is not None:
+    # of repeats the highest is mere luck, and their section tells the means
+    if best is not None and best.value is not None and not is_repeats(results.name):
         facts.append(("Best", f"{best.value:.4f}, {best.name}, one seed"))
     made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return [*facts, ("Written", made)]

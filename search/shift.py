@@ -523,7 +523,7 @@ def _history(out: Path) -> list[dict[str, Any]]:
 
 
 def _write_config(post: Post, row: FrozenTrial, config: Config, out: Path) -> None:
-    record = trial_record(post.setup, row, total_of(post.study))
+    record = trial_record(post.setup, row, post.study.user_attrs)
     atomic_write_text(out / "config.yaml", to_yaml(config, search=record))
 
 

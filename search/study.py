@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 import space
 from search import lineage, spaces
-from search.names import BEAT_S, GRACE_S, SETUP, TOTAL, is_imported, is_repeats, is_search
+from search.names import BEAT_S, GRACE_S, JUDGED, SETUP, TOTAL, is_imported, is_repeats, is_search
 from search.outlook import Outlook
 from search.prior import outlook_of
 from search.pruner import PRUNERS, make_pruner
@@ -384,11 +384,11 @@ def _best_epoch(row: FrozenTrial) -> tuple[float | None, int | None]:
     return lineage.value(row), best
 
 
-def trial_record(setup: Setup, row: FrozenTrial, total: int | None) -> dict[str, Any]:
+def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any]) -> dict[str, Any]:
     """`search_record` with all that makes the row and its study again: see `search.rebuild`.
 
-    row: as it is, or as it is about to end. The setup is whole: a config under a constant schedule
-    does not tell the ramp of its base.
+    row: as it is, or as it is about to end. study_attrs: of its study. The setup is whole: a config
+    under a constant schedule does not tell the ramp of its base.
     """
     return search_record(setup, row) | {
         "row": {
@@ -410,7 +410,8 @@ def trial_record(setup: Setup, row: FrozenTrial, total: int | None) -> dict[str,
             },
         },
         "setup": setup.to_json(),
-        "total": total,
+        TOTAL: study_attrs.get(TOTAL),
+        JUDGED: study_attrs.get(JUDGED),
     }
 
 

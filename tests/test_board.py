@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from optuna_dashboard import get_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.board import YOURS, Board, publish, put_note, study_note, trial_note
+from search.names import JUDGED
 from search.pages.markdown import escaped
 from search.results import results_of
+from tests.repeated import repeated
+from tests.simulated import row
 from tests.studies import EPOCHS, by_dice, play, setup_of, store, study_of
 
 COMMANDS = {"watch": "python -m search.dashboard"}
@@ -44,6 +48,20 @@ def test_the_note_of_a_study_tells_its_standing_its_best_trials_and_what_comes_n
     assert f"| | {best.name} |" in text
     assert f"| best val F | {best.value:.4f} |" in text
     assert "- watch: `python -m search.dashboard`" in text
+
+
+def test_the_note_of_repeats_compares_configurations_and_no_single_seeds(tmp_path: Path) -> None:
+    params = row(setup_of(), random.Random(0)).params
+    scores = {"one": (params, [0.5, 0.52]), "two": (params | {"dice_weight": 2.0}, [0.4, 0.6])}
+    study = repeated(store(tmp_path), scores)
+    how = {"labels": ["one", "two"], "cap": 2, "first": 2, "margin": 1.0}
+    study.set_user_attr(JUDGED, how)
+    publish(study, COMMANDS)
+    note = get_note(study)
+    assert "one and two cannot be told apart after 2 seeds" in note
+    assert "| one | 2 | 0.5100 |" in note
+    assert "trial 3" not in note
+    assert "confirm" in graphs(study)
 
 
 def test_a_study_without_trials_has_a_note_as_well(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from rich.console import Console
 from search.confirm import main
 from search.enqueue import put_in_queue
 from search.names import is_search
+from search.rebuild import main as rebuild
 from search.repeats import sentence
 from search.repeats.confirmed import (
     CONFIGURATION,
@@ -204,6 +205,14 @@ def test_repeats_are_no_search_but_the_report_reads_them(compared: Compared) -> 
     results = results_of(study, compared.folder / "runs")
     assert len(results.complete()) == 4
     assert {one.config["loss.dice_weight"] for one in results.complete()} == {0.5, 3.0}
+
+
+def test_a_rebuilt_comparison_is_judged_as_it_was(tmp_path: Path, compared: Compared) -> None:
+    shutil.copytree(compared.folder / "runs", tmp_path / "runs")
+    url = f"sqlite:///{tmp_path}/new.db"
+    assert rebuild(["--runs", f"{tmp_path}/runs", "--storage", url]) == 0
+    new = named_study(open_storage(url, create=False), NAME)
+    assert judged(new) == judged(opened(compared.folder))
 
 
 # ------------------------------------------------------------------------------- again, and further

@@ -15,12 +15,12 @@ from PIL import Image
 
 from search.analysis.findings import Finding, findings
 from search.figures import figures
+from search.names import JUDGED
 from search.pages.document import Document, Flag, Section, Table
 from search.pages.markdown import escaped, markdown
 from search.pages.page import page
 from search.pages.repeats_section import confirm_section
 from search.pages.tables import common_wait, comparison, held, queue, standing
-from search.repeats.looks import JUDGED
 from search.report import contact_sheet, document, main
 from search.results import results_of
 from search.shift import work

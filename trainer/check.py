@@ -189,15 +189,16 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    # Text where a name stands: a plain string would be read as markup
-    table = Table(title=Text(f"{root}: {found.pairs} pairs"), title_justify="left")
+    # plain, and no title: a path is not to be broken where the terminal ends
+    print(f"{root}: {found.pairs} pairs")
+    table = Table()
     table.add_column("finding")
     table.add_column("count", justify="right")
     table.add_column("--repair")
     table.add_column("first names")
     for key, text, deed in _ROWS:
         stems: list[str] = getattr(found, key)
+        # Text: a plain string would be read as markup
         table.add_row(text, str(len(stems)), deed if stems else "", Text(_first(stems)))
     copies = [" = ".join(group[:2]) for group in found.duplicates]
     table.add_row(
@@ -206,7 +207,7 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
         "kept, in one part" if copies else "",
         Text(_first(copies, 1)),
     )
-    console.print(table)
+    Console().print(table)
     # plain lines: a name may hold what rich would read as markup
     for stem in sorted(reasons)[:10]:
         print(f"{stem}: {reasons[stem]}")

@@ -13,8 +13,9 @@ from search.analysis.alike import Group, alike_but_for_dice, by_dice_weight, dif
 from search.analysis.evidence import without_others
 from search.analysis.smooth import Smooth, smooth
 from search.analysis.wording import listed, number, setting
+from search.names import JUDGED
 from search.repeats import Pair, compare, look_at, seed_deviation
-from search.repeats.looks import JUDGED, STEP
+from search.repeats.looks import STEP
 from search.results import Outcome, Results
 
 # what the hand-made runs were taken to show

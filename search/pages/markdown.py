@@ -14,7 +14,8 @@ def markdown(document: Document) -> str:
     lines = [f"# {escaped(document.title)}", ""]
     lines += [f"- **{escaped(label)}**: {escaped(text)}" for label, text in document.facts]
     for section in document.sections:
-        lines += _section(section)
+        if parts := body(section):
+            lines += ["", f"## {escaped(section.title)}", *parts]
     return "\n".join(lines) + "\n"
 
 
@@ -44,7 +45,8 @@ def _longest_run(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-def _section(section: Section) -> list[str]:
+def body(section: Section) -> list[str]:
+    """Lines of what a section holds, an empty one before each part."""
     parts: list[str] = []
     for sentence in section.sentences:
         # a number and a dot, a dash or a plus at its start would begin a list
@@ -54,7 +56,7 @@ def _section(section: Section) -> list[str]:
     for command in section.commands:
         fence = "`" * max(3, _longest_run(command) + 1)
         parts += ["", f"{fence}sh", command, fence]
-    return ["", f"## {escaped(section.title)}", *parts] if parts else []
+    return parts
 
 
 def _table(table: Table) -> list[str]:

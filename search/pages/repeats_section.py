@@ -23,10 +23,10 @@ from search.repeats.confirming import judged
 from search.study import load_setup
 
 
-def confirm_section(study: optuna.Study, runs: Path) -> Section:
+def confirm_section(study: optuna.Study, runs: Path | None = None) -> Section:
     """Table, figure and sentence of a study of repeats; over images too, where they were scored.
 
-    runs: folder of the repeats' files.
+    runs: folder of the repeats' files, None: not over images.
     """
     scores, looks = confirmed_scores(study), 1
     said = "Not judged yet: the first look has not been reached."
@@ -38,7 +38,7 @@ def confirm_section(study: optuna.Study, runs: Path) -> Section:
         return Section("confirm", "Repeated with fresh seeds", ["No repeat has finished yet."])
     sentences = [said, seeds_covered(load_setup(study))]
     tables = [_plain(seeds_table(scores, {}, looks))]
-    if images := by_image(study, runs):
+    if images := {} if runs is None else by_image(study, runs):
         tables.append(_plain(images_table(ordered(scores), images)))
         sentences.append(IMAGES_COVERED)
     figure = confirm_figure(scores, looks)

@@ -13,8 +13,6 @@ from search.repeats import Pair, compare, look_at, next_seeds, seed_deviation
 # seeds of each configuration at the first look, and how many more at each later one; what
 # `scripts/bench repeats` tries out
 FIRST, STEP = 3, 1
-# attribute of a study of repeats: labels, cap, first and margin of its looks, see `standing`
-JUDGED = "judged"
 
 
 @dataclass(frozen=True)

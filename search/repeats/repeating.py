@@ -12,11 +12,12 @@ from optuna.trial import TrialState
 
 from search.launch import Ahead
 from search.lineage import diverged
+from search.names import JUDGED
 from search.progress import View, counted, params_text
 from search.repeats import seed_deviation, sentence
 from search.repeats.confirmed import score_images, show, unscored
 from search.repeats.confirming import Task, enqueue, judged, missing, scores_by_slot
-from search.repeats.looks import FIRST, JUDGED, Standing
+from search.repeats.looks import FIRST, Standing
 from search.results import CONFIGURATION
 from search.study import load_setup, set_total
 from search.supervisor import Run, supervise
