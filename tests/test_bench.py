@@ -201,6 +201,7 @@ def positive(node: Any) -> Iterator[bool]:
         yield 0 < node < math.inf
 
 
+@pytest.mark.proof
 def test_train_measures_all_three_and_writes_every_figure(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

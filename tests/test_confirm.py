@@ -127,7 +127,7 @@ class Compared:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = place(tmp_path_factory.mktemp("compared"))
-    return Compared(folder, confirmed(folder, *COMPARE, "--seeds", "2", "--workers", "2"))
+    return Compared(folder, confirmed(folder, *COMPARE, "--seeds", "2", "--workers", "1"))
 
 
 def test_a_comparison_trains_every_value_with_its_own_fresh_seeds(compared: Compared) -> None:
@@ -322,7 +322,7 @@ def test_the_best_of_a_search_are_repeated_with_seeds_that_no_trial_had(tmp_path
     study = named_study(storage, "faces")
     before = study.get_trials()
     flags = ("--storage", f"sqlite:///{tmp_path}/search.db", "--runs", str(tmp_path / "runs"))
-    out = confirmed(tmp_path, *flags, "--top", "2", "--seeds", "2", "--workers", "2")
+    out = confirmed(tmp_path, *flags, "--top", "2", "--seeds", "2", "--workers", "1")
     assert study.get_trials() == before
     best = sorted(before, key=lambda trial: -(trial.value or 0))[:2]
     own = repeats(named_study(storage, "faces-confirm"))

@@ -46,12 +46,13 @@ def search(
     *flags: str,
     url: str | None = None,
     runs: Path | None = None,
+    workers: int = 1,
     before: tuple[str, ...] = (),
     **environment: str,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A run with two workers, which does not outlive the block."""
+    """A run, which does not outlive the block."""
     words = ["--storage", url or url_of(room), "--runs", str(runs or room / "runs")]
-    words += ["--trials", str(trials), "--workers", "2", "--no-priors", "--pruner", "none"]
+    words += ["--trials", str(trials), "--workers", str(workers), "--no-priors", "--pruner", "none"]
     with started(room, *words, *flags, before=before, **environment) as process:
         yield process
 
@@ -120,7 +121,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 def test_a_full_disk_is_one_line_and_with_room_again_the_search_goes_on(room: Path) -> None:
     with small_disk(room / "disk", 40) as disk:
         runs, url = disk / "runs", f"sqlite:///{disk}/search.db"
-        with search(room, 6, url=url, runs=runs) as process:
+        with search(room, 6, url=url, runs=runs, workers=2) as process:
             wait_until(lambda: len(complete(url)) >= 1, "a finished trial")
             with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
                 while True:
@@ -139,7 +140,7 @@ def test_a_runs_folder_that_becomes_read_only_is_one_line(room: Path) -> None:
     as_root = os.geteuid() == 0
     if as_root and shutil.which("setpriv") is None:
         pytest.skip("setpriv is missing, and root may write anywhere")
-    with search(room, 6, before=obeying if as_root else ()) as process:
+    with search(room, 3, before=obeying if as_root else ()) as process:
         wait_until(lambda: len(complete(url_of(room))) >= 1, "a finished trial")
         for folder in (room / "runs").rglob("*"):
             if folder.is_dir():
@@ -152,7 +153,7 @@ def test_a_runs_folder_that_becomes_read_only_is_one_line(room: Path) -> None:
                     folder.chmod(0o755)
     assert "Permission denied" in line
     before = complete(url_of(room))
-    goes_on(room, 6)
+    goes_on(room, 3)
     assert kept(before, url_of(room))
 
 
@@ -164,7 +165,7 @@ def test_a_store_deleted_in_mid_run_is_made_again_from_the_runs_folder(room: Pat
         finished[:] = complete(url)
         return len(finished) >= 2
 
-    with search(room, 6) as process:
+    with search(room, 4) as process:
         wait_until(two, "two finished trials")
         for file in room.glob("search.db*"):
             file.unlink()
@@ -173,7 +174,7 @@ def test_a_store_deleted_in_mid_run_is_made_again_from_the_runs_folder(room: Pat
     assert "search.rebuild" in line
     assert not (room / "search.db").exists()
     # a new study would write over what the lost one has left
-    with search(room, 6) as process:
+    with search(room, 4) as process:
         assert "holds trials of a study that is not in this store" in one_line(process)
     rebuild = [sys.executable, "-m", "search.rebuild", "--storage", url]
     done = subprocess.run(
@@ -185,7 +186,7 @@ def test_a_store_deleted_in_mid_run_is_made_again_from_the_runs_folder(room: Pat
         again = rows[row.number]
         assert (again.state, again.value, again.params) == (row.state, row.value, row.params)
         assert again.intermediate_values == row.intermediate_values
-    goes_on(room, 6)
+    goes_on(room, 4)
 
 
 def clock_library() -> Path:
@@ -213,7 +214,7 @@ def test_a_clock_set_back_and_forward_an_hour_changes_nothing(room: Path) -> Non
         "PYTHONPATH": os.pathsep.join((str(room / "mend"), str(ROOT))),
     }
     lease = ("--beat-s", "0.3", "--grace-s", "3")
-    with search(room, 12, *lease, **faked) as process:
+    with search(room, 12, *lease, workers=2, **faked) as process:
         for hours in (-1, 1, 0):
             seen = len(complete(url_of(room)))
             wait_until(
@@ -240,7 +241,7 @@ def test_a_server_that_is_away_for_a_while_costs_only_time(room: Path) -> None:
         url = servers.new_schema(server)
         lease = ("--beat-s", "0.3", "--grace-s", "2")
         said: list[str] = []
-        with search(room, 4, *lease, url=url) as process:
+        with search(room, 4, *lease, url=url, workers=2) as process:
             assert process.stdout is not None
             out = process.stdout
             reader = threading.Thread(target=lambda: said.extend(out))
