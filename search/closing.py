@@ -15,7 +15,7 @@ from rich.table import Table
 
 from search import lineage, seedtable
 from search.names import RUNS, STORAGE
-from search.progress import counted, params_text
+from search.progress import counted, params_text, tell
 from search.revive import revivals
 from search.study import Setup
 from storage import redact
@@ -85,33 +85,36 @@ def summary(
         revived = revivals(trials)
         trained = sum(len(trial.intermediate_values) for trial in [*done, *revived])
         budget = len(done) * setup.epochs
-        console.print(
+        tell(
+            console,
             f"{counted(len(done), 'finished trial')}, {len(pruned)} pruned"
             f" ({len(pruned) / len(done):.0%});"
             f" {trained} of {budget} epochs trained ({trained / budget:.0%})",
-            highlight=False,
         )
         if revived:
-            console.print(_revived_text(trials, revived, budget), highlight=False)
+            tell(console, _revived_text(trials, revived, budget))
+        console.print()
         console.print(comparison(study))
+        console.print()
     shares = importances(trials)
     if shares:
         text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        console.print(f"importance among complete trials: {text}", highlight=False)
+        tell(console, f"importance among complete trials: {text}")
     best = lineage.best(study)
     if best is not None:
         full = best.user_attrs.get("f_score_full")
-        console.print(
+        tell(
+            console,
             f"best: trial {best.number}, f_score {lineage.value(best):.4f} (one seed, per image on"
             f" the training grid)"
             + ("" if full is None else f", f_score_full {full:.4f} (at the masks' own size)")
             + f": {params_text(best.params)}",
-            highlight=False,
         )
     if setup.preset == "demo":
-        console.print(DEMO_WARNING)
+        tell(console, DEMO_WARNING)
+    console.print()
     for what, line in commands(study.study_name, storage=storage, runs=runs).items():
-        console.print(f"{what + ':':<9}{line}", markup=False, highlight=False, soft_wrap=True)
+        tell(console, f"{what + ':':<9}{line}")
 
 
 def _revived_text(

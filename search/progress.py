@@ -174,6 +174,15 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
     return Group(head, bar, Text(), counts, Text(), table, Text(), answer)
 
 
+def tell(console: Console, text: str, style: str = "") -> None:
+    """Print prose, broken between words on a terminal, whole in a file.
+
+    A line with a command stays whole everywhere: it is there to be copied.
+    """
+    whole = not console.is_terminal or " -m search." in text
+    console.print(Text(text, style=style), soft_wrap=whole)
+
+
 class View:
     """Shows a study while it runs. Used through `with`; `update` as often as one likes."""
 
@@ -198,7 +207,7 @@ class View:
 
     def say(self, text: str) -> None:
         """One line above the view."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        tell(self.console, text)
 
     def update(self, standing: Standing) -> None:
         """Draw the study as it stands, at most twice a second."""
@@ -232,7 +241,7 @@ class _Lines:
             trial = revived[number]
             *earlier, _ = rows_of(standing.trials, trial)
             done = f"{len(curve_of(earlier))}/{standing.epochs}"
-            self._say(f"{name_of(trial, standing.trials)} after {done} epochs")
+            tell(self.console, f"{name_of(trial, standing.trials)} after {done} epochs")
         for number in sorted(set(ended) - self.known):
             trial = ended[number]
             rows = rows_of(standing.trials, trial)
@@ -244,9 +253,6 @@ class _Lines:
             best = standing.best
             if best is not None and best.number == rows[0].number:
                 text += f"  new best: {params_text(best.params)}"
-            self._say(text)
+            tell(self.console, text)
         self.known |= set(ended)
         self.revived |= set(revived)
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

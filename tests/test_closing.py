@@ -185,7 +185,7 @@ def test_the_end_of_a_run_says_what_revivals_cost_and_brought(tmp_path: Path) ->
 
 def test_a_study_without_a_finished_trial_still_gets_its_commands(tmp_path: Path) -> None:
     text = said(study_of(store(tmp_path)))
-    assert [line.split(":")[0] for line in text.splitlines()] == [
+    assert [line.split(":")[0] for line in text.strip().splitlines()] == [
         *("watch", "report", "confirm", "export")
     ]
 
@@ -193,7 +193,7 @@ def test_a_study_without_a_finished_trial_still_gets_its_commands(tmp_path: Path
 def test_commands_are_one_line_however_long(tmp_path: Path) -> None:
     study = study_of(store(tmp_path), "a-study-with-" + "a-long-" * 20 + "name")
     text = said(study, storage=f"sqlite:///{tmp_path}/search.db")
-    assert len(text.splitlines()) == 4
+    assert len(text.strip().splitlines()) == 4
 
 
 def test_disk_use_counts_files_of_all_folders(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_it_ends_with_a_table_of_80_columns_and_one_sentence(compared: Compared)
     now = judged(opened(compared.folder))
     assert now is not None
     assert (now.look, now.looks, now.scores) == (1, 1, scores)
-    said = lines[start + 4]
+    said = lines[start + 5]
     assert said == f"{sentence(now.scores, now.pairs)}."
     assert "covers new seeds on this split" in " ".join(lines)
 

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 import space
-from search.progress import Standing, View, render, sparkline
+from search.progress import Standing, View, render, sparkline, tell
 from search.spaces import distribution
 
 PARAMS: dict[str, Any] = {
@@ -222,6 +222,18 @@ def test_a_revived_trial_is_told_by_its_first_number_when_it_goes_on_and_when_it
 
 def test_what_earlier_runs_finished_is_no_news() -> None:
     assert view_lines([row(0, TrialState.COMPLETE, [0.2])]) == []
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_prose_is_broken_between_words_on_a_terminal_and_a_command_nowhere(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=20, force_terminal=terminal, color_system=None)
+    command = "to go on: python -m search.run --trials 40"
+    for line in ("2 workers on cpu, 1 thread each", command):
+        tell(console, line)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    broken = ["2 workers on cpu, 1", "thread each"]
+    assert lines == [*(broken if terminal else [" ".join(broken)]), command]
 
 
 def test_a_terminal_gets_the_live_view_and_plain_lines_where_they_are_wanted() -> None:

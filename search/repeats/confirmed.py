@@ -17,6 +17,7 @@ from rich.text import Text
 
 from search import lineage
 from search.names import repeats_name, search_name
+from search.progress import tell
 from search.records import newest_claims
 from search.repeats import Interval, chance_best, interval, over_images
 from search.results import CONFIGURATION
@@ -216,14 +217,17 @@ def show(
     looks: int,
 ) -> None:
     """Print both tables and what their intervals cover. said: the sentence between them."""
+    console.print()
     console.print(seeds_table(scores, searched, looks))
-    console.print(Text(said, style="bold"))
-    console.print(seeds_covered(load_setup(study)), markup=False, highlight=False)
+    console.print()
+    tell(console, said, "bold")
+    tell(console, seeds_covered(load_setup(study)))
     images = by_image(study, runs)
     if images:
         console.print()
         console.print(images_table(ordered(scores), images))
-        console.print(IMAGES_COVERED, markup=False, highlight=False)
+        console.print()
+        tell(console, IMAGES_COVERED)
 
 
 def _table(title: str, *headings: str) -> Table:

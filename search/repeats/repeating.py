@@ -151,6 +151,7 @@ class Repeating:
             self._list()
         for line in self._remarks(now, slots, commands["confirm"]):
             self.view.say(line)
+        self.view.console.print()
         for what in ("watch", "report", "export"):
             self.view.say(f"{what + ':':<9}{commands[what]}")
 
