@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -179,8 +180,12 @@ def tell(console: Console, text: str, style: str = "") -> None:
 
     A line with a command stays whole everywhere: it is there to be copied.
     """
-    whole = not console.is_terminal or " -m search." in text
-    console.print(Text(text, style=style), soft_wrap=whole)
+    if not console.is_terminal or " -m search." in text:
+        console.print(Text(text, style=style), soft_wrap=True)
+        return
+    plain = text.lstrip(" ")
+    # what is indented stays so where it is broken
+    console.print(Padding(Text(plain, style=style), (0, 0, 0, len(text) - len(plain))))
 
 
 class View:
@@ -188,22 +193,23 @@ class View:
 
     def __init__(self, console: Console, *, plain: bool) -> None:
         self.console = console
-        self.live = (
-            None
-            if plain or not console.is_terminal
-            else Live(console=console, auto_refresh=False, transient=True)
-        )
         self.lines = _Lines(console)
+        self._moves = console.is_terminal and not plain
+        self._live: Live | None = None
         self._drawn_at = 0.0
 
     def __enter__(self) -> View:
-        if self.live is not None:
-            self.live.start()
+        if self._moves:
+            # a new one each time: one that starts again would wipe the lines above it
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+            self._drawn_at = 0.0
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.live is not None:
-            self.live.stop()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def say(self, text: str) -> None:
         """One line above the view."""
@@ -211,14 +217,14 @@ class View:
 
     def update(self, standing: Standing) -> None:
         """Draw the study as it stands, at most twice a second."""
-        if self.live is None:
+        if self._live is None:
             self.lines.update(standing)
             return
         now = time.monotonic()
         if now - self._drawn_at >= 0.5:
             self._drawn_at = now
             ascii_only = not (self.console.encoding or "").lower().startswith("utf")
-            self.live.update(
+            self._live.update(
                 render(standing, width=self.console.width, ascii_only=ascii_only), refresh=True
             )
 

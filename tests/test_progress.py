@@ -236,6 +236,33 @@ def test_prose_is_broken_between_words_on_a_terminal_and_a_command_nowhere(termi
     assert lines == [*(broken if terminal else [" ".join(broken)]), command]
 
 
+def test_a_line_that_is_indented_stays_so_where_it_is_broken() -> None:
+    out = io.StringIO()
+    tell(
+        Console(file=out, width=16, force_terminal=True, color_system=None),
+        "  trial 3: dropout 0.1",
+    )
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "  trial 3:",
+        "  dropout 0.1",
+    ]
+
+
+def test_a_view_that_is_used_again_wipes_nothing_of_what_stands_above() -> None:
+    out = io.StringIO()
+    view = View(Console(file=out, width=80, force_terminal=True, color_system=None), plain=False)
+    with view:
+        view.update(standing(MIXED))
+    view.say("for look 2")
+    said = len(out.getvalue())
+    with view:
+        view.update(standing(MIXED))
+        begun = out.getvalue()[said:]
+    assert "complete 1" in begun
+    # cursor up
+    assert "\x1b[1A" not in begun
+
+
 def test_a_terminal_gets_the_live_view_and_plain_lines_where_they_are_wanted() -> None:
     texts = {}
     for plain in (False, True):
