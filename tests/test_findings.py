@@ -268,11 +268,35 @@ def test_scores_that_do_not_depend_on_dice_leave_both_claims_open(seed: int) -> 
     assert " is refuted" not in text
 
 
-def test_a_rank_correlation_errs_as_seldom_as_it_says() -> None:
+@pytest.mark.parametrize(
+    # values of x that are not its last one: all, one trial's, two trials', every fifth trial's
+    "others",
+    [12, 1, 2, 3],
+)
+def test_a_rank_correlation_errs_as_seldom_as_it_says(others: int) -> None:
     rng = np.random.default_rng(0)
-    found = [rank_correlation([*rng.normal(size=12)], [*rng.normal(size=12)]) for _ in range(200)]
+    x = [*range(others), *[9.0] * (12 - others)]
+    found = [rank_correlation(x, [*rng.normal(size=12)]) for _ in range(200)]
     # 5 % less or more three standard errors
-    assert sum(one is not None and one.sign != 0 for one in found) <= 0.1 * len(found)
+    assert sum(one is None or one.sign != 0 for one in found) <= 0.1 * len(found)
+
+
+@pytest.mark.parametrize("true", [0.0, 0.6, -0.9])
+def test_a_rank_correlations_interval_holds_the_truth(true: float) -> None:
+    rng = np.random.default_rng(1)
+    # of normal pairs, whose rank correlation follows from the plain one
+    rho = 6 / np.pi * np.arcsin(true / 2)
+    pairs = rng.multivariate_normal([0, 0], [[1, true], [true, 1]], size=(300, 20))
+    found = [rank_correlation([*pair[:, 0]], [*pair[:, 1]]) for pair in pairs]
+    held = [one.low <= rho <= one.high for one in found if one is not None]
+    assert sum(held) >= 0.91 * 300
+
+
+def test_a_perfect_order_has_an_interval_that_ends_at_it() -> None:
+    found = rank_correlation(range(8), range(8))
+    assert found is not None
+    assert found.value == found.high == 1
+    assert 0.8 < found.low < 1
 
 
 def test_an_optimum_that_could_lie_anywhere_is_called_undetermined() -> None:
@@ -437,6 +461,22 @@ def test_restarts_cut_short_were_not_tried_to_their_end(
     text = said(study([one]), "restarts")
     assert "never tried to their end" in text
     assert "still rising" in text
+
+
+def test_restarts_that_were_pruned_are_counted() -> None:
+    ones = [
+        run(
+            n,
+            0.4,
+            curve=dict.fromkeys(range(1, n + 3), 0.4),
+            state=TrialState.PRUNED,
+            config=cycles(5),
+        )
+        for n in range(3)
+    ]
+    text = said(study([*ones, run(3, 0.5, config=cycles(10))]), "restarts")
+    assert "of 3 trials with them none was trained to the end" in text
+    assert text.endswith("3 were pruned after 2 to 4 epochs.")
 
 
 def test_one_cycle_is_no_restart() -> None:

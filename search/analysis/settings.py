@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from optuna.trial import TrialState
 
 from search.analysis import evidence
 from search.analysis.alike import rising
@@ -29,11 +30,17 @@ def restarts(seen: Evidence) -> list[str]:
         return ["No trial that ended had warm restarts, so nothing is known of them."]
     done = [one for one, own in having if own.done]
     if not done:
-        runs = [f"{one.name} {_stopped(one, own)}" for one, own in having]
+        pruned = [own for one, own in having if one.state == TrialState.PRUNED]
+        runs = [
+            f"{one.name} {_stopped(one, own)}"
+            for one, own in having
+            if one.state != TrialState.PRUNED
+        ]
+        told = [*runs[:6], *([f"and {len(runs) - 6} more"] if len(runs) > 6 else [])]
         return [
             f"Warm restarts were never tried to their end: of {counted(len(having), 'trial')} with"
             " them none was trained to the end of its last cycle, so nothing is known of what they"
-            f" bring. {'; '.join(runs[:6])}{_more(runs, 6)}."
+            f" bring. {'; '.join([*_pruned(pruned), *told])}."
         ]
     text = (
         f"{len(done)} of {counted(len(having), 'trial')} with warm restarts"
@@ -43,6 +50,16 @@ def restarts(seen: Evidence) -> list[str]:
     if cut:
         text += f"; still rising at the end: {some(cut)}"
     return [f"{text}.", _restarts_compared(seen, having)]
+
+
+def _pruned(runs: Sequence[Cycles]) -> list[str]:
+    """How far those came that were pruned, in a clause; none where none was."""
+    if not runs:
+        return []
+    least, most = min(own.trained for own in runs), max(own.trained for own in runs)
+    after = f"{least}" if least == most else f"{least} to {most}"
+    verb, noun = "was" if len(runs) == 1 else "were", "epoch" if after == "1" else "epochs"
+    return [f"{len(runs)} {verb} pruned after {after} {noun}"]
 
 
 def _stopped(outcome: Outcome, cycles: Cycles) -> str:
@@ -55,10 +72,6 @@ def _stopped(outcome: Outcome, cycles: Cycles) -> str:
         f" {cycles.t_mult:g}: cycles end at {ends})"
     )
     return text + (" and ended while still rising" if rising(outcome) else "")
-
-
-def _more(names: Sequence[str], most: int) -> str:
-    return f"; and {len(names) - most} more" if len(names) > most else ""
 
 
 def _restarts_compared(seen: Evidence, having: Sequence[tuple[Outcome, Cycles]]) -> str:
