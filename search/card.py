@@ -18,9 +18,9 @@ from search.formats import train_words
 from search.names import SETUP, is_repeats, repeats_name, search_name
 from search.pages.document import Document, Section, Table
 from search.repeats import Interval, interval, over_images
-from search.repeats.confirmed import ByImage, by_image, confirmed_scores
+from search.repeats.confirmed import ByImage, by_image
 from search.repeats.confirming import judged
-from search.results import CONFIGURATION, Outcome, Results, results_of
+from search.results import CONFIGURATION, Outcome, Results, confirmed_scores, results_of
 from search.spaces import format_value
 from search.study import Setup, named_study
 from storage import LeasedStorage

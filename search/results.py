@@ -17,9 +17,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import lineage, seedtable
-from search.names import IMPORTED, is_imported
+from search.names import IMPORTED, is_imported, repeats_name
 from search.records import newest_claims
-from search.study import Setup, base_values, config_for, flat, load_setup
+from search.study import Setup, StudyError, base_values, config_for, flat, load_setup
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
 
@@ -83,6 +83,8 @@ class Results:
     """A study. metric: what a value is. setup: None where the trials were imported.
 
     rows: as the store has them, revivals on rows of their own. attrs: the study's user attributes.
+    repeats: of its configurations, with fresh seeds, in the study that `search.confirm` made: label
+    -> scores; empty where there is none on the same data and budget.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Results:
     outcomes: Sequence[Outcome]
     rows: Sequence[FrozenTrial]
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    repeats: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def imported(self) -> bool:
@@ -136,7 +139,49 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
             _own(trial, numbers[trial.number], setup, runs) for trial in lineage.merged(rows)
         ]
     metric = str(attrs[IMPORTED]["metric"]) if setup is None else setup.metric
-    return Results(study.study_name, metric, setup, outcomes, rows, attrs)
+    repeats = {} if setup is None else _repeats(study, setup)
+    return Results(study.study_name, metric, setup, outcomes, rows, attrs, repeats)
+
+
+def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
+    """The scores in the study of repeats of a search, where they compare with its own."""
+    name = repeats_name(study.study_name)
+    if name == study.study_name:
+        return {}
+    try:
+        other = optuna.Study(study_name=name, storage=study._storage)
+        there = load_setup(other)
+    except (KeyError, StudyError):
+        return {}
+    alike = (there.data["fingerprint"], there.epochs) == (setup.data["fingerprint"], setup.epochs)
+    return confirmed_scores(other) if alike else {}
+
+
+# ------------------------------------------------------------------------------------- repeats
+
+
+def score_of(row: FrozenTrial) -> float | None:
+    """A repeat's score, in [0, 1]; None where it was not trained to its end.
+
+    One whose loss stopped being a number counts with its best epoch: that is what this
+    configuration gave with this seed.
+    """
+    if row.state == TrialState.COMPLETE or lineage.diverged(row):
+        return lineage.value(row)
+    return None
+
+
+def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
+    """The scores of each configuration in a study of repeats, in the order of its seeds."""
+    found: dict[str, list[float]] = {}
+    for row in study.get_trials(deepcopy=False):
+        label, score = row.user_attrs.get(CONFIGURATION), score_of(row)
+        if label is not None and score is not None:
+            found.setdefault(label, []).append(score)
+    return found
+
+
+# ------------------------------------------------------------------------------------ outcomes
 
 
 def _imported(trial: FrozenTrial) -> Outcome:

@@ -27,14 +27,13 @@ from search.repeats import sentence
 from search.repeats.confirmed import (
     CONFIGURATION,
     ByImage,
-    confirmed_scores,
     confirmed_trial,
     images_table,
     seeds_table,
 )
 from search.repeats.confirming import MARK, best_of, fresh_seed, judged
 from search.repeats.looks import FIRST, standing
-from search.results import results_of
+from search.results import confirmed_scores, results_of
 from search.shift import work
 from search.study import load_setup, named_study, open_study, trial_folder
 from storage import LeasedStorage, open_storage

@@ -30,6 +30,7 @@ from tests.browser import opened
 from tests.repeated import repeated
 from tests.simulated import empty, row, rows, simulated, write_histories
 from tests.studies import post_at, real_study, setup_of, store
+from trainer.data.dataset import DataSummary
 from trainer.jpeg import jpeg_of
 
 BAD = "<script>document.title='ran'</script>"
@@ -432,6 +433,22 @@ def test_repeats_have_a_section_with_their_table_and_their_sentence(
         text = out.read_text()
         assert "<h2>Repeated with fresh seeds</h2>\n<p>trial 1 beats" in text
         assert "<script>document" not in text
+    # what the seeds of the repeats tell of the noise holds for the search as well
+    said = "0.0050 (standard deviation, 6 trials of 2 configurations, repeats by search.confirm"
+    assert said in (tmp_path / "faces.html").read_text()
+
+
+def test_repeats_on_other_data_tell_nothing_of_the_noise(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = open_study(storage, setup_of())
+    params = row(setup_of(), random.Random(0)).params
+    again = repeated(storage, {"trial 1": (params, [0.7, 0.8])})
+    assert results_of(study).repeats == {"trial 1": [0.7, 0.8]}
+    assert results_of(again).repeats == {}
+    storage.delete_study(again._study_id)
+    elsewhere = DataSummary("synthetic", 40, 8, 8, "ffff")
+    repeated(storage, {"trial 1": (params, [0.7, 0.8])}, data=elsewhere)
+    assert results_of(study).repeats == {}
 
 
 def test_repeats_that_have_just_begun_are_not_judged(tmp_path: Path) -> None:

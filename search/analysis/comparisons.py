@@ -155,18 +155,18 @@ def _of_the_best(seen: Evidence) -> list[str]:
 
 
 def _noise(seen: Evidence) -> str:
-    repeated = [group for group in seen.groups if len(group.scores) > 1]
     if seen.noise is None:
         return (
             "The noise between seeds is unknown, for no configuration was trained twice: no"
             " difference here can be called real."
         )
-    trials = sum(len(group.scores) for group in repeated)
+    configurations, trials = len(seen.by_seed), sum(map(len, seen.by_seed))
+    again = ", repeats by search.confirm among them" if seen.results.repeats else ""
     text = (
         f"The noise between seeds is {seen.noise:.4f} (standard deviation,"
-        f" {counted(trials, 'trial')} of {counted(len(repeated), 'configuration')})"
+        f" {counted(trials, 'trial')} of {counted(configurations, 'configuration')}{again})"
     )
-    if trials - len(repeated) < 4:
+    if trials - configurations < 4:
         text += ", known too poorly to judge other differences by"
     return f"{text}."
 

@@ -76,7 +76,13 @@ class Evidence:
     @cached_property
     def noise(self) -> float | None:
         """Standard deviation of the score between seeds; None where nothing was repeated."""
-        return seed_deviation({str(i): group.scores for i, group in enumerate(self.groups)})
+        return seed_deviation({str(i): own for i, own in enumerate(self.by_seed)})
+
+    @cached_property
+    def by_seed(self) -> list[Sequence[float]]:
+        """The scores of each configuration that was trained with several seeds, here or again."""
+        own = [group.scores for group in self.groups]
+        return [it for it in [*own, *self.results.repeats.values()] if len(it) > 1]
 
     @cached_property
     def curve(self) -> tuple[Smooth, bool] | None:

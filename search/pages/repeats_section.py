@@ -13,13 +13,13 @@ from search.repeats import sentence
 from search.repeats.confirmed import (
     IMAGES_COVERED,
     by_image,
-    confirmed_scores,
     images_table,
     ordered,
     seeds_covered,
     seeds_table,
 )
 from search.repeats.confirming import judged
+from search.results import confirmed_scores
 from search.study import load_setup
 
 

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search import lineage
 from search.names import repeats_name, search_name
 from search.progress import tell
 from search.records import newest_claims
 from search.repeats import Interval, chance_best, interval, over_images
-from search.results import CONFIGURATION
+from search.results import CONFIGURATION, confirmed_scores, score_of
 from search.study import Setup, StudyError, config_for, load_setup, named_study
 from storage import LeasedStorage
 from trainer.data.dataset import FaceData
@@ -30,27 +29,6 @@ from trainer.scoring import scored_images
 
 PARTS = ("val", "test")
 IMAGES = "images.json"
-
-
-def score_of(row: FrozenTrial) -> float | None:
-    """A repeat's score, in [0, 1]; None where it was not trained to its end.
-
-    One whose loss stopped being a number counts with its best epoch: that is what this
-    configuration gave with this seed.
-    """
-    if row.state == TrialState.COMPLETE or lineage.diverged(row):
-        return lineage.value(row)
-    return None
-
-
-def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
-    """The scores of each configuration in a study of repeats, in the order of its seeds."""
-    found: dict[str, list[float]] = {}
-    for row in study.get_trials(deepcopy=False):
-        label, score = row.user_attrs.get(CONFIGURATION), score_of(row)
-        if label is not None and score is not None:
-            found.setdefault(label, []).append(score)
-    return found
 
 
 def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:

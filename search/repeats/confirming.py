@@ -23,9 +23,8 @@ import space
 from search.enqueue import marked, planned_params, put_in_queue
 from search.names import JUDGED, repeats_name, search_name
 from search.opening import planned
-from search.repeats.confirmed import score_of
 from search.repeats.looks import Standing, standing
-from search.results import CONFIGURATION, Outcome, results_of
+from search.results import CONFIGURATION, Outcome, results_of, score_of
 from search.spaces import Searched, Spec, Value, canonical, is_number, resolve, widened
 from search.study import (
     Setup,
