@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -15,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 from search.analysis.smooth import smooth
 from search.figures import confirm_figure, figures
 from search.figures.curves import curves_figure, restarts, schedules_figure, thinned
+from search.figures.drawing import name_tags
 from search.figures.parameters import dice_figure, dice_share
 from search.names import IMPORTED
 from search.results import CONFIG, RUN, SERIES, results_of
@@ -239,9 +241,22 @@ def test_imported_runs_have_figures_without_intervals() -> None:
     found = figures(results_of(imported(*names)))
     assert {"dice", "parameter dice_weight", "optimisation", "convergence"} <= set(found)
     assert "fewer than 3 at each value: no intervals" in found["dice"].layout.title.subtitle.text
-    labelled = drawing(found["convergence"])["data"][0]
+    labelled = drawing(found["convergence"])["data"][-1]
     assert labelled["mode"] == "markers+text"
     assert labelled["text"] == ["run 2", "run 1", "run 0"]
+
+
+def test_no_name_covers_another() -> None:
+    trials = results_of(simulated(9)).complete()
+    heights = [one.value or 0.0 for one in trials]
+    # all in one place but the last
+    alike = [dataclasses.replace(one, value=max(heights)) for one in trials[:-1]]
+    last = dataclasses.replace(trials[-1], value=min(heights) - 0.1)
+    tags = name_tags([*alike, last], [5.0] * len(trials))
+    assert list(tags.text) == [alike[0].name, last.name]
+    assert list(name_tags(alike, [100.0 * n for n in range(len(alike))]).text) == [
+        one.name for one in alike[:6]
+    ]
 
 
 def test_a_recorded_learning_rate_tells_when_it_restarted() -> None:

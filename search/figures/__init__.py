@@ -24,6 +24,7 @@ from search.figures.drawing import (
     below,
     blank,
     is_complete,
+    name_tags,
     points,
     pruned_marker,
     rounded,
@@ -38,9 +39,6 @@ from search.figures.parameters import (
     parameter_figures,
 )
 from search.results import Outcome, Results
-
-# so few points can bear their names
-_FEW = 10
 
 
 def figures(results: Results) -> dict[str, go.Figure]:
@@ -170,10 +168,9 @@ def _convergence(trials: Sequence[Outcome]) -> go.Figure | None:
         epochs = [one.figures["best_epoch"] for one in chosen]
         trace = points(chosen, epochs, [one.value for one in chosen])
         trace.update(marker={"symbol": symbol, "color": colour})
-        if len(complete) <= _FEW:
-            trace.update(mode="markers+text", textposition="top center", cliponaxis=False)
         figure.add_trace(trace)
     best = [one.figures["best_epoch"] for one in complete]
+    figure.add_trace(name_tags(complete, best))
     whole_numbers(figure, max(best) - min(best))
     figure.update_layout(showlegend=False)
     return figure

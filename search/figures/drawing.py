@@ -23,6 +23,8 @@ _GRID = "rgba(139, 145, 154, 0.25)"
 _TEXT = "#7b818a"
 # so many complete trials say where the scores of interest lie
 _LEAST_FOR_AXIS = 5
+# so many of the best trials bear their names
+_NAMED = 6
 # so many marks cover each other, and what is drawn over them
 _CROWD = 200
 
@@ -98,6 +100,36 @@ def points(
         text=[shown(one.name) for one in trials],
         hovertemplate="%{text}<br>%{x}: %{y:.4f}<extra></extra>",
         **options,
+    )
+
+
+def name_tags(trials: Sequence[Outcome], x: Sequence[float]) -> go.Scatter:
+    """Names above the markers of the first few trials, each where it covers no other."""
+    y = [one.value or 0.0 for one in trials]
+    # in pixels of a figure as wide as the page
+    across, up = 850 / ((max(x) - min(x)) or 1), 230 / ((max(y) - min(y)) or 1)
+    placed: list[tuple[int, float, float, str]] = []
+    for i, one in enumerate(trials[:_NAMED]):
+        width, left = 6.8 * len(one.name), across * (x[i] - min(x))
+        # at either end a name leans inwards
+        lean = (left < width / 2) - (left > 850 - width / 2)
+        centre = left + lean * width / 2
+        if all(
+            abs(centre - other) > (width + reach) / 2 or up * abs(y[i] - y[j]) > 14
+            for j, other, reach, _ in placed
+        ):
+            side = {1: "top right", 0: "top center", -1: "top left"}[lean]
+            placed.append((i, centre, width, side))
+    return go.Scatter(
+        x=[x[i] for i, *_ in placed],
+        y=rounded(y[i] for i, *_ in placed),
+        # a marker that nobody sees keeps the name off the one below
+        mode="markers+text",
+        marker={"size": 9, "opacity": 0},
+        text=[shown(trials[i].name) for i, *_ in placed],
+        textposition=[side for *_, side in placed],
+        cliponaxis=False,
+        hoverinfo="skip",
     )
 
 
