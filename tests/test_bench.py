@@ -34,7 +34,18 @@ rivals, bench_train, bench_quality = map(script, ("rivals", "bench_train", "benc
 
 
 BENCHES = [
-    *("train", "quality", "gpu", "store", "pruners", "verdict", "paired", "samplers", "repeats")
+    *(
+        "train",
+        "quality",
+        "gpu",
+        "store",
+        "pruners",
+        "verdict",
+        "paired",
+        "samplers",
+        "repeats",
+        "claims",
+    )
 ]
 
 
