@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from search import lineage
 from search.lineage import CONTINUES, rows_of
+from search.results import CONFIGURATION, score_of
 from search.revive import curve_of, revivals
 from search.spaces import format_value
 
@@ -144,6 +146,9 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=wide)
     # not every terminal has an ellipsis
     overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
+    repeats = any(_label(trial) for trial in standing.trials)
+    if repeats:
+        table.add_column("configuration", overflow="fold")
     for heading in ("trial", "epoch", "F-score", "best"):
         table.add_column(heading, justify="right", overflow=overflow)
     table.add_column("curve", no_wrap=True, overflow=overflow)
@@ -154,7 +159,8 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
         rows = rows_of(standing.trials, trial)
         curve = [score for _, score in sorted(curve_of(rows).items())]
         first = rows[0].number
-        cells = [
+        cells: list[str | Text] = [
+            *([Text(_label(trial) or "-")] if repeats else []),
             str(first) if trial.number == first else f"{first} (row {trial.number})",
             f"{len(curve)}/{standing.epochs}",
             f"{curve[-1]:.4f}" if curve else "-",
@@ -163,7 +169,9 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
         ]
         table.add_row(*cells, *([params_text(trial.params)] if wide else []))
     best = standing.best
-    if best is None:
+    if repeats:
+        answer = _means(standing.trials)
+    elif best is None:
         answer = Text("best: none is complete yet", style="dim")
     else:
         answer = Text.assemble(
@@ -173,6 +181,25 @@ def render(standing: Standing, *, width: int, ascii_only: bool = False) -> Rende
         )
     # the bar does not end its line
     return Group(head, bar, Text(), counts, Text(), table, Text(), answer)
+
+
+def _label(trial: FrozenTrial) -> str | None:
+    """What a repeat repeats; None for a trial of a search."""
+    return trial.user_attrs.get(CONFIGURATION)
+
+
+def _means(trials: Sequence[FrozenTrial]) -> Text:
+    """Each configuration's mean over the repeats that have ended: a single one's score is luck."""
+    scores: dict[str, list[float]] = {}
+    for trial in trials:
+        label, score = _label(trial), score_of(trial)
+        if label is not None and score is not None:
+            scores.setdefault(label, []).append(score)
+    if not scores:
+        return Text("means: no repeat is complete yet", style="dim")
+    means = sorted(((fmean(own), len(own), label) for label, own in scores.items()), reverse=True)
+    told = ", ".join(f"{label} {mean:.4f} ({count})" for mean, count, label in means)
+    return Text.assemble(("means ", "bold"), told)
 
 
 def tell(console: Console, text: str, style: str = "") -> None:
@@ -257,7 +284,9 @@ class _Lines:
             text += f" after {len(curve_of(rows))}/{standing.epochs} epochs"
             text += f"  [{standing.finished}/{standing.total}, {duration(standing.elapsed_s)}]"
             best = standing.best
-            if best is not None and best.number == rows[0].number:
+            if label := _label(trial):
+                text += f"  {label}"
+            elif best is not None and best.number == rows[0].number:
                 text += f"  new best: {params_text(best.params)}"
             tell(self.console, text)
         self.known |= set(ended)

@@ -107,6 +107,32 @@ def test_a_wide_console_shows_the_parameters_of_running_trials() -> None:
     assert wide.count("dice_weight 1.5, dice_schedule constant") == 3
 
 
+def test_repeats_are_shown_by_their_configuration_and_its_mean() -> None:
+    low, high = {"configuration": "dice_weight 1"}, {"configuration": "[b] 2"}
+    trials = [
+        row(0, TrialState.COMPLETE, [0.4], **low),
+        row(1, TrialState.COMPLETE, [0.5], **high),
+        row(2, TrialState.COMPLETE, [0.48], **low),
+        row(3, TrialState.RUNNING, [0.3], **high),
+    ]
+    lines = drawn(standing(trials), 80, ascii_only=True).splitlines()
+    assert [line.rstrip() for line in lines[3:]] == [
+        "",
+        "configuration  trial  epoch  F-score    best  curve",
+        "[b] 2              3   1/12   0.3000  0.3000  _",
+        "",
+        "means [b] 2 0.5000 (1), dice_weight 1 0.4400 (2)",
+    ]
+    begun = drawn(standing(trials[3:]), 80)
+    assert "means: no repeat is complete yet" in begun
+    # the highest of single seeds is no news
+    told = view_lines(trials[:1], trials)
+    assert told == [
+        "trial 1 COMPLETE 0.5000 after 1/12 epochs  [3/8, 1 min 0 s]  [b] 2",
+        "trial 2 COMPLETE 0.4800 after 1/12 epochs  [3/8, 1 min 0 s]  dice_weight 1",
+    ]
+
+
 def test_without_colour_there_is_no_escape_code() -> None:
     assert "\x1b" not in drawn(standing(MIXED), 80)
     assert "\x1b[" in drawn(standing(MIXED), 80, colour=True)
