@@ -24,9 +24,9 @@ from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
 
 # attributes of an imported trial: its run's name, all that is known of its config (flat, by dotted
-# name), what was recorded each epoch (name -> one number per epoch, from the first on), and the run
-# whose weights it started from
-RUN, CONFIG, SERIES, CONTINUED = "run", "config", "series", "continued_from"
+# name), what was recorded each epoch (name -> one number per epoch, from the first on), the run
+# whose weights it started from, and the hash by which a run is known again
+RUN, CONFIG, SERIES, CONTINUED, CONTENT = "run", "config", "series", "continued_from", "content"
 # attribute of a repeat: the label of the configuration that it repeats
 CONFIGURATION = "configuration"
 
@@ -130,6 +130,9 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
     setup = None if is_imported(attrs) else load_setup(study)
     rows = study.get_trials(deepcopy=False)
     if setup is None:
+        # two imports at the same moment bring a run twice
+        once = {row.user_attrs.get(CONTENT, row.number): row for row in reversed(rows)}
+        rows = sorted(once.values(), key=lambda row: row.number)
         outcomes = [_imported(trial) for trial in lineage.merged(rows)]
     else:
         numbers = defaultdict(list)

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 import yaml
 
 from search import run
-from search.imported.study import METRIC
+from search.imported.study import METRIC, import_batch, read_batch
 from search.names import IMPORTED, SETUP, latest_study
 from search.results import CONFIG, CONTINUED, RUN, SERIES, Results, results_of
 from search.study import StudyError, named_study
@@ -255,6 +257,29 @@ def test_importing_twice_adds_nothing_and_another_file_adds_its_own(
     study = named_study(open_storage(store_url), "old")
     assert study.user_attrs[IMPORTED]["source"] == "runs.json, more.json"
     assert study.best_value == 0.6
+
+
+def test_two_imports_at_the_same_moment_show_each_run_once(tmp_path: Path, store_url: str) -> None:
+    batch = read_batch(written(tmp_path / "runs.json", [entry("a"), entry("b")]))
+    before, real = threading.Barrier(2), optuna.Study.add_trial
+
+    def together(study: optuna.Study, trial: Any) -> None:
+        # both have looked at what is there, neither has added anything
+        if trial.user_attrs[RUN] == "a":
+            before.wait(30)
+        real(study, trial)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna.Study, "add_trial", together)
+        with ThreadPoolExecutor(2) as pool:
+            stores = [open_storage(store_url) for _ in range(2)]
+            for done in [pool.submit(import_batch, store, "old", batch) for store in stores]:
+                done.result()
+    study = named_study(open_storage(store_url), "old")
+    assert len(study.get_trials()) == 4
+    results = results_of(study)
+    assert sorted(one.name for one in results.outcomes) == ["a", "b"]
+    assert len(results.rows) == 2
 
 
 def test_a_copy_of_a_file_is_known_again(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from search.imported.runs import read_runs
 from search.imported.table import Run
 from search.names import IMPORTED, SETUP
 from search.progress import params_text
-from search.results import CONFIG, CONTINUED, RUN, SERIES
+from search.results import CONFIG, CONTENT, CONTINUED, RUN, SERIES
 from search.spaces import is_number, short
 from search.study import StudyError, named_study
 from storage.rdb import LeasedStorage
@@ -40,8 +40,8 @@ from trainer.errors import UserError
 
 METRIC = "as reported by the imported runs; not comparable with f_score here"
 # attributes of a trial, beside those that `search.results` reads: what was written in its config
-# without an effect, the hash by which a run is known again, the file it came from, its labels
-IGNORED, CONTENT, SOURCE, EXPERIMENT = "ignored", "content", "source", "experiment"
+# without an effect, the file it came from, its labels
+IGNORED, SOURCE, EXPERIMENT = "ignored", "source", "experiment"
 # how a run was computed or ended, not what was tried
 _NO_PARAMS = ("experiment.", "runtime.", "data.root", "training.early_stopping_patience")
 _LOG = {
@@ -107,7 +107,9 @@ def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
     rows, present = _rows(batch, trials)
     first = len(trials)
     if study is None:
-        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+        study = optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", load_if_exists=True
+        )
     known = study.user_attrs.get(IMPORTED, {})
     sources = dict.fromkeys([*filter(None, [known.get("source")]), batch.path.name])
     # before the trials: an interrupted import is simply repeated
