@@ -18,7 +18,7 @@ from rich.text import Text
 
 from search import lineage
 from search.lineage import CONTINUES, rows_of
-from search.results import CONFIGURATION, score_of
+from search.results import CONFIGURATION, scores_by_label
 from search.revive import curve_of, revivals
 from search.spaces import format_value
 
@@ -190,11 +190,7 @@ def _label(trial: FrozenTrial) -> str | None:
 
 def _means(trials: Sequence[FrozenTrial]) -> Text:
     """Each configuration's mean over the repeats that have ended: a single one's score is luck."""
-    scores: dict[str, list[float]] = {}
-    for trial in trials:
-        label, score = _label(trial), score_of(trial)
-        if label is not None and score is not None:
-            scores.setdefault(label, []).append(score)
+    scores = scores_by_label(trials)
     if not scores:
         return Text("means: no repeat is complete yet", style="dim")
     means = sorted(((fmean(own), len(own), label) for label, own in scores.items()), reverse=True)
@@ -207,7 +203,7 @@ def tell(console: Console, text: str, style: str = "") -> None:
 
     A line with a command stays whole everywhere: it is there to be copied.
     """
-    if not console.is_terminal or " -m search." in text:
+    if not console.is_terminal or " -m " in text:
         console.print(Text(text, style=style), soft_wrap=True)
         return
     plain = text.lstrip(" ")

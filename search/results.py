@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,13 @@ def score_of(row: FrozenTrial) -> float | None:
 
 def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
     """The scores of each configuration in a study of repeats, in the order of its seeds."""
+    return scores_by_label(study.get_trials(deepcopy=False))
+
+
+def scores_by_label(rows: Iterable[FrozenTrial]) -> dict[str, list[float]]:
+    """The scores of each configuration among repeats, in their order."""
     found: dict[str, list[float]] = {}
-    for row in study.get_trials(deepcopy=False):
+    for row in rows:
         label, score = row.user_attrs.get(CONFIGURATION), score_of(row)
         if label is not None and score is not None:
             found.setdefault(label, []).append(score)

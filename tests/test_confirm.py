@@ -262,7 +262,7 @@ def test_a_killed_run_goes_on_with_the_same_seeds_and_trains_nothing_twice(
     tmp_path: Path, compared: Compared
 ) -> None:
     folder = place(tmp_path)
-    flags = (*COMPARE, "--seeds", "3", "--workers", "2")
+    flags = (*COMPARE, "--seeds", "3", "--workers", "1")
     with begun(folder, *flags) as process:
         wait_until(lambda: reported(folder) > 2, "some epochs", 120)
         process.send_signal(signal.SIGKILL)

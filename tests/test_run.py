@@ -539,6 +539,7 @@ def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
     assert "exceptions" not in trial.user_attrs
 
 
+@pytest.mark.proof
 def test_a_worker_that_somebody_sends_away_does_not_end_the_search(room: Path) -> None:
     heard = room / "heard"
     lease = ("--beat-s", "0.5", "--grace-s", "2", "--on-event", f"cat >> '{heard}'")

@@ -72,6 +72,6 @@ def untestable(seen: Evidence) -> list[str]:
         f" only how far trainings of one configuration end apart; {noise}.",
         f"Every score is of {part}: whether an order of configurations holds on another split, on"
         " the test part or at another image size cannot be told from it.",
-        "Each interval holds by itself, in 95 %: of twenty questions that have no answer, one gets"
-        " one by chance. Only comparisons of repeats keep their error over all of them.",
+        "Each interval holds by itself, in 95 %: of twenty differences that are none, one looks"
+        " like one. Only comparisons of repeats keep their error over all of them.",
     ]
