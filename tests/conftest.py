@@ -20,7 +20,6 @@ import pytest  # noqa: E402
 
 from tests import postgres  # noqa: E402
 
-
 # what takes a process a minute and more
 LONGEST = ("test_run.py", "test_confirm.py", "test_failures.py", "test_storage_contract.py")
 LONG = ("test_revive.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py")
