@@ -118,7 +118,7 @@ def test_a_pair_is_what_welch_makes_of_it() -> None:
     assert (pair.first, pair.second, pair.difference) == ("a", "b", -10.5)
     test = stats.ttest_ind([1, 2, 3], [11, 12, 13, 14], equal_var=False)
     # verdicts spend less than they may, since skewness makes more of it
-    wide, narrow = (test.confidence_interval(1 - error) for error in (0.025, 0.05))
+    wide, narrow = (test.confidence_interval(1 - error) for error in (0.01, 0.05))
     assert wide.low < pair.low < narrow.low < narrow.high < pair.high < wide.high
     assert pair.verdict == "second"
 
@@ -126,7 +126,7 @@ def test_a_pair_is_what_welch_makes_of_it() -> None:
 def test_a_configuration_with_a_noise_of_its_own_brings_its_own_degrees_of_freedom() -> None:
     # all noise is the first one's: a standard error of 1 from two scores, so t with one degree
     (pair,) = compare({"a": [0, 2], "b": [5, 5, 5]})
-    assert stats.t.ppf(1 - 0.05 / 2, 1) < reach(pair) < stats.t.ppf(1 - 0.025 / 2, 1)
+    assert stats.t.ppf(1 - 0.05 / 2, 1) < reach(pair) < stats.t.ppf(1 - 0.01 / 2, 1)
     assert pair.verdict is None
 
 
