@@ -45,6 +45,7 @@ BENCHES = [
         "samplers",
         "repeats",
         "claims",
+        "report",
     )
 ]
 
