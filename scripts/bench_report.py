@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench_common import ROOT, count, record, tell, write_json
-from bench_verdict import NAME, filled, setup_for
+from bench_common import ROOT, record, tell, write_json
+from bench_verdict import NAME, add_flags, filled, setup_for
 
 from trainer.cli import Parser, guarded
 
@@ -78,13 +78,7 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="scripts/bench report", description=__doc__)
-    it.add_argument(
-        "--trials", type=count, default=1000, metavar="N", help="finished trials (default: 1000)"
-    )
-    it.add_argument(
-        "--epochs", type=count, default=150, metavar="N", help="budget of each (default: 150)"
-    )
-    it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_flags(it)
     return it
 
 

@@ -142,9 +142,8 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    it = Parser(prog="scripts/bench verdict", description=__doc__)
+def add_flags(it: argparse.ArgumentParser) -> None:
+    """How large the study is, and where the figures go."""
     it.add_argument(
         "--trials", type=count, default=1000, metavar="N", help="finished trials (default: 1000)"
     )
@@ -152,6 +151,12 @@ def parser() -> argparse.ArgumentParser:
         "--epochs", type=count, default=150, metavar="N", help="budget of each (default: 150)"
     )
     it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = Parser(prog="scripts/bench verdict", description=__doc__)
+    add_flags(it)
     return it
 
 
