@@ -244,7 +244,9 @@ def test_train_measures_all_three_and_writes_every_figure(
     said = capfd.readouterr()
     assert "ratio" in said.out
     assert "round 1 of 1" in said.err
-    assert list((tmp_path / "scratch").iterdir()) == []
+    # what torch compiles is its own cache
+    left = [path.name for path in (tmp_path / "scratch").iterdir()]
+    assert [name for name in left if not name.startswith("torchinductor")] == []
 
 
 @pytest.mark.parametrize(
