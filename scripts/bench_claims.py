@@ -19,13 +19,13 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bench_common import count, record, write_json
-from bench_pool import Estimate, run, spread
+from bench_pool import Estimate, add_flags, estimates, run, spread
 
-from trainer.cli import Parser, whole
+from trainer.cli import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,7 @@ CLAIMS = {
     "one parameter matters most": ("importances", r"matters most"),
     "a range should change": ("advice", r"For the next search: (widen|narrow)"),
 }
+ROWS = (*CLAIMS, "complete trials")
 
 
 def setup_of(way: str, seed: int) -> Setup:
@@ -144,24 +145,13 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def estimates(rows: list[list[float]]) -> list[Estimate]:
-    """Of each column, over the searches."""
-    found = []
-    for column in zip(*rows, strict=True):
-        mean = sum(column) / len(column)
-        variance = sum((it - mean) ** 2 for it in column) / max(1, len(column) - 1)
-        error = math.sqrt(variance / len(column)) if len(column) > 1 else None
-        found.append(Estimate(mean, error))
-    return found
-
-
 def markdown(table: Mapping[tuple[str, str], list[Estimate]]) -> str:
     """A row a claim, a column a truth and way of drawing; shares in percent."""
     lines = [
         f"| | {' | '.join(f'{truth}, {way}' for truth, way in table)} |",
         f"|---|{'---:|' * len(table)}",
     ]
-    for row, name in enumerate([*CLAIMS, "complete trials"]):
+    for row, name in enumerate(ROWS):
         scale = 100 if name in CLAIMS else 1
         cells = []
         for column in table.values():
@@ -176,6 +166,8 @@ def markdown(table: Mapping[tuple[str, str], list[Estimate]]) -> str:
 
 def bench(args: argparse.Namespace, words: list[str]) -> int:
     """Search, print, and write what is asked for."""
+    import numpy as np
+
     kinds = [(truth, way) for truth in TRUTHS for way in args.way]
     jobs = [
         (truth, way, args.trials, args.seed + number)
@@ -183,20 +175,15 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         for number in range(args.studies)
     ]
     rows = spread(one_search, jobs, workers=args.workers, begin=_quiet, text="searches")
-    table = {
-        kind: estimates(rows[place * args.studies : (place + 1) * args.studies])
-        for place, kind in enumerate(kinds)
-    }
+    by_kind = np.array(rows).reshape(len(kinds), args.studies, len(ROWS))
+    table = dict(zip(kinds, map(estimates, by_kind), strict=True))
     print(f"{args.studies} searches of {args.trials} trials each\n\n{markdown(table)}")
     if args.json is not None:
         columns = [
             {
                 "truth": truth,
                 "way": way,
-                "said": {
-                    name: {"mean": one.mean, "error": one.error}
-                    for name, one in zip([*CLAIMS, "complete trials"], column, strict=True)
-                },
+                "said": {name: asdict(one) for name, one in zip(ROWS, column, strict=True)},
             }
             for (truth, way), column in table.items()
         ]
@@ -209,6 +196,7 @@ def parser() -> Parser:
     made = Parser(
         prog="scripts/bench claims", description=__doc__.partition("\n\n")[2] if __doc__ else ""
     )
+    add_flags(made, seed="of the first search")
     made.add_argument(
         "--studies",
         type=count,
@@ -227,11 +215,6 @@ def parser() -> Parser:
         metavar="NAME",
         help="how trials are drawn: random, tpe, gp; default: random and tpe",
     )
-    made.add_argument(
-        "--seed", type=whole(0), default=0, metavar="S", help="of the first search; default 0"
-    )
-    made.add_argument("--workers", type=count, metavar="N", help="processes; default: usable cores")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -11,12 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainer.cli import whole
+from trainer.cli import guarded, whole
 from trainer.data.cache import locked, usable_folder
 from trainer.errors import UserError
 from trainer.files import atomic_write_text
@@ -103,6 +104,17 @@ def passing_on(command: Sequence[str], **options: Any) -> int:
                 signals.asked.clear()
                 child.send_signal(signal.SIGINT)
     return child.returncode or (130 if signals.times else 0)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    bench: Callable[[argparse.Namespace, list[str]], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Run a bench from the command line, whose words it is told too; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
+    return guarded(lambda: bench(args, words))
 
 
 def tell(line: str) -> None:

@@ -1,21 +1,25 @@
-"""What `scripts/bench pruners` and `samplers` share: jobs spread over processes, and estimates."""
+"""What the benches that simulate share: jobs spread over processes, and estimates."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import bench_common
 from bench_common import ROOT, count, interrupted_by_sigterm
 
-from trainer.cli import Parser, guarded, progress_bar
+from trainer.cli import Parser, progress_bar, whole
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BANK = ROOT / "search" / "banks" / "real-faces-64.json"
 Result = TypeVar("Result")
@@ -27,6 +31,16 @@ class Estimate:
 
     mean: float
     error: float | None
+
+
+def estimates(rows: np.ndarray) -> list[Estimate]:
+    """Of each column, over rows that know nothing of each other. rows: float64 [N, columns]."""
+    count = len(rows)
+    errors = rows.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else [None] * rows.shape[1]
+    return [
+        Estimate(float(mean), None if error is None else float(error))
+        for mean, error in zip(rows.mean(axis=0), errors, strict=True)
+    ]
 
 
 def _ready(begin: Callable[[], None]) -> None:
@@ -75,16 +89,17 @@ def spread(
     return [done[number] for number in range(len(jobs))]
 
 
-def add_flags(it: argparse.ArgumentParser, *, bank: str, seed: str) -> None:
-    """The flags of both. bank, seed: what they are for."""
-    it.add_argument(
-        "--bank",
-        type=Path,
-        default=BANK,
-        metavar="FILE",
-        help=f"{bank}; default {BANK.relative_to(ROOT)}",
-    )
-    it.add_argument("--seed", type=int, default=0, metavar="S", help=f"{seed}; default 0")
+def add_flags(it: argparse.ArgumentParser, *, seed: str, bank: str | None = None) -> None:
+    """The flags of all. seed, bank: what they are for; None: it takes no bank."""
+    if bank is not None:
+        it.add_argument(
+            "--bank",
+            type=Path,
+            default=BANK,
+            metavar="FILE",
+            help=f"{bank}; default {BANK.relative_to(ROOT)}",
+        )
+    it.add_argument("--seed", type=whole(0), default=0, metavar="S", help=f"{seed}; default 0")
     it.add_argument("--workers", type=count, metavar="N", help="processes; default: usable cores")
     it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
 
@@ -95,10 +110,12 @@ def run(
     argv: list[str] | None,
 ) -> int:
     """Run a bench from the command line; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(words)
-    interrupted_by_sigterm()
-    args.workers = args.workers or len(os.sched_getaffinity(0))
-    # small matrices: threads would only stand in the way of the other processes
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return guarded(lambda: bench(args, words))
+
+    def in_processes(args: argparse.Namespace, words: list[str]) -> int:
+        interrupted_by_sigterm()
+        args.workers = args.workers or len(os.sched_getaffinity(0))
+        # small matrices: threads would only stand in the way of the other processes
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        return bench(args, words)
+
+    return bench_common.run(parser, in_processes, argv)

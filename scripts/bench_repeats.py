@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_common import count, record, write_json
-from bench_pool import Estimate, add_flags, run, spread
+from bench_pool import Estimate, add_flags, estimates, run, spread
 
 from trainer.cli import Parser
 from trainer.errors import UserError
@@ -359,18 +359,9 @@ def simulated(
         spreads = dict(zip(names, sds.tolist(), strict=True))
         for way, ended in ways(draws).items():
             rows.setdefault(way, []).append(figures(ended, true, spreads))
-    return {way: estimates(np.array(own, dtype=float)) for way, own in rows.items()}
-
-
-def estimates(values: np.ndarray) -> dict[str, Estimate]:
-    """values: float64 [studies, figures]."""
-    studies = len(values)
-    errors = (
-        values.std(axis=0, ddof=1) / math.sqrt(studies) if studies > 1 else [None] * len(FIGURES)
-    )
     return {
-        name: Estimate(float(mean), None if error is None else float(error))
-        for name, mean, error in zip(FIGURES, values.mean(axis=0), errors, strict=True)
+        way: dict(zip(FIGURES, estimates(np.array(own, dtype=float)), strict=True))
+        for way, own in rows.items()
     }
 
 

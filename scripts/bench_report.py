@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench_common import ROOT, record, tell, write_json
-from bench_verdict import NAME, add_flags, filled, setup_for
+from bench_common import ROOT, record, run, tell, write_json
+from large_study import NAME, add_flags, filled, setup_for
 
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser
 
 # the rival: what a person would write who has Optuna alone
 RIVAL = """\
@@ -84,9 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
-    return guarded(lambda: bench(args, words))
+    return run(parser(), bench, argv)
 
 
 if __name__ == "__main__":

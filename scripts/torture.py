@@ -568,6 +568,15 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     return 1 if progress.findings else 0
 
 
+def watched(url: str) -> LeasedStorage:
+    """The store for whoever only looks: a worker that was stopped in mid-write keeps its lock, and
+    is woken only while nobody here waits for that lock.
+    """
+    from storage import open_storage
+
+    return open_storage(url, create=False, read_only=True)
+
+
 def _one_call(args: argparse.Namespace, progress: Progress) -> None:
     import optuna
     from torture_judge import audit, end_audit, not_as_seen, read_rows
@@ -583,16 +592,17 @@ def _one_call(args: argparse.Namespace, progress: Progress) -> None:
     tiny(folder, EPOCHS, IMAGES)
     with store_at(args.store, folder) as url:
         storage = open_storage(url)
+        watching = watched(url)
         try:
             audit(storage.engine)
-            torture = Torture(args, progress, storage, url, began + args.minutes * 60)
+            torture = Torture(args, progress, watching, url, began + args.minutes * 60)
             while len(progress.kills) < args.kills or not progress.studies:
                 if not torture.one_study():
                     return
                 torture.close_study()
                 torture.save()
             for study, seen in progress.seen.items():
-                rows = read_rows(storage.engine, storage.get_study_id_from_name(study))
+                rows = read_rows(watching.engine, watching.get_study_id_from_name(study))
                 marks = {int(key): mark for key, mark in seen.items()}
                 progress.findings += [f"{study}: {line}" for line in not_as_seen(rows, marks)]
             progress.done = True
@@ -600,6 +610,7 @@ def _one_call(args: argparse.Namespace, progress: Progress) -> None:
                 end_audit(storage.engine)
         finally:
             progress.seconds += time.monotonic() - began
+            watching.close()
             storage.close()
     if not progress.findings:
         shutil.rmtree(folder)

@@ -99,10 +99,9 @@ def study_note(
         f"A value is: {escaped(results.metric)}.",
         "",
     ]
-    best = [] if repeats else results.scored()[:_BEST]
     if repeats is not None:
         lines += [*body(repeats), ""]
-    if best:
+    elif best := results.scored()[:_BEST]:
         lines += [
             f"| | {' | '.join(escaped(one.name) for one in best)} |",
             f"|---|{'---:|' * len(best)}",

@@ -20,14 +20,16 @@ import pytest  # noqa: E402
 
 from tests import postgres  # noqa: E402
 
-# what takes a process a minute and more
-LONGEST = ("test_run.py", "test_confirm.py", "test_failures.py", "test_storage_contract.py")
-LONG = ("test_revive.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py")
+# what takes a process half a minute and more, the longest first
+LONG = (
+    *("test_run.py", "test_confirm.py", "test_failures.py", "test_storage_contract.py"),
+    *("test_revive.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: else one process works on the last of them while the others wait."""
-    order = {name: place for place, name in enumerate((*LONGEST, *LONG))}
+    order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 

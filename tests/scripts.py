@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -19,6 +21,17 @@ def script(name: str) -> ModuleType:
         return importlib.import_module(name)
     finally:
         sys.path.remove(str(SCRIPTS))
+
+
+def figures_of(name: str, out: Path, *words: str) -> tuple[dict[str, Any], str]:
+    """What one of them writes with --json, and what it prints, as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", *words, "--json", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text()), done.stdout
 
 
 def loaded_by_help(name: str) -> tuple[str, set[str]]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.scripts import SCRIPTS, loaded_by_help
+from tests.scripts import figures_of, loaded_by_help
 
 
 def test_both_pages_are_timed_and_weighed(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    words = ("--trials", "12", "--epochs", "24", "--json", str(out))
-    done = subprocess.run(
-        [sys.executable, SCRIPTS / "bench_report.py", *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    written = json.loads(out.read_text())
+    words = ("--trials", "12", "--epochs", "24")
+    written, said = figures_of("bench_report", tmp_path / "out.json", *words)
     ratio = [written[what]["ours"] / written[what]["rival"] for what in ("seconds", "size_mb")]
-    assert f"ratio {ratio[0]:.2f} in time, {ratio[1]:.2f} in size" in done.stdout
+    assert f"ratio {ratio[0]:.2f} in time, {ratio[1]:.2f} in size" in said
     # both hold plotly.js, ours compressed
     assert 1 < written["size_mb"]["ours"] < written["size_mb"]["rival"]
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.scripts import SCRIPTS
+from tests.scripts import figures_of
 
 
 def test_both_rules_are_timed_in_one_store(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    words = ("--trials", "12", "--epochs", "24", "--json", str(out))
-    done = subprocess.run(
-        [sys.executable, SCRIPTS / "bench_verdict.py", *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(out.read_text())
+    words = ("--trials", "12", "--epochs", "24")
+    figures, said = figures_of("bench_verdict", tmp_path / "out.json", *words)
     assert 0 < figures["ours_mean_ms"] <= figures["ours_most_ms"] <= figures["ours_first_ms"]
     assert figures["median_mean_ms"] > 0
     ratio = figures["ours_mean_ms"] / figures["median_mean_ms"]
-    assert f"ratio {ratio:.2f}" in done.stdout
+    assert f"ratio {ratio:.2f}" in said

@@ -268,7 +268,7 @@ def test_scores_that_do_not_depend_on_dice_leave_both_claims_open(seed: int) -> 
 
 
 @pytest.mark.parametrize(
-    # values of x that are not its last one: all, one trial's, two trials', every fifth trial's
+    # trials of twelve whose x is not that of the rest: all, one, two, three
     "others",
     [12, 1, 2, 3],
 )

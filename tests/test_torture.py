@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -72,6 +73,21 @@ def test_a_torture_goes_on_with_the_next_call_loses_nothing_and_is_done_once(
 
 
 # -------------------------------------------------------------------------------------- the judge
+
+
+def test_a_worker_that_sleeps_in_mid_write_does_not_keep_the_judge_waiting(
+    storage: LeasedStorage, sqlite_url: str
+) -> None:
+    study_id = storage.get_study_id_from_name("faces")
+    watching = torture.watched(sqlite_url)
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None) as asleep:
+        asleep.execute("BEGIN IMMEDIATE")
+        rows = judge.read_rows(watching.engine, study_id)
+        log = judge.read_log(watching.engine, study_id)
+        asleep.execute("ROLLBACK")
+    watching.close()
+    assert rows == judge.read_rows(storage.engine, study_id)
+    assert log == judge.read_log(storage.engine, study_id)
 
 
 @pytest.fixture(scope="module")

@@ -286,12 +286,12 @@ def _reaches(error: float, freedom: float, skew: float, bend: _Bend) -> tuple[fl
     """
     plain = float(-stdtrit(freedom, error / 2))
     times, farthest = bend
-    third = times * skew / 3
-    if abs(third) < _STRAIGHT:
+    slant = times * skew / 3
+    if abs(slant) < _STRAIGHT:
         return plain, plain
 
     def bent(value: float) -> float:
-        return (math.cbrt(1 + 3 * third * (value - third / 2)) - 1) / third
+        return (math.cbrt(1 + 3 * slant * (value - slant / 2)) - 1) / slant
 
     most = farthest * plain
     return min(most, max(plain, bent(plain))), min(most, max(plain, -bent(-plain)))
