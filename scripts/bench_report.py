@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench_common import ROOT, record, run, tell, write_json
-from large_study import NAME, add_flags, filled, setup_for
-
-from trainer.cli import Parser
+from large_study import NAME, filled, parser, setup_for
 
 # the rival: what a person would write who has Optuna alone
 RIVAL = """\
@@ -75,16 +73,9 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    it = Parser(prog="scripts/bench report", description=__doc__)
-    add_flags(it)
-    return it
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run(parser(), bench, argv)
+    return run(parser("scripts/bench report", __doc__), bench, argv)
 
 
 if __name__ == "__main__":

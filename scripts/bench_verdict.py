@@ -16,9 +16,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from bench_common import record, run, tell, write_json
-from large_study import NAME, add_flags, filled, setup_for
-
-from trainer.cli import Parser
+from large_study import NAME, filled, parser, setup_for
 
 if TYPE_CHECKING:
     import optuna
@@ -80,16 +78,9 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    it = Parser(prog="scripts/bench verdict", description=__doc__)
-    add_flags(it)
-    return it
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run(parser(), bench, argv)
+    return run(parser("scripts/bench verdict", __doc__), bench, argv)
 
 
 if __name__ == "__main__":

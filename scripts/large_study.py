@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench_common import count
 
-from trainer.cli import progress_bar
+from trainer.cli import Parser, progress_bar
 
 if TYPE_CHECKING:
     from search.bank import Recorded
@@ -75,8 +74,9 @@ def filled(url: str, setup: Setup, trials: int) -> None:
             tick(number + 1, trials)
 
 
-def add_flags(it: argparse.ArgumentParser) -> None:
-    """How large the study is, and where the figures go."""
+def parser(prog: str, description: str | None) -> Parser:
+    """The command line: how large the study is, and where the figures go."""
+    it = Parser(prog=prog, description=description)
     it.add_argument(
         "--trials", type=count, default=1000, metavar="N", help="finished trials (default: 1000)"
     )
@@ -84,3 +84,4 @@ def add_flags(it: argparse.ArgumentParser) -> None:
         "--epochs", type=count, default=150, metavar="N", help="budget of each (default: 150)"
     )
     it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    return it
