@@ -555,15 +555,15 @@ def repaired(data: Path, out: Path) -> Path:
     """The folder itself, or a copy of it below `out` where masks have left and right reversed."""
     from trainer.check import repair
     from trainer.data.audit import audit
-    from trainer.data.dataset import describe, reversed_warning
+    from trainer.data.dataset import describe
 
     copy = out / f"repaired-{describe(str(data)).fingerprint}"
     if copy.is_dir():
         return copy
-    if reversed_warning(str(data)) is None:
+    found, _ = audit(data)
+    if not found.left_right_reversed:
         return data
     tell(f"{data} has masks with left and right reversed; a repaired copy goes to {copy}")
-    found, _ = audit(data)
     return repair(data, copy, found).out
 
 

@@ -41,7 +41,7 @@ from search.study import (
 from storage import LeasedStorage
 from trainer.cli import progress_bar
 from trainer.config import compose
-from trainer.data.dataset import DataSummary, describe, load_faces, reversed_warning
+from trainer.data.dataset import DataSummary, describe, load_faces, mask_warnings
 from trainer.model import build_model, parameter_count
 from trainer.presets import DEMO_WARNING, PRESETS, default_preset, steps_per_epoch
 from trainer.presets import table as preset_rows
@@ -146,6 +146,8 @@ def opened(
             synthetic_images=data["synthetic_images"],
             tick=tick,
         )
+    with progress_bar("looking at the masks") as tick:
+        warnings = mask_warnings(root, tick=tick)
     study = open_study(storage, plan.setup, explicit=explicit)
     setup = load_setup(study)
     for note in plan.notes:
@@ -153,8 +155,7 @@ def opened(
     _introduce(view, setup, plan)
     if plan.preset == "demo":
         view.say(DEMO_WARNING)
-    warning = reversed_warning(root)
-    if warning:
+    for warning in warnings:
         view.say(f"note: {warning}")
     lines = adopt(study, storage, args.old) if args.old else []
     if plan.requests:

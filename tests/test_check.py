@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import data_folders
+from tests import class_orders, data_folders
 from trainer.check import main, repair
-from trainer.data.audit import audit, is_reversed, shape_of, sides_vote
-from trainer.data.classes import FROM_OTHER_ORDER, IDS, SWAP
-from trainer.data.dataset import describe
+from trainer.data.audit import OURS, audit, is_reversed, order_of, shape_of, sides_vote
+from trainer.data.classes import IDS, PALETTE, SWAP
+from trainer.data.dataset import describe, mask_warnings
 from trainer.data.sources import read_ids
 from trainer.data.synthetic import SEED, _Face, face
+from trainer.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = [
     *("pairs", "missing_image", "missing_mask", "unreadable", "size_mismatch", "unknown_ids"),
-    *("empty_masks", "other_class_order", "left_right_reversed", "duplicates"),
+    *("empty_masks", "class_order", "other_class_order", "no_class_order", "renumbered"),
+    *("left_right_reversed", "duplicates"),
 ]
-TO_OTHER_ORDER = np.argsort(FROM_OTHER_ORDER).astype(np.uint8)
+NOTHING: dict[str, Any] = {key: [] for key in KEYS} | {"class_order": "ours"}
+TO_OTHER_ORDER = class_orders.SECOND
 SWAPPED = np.array(SWAP, np.uint8)
 
 
@@ -77,8 +80,12 @@ EVERY_FAULT = {
     "size_mismatch": ["p05"],
     "unknown_ids": ["p06", "p07"],
     "empty_masks": ["p08"],
+    "class_order": "ours",
     "other_class_order": ["p09", "p14"],
-    "left_right_reversed": ["p10", "p14"],
+    "no_class_order": [],
+    "renumbered": [],
+    # nobody asks for the sides of p14: the ids of its eyes are not known
+    "left_right_reversed": ["p10"],
     "duplicates": [["p00", "p11"]],
 }
 LEFT_OUT = ["p01", "p02", "p03", "p04", "p05", "p06", "p07", "p08"]
@@ -165,7 +172,10 @@ def test_every_fault_is_found_and_named_in_the_official_layout(
         "size_mismatch": ["4", "5"],
         "unknown_ids": [],
         "empty_masks": ["6"],
+        "class_order": "ours",
         "other_class_order": [],
+        "no_class_order": [],
+        "renumbered": [],
         "left_right_reversed": ["7"],
         "duplicates": [["0", "8"]],
     }
@@ -173,7 +183,7 @@ def test_every_fault_is_found_and_named_in_the_official_layout(
 
 def test_a_sound_folder_has_no_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = data_folders.course(tmp_path / "faces", [f"p{number:02d}" for number in range(12)])
-    assert as_json(capsys, "--data", root) == {key: [] for key in KEYS} | {"pairs": 12}
+    assert as_json(capsys, "--data", root) == NOTHING | {"pairs": 12}
     assert run("--data", root) == 0
     assert "nothing found" in capsys.readouterr().out
 
@@ -202,8 +212,8 @@ def test_the_table_counts_and_names_what_was_found(
     out = capsys.readouterr().out
     assert f"{root}: 13 pairs" in out
     line = next(line for line in out.splitlines() if "left and right reversed" in line)
-    assert "2" in line
-    assert "p10, p14" in line
+    assert "1" in line
+    assert "p10" in line
     assert "p04: " in out
     assert "not a picture" in out
     assert f"--data {root} --repair OUT" in out
@@ -292,7 +302,7 @@ def test_a_repair_writes_a_complete_sound_copy_and_reads_the_original_only(
         "repair": {
             "out": str(out),
             "pairs": 7,
-            "changed": ["p09", "p10", "p14"],
+            "changed": ["p10"],
             "left_out": LEFT_OUT,
         }
     }
@@ -300,21 +310,20 @@ def test_a_repair_writes_a_complete_sound_copy_and_reads_the_original_only(
     expected = {f"train/images/{stem}.jpg" for stem in KEPT}
     expected |= {f"train/masks/{stem}.png" for stem in KEPT}
     assert set(copied) == expected | {"val.txt", "test.txt", "notes/about.txt"}
-    changed = {f"train/masks/{stem}.png" for stem in ("p09", "p10", "p14")}
+    changed = {"train/masks/p10.png"}
     for name in expected - changed | {"notes/about.txt"}:
         assert copied[name] == before[name], name
-    # p09, p10 and p14 were made from these faces
-    for index in (9, 10, 14):
-        path = mask_of(out, f"p{index:02d}")
-        assert np.array_equal(read_ids(path), data_folders.small_face(index)[1])
-        with Image.open(path) as repaired, Image.open(mask_of(root, path.stem)) as original:
-            assert (repaired.mode, repaired.getpalette()) == ("P", original.getpalette())
+    path = mask_of(out, "p10")
+    assert np.array_equal(read_ids(path), data_folders.small_face(10)[1])
+    with Image.open(path) as repaired, Image.open(mask_of(root, "p10")) as original:
+        assert (repaired.mode, repaired.getpalette()) == ("P", original.getpalette())
     assert (out / "val.txt").read_text().split() == ["p00", "p10"]
     assert (out / "test.txt").read_text().split() == ["p13", "p14"]
     assert os.access(mask_of(out, "p12"), os.W_OK)
     again, _ = audit(out)
     assert (again.pairs, again.duplicates) == (7, [["p00", "p11"]])
-    assert again.untrainable + again.other_class_order + again.left_right_reversed == []
+    assert again.untrainable + again.left_right_reversed == []
+    assert again.doubtful == ["p09", "p14"]
     # the copy can be trained on as it is; p11 follows its twin into val
     summary = describe(str(out), 0, tmp_path / "cache")
     assert (summary.train, summary.val, summary.test) == (2, 3, 2)
@@ -489,11 +498,123 @@ def test_a_mask_without_a_sided_part_is_not_named() -> None:
     assert not is_reversed(shape_of(mask))
 
 
-def test_the_other_class_order_is_told_from_ours(masks: list[np.ndarray], tmp_path: Path) -> None:
-    root = data_folders.course(tmp_path / "faces", [f"{number:03d}" for number in range(80)])
-    for number in range(40):
-        rewrite(mask_of(root, f"{number:03d}"), TO_OTHER_ORDER)
-    named = set(audit(root)[0].other_class_order)
-    other = {f"{number:03d}" for number in range(40)}
-    assert len(named & other) >= 38
-    assert len(named - other) <= 2
+# --- the class order
+
+
+def numbered(root: Path, tables: Sequence[np.ndarray], count: int = 30) -> Path:
+    """A course folder whose masks went through the tables in turn."""
+    data_folders.course(root, [f"p{number:02d}" for number in range(count)])
+    for number in range(count):
+        rewrite(mask_of(root, f"p{number:02d}"), tables[number % len(tables)])
+    return root
+
+
+@pytest.mark.parametrize("made_up", class_orders.MADE_UP)
+def test_a_set_in_an_unknown_class_order_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made_up: str
+) -> None:
+    root = numbered(tmp_path / "faces", class_orders.MADE_UP[made_up])
+    assert run("--data", root, "--repair", tmp_path / "copy") == 0
+    out = capsys.readouterr().out
+    assert "the class order looks wrong: the ids fit neither" in out
+    assert "0 masks corrected" in out
+    assert "nothing found" not in out
+    assert tree(tmp_path / "copy") == tree(root)
+    assert as_json(capsys, "--data", root)["class_order"] == "neither"
+    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    assert "fit neither" in line
+    assert f"python -m trainer.check --data {root}" in line
+
+
+def test_a_set_in_the_second_order_is_translated_as_a_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = numbered(tmp_path / "faces", [class_orders.SECOND])
+    rewrite(mask_of(root, "p03"), TO_OTHER_ORDER[SWAPPED[np.argsort(TO_OTHER_ORDER)]])
+    # a hand over the face: alone, nobody could tell its order
+    hidden = np.where(np.arange(64)[:, None] < 40, 1, 0).astype(np.uint8).repeat(64, axis=1)
+    data_folders.save_mask(hidden, mask_of(root, "p04"))
+    (line,) = [
+        it for it in mask_warnings(str(root), tmp_path / "cache") if it.startswith("the class")
+    ]
+    assert "the ids fit the second known order" in line
+    assert f"--data {root} --repair {root}-repaired" in line
+    found = as_json(capsys, "--data", root, "--repair", tmp_path / "copy")
+    assert found["class_order"] == "second"
+    assert len(found["other_class_order"]) == len(found["repair"]["changed"]) == 30
+    for number in range(30):
+        mask = read_ids(mask_of(tmp_path / "copy", f"p{number:02d}"))
+        expected = hidden if number == 4 else data_folders.small_face(number)[1]
+        assert np.array_equal(mask, expected), number
+    assert audit(tmp_path / "copy")[0].clean
+    assert mask_warnings(str(tmp_path / "copy"), tmp_path / "cache") == []
+
+
+def test_single_masks_of_another_order_are_named_and_not_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = numbered(tmp_path / "faces", [np.arange(19, dtype=np.uint8)])
+    rewrite(mask_of(root, "p02"), TO_OTHER_ORDER)
+    rewrite(mask_of(root, "p05"), class_orders.MADE_UP["a permutation"][0])
+    found = as_json(capsys, "--data", root)
+    assert found["class_order"] == "ours"
+    assert (found["other_class_order"], found["no_class_order"]) == (["p02"], ["p05"])
+    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    assert line.startswith("2 of 30 masks have other ids than the rest")
+    assert run("--data", root, "--repair", tmp_path / "copy") == 0
+    assert "unchanged" in capsys.readouterr().out
+    assert tree(tmp_path / "copy") == tree(root)
+
+
+def test_colours_under_other_ids_than_in_the_other_files_are_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = numbered(tmp_path / "faces", [np.arange(19, dtype=np.uint8)])
+    colours = np.array(PALETTE, np.uint8).reshape(-1, 3)
+    for stem, (one, other) in {"p02": (11, 12), "p07": (1, 13)}.items():
+        # as a program does that sorts the palette of each file it writes
+        table = np.arange(256, dtype=np.uint8)
+        table[[one, other]] = other, one
+        picture = Image.fromarray(table[read_ids(mask_of(root, stem))])
+        picture.putpalette(colours[table].ravel().tolist())
+        picture.save(mask_of(root, stem))
+    # the same ids in colours of one's own are no fault
+    picture = Image.fromarray(read_ids(mask_of(root, "p09")))
+    picture.putpalette([number % 251 for number in range(100, 868)])
+    picture.save(mask_of(root, "p09"))
+    assert as_json(capsys, "--data", root)["renumbered"] == ["p02", "p07"]
+    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    assert "2 of 30 masks" in line
+
+
+def test_a_translation_that_fits_no_better_is_refused_and_leaves_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = numbered(tmp_path / "faces", [class_orders.SECOND], count=9)
+    found = audit(root)[0]
+    before = tree(tmp_path)
+    # masks that changed between the look and the copy
+    for path in (root / "train" / "masks").iterdir():
+        rewrite(path, class_orders.MADE_UP["a permutation"][0])
+    with pytest.raises(DataError, match="fit the class order no better"):
+        repair(root, tmp_path / "copy", found)
+    assert tree(tmp_path).keys() == before.keys()
+
+
+def test_faces_that_are_framed_otherwise_are_still_in_our_order() -> None:
+    rng = np.random.default_rng(5)
+    shapes = []
+    for index in range(40):
+        ids = data_folders.small_face(index)[1]
+        large = np.zeros((256, 256), np.uint8)
+        top, left = rng.integers(0, 192, size=2)
+        large[top : top + 64, left : left + 64] = ids
+        shapes.append(shape_of(large))
+    assert order_of(shapes) == OURS
+    assert {order_of([shape]) for shape in shapes} == {OURS}
+
+
+def test_too_few_ids_tell_no_order() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:50, 20:44] = IDS["skin"]
+    assert order_of([shape_of(mask)]) is None

@@ -17,7 +17,7 @@ from PIL import Image
 from tests import data_folders
 from trainer.data import dataset, sources
 from trainer.data.cache import reduce_mask
-from trainer.data.dataset import FaceData, describe, load_faces, reversed_warning
+from trainer.data.dataset import FaceData, describe, load_faces, mask_warnings
 from trainer.errors import DataError
 
 STEMS = tuple(f"p{number:02d}" for number in range(12))
@@ -385,21 +385,20 @@ def test_more_built_in_faces_leave_the_first_ones_as_they_are(tmp_path: Path):
 def test_reversed_masks_are_told_in_one_line_that_names_the_mend(tmp_path: Path):
     root = data_folders.course(tmp_path / "faces", STEMS)
     cache = tmp_path / "cache"
-    assert reversed_warning(str(root), cache) is None
+    assert mask_warnings(str(root), cache) == []
     path = root / "train" / "masks" / "p00.png"
     from trainer.data.audit import sides_swapped
 
     data_folders.save_mask(sides_swapped(np.asarray(Image.open(path))), path)
-    text = reversed_warning(str(root), cache)
-    assert text is not None
+    (text,) = mask_warnings(str(root), cache)
     assert "\n" not in text
     assert "1 of 12" in text
     assert f"python -m trainer.check --data {root} --repair" in text
-    assert reversed_warning(str(root), cache) == text
+    assert mask_warnings(str(root), cache) == [text]
 
 
 def test_built_in_faces_are_not_warned_of():
-    assert reversed_warning(dataset.SYNTHETIC) is None
+    assert mask_warnings(dataset.SYNTHETIC) == []
 
 
 @pytest.mark.skipif(not data_folders.REAL.is_dir(), reason="the real faces are not on this machine")

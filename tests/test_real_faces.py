@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.data_folders import REAL
+from tests import class_orders
+from tests.data_folders import REAL, save_mask
 from trainer.augment import flip_swap
 from trainer.check import repair
 from trainer.data.audit import (
+    OURS,
     Shape,
     audit,
-    has_other_order,
     is_reversed,
+    order_of,
+    relabelled,
     shape_of,
     sides_swapped,
     sides_vote,
 )
-from trainer.data.classes import IDS, NAMES, NUM_CLASSES
-from trainer.data.dataset import reversed_warning
+from trainer.data.classes import IDS, NAMES, SWAP
+from trainer.data.dataset import mask_warnings
 from trainer.data.sources import read_ids
 
 pytestmark = pytest.mark.skipif(
@@ -43,12 +47,6 @@ def shapes() -> dict[str, Shape]:
 @pytest.fixture(scope="module")
 def named(shapes: dict[str, Shape]) -> list[str]:
     return [stem for stem, shape in shapes.items() if is_reversed(shape)]
-
-
-def mended(shape: Shape) -> Shape:
-    """The shape of the mask with its sides exchanged."""
-    swap = sides_swapped(np.arange(NUM_CLASSES, dtype=np.uint8))
-    return Shape(shape.area_C[swap], shape.x_C[swap], shape.y_C[swap])
 
 
 def test_about_six_percent_of_the_masks_are_reversed(
@@ -78,8 +76,47 @@ def test_a_mirrored_mask_is_as_sound_as_before(named: list[str]) -> None:
         assert sides_vote(shape_of(plain)) == pytest.approx(-vote, abs=1e-6)
 
 
-def test_no_mask_is_taken_for_the_other_class_order(shapes: dict[str, Shape]) -> None:
-    assert not [stem for stem, shape in shapes.items() if has_other_order(shape)]
+def test_every_mask_is_in_our_class_order(shapes: dict[str, Shape]) -> None:
+    assert order_of(list(shapes.values())) == OURS
+    assert {order_of([shape]) for shape in shapes.values()} == {OURS}
+
+
+def copied(root: Path, stems: Sequence[str], tables: Sequence[np.ndarray]) -> Path:
+    """Real pairs whose masks went through the tables in turn."""
+    (root / "images").mkdir(parents=True)
+    for place, stem in enumerate(stems):
+        shutil.copy(REAL / "train" / "images" / f"{stem}.jpg", root / "images")
+        save_mask(
+            tables[place % len(tables)][read_ids(MASKS / f"{stem}.png")],
+            root / "masks" / f"{stem}.png",
+        )
+    return root
+
+
+@pytest.mark.parametrize("made_up", class_orders.MADE_UP)
+def test_no_unknown_class_order_is_translated(
+    made_up: str, shapes: dict[str, Shape], tmp_path: Path
+) -> None:
+    stems = list(shapes)[::28][:30]
+    root = copied(tmp_path / "faces", stems, class_orders.MADE_UP[made_up])
+    found, _ = audit(root)
+    assert (found.class_order, found.translated, found.left_right_reversed) == ("neither", [], [])
+    assert repair(root, tmp_path / "copy", found).changed == []
+
+
+def test_the_second_class_order_is_found_and_translated_in_30_of_30(
+    shapes: dict[str, Shape], named: list[str], tmp_path: Path
+) -> None:
+    stems = list(shapes)[::28][:30]
+    root = copied(tmp_path / "faces", stems, [class_orders.SECOND])
+    found, _ = audit(root)
+    assert found.translated == stems
+    assert found.left_right_reversed == [stem for stem in stems if stem in named]
+    repair(root, tmp_path / "copy", found)
+    for stem in stems:
+        ours = read_ids(MASKS / f"{stem}.png")
+        expected = sides_swapped(ours) if stem in named else ours
+        assert np.array_equal(read_ids(tmp_path / "copy" / "masks" / f"{stem}.png"), expected)
 
 
 def test_a_repair_leaves_no_reversed_mask(named: list[str], tmp_path: Path) -> None:
@@ -91,8 +128,7 @@ def test_a_repair_leaves_no_reversed_mask(named: list[str], tmp_path: Path) -> N
         for stem in stems:
             shutil.copy(REAL / "train" / kind / f"{stem}.{suffix}", root / "train" / kind)
     (root / "val.txt").write_text("".join(f"{stem}\n" for stem in stems[:5]))
-    warning = reversed_warning(str(root), tmp_path / "cache")
-    assert warning is not None
+    (warning,) = mask_warnings(str(root), tmp_path / "cache")
     assert warning.startswith("30 of 50 masks have left and right reversed")
     found, reasons = audit(root)
     assert reasons == {}
@@ -100,7 +136,7 @@ def test_a_repair_leaves_no_reversed_mask(named: list[str], tmp_path: Path) -> N
     done = repair(root, out, found)
     assert (done.pairs, done.changed, done.left_out) == (50, sorted(named[:30]), [])
     assert audit(out)[0].clean
-    assert reversed_warning(str(out), tmp_path / "cache") is None
+    assert mask_warnings(str(out), tmp_path / "cache") == []
     assert (out / "val.txt").read_text() == (root / "val.txt").read_text()
     for stem in stems:
         before, after = (
@@ -116,7 +152,7 @@ def test_the_masks_are_those_of_the_published_figures(
     shapes: dict[str, Shape], named: list[str]
 ) -> None:
     published = json.loads((REAL / "class_stats.json").read_text())
-    sound = [mended(shape) if stem in named else shape for stem, shape in shapes.items()]
+    sound = [relabelled(shape, SWAP) if stem in named else shape for stem, shape in shapes.items()]
     areas = np.stack([shape.area_C for shape in sound])
     there = areas > 0
     # the figures are of all 1,000, sides mended; 150 of them are not here

@@ -32,7 +32,9 @@ _ROWS = (
     ("size_mismatch", "image and mask differ in size", "left out"),
     ("unknown_ids", "masks with ids outside 0-18", "left out"),
     ("empty_masks", "masks of background only", "left out"),
-    ("other_class_order", "class order of the other convention", "translated"),
+    ("other_class_order", "ids in the second class order", "translated"),
+    ("no_class_order", "ids in no known class order", "unchanged"),
+    ("renumbered", "colours under other ids than elsewhere", "unchanged"),
     ("left_right_reversed", "left and right reversed", "exchanged"),
 )
 _SWAPPED_NAMES = {"l_eye": "r_eye", "l_brow": "r_brow", "l_ear": "r_ear"}
@@ -64,7 +66,7 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
     kept = [stem for stem in listing.stems if stem not in left_out]
     if not kept:
         raise DataError(f"{root}: no pair can be trained on, so there is nothing to copy")
-    changed = sorted({*found.other_class_order, *found.left_right_reversed} - left_out)
+    changed = sorted({*found.translated, *found.left_right_reversed} - left_out)
     with _whole_folder(out) as folder:
         skipped = _pair_files(listing)
         for done, stem in enumerate(kept, start=1):
@@ -72,7 +74,43 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
             if tick is not None:
                 tick(done, len(kept))
         _copy_rest(root, folder, skipped, kept)
+        _check_result(listing, list_folder(folder), changed, found)
     return Repaired(out, len(kept), changed, sorted(left_out))
+
+
+def _check_result(before: Listing, after: Listing, changed: Sequence[str], found: Audit) -> None:
+    """Judge the changed masks by the measures that found them. Raises DataError if a mask, or the
+    class order of all of them, fits no better than before."""
+    from trainer.data.audit import OURS, misfit, order_of, shape_of, sides_vote
+    from trainer.data.classes import NUM_CLASSES
+
+    if not changed:
+        return
+    old, new = ({stem: n for n, stem in enumerate(listing.stems)} for listing in (before, after))
+    sources = before.source(), after.source()
+    shapes = [
+        tuple(
+            shape_of(source.mask(place[stem]))
+            for source, place in zip(sources, (old, new), strict=True)
+        )
+        for stem in changed
+    ]
+    refusal = "nothing was written; please report it with the findings of --json"
+    if found.translated:
+        ours = range(NUM_CLASSES)
+        were, are = (misfit(side, ours) for side in zip(*shapes, strict=True))
+        fits = order_of([shape for _, shape in shapes]) == OURS
+        if not fits or were is None or are is None or are >= were:
+            raise DataError(
+                f"{before.root}: the translated masks fit the class order no better than before;"
+                f" {refusal}"
+            )
+    for stem, (_, now) in zip(changed, shapes, strict=True):
+        if stem in found.left_right_reversed and sides_vote(now) <= 0:
+            raise DataError(
+                f"{before.root}: left and right of mask {stem} are no better after the exchange;"
+                f" {refusal}"
+            )
 
 
 def check_target(root: Path, out: Path) -> None:
@@ -113,7 +151,7 @@ def _copy_pair(listing: Listing, stem: str, folder: Path, found: Audit) -> None:
     from trainer.data.audit import in_our_order, sides_swapped
 
     _copy(listing.images[stem], listing.root, folder)
-    other = stem in found.other_class_order
+    other = stem in found.translated
     swap = stem in found.left_right_reversed
     files = listing.masks[stem]
     if listing.layout == "official":
@@ -189,6 +227,8 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from trainer.data.audit import ids_lines
+
     # plain, and no title: a path is not to be broken where the terminal ends
     print(f"{root}: {found.pairs} pairs")
     table = Table()
@@ -198,6 +238,8 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
     table.add_column("first names")
     for key, text, deed in _ROWS:
         stems: list[str] = getattr(found, key)
+        if key == "other_class_order" and not found.translated:
+            deed = "unchanged"
         # Text: a plain string would be read as markup
         table.add_row(text, str(len(stems)), deed if stems else "", Text(_first(stems)))
     copies = [" = ".join(group[:2]) for group in found.duplicates]
@@ -213,6 +255,8 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
         print(f"{stem}: {reasons[stem]}")
     if len(reasons) > 10:
         print(f"... and {len(reasons) - 10} more (--json lists all)")
+    for line in ids_lines(found.class_order, len(found.doubtful), found.pairs):
+        print(line)
     if found.clean:
         print("nothing found")
 
@@ -267,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f" {len(done.left_out)} names left out"
                 + (f" ({', '.join(done.left_out)})" if done.left_out else "")
             )
-        elif found.untrainable or found.other_class_order or found.left_right_reversed:
+        elif found.untrainable or found.translated or found.left_right_reversed:
             print(f"a corrected copy: python -m trainer.check --data {given.data} --repair OUT")
         return 0
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser, guarded, progress_bar
 
 if TYPE_CHECKING:
     from trainer.config import Config
@@ -69,7 +69,7 @@ def _main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trainer.config import to_yaml
-    from trainer.data.dataset import describe, load_faces
+    from trainer.data.dataset import describe, load_faces, mask_warnings
     from trainer.errors import ConfigError, Diverged
     from trainer.files import atomic_write_text
     from trainer.fit import fit
@@ -90,6 +90,10 @@ def _main(args: argparse.Namespace) -> int:
         synthetic_images=config.data.synthetic_images,
         parts=("train", "val", "test") if args.all_data else ("train", "val"),
     )
+    with progress_bar("looking at the masks") as tick:
+        warnings = mask_warnings(config.data.root, tick=tick)
+    for warning in warnings:
+        console.print(f"note: {warning}", markup=False)
     model_of(config)  # a network that cannot be trained leaves no folder behind
     if resume_from is None:
         atomic_write_text(out / "config.yaml", to_yaml(config))

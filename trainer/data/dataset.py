@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,24 +188,29 @@ def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = No
     )
 
 
-def reversed_warning(root: str, cache_dir: Path | None = None) -> str | None:
-    """One line if masks of a folder have left and right reversed, and the command that mends it.
+def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = None) -> list[str]:
+    """A line each if the masks of a folder look as if they were in another class order, or have
+    left and right reversed, with the command that says more or corrects them.
 
-    The audit of a data set is remembered by its fingerprint. None for the built-in faces.
+    The look at a data set is remembered by its fingerprint. Nothing for the built-in faces.
     """
     if root == SYNTHETIC:
-        return None
-    from trainer.data.audit import remembered_reversed
+        return []
+    from trainer.data.audit import SECOND, ids_lines, remembered_ids
 
     folder = usable_folder(cache_dir)
     plan = _plan(root, 0, folder)
-    count = remembered_reversed(plan.source, plan.fingerprint, folder)
-    if not count:
-        return None
-    return (
-        f"{count} of {len(plan.source.stems)} masks have left and right reversed; a corrected copy:"
-        f" python -m trainer.check --data {root} --repair {root.rstrip('/')}-repaired"
-    )
+    found = remembered_ids(plan.source, plan.fingerprint, folder, tick)
+    masks = len(plan.source.stems)
+    check = f"python -m trainer.check --data {shlex.quote(root)}"
+    copy = f"a corrected copy: {check} --repair {shlex.quote(root.rstrip('/') + '-repaired')}"
+    lines = [
+        f"{line}; {copy if found['order'] == SECOND else 'which: ' + check}"
+        for line in ids_lines(found["order"], found["doubtful"], masks)
+    ]
+    if found["reversed"]:
+        lines.append(f"{found['reversed']} of {masks} masks have left and right reversed; {copy}")
+    return lines
 
 
 def _plan(root: str, synthetic_images: int, folder: Path) -> _Plan:

@@ -168,6 +168,16 @@ def read_ids(path: Path) -> Bytes:
         return np.asarray(picture)
 
 
+def palette_of(path: Path) -> Bytes | None:
+    """The colours of a palette picture from its header: uint8 [K, 3]; None for any other picture.
+
+    Raises DataError.
+    """
+    with _opened(path) as picture:
+        colours = picture.getpalette("RGB") if picture.mode == "P" else None
+        return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
+
+
 def check_ids(ids_HW: Bytes, where: object) -> Bytes:
     """The same mask. Raises DataError if an id is above 18."""
     highest = int(ids_HW.max(initial=0))
@@ -412,6 +422,7 @@ __all__ = [
     "official_folders",
     "official_parts",
     "open_folder",
+    "palette_of",
     "picture_size",
     "pictures_in",
     "quiet_pillow",
