@@ -148,7 +148,7 @@ def opened(
         )
     study = open_study(storage, plan.setup, explicit=explicit)
     setup = load_setup(study)
-    for note in plan.notes:
+    for note in (*plan.notes, *plan.summary.notes):
         view.say(f"note: {note}")
     _introduce(view, setup, plan)
     if plan.preset == "demo":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.split import Names, draw, read_lists, read_names, split
+from trainer.data.split import Names, draw, list_files, read_names, split
 from trainer.errors import DataError
 
 STEMS = tuple(f"{number:05d}" for number in range(600))
@@ -70,10 +70,3 @@ def test_names_may_carry_a_suffix_zeros_and_a_byte_order_mark(tmp_path: Path):
     assert found == ["17", "18", "19"]
     assert names.find("x.y") == "x.y"
     assert names.find("20") is None
-
-
-def test_a_stem_in_both_lists_is_refused(tmp_path: Path):
-    (tmp_path / "val.txt").write_text("a\nb\n")
-    (tmp_path / "test.txt").write_text("b\n")
-    with pytest.raises(DataError, match=r"'b' stands in val\.txt and in test\.txt"):
-        read_lists(tmp_path)
