@@ -285,8 +285,10 @@ def _loses(picture: Image.Image, path: Path) -> str:
             return f"a TIFF with {compression} compression is lossy"
         return _cut(picture)
     if kind == "WEBP":
-        return "" if _webp_is_lossless(path) else "a lossy WebP"
-    return f"{kind} is lossy, or may be"
+        return "" if _webp_is_lossless(path) else "this WebP file is lossy"
+    return (
+        "a JPEG file is lossy" if kind in ("JPEG", "MPO") else f"a {kind} file is or may be lossy"
+    )
 
 
 def _cut(picture: Image.Image) -> str:
@@ -389,6 +391,17 @@ def read_part(path: Path) -> NDArray[np.bool_]:
         # the published masks' own middle wherever anything is brighter
         on = values > (127 if 127 < most <= 255 else most / 2)
         return np.asarray(on, dtype=np.bool_)
+
+
+def part_unlike_stored(path: Path) -> bool:
+    """Whether a part mask is on where earlier versions, which took what is brighter than half of
+    255, saw nothing: see `unlike_stored`."""
+    try:
+        with _opened(path) as picture:
+            as_stored = np.asarray(picture.convert("L"))
+        return bool(as_stored.max(initial=0) <= 127 and read_part(path).any())
+    except DataError:
+        return False
 
 
 def _brightness(picture: Image.Image) -> NDArray[Any]:

@@ -208,25 +208,16 @@ class Unread:
             suffixes[suffix] = suffixes.get(suffix, 0) + 1
         counts = ", ".join(f"{count} {shown(suffix)}" for suffix, count in sorted(suffixes.items()))
         kinds = (
-            (
-                self.others,
-                f"files among pictures and masks ({counts})",
-                "convert what is a picture",
-            ),
-            (self.hidden, "hidden files and folders", ""),
-            (self.odd, "links to nothing, or folders called like pictures", ""),
-            (self.folders, "folders", ""),
-            (self.beside, "files beside the folders of pictures", ""),
-            (
-                self.nameless,
-                "part masks whose names end in no class",
-                "rename them if they are one",
-            ),
+            (self.others, "file", f" of no kind of picture ({counts})", "; convert what is one"),
+            (self.hidden, "hidden name", "", ""),
+            (self.odd, "name", " of a picture that is a folder or a link to nothing", ""),
+            (self.folders, "other folder", "", ""),
+            (self.beside, "other file", "", ""),
+            (self.nameless, "part mask", " of no class", "; rename it if it is of one"),
         )
         lines = [
-            f"not read: {len(paths)} {what}: {some(_below(root, paths))}"
-            + (f"; {do}" if do else "")
-            for paths, what, do in kinds
+            f"not read: {_count(paths, what)}{more}: {some(_below(root, paths))}{do}"
+            for paths, what, more, do in kinds
             if paths
         ]
         return [*lines, *self.said]
@@ -266,10 +257,10 @@ def pictures_in(
         else:
             twin = found.setdefault(key(path.stem), path)
             if twin is not path:
-                raise DataError(
-                    f"{folder} holds both {shown(twin.name)} and {shown(path.name)}, which are one"
-                    " name; keep one"
-                )
+                # two forms of one accent look alike
+                alike = composed(twin.name) == composed(path.name)
+                both = " and ".join(ascii(p.name) if alike else shown(p.name) for p in (twin, path))
+                raise DataError(f"{folder} holds both {both}, which are one name; keep one")
     unread.odd += odd
     for path in folders:
         kind = unread.odd if path.suffix.lower() in IMAGE_SUFFIXES else unread.folders
@@ -549,7 +540,7 @@ def _notes(listing: Listing, unread: Unread) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _count(names: Sequence[str], what: str) -> str:
+def _count(names: Sequence[object], what: str) -> str:
     return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
 
 
