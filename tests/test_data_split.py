@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from trainer.data.split import Names, draw, list_files, read_names, split
-from trainer.errors import DataError
+from trainer.data.split import Names, draw, read_names, split
 
 STEMS = tuple(f"{number:05d}" for number in range(600))
 

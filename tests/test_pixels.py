@@ -223,7 +223,6 @@ def test_an_id_that_8_bits_cannot_hold_is_named_and_not_wrapped(tmp_path: Path, 
     ("suffix", "options"),
     [
         ("bmp", {}),
-        ("gif", {}),
         ("tga", {}),
         ("tif", {}),
         ("tif", {"compression": "tiff_lzw"}),
@@ -246,6 +245,7 @@ LOSSY: dict[str, Callable[[Image.Image, Path], None]] = {
     "jfif": lambda picture, path: picture.save(path, format="JPEG", quality=100),
     "png": lambda picture, path: picture.save(path, format="JPEG", quality=100),
     "webp": lambda picture, path: picture.convert("RGB").save(path, quality=100),
+    "gif": lambda picture, path: picture.save(path),
     "tif": lambda picture, path: picture.save(path, compression="jpeg"),
     "jp2": lambda picture, path: picture.save(path, quality_layers=[20]),
     "avif": lambda picture, path: picture.convert("RGB").save(path, quality=90),
@@ -258,7 +258,9 @@ def test_a_mask_from_a_file_that_may_have_lost_ids_is_refused(tmp_path: Path, su
     # ids that survived, as far as one can see
     LOSSY[suffix](Image.new("L", (16, 16), 13), path)
     for read in (read_ids, read_part):
-        with pytest.raises(DataError, match=r"lossy.*save the mask anew as a PNG") as caught:
+        with pytest.raises(
+            DataError, match=r"(lossy|anew), .*save the mask anew as a PNG"
+        ) as caught:
             read(path)
         assert str(path) in str(caught.value)
 

@@ -386,11 +386,16 @@ def _split_notes(
             f"not used: {len(unlisted)} of {len(stems)} pairs, in no part though"
             f" {given.places['train']} says what is trained on: {some(unlisted)}"
         )
-    moved = sorted(stem for stem, part in part_of.items() if standing.get(stem, part) != part)
+    # nothing is drawn into a part that is given
+    moved = sorted(
+        stem
+        for stem, part in part_of.items()
+        if standing.get(stem, part) != part or (part in given.parts and stem not in standing)
+    )
     if moved:
         notes.append(
-            f"{len(moved)} pairs are exact copies of pairs in another part and count there:"
-            f" {some(moved)}"
+            f"counted with the other part that holds an exact copy: {len(moved)} of {len(stems)}"
+            f" pairs: {some(moved)}"
         )
     if given.places.get("val", "").endswith("/") and "test" not in given.parts and chosen["test"]:
         notes.append(

@@ -46,7 +46,7 @@ IMAGE_SUFFIXES = tuple(
     sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 )
 # kinds of file that keep every value; WebP and TIFF do or do not, see `_loses`
-_LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "TGA")
+_LOSSLESS = ("PNG", "BMP", "DIB", "TGA")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -264,8 +264,8 @@ def _opened_mask(path: Path) -> Iterator[Image.Image]:
         reason = _loses(picture, path)
         if reason:
             raise DataError(
-                f"{path}: {reason}, which changes ids; save the mask anew as a PNG from what it was"
-                " made of"
+                f"{path}: {reason}, so its ids may be others than were drawn; save the mask anew as"
+                " a PNG from what it was made of"
             )
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
@@ -286,9 +286,8 @@ def _loses(picture: Image.Image, path: Path) -> str:
         return _cut(picture)
     if kind == "WEBP":
         return "" if _webp_is_lossless(path) else "this WebP file is lossy"
-    return (
-        "a JPEG file is lossy" if kind in ("JPEG", "MPO") else f"a {kind} file is or may be lossy"
-    )
+    known = {"JPEG": "a JPEG file is lossy", "GIF": "a GIF file numbers its colours anew"}
+    return known.get("JPEG" if kind == "MPO" else kind, f"a {kind} file is or may be lossy")
 
 
 def _cut(picture: Image.Image) -> str:
