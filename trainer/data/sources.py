@@ -224,7 +224,10 @@ class Unread:
 
 
 def _below(root: Path, paths: Iterable[Path]) -> list[str]:
-    return sorted(f"{path.relative_to(root)}{'/' if path.is_dir() else ''}" for path in paths)
+    names = sorted(str(path.relative_to(root)) for path in paths)
+    # only what will be shown: there may be thousands
+    first = [f"{name}/" if (root / name).is_dir() else name for name in names[:3]]
+    return first + names[3:]
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
