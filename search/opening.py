@@ -150,7 +150,7 @@ def opened(
         warnings = mask_warnings(root, tick=tick)
     study = open_study(storage, plan.setup, explicit=explicit)
     setup = load_setup(study)
-    for note in plan.notes:
+    for note in (*plan.notes, *plan.summary.notes):
         view.say(f"note: {note}")
     _introduce(view, setup, plan)
     if plan.preset == "demo":

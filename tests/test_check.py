@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEYS = [
     *("pairs", "missing_image", "missing_mask", "unreadable", "size_mismatch", "unknown_ids"),
     *("empty_masks", "class_order", "other_class_order", "no_class_order", "renumbered"),
-    *("left_right_reversed", "duplicates"),
+    *("left_right_reversed", "duplicates", "notes"),
 ]
 NOTHING: dict[str, Any] = {key: [] for key in KEYS} | {"class_order": "ours"}
 TO_OTHER_ORDER = class_orders.SECOND
@@ -87,6 +87,10 @@ EVERY_FAULT = {
     # nobody asks for the sides of p14: the ids of its eyes are not known
     "left_right_reversed": ["p10"],
     "duplicates": [["p00", "p11"]],
+    "notes": [
+        "not used: 1 picture without a mask: p02",
+        "not used: 1 mask without a picture: p01",
+    ],
 }
 LEFT_OUT = ["p01", "p02", "p03", "p04", "p05", "p06", "p07", "p08"]
 KEPT = ["p00", "p09", "p10", "p11", "p12", "p13", "p14"]
@@ -178,6 +182,10 @@ def test_every_fault_is_found_and_named_in_the_official_layout(
         "renumbered": [],
         "left_right_reversed": ["7"],
         "duplicates": [["0", "8"]],
+        "notes": [
+            "not used: 1 picture without a mask: 2",
+            "not used: 1 mask without a picture: 1",
+        ],
     }
 
 
@@ -283,6 +291,24 @@ def test_findings_are_no_failure(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_is_not_read_is_shown_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data_folders.official(tmp_path / "hq", range(12))
+    part_of(root, 0, "nose").with_name("00000_nose (1).png").write_bytes(b"")
+    (part_of(root, 0, "nose").parent / ".ipynb_checkpoints").mkdir()
+    (root / "val.txt").write_text("1\n")
+    (root / "Val.txt").write_text("2\n")
+    assert run("--data", root) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert lines == [
+        "note: not read: 1 hidden name: CelebAMask-HQ-mask-anno/0/.ipynb_checkpoints/",
+        "note: not read: 1 part mask of no class: CelebAMask-HQ-mask-anno/0/00000_nose (1).png;"
+        " rename it if it is of one",
+        f"note: {root} holds both Val.txt and val.txt, which mean the same; keep one",
+    ]
+
+
 # --- the corrected copy
 
 
@@ -304,7 +330,8 @@ def test_a_repair_writes_a_complete_sound_copy_and_reads_the_original_only(
             "pairs": 7,
             "changed": ["p10"],
             "left_out": LEFT_OUT,
-        }
+        },
+        "notes": [*EVERY_FAULT["notes"], "not read: 1 other folder: notes/"],
     }
     copied = tree(out)
     expected = {f"train/images/{stem}.jpg" for stem in KEPT}
@@ -363,6 +390,38 @@ def test_a_repair_of_the_official_layout_exchanges_the_part_files(tmp_path: Path
     }
     assert (out / "val.txt").read_text().split() == ["00007.jpg"]
     assert audit(out)[0].left_right_reversed == []
+
+
+def test_a_repair_keeps_the_parts_of_folders_and_of_lists_in_train(tmp_path: Path) -> None:
+    root = data_folders.course(tmp_path / "faces", [f"p{number:02d}" for number in range(12)])
+    for kind, path in (("images", image_of), ("masks", mask_of)):
+        (root / "test" / kind).mkdir(parents=True)
+        for stem in ("p00", "p01"):
+            path(root, stem).rename(root / "test" / kind / path(root, stem).name)
+    rewrite(root / "test" / "masks" / "p01.png", SWAPPED)
+    mask_of(root, "p03").write_bytes(b"")
+    (root / "train" / "Val.txt").write_text("p02\np03\np04\n")
+    (root / "val").mkdir()
+    (root / "val" / "val.txt").write_text("a list of something else\n")
+    out = tmp_path / "fixed"
+    done = repair(root, out, audit(root)[0])
+    assert (done.pairs, done.changed, done.left_out) == (11, ["p01"], ["p03"])
+    assert (out / "train" / "Val.txt").read_text() == "p02\np04\n"
+    gone = {"train/images/p03.jpg", "train/masks/p03.png"}
+    assert set(tree(out)) == set(tree(root)) - gone
+    summary = describe(str(out), 0, tmp_path / "cache")
+    assert (summary.train, summary.val, summary.test) == (7, 2, 2)
+
+
+def test_a_repair_exchanges_part_files_whatever_the_case_of_their_names(tmp_path: Path) -> None:
+    root, out = data_folders.official(tmp_path / "hq", range(9)), tmp_path / "fixed"
+    sound = describe(str(root), 0, tmp_path / "cache").fingerprint
+    swap_files(root, 7)
+    for side in "lr":
+        path = part_of(root, 7, f"{side}_eye")
+        path.rename(path.with_name(path.name.upper()))
+    assert repair(root, out, audit(root)[0]).changed == ["7"]
+    assert describe(str(out), 0, tmp_path / "cache").fingerprint == sound
 
 
 @pytest.mark.parametrize("where", ["faces", "faces/train/fixed", "used", "file"])

@@ -37,6 +37,7 @@ from search.results import confirmed_scores, results_of
 from search.shift import work
 from search.study import load_setup, named_study, open_study, trial_folder
 from storage import LeasedStorage, open_storage
+from tests.data_folders import troubled
 from tests.studies import (
     environment,
     play,
@@ -278,6 +279,15 @@ def test_a_killed_run_goes_on_with_the_same_seeds_and_trains_nothing_twice(
     assert seeds(study).items() >= seeds(opened(compared.folder)).items()
     for row in study.get_trials():
         assert sorted(row.intermediate_values) == [1, 2]
+
+
+def test_what_is_not_used_of_a_folder_is_said_before_repeats_are_trained(tmp_path: Path) -> None:
+    folder = place(tmp_path)
+    lines = troubled(folder / "faces")
+    out = confirmed(folder, *COMPARE, "--data", "faces", "--seeds", "2", columns=300).splitlines()
+    told = [line.removeprefix("note: ") for line in out if line.startswith("note: ")]
+    assert [line for line in told if line in lines] == lines
+    assert any("; faces, 18 train / 4 val / 0 test" in line for line in out)
 
 
 def test_ctrl_c_lets_repeats_wait_and_names_the_command_that_goes_on(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from trainer.data.split import Names, draw, read_lists, read_names, split
-from trainer.errors import DataError
+from trainer.data.split import Names, draw, read_names, split
 
 STEMS = tuple(f"{number:05d}" for number in range(600))
 
@@ -72,8 +72,28 @@ def test_names_may_carry_a_suffix_zeros_and_a_byte_order_mark(tmp_path: Path):
     assert names.find("20") is None
 
 
-def test_a_stem_in_both_lists_is_refused(tmp_path: Path):
-    (tmp_path / "val.txt").write_text("a\nb\n")
-    (tmp_path / "test.txt").write_text("b\n")
-    with pytest.raises(DataError, match=r"'b' stands in val\.txt and in test\.txt"):
-        read_lists(tmp_path)
+def test_with_training_pairs_given_nothing_is_drawn():
+    parts = split(STEMS, {"train": STEMS[:400], "val": STEMS[400:500]})
+    assert parts == {"train": STEMS[:400], "val": STEMS[400:500], "test": ()}
+
+
+def test_a_copy_of_a_listed_validation_picture_is_not_trained_on_though_a_list_says_so():
+    given = {"train": ("a", "b"), "val": ("c",)}
+    parts = split(("a", "b", "c", "d"), given, {"a": "a", "c": "a", "d": "a"})
+    assert parts == {"train": ("b",), "val": ("a", "c"), "test": ()}
+
+
+def test_a_name_in_another_form_of_its_accents_is_found():
+    names = Names(["Zo\u00eb", "Rene\u0301"])
+    assert names.find("Zoe\u0308.jpg") == "Zo\u00eb"
+    assert names.find("Ren\u00e9") == "Rene\u0301"
+
+
+def test_of_two_stems_of_one_number_neither_is_meant_by_a_third_way_to_write_it():
+    names = Names(["17", "00017"])
+    assert [names.find(name) for name in ("17", "00017", "017")] == ["17", "00017", None]
+
+
+def test_the_draw_takes_any_name_and_gives_text_the_place_it_always_had():
+    assert draw("00017") == pytest.approx(0.6241233391828304)
+    assert 0 <= draw(os.fsdecode(b"caf\xe9")) < 1

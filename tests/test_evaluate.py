@@ -237,6 +237,17 @@ def test_other_data_may_be_scored(
     assert "no picture in its test part" in complaint(capsys, *given, "--split", "test")
 
 
+def test_what_is_not_used_of_a_folder_is_said_beside_the_scores(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = data_folders.troubled(tmp_path / "own")
+    given = ("--checkpoint", trained / "best.pt", "--data", tmp_path / "own", "--json")
+    assert main([str(word) for word in given]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["images"] == 4
+    assert err.splitlines() == [f"note: {line}" for line in lines]
+
+
 def tiny_faces_of(root: Path, tmp_path: Path) -> FaceData:
     return load_faces(str(root), image_size=24, cache_dir=tmp_path / "cache")
 

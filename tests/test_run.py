@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -29,7 +30,7 @@ from search.sampler import SAMPLERS
 from search.study import Lease, lease_of, load_setup, load_study
 from storage import Claim, open_storage
 from storage.claims import CLAIMS
-from tests.data_folders import course
+from tests.data_folders import course, save_mask, troubled
 from tests.studies import ROOT, environment, started, store, wait_until
 from trainer import checkpoint
 from trainer.config import read_config
@@ -404,6 +405,29 @@ def test_a_study_opened_for_something_else_is_refused_by_the_difference(
     assert "--study NAME" in line
     assert f"--from {NAME}" in line
     assert states(copied) == [C, C, C]
+
+
+def test_a_folder_with_every_kind_of_trouble_is_searched_with_a_line_for_each(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = troubled(room / "faces")
+    assert here("--data", "faces", "--trials", "1", "--no-priors") == 0
+    out = capsys.readouterr().out
+    told = [line.removeprefix("note: ") for line in out.splitlines() if line.startswith("note: ")]
+    assert [line for line in told if line in lines] == lines
+    assert "faces, 18 train / 4 val / 0 test" in out
+    assert states(room, "faces-small-16") == [C]
+
+
+def test_masks_of_one_class_are_not_searched_on(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = course(room / "faces", [f"p{number:02d}" for number in range(40)])
+    for path in (root / "train" / "masks").iterdir():
+        save_mask(np.zeros((64, 64)), path)
+    line = refusal(capsys, "--trials", "1", "--data", "faces")
+    assert "100.0% of the pixels of its train masks are background" in line
+    assert not (room / "runs" / "faces-small-16").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests import data_folders
 from trainer import checkpoint
 from trainer.config import read_config, to_dict
 from trainer.train import main
@@ -394,3 +396,25 @@ def test_help_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--all-data" in done.stdout
+
+
+def test_what_is_not_used_of_a_folder_is_said_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = data_folders.troubled(tmp_path / "faces")
+    assert main([*TINY, "--data", str(tmp_path / "faces"), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    told = [line.removeprefix("note: ") for line in out if line.startswith("note: ")]
+    assert [line for line in told if line in lines] == lines
+    assert any(line.startswith("faces: 18 train, 4 val, ") for line in out)
+
+
+def test_masks_of_one_class_are_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data_folders.course(tmp_path / "faces", [f"p{number:02d}" for number in range(12)])
+    for path in (root / "train" / "masks").iterdir():
+        data_folders.save_mask(np.full((64, 64), 13), path)
+    line = complaint(capsys, [*TINY, "--data", root, "--out", tmp_path / "out"])
+    assert "100.0% of the pixels of its train masks are hair (id 13)" in line
+    assert not (tmp_path / "out").exists()

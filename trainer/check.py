@@ -55,7 +55,7 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
     """Write a corrected, complete copy of a data set; the original is only read.
 
     Images are copied byte for byte, masks too unless they change; names stay. Pairs that cannot
-    be trained on are left out, of val.txt and test.txt as well. `out` appears whole or not at all.
+    be trained on are left out, of lists as well. `out` appears whole or not at all.
     Raises DataError if `out` is in use, overlaps the original, or nothing would be left.
     """
     from trainer.data.sources import list_folder
@@ -73,7 +73,7 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
             _copy_pair(listing, stem, folder, found)
             if tick is not None:
                 tick(done, len(kept))
-        _copy_rest(root, folder, skipped, kept)
+        _copy_rest(listing, folder, skipped, kept)
         _check_result(listing, list_folder(folder), changed, found)
     return Repaired(out, len(kept), changed, sorted(left_out))
 
@@ -171,7 +171,7 @@ def _copy_pair(listing: Listing, stem: str, folder: Path, found: Audit) -> None:
 def _swapped_name(path: Path) -> str:
     """`00017_l_eye.png` -> `00017_r_eye.png`: the part masks change sides by their names."""
     number, _, part = path.stem.partition("_")
-    return f"{number}_{_SWAPPED_NAMES.get(part, part)}{path.suffix}"
+    return f"{number}_{_SWAPPED_NAMES.get(part.lower(), part)}{path.suffix}"
 
 
 def _write_mask(ids: Any, original: Path, path: Path) -> None:
@@ -197,24 +197,28 @@ def _copy(path: Path, root: Path, folder: Path, name: str | None = None) -> None
     target.chmod(target.stat().st_mode | 0o200)
 
 
-def _copy_rest(root: Path, folder: Path, pair_files: set[Path], kept: Sequence[str]) -> None:
+def _copy_rest(listing: Listing, folder: Path, pair_files: set[Path], kept: Sequence[str]) -> None:
     """The other files (lists, notes, pictures without masks elsewhere), and the corrected lists."""
-    from trainer.data.split import LISTS, Names, read_names
+    from trainer.data.split import Names, list_files, read_names
 
-    names_kept = Names(kept)
+    root, names_kept = listing.root, Names(kept)
+    lists = set(list_files(*listing.lists).values())
     for place, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(place) / name
             if path in pair_files or not path.is_file():
                 continue
-            if path.parent == root and name in LISTS.values():
+            if path in lists:
                 lines = read_names(path)
                 wanted = [line for line in lines if names_kept.find(line) is not None]
                 if wanted != lines:
                     # an empty list would name no pair; without one the part is drawn by hash
                     if wanted:
                         text = "".join(f"{line}\n" for line in wanted)
-                        (folder / name).write_text(text, encoding="utf-8")
+                        corrected = folder / path.relative_to(root)
+                        corrected.parent.mkdir(parents=True, exist_ok=True)
+                        # a name need not be text
+                        corrected.write_text(text, encoding="utf-8", errors="surrogateescape")
                     continue
             _copy(path, root, folder)
 
@@ -222,7 +226,7 @@ def _copy_rest(root: Path, folder: Path, pair_files: set[Path], kept: Sequence[s
 # --- what a person sees
 
 
-def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
+def _show(found: Audit, reasons: dict[str, str], root: Path, notes: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -257,6 +261,8 @@ def _show(found: Audit, reasons: dict[str, str], root: Path) -> None:
         print(f"... and {len(reasons) - 10} more (--json lists all)")
     for line in ids_lines(found.class_order, len(found.doubtful), found.pairs):
         print(line)
+    for note in notes:
+        print(f"note: {note}")
     if found.clean:
         print("nothing found")
 
@@ -289,19 +295,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         # numpy and Pillow only now: --help and mistakes answer at once
         from trainer.data.audit import audit
+        from trainer.data.dataset import notes_on
 
         if given.repair is not None:
             check_target(given.data, given.repair)
         with progress_bar("looking", quiet=given.json) as tick:
             found, reasons = audit(given.data, tick)
+        notes = notes_on(given.data)
         if not given.json:
-            _show(found, reasons, given.data)
+            _show(found, reasons, given.data, notes)
         done: Repaired | None = None
         if given.repair is not None:
             with progress_bar("copying", quiet=given.json) as tick:
                 done = repair(given.data, given.repair, found, tick)
         if given.json:
-            result: dict[str, Any] = asdict(found)
+            result: dict[str, Any] = asdict(found) | {"notes": notes}
             if done is not None:
                 result["repair"] = {**asdict(done), "out": str(done.out)}
             print(json.dumps(result, indent=1))

@@ -58,6 +58,9 @@ def _main(args: argparse.Namespace) -> int:
         synthetic_images=config.data.synthetic_images,
         parts=(),
     )
+    for note in data.plan.notes:
+        # stdout may be read as JSON
+        print(f"note: {note}", file=sys.stderr)
     part = data.part(args.split)
     if not len(part):
         raise DataError(f"--split {args.split}: {data.name} has no picture in this part")

@@ -12,7 +12,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+
+
+def as_shown(picture: Image.Image) -> Image.Image:
+    """A picture as training reads it: RGB, upright, scaled by its depth, clear parts over black."""
+    picture.load()
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        values = np.array(picture, dtype=np.float64)
+        most, full = values.max(), 1 if picture.mode == "F" else 255
+        if most <= full:
+            factor = 255 / full
+        elif most <= 255:
+            factor = 1
+        else:
+            factor = 255 / (65535 if most <= 65535 else 2**31 - 1)
+        picture = Image.fromarray((values * factor + (factor != 1) / 2).astype(np.uint8))
+    elif "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        clear = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear)
+    return picture.convert("RGB")
 
 
 def logits_of(model: torch.nn.Module, pixels: np.ndarray, content: dict[str, Any]) -> torch.Tensor:
@@ -58,7 +78,7 @@ def main() -> None:
     factory = getattr(importlib.import_module(content["module"]), content["factory"])
     model = factory(**content["arguments"])
     model.load_state_dict(content["state_dict"])
-    ids = label(Image.open(args.input).convert("RGB"), model.eval(), content)
+    ids = label(as_shown(Image.open(args.input)), model.eval(), content)
     mask = Image.fromarray(ids)
     mask.putpalette(content["palette"])
     mask.save(args.output)

@@ -78,9 +78,9 @@ def _main(args: argparse.Namespace) -> int:
 
     console = Console(highlight=False, soft_wrap=True)
     config, notes = _composed(args)
-    for note in notes:
-        console.print(f"note: {note}", markup=False)
     summary = describe(config.data.root, config.data.synthetic_images)
+    for note in (*notes, *summary.notes):
+        console.print(f"note: {note}", markup=False)
     _check_fingerprint(config, summary, console.print)
     out = args.out or _default_out(args, config)
     resume_from = _resume_from(out, args.resume)

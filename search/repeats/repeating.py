@@ -74,7 +74,7 @@ class Repeating:
             "margin": args.margin,
         }
         self.study.set_user_attr(JUDGED, how)
-        for note in task.notes:
+        for note in (*task.notes, *task.summary.notes):
             self.view.say(f"note: {note}")
         first, count = first_look(args, task), len(task.configurations)
         most = count * args.seeds * self.epochs

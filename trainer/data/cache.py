@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data.sources import Source, content_hash, quiet_pillow
+from trainer.data.pixels import quiet_pillow, unlike_stored
+from trainer.data.sources import Source, content_hash
 from trainer.errors import DataError
 from trainer.files import atomic_path, atomic_write_text
 
@@ -23,8 +24,9 @@ Bytes = NDArray[np.uint8]
 # called with pairs done and pairs in all
 Tick = Callable[[int, int], None]
 
-# raise when the reduction below changes: older caches are then left alone
-FORMAT = 1
+# raise when the reduction below changes, or how files are read (`trainer.data.pixels`): older
+# caches are then left alone
+FORMAT = 2
 
 
 def cache_folder() -> Path:
@@ -162,12 +164,13 @@ def _decoded(
 
 
 def content_hashes(source: Source, root: Path, folder: Path) -> list[str]:
-    """One hash a pair over its files' contents; files unchanged since the last call are not read.
+    """One line a pair, two hashes: of the picture and of all its files; where the picture's pixels
+    are not the stored ones, a third word says why (`pixels.unlike_stored`).
 
-    A file counts as unchanged while its size and modification time are the same.
+    Files unchanged since the last call are not read: while size and modification time are the same.
     """
-    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]
-    store = folder / f"{key}-hashes.json"
+    key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
+    store = folder / f"{key}-hashes-2.json"
     known: Mapping[str, str] = {}
     if store.is_file():
         try:
@@ -186,7 +189,10 @@ def content_hashes(source: Source, root: Path, folder: Path) -> list[str]:
             for file, stat in zip(files, stats, strict=True)
         )
         # the picture's own hash first: exact duplicates are found by it
-        both = known.get(stamp) or f"{content_hash(files[:1])} {content_hash(files)}"
+        both = known.get(stamp)
+        if both is None:
+            both = f"{content_hash(files[:1])} {content_hash(files)} {unlike_stored(files[0])}"
+            both = both.rstrip()
         fresh[stamp] = both
         hashes.append(both)
     if fresh != known:

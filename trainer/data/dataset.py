@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 
 from trainer.data import synthetic
 from trainer.data.cache import Tick, cached_part, content_hashes, usable_folder
-from trainer.data.sources import Listing, Source, list_folder
-from trainer.data.split import PARTS, Names, read_lists, split
+from trainer.data.classes import NAMES, NUM_CLASSES
+from trainer.data.pixels import part_unlike_stored, unlike_stored
+from trainer.data.sources import Listing, OfficialSource, Source, list_folder
+from trainer.data.split import PARTS, Names, list_files, read_names, shown, some, split, stem_of
 from trainer.errors import DataError
 
 Bytes = NDArray[np.uint8]
 SYNTHETIC = "synthetic"
+# at 64 pixels the widest class has 31 % of the 850 real masks and 32 % of 500 built-in ones, and at
+# most 68 % and 60 % of a single one
+MOST_OF_ONE_CLASS = 0.98
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class DataSummary:
     lists: tuple[str, ...] = ()
     # pictures and masks without a partner: not used, listed by trainer.check
     left_out: int = 0
+    # what the person is to hear before anything is computed: files that are not used, say
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ class _Plan:
     fingerprint: str
     lists: tuple[str, ...]
     left_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 # compared by identity: its parts are kept by it
@@ -143,8 +151,29 @@ def _load_part_cached(data: FaceData, name: str) -> Part:
         folder=data.folder,
         tick=data.tick,
     )
+    _refuse_one_class(plan.source, name, masks)
     stems = plan.source.stems
     return Part(tuple(stems[i] for i in indices), images, masks, plan.source, indices)
+
+
+def _refuse_one_class(source: Source, part: str, masks_NSS: Bytes) -> None:
+    """Raises DataError if nearly all pixels of a part's masks are of one class.
+
+    Every network scores best on such masks, and the score says nothing. Of a large part some
+    thousand masks are looked at, and of large masks some thousand pixels each.
+    """
+    step, stride = max(1, masks_NSS.shape[-1] // 64), max(1, len(masks_NSS) // 2000)
+    counts = np.bincount(masks_NSS[::stride, ::step, ::step].ravel(), minlength=NUM_CLASSES)
+    number, share = int(counts.argmax()), float(counts.max() / counts.sum())
+    if share <= MOST_OF_ONE_CLASS:
+        return
+    where = getattr(source, "root", source.name)
+    raise DataError(
+        f"{where}: {share:.1%} of the pixels of its {part} masks are {NAMES[number]} (id {number}),"
+        " so there is nothing to learn; masks come out like that when they are empty, or when ids"
+        " are saved as 0 and 1, scaled, or as another kind of number: python -m trainer.check"
+        " --data looks at each"
+    )
 
 
 def _load_part(data: FaceData, name: str) -> Part:
@@ -184,7 +213,8 @@ def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = No
     plan = _plan(root, synthetic_images, usable_folder(cache_dir))
     train, val, test = (len(plan.parts[part]) for part in PARTS)
     return DataSummary(
-        plan.source.name, train, val, test, plan.fingerprint, plan.lists, plan.left_out
+        *(plan.source.name, train, val, test),
+        *(plan.fingerprint, plan.lists, plan.left_out, plan.notes),
     )
 
 
@@ -214,27 +244,36 @@ def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = 
 
 
 def _plan(root: str, synthetic_images: int, folder: Path) -> _Plan:
+    notes: list[str] = []
     if root == SYNTHETIC:
         source: Source = synthetic.SyntheticSource(synthetic_images)
         stems = source.stems
         hashes = [f"{synthetic.VERSION} {stem}" for stem in stems]
         twins: dict[str, str] = {}
-        lists: dict[str, tuple[str, ...]] = {}
+        given = Given({}, {})
         left_out = 0
     else:
         listing = list_folder(Path(root))
         source = listing.source()
         stems = source.stems  # made anew by each call
         left_out = len(listing.images.keys() ^ listing.masks.keys())
+        given = given_parts(listing)
         hashes = content_hashes(source, Path(root), folder)
         twins = dict(_twins(stems, hashes))
-        lists = _known(read_lists(Path(root)), listing, root)
-    chosen = split(stems, lists, twins)
+        marks = ["".join(both.split(" ")[2:]) for both in hashes]
+        if isinstance(source, OfficialSource) and part_unlike_stored(source.part_files[0][0]):
+            # scores of masks that were read as empty are not to be gone on with
+            hashes[0] += " faint"
+        notes += [*listing.notes, *given.notes(), *_told_apart(marks)]
+    chosen = split(stems, given.parts, twins)
+    notes += _split_notes(chosen, given, stems)
     where = {stem: index for index, stem in enumerate(stems)}
     parts = {part: tuple(where[stem] for stem in names) for part, names in chosen.items()}
-    for part, named in lists.items():
+    for part, named in given.parts.items():
         if named and not parts[part]:
-            raise DataError(f"{root}: {part}.txt names no pair that is there; mend the list")
+            raise DataError(
+                f"{root}: {given.places[part]} names no pair that is there; mend the list"
+            )
     for part in ("train", "val"):
         if not parts[part]:
             raise DataError(
@@ -246,30 +285,130 @@ def _plan(root: str, synthetic_images: int, folder: Path) -> _Plan:
     }
     fingerprint = _digest(f"{part} {key}" for part, key in sorted(keys.items()))[:16]
     # everything together, for --all-data; no part of the identity, since it holds nothing new
-    parts["all"] = tuple(range(len(stems)))
+    parts["all"] = tuple(sorted(i for indices in parts.values() for i in indices))
     keys["all"] = _digest(f"{stems[i]} {hashes[i]}" for i in parts["all"])
-    return _Plan(source, parts, keys, fingerprint, tuple(sorted(lists)), left_out)
+    lists = tuple(sorted(given.parts))
+    return _Plan(source, parts, keys, fingerprint, lists, left_out, tuple(notes))
 
 
-def _known(
-    lists: Mapping[str, Sequence[str]], listing: Listing, root: str
-) -> dict[str, tuple[str, ...]]:
-    """The lists by the stems of the files. Raises DataError for a name that no file has.
+@dataclass(frozen=True)
+class Given:
+    """The parts that a data set says itself: part -> stems, and part -> what says it."""
 
-    A name whose image or mask is missing is passed over with its pair.
+    parts: Mapping[str, tuple[str, ...]]
+    places: Mapping[str, str]
+
+    def notes(self) -> list[str]:
+        """A line for each part that is given otherwise than by the usual list."""
+        return [
+            f"the {part} part is what {place} {'holds' if place.endswith('/') else 'names'}"
+            for part, place in self.places.items()
+            if place != f"{part}.txt"
+        ]
+
+
+def given_parts(listing: Listing) -> Given:
+    """The parts that lists and folders give.
+
+    Raises DataError where they contradict each other, or name what is not there; a name whose
+    image or mask is missing is passed over with its pair.
     """
+    root = listing.root
+    parts = dict(listing.given)
+    places = {part: f"{place}/" for part, place in listing.folders.items()}
     names = Names(listing.images.keys() | listing.masks.keys())
-    known: dict[str, tuple[str, ...]] = {}
-    for part, lines in lists.items():
+    for part, path in list_files(*listing.lists).items():
+        place = shown(str(path.relative_to(root)))
+        if part in places:
+            raise DataError(
+                f"{root} holds both {place} and the folder {places[part]}, which both say what the"
+                f" {part} part is; keep one"
+            )
+        places[part] = place
+        lines = [stem_of(line) for line in read_names(path)]
         found = {line: names.find(line) for line in lines}
         strangers = [line for line, stem in found.items() if stem is None]
         if strangers:
             raise DataError(
-                f"{root}: {len(strangers)} of {len(lines)} names in {part}.txt have no picture"
-                f" (first: {strangers[0]}); take them out of the list"
+                f"{root}: {len(strangers)} of {len(lines)} names in {place} have no picture"
+                f" (first: {shown(strangers[0])}); take them out of the list"
             )
-        known[part] = tuple(stem for stem in found.values() if stem is not None)
-    return known
+        parts[part] = tuple(stem for stem in found.values() if stem is not None)
+    first: dict[str, str] = {}
+    for part, stems in parts.items():
+        for stem in stems:
+            if first.setdefault(stem, part) != part:
+                raise DataError(
+                    f"{root}: {shown(stem)!r} stands in {places[first[stem]]} and in"
+                    f" {places[part]}; take it out of one"
+                )
+    if "train" in parts and "val" not in parts:
+        raise DataError(
+            f"{root}: {places['train']} names {len(parts['train'])} of {len(listing.stems)} pairs,"
+            " and nothing says which are for validation: add a val.txt, or rename"
+            f" {places['train']} to have them drawn from all pairs"
+        )
+    return Given(parts, places)
+
+
+def notes_on(root: Path) -> list[str]:
+    """What a start on this folder says of it, a line a kind; a contradiction is one of them.
+
+    Raises DataError where there is nothing to look at.
+    """
+    listing = list_folder(root)
+    try:
+        given = given_parts(listing).notes()
+    except DataError as error:
+        given = [str(error)]
+    marks = [unlike_stored(listing.images[stem]) for stem in listing.stems]
+    return [*listing.notes, *given, *_told_apart(marks)]
+
+
+def _told_apart(marks: Sequence[str]) -> list[str]:
+    """Lines on pictures whose pixels are not simply the stored ones."""
+    kinds = (
+        ("turned", "stored turned (EXIF), read upright as viewers show them; so must the masks be"),
+        ("deep", "with more than 8 bits a pixel, scaled by their depth"),
+        ("transparent", "transparent in parts, read over black"),
+    )
+    return [
+        f"{count} of {len(marks)} pictures {what}"
+        for mark, what in kinds
+        if (count := marks.count(mark))
+    ]
+
+
+def _split_notes(
+    chosen: Mapping[str, Sequence[str]], given: Given, stems: Sequence[str]
+) -> list[str]:
+    """Lines on pairs that are in another part than one would think, or in none."""
+    notes = []
+    standing = {stem: part for part, names in given.parts.items() for stem in names}
+    part_of = {stem: part for part, names in chosen.items() for stem in names}
+    unlisted = sorted(set(stems) - part_of.keys())
+    if unlisted:
+        notes.append(
+            f"not used: {len(unlisted)} of {len(stems)} pairs, in no part though"
+            f" {given.places['train']} says what is trained on: {some(unlisted)}"
+        )
+    # nothing is drawn into a part that is given
+    moved = sorted(
+        stem
+        for stem, part in part_of.items()
+        if standing.get(stem, part) != part or (part in given.parts and stem not in standing)
+    )
+    if moved:
+        notes.append(
+            f"counted with the other part that holds an exact copy: {len(moved)} of {len(stems)}"
+            f" pairs: {some(moved)}"
+        )
+    if given.places.get("val", "").endswith("/") and "test" not in given.parts and chosen["test"]:
+        notes.append(
+            f"{len(chosen['test'])} pairs are drawn for the test part; an empty test.txt leaves"
+            " them in training"
+        )
+    return notes
 
 
 def _twins(stems: Sequence[str], hashes: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -279,4 +418,5 @@ def _twins(stems: Sequence[str], hashes: Sequence[str]) -> Iterator[tuple[str, s
 
 
 def _digest(lines: Iterator[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    # names of files need not be text
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

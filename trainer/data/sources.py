@@ -6,28 +6,31 @@ The built-in faces (`trainer.data.synthetic`) offer the same methods.
 from __future__ import annotations
 
 import hashlib
-import re
-import struct
-import threading
-import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from trainer.data.classes import IDS, NUM_CLASSES
-from trainer.data.split import stem_of
+from trainer.data.classes import IDS
+from trainer.data.pixels import (
+    IMAGE_SUFFIXES,
+    UnknownIds,
+    check_ids,
+    decode,
+    palette_of,
+    picture_size,
+    quiet_pillow,
+    read_ids,
+    read_image,
+    read_part,
+    sizes,
+)
+from trainer.data.split import PART_NAMES, PARTS, composed, named_once, shown, some, stem_of
 from trainer.errors import DataError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# a picture of 30,000 x 30,000 would take 2.7 GB once decoded
-MAX_PIXELS = 64_000_000
 
 Bytes = NDArray[np.uint8]
 
@@ -58,145 +61,21 @@ class Source(Protocol):
         ...
 
 
-# what Pillow's decoders raise on damaged files, besides OSError
-_DAMAGE = (
-    *(SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    *(IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError),
-)
-
-
 class SizeMismatch(DataError):
     """A mask whose size does not fit its picture."""
 
 
-class UnknownIds(DataError):
-    """A mask with ids outside 0-18."""
-
-
-class _QuietPillow:
-    """A block in which Pillow's warnings (odd EXIF, large pictures) do not reach the person.
-
-    Python's warning filters belong to the process, so the first thread in sets them and the last
-    one out restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._caught: warnings.catch_warnings[None] | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._caught is not None:
-                self._caught.__exit__(None, None, None)
-                self._caught = None
-
-
-quiet_pillow = _QuietPillow()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """A picture with only its header read. Raises DataError that names the file, also for damage
-    that shows while the block decodes."""
-    try:
-        with quiet_pillow, Image.open(path) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise DataError(_too_large(path, f"{width} x {height}"))
-            yield picture
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        # Pillow refuses before it tells width and height
-        count = re.search(r"\d+", str(error))
-        raise DataError(_too_large(path, f"{int(count[0]):,}" if count else "its")) from None
-    except UnidentifiedImageError:
-        raise DataError(
-            f"{path}: not a picture; replace it, or leave it out with trainer.check --repair"
-        ) from None
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except (OSError, *_DAMAGE) as error:
-        raise DataError(
-            f"{path}: cannot be decoded ({error}); replace it, or leave it out with"
-            " trainer.check --repair"
-        ) from None
-
-
-def decode(path: Path) -> Image.Image:
-    """An open, fully decoded picture in its own mode. Raises DataError that names the file."""
-    with _opened(path) as picture:
-        picture.load()
-        return picture
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the header. Raises DataError."""
-    with _opened(path) as picture:
-        return picture.size
-
-
-def _too_large(path: Path, size: str) -> str:
-    return f"{path}: {size} pixels is more than {MAX_PIXELS:,} in all; make the picture smaller"
-
-
-def read_image(path: Path) -> Bytes:
-    """uint8 [H, W, 3]. Raises DataError."""
-    with _opened(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-def read_ids(path: Path) -> Bytes:
-    """A mask's ids as they are, uint8 [H, W], palette or grey. Raises DataError on colours."""
-    with _opened(path) as picture:
-        if picture.mode == "1":
-            return np.asarray(picture.convert("L"))
-        if picture.mode not in ("P", "L"):
-            raise DataError(
-                f"{path}: a mask of mode {picture.mode}; palette or grey ids 0-18 are needed"
-            )
-        return np.asarray(picture)
-
-
-def palette_of(path: Path) -> Bytes | None:
-    """The colours of a palette picture from its header: uint8 [K, 3]; None for any other picture.
-
-    Raises DataError.
-    """
-    with _opened(path) as picture:
-        colours = picture.getpalette("RGB") if picture.mode == "P" else None
-        return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
-
-
-def check_ids(ids_HW: Bytes, where: object) -> Bytes:
-    """The same mask. Raises DataError if an id is above 18."""
-    highest = int(ids_HW.max(initial=0))
-    if highest >= NUM_CLASSES:
-        raise UnknownIds(
-            f"{where}: id {highest} is none of 0-18 (background, skin, nose, ... cloth, in the"
-            " order of CelebAMask-HQ's own list); mend the mask, or leave it out with"
-            " trainer.check --repair"
-        )
-    return ids_HW
-
-
 @dataclass(frozen=True)
 class CourseSource:
-    """`images/*.jpg` and `masks/*.png` of equal size, below the root or below its `train`."""
+    """Pictures and masks of ids, one a picture, of equal size.
+
+    any_scale: masks beside `CelebA-HQ-img` are smaller than the pictures; one shape is enough.
+    """
 
     root: Path
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
+    any_scale: bool = False
 
     @property
     def name(self) -> str:
@@ -211,13 +90,10 @@ class CourseSource:
 
     def mask(self, index: int) -> Bytes:
         ids = check_ids(read_ids(self.masks[index]), self.masks[index])
-        size = picture_size(self.images[index])
-        if size != ids.shape[::-1]:
-            raise SizeMismatch(
-                f"{self.masks[index]}: {ids.shape[1]} x {ids.shape[0]} pixels, but its picture has"
-                f" {size[0]} x {size[1]}; make them equal, or leave the pair out with"
-                " trainer.check --repair"
-            )
+        if self.any_scale:
+            _same_shape(self.images[index], ids)
+        else:
+            _same_size(self.images[index], self.masks[index], ids)
         return ids
 
     def files(self, index: int) -> tuple[Path, ...]:
@@ -247,8 +123,7 @@ class OfficialSource:
         ids: Bytes | None = None
         # class order: a later part lies over an earlier one
         for path in self.part_files[index]:
-            with _opened(path) as picture:
-                part = np.asarray(picture.convert("L"))
+            part = read_part(path)
             if ids is None:
                 ids = np.zeros(part.shape, dtype=np.uint8)
             if part.shape != ids.shape:
@@ -257,82 +132,184 @@ class OfficialSource:
                     f" {ids.shape[1]} x {ids.shape[0]}; make them equal, or leave the pair out with"
                     " trainer.check --repair"
                 )
-            ids[part > 127] = part_id(path)
+            ids[part] = part_id(path)
         assert ids is not None, "a pair has at least one part"
-        width, height = picture_size(self.images[index])
-        # a pixel of rounding is no other aspect ratio
-        if abs(width * ids.shape[0] - height * ids.shape[1]) > 0.01 * height * ids.shape[1]:
-            raise SizeMismatch(
-                f"{self.images[index]}: {width} x {height} has another aspect ratio than its masks,"
-                f" {ids.shape[1]} x {ids.shape[0]}; crop one of them"
-            )
+        _same_shape(self.images[index], ids)
         return ids
 
     def files(self, index: int) -> tuple[Path, ...]:
         return self.images[index], *self.part_files[index]
 
 
+def _same_size(image: Path, mask: Path, ids_HW: Bytes) -> None:
+    """Raises SizeMismatch unless the mask has the size of the upright picture."""
+    height, width = ids_HW.shape
+    stored, upright = sizes(image)
+    if (upright or stored) == (width, height):
+        return
+    if upright is not None and stored == (width, height):
+        raise SizeMismatch(
+            f"{mask}: {width} x {height} pixels, but its picture has {upright[0]} x {upright[1]} as"
+            " viewers show it: the mask was drawn on the picture as it is stored, without its EXIF"
+            " orientation; turn the mask, or take that tag out of the picture"
+        )
+    size = upright or stored
+    raise SizeMismatch(
+        f"{mask}: {width} x {height} pixels, but its picture has {size[0]} x {size[1]}; make them"
+        " equal, or leave the pair out with trainer.check --repair"
+    )
+
+
+def _same_shape(image: Path, ids_HW: Bytes) -> None:
+    """Raises SizeMismatch unless the mask has the aspect ratio of the upright picture."""
+    height, width = ids_HW.shape
+    across, down = picture_size(image)
+    # a pixel of rounding is no other aspect ratio
+    if abs(across * height - down * width) > 0.01 * down * width:
+        raise SizeMismatch(
+            f"{image}: {across} x {down} has another aspect ratio than its masks,"
+            f" {width} x {height}; crop one of them"
+        )
+
+
+def part_of(path: Path) -> int | None:
+    """The class that a part mask's name ends in: `00017_l_eye.png` -> 4; None if there is none."""
+    return IDS.get(path.stem.partition("_")[2].lower())
+
+
 def part_id(path: Path) -> int:
     """`00017_l_eye.png` -> 4. Raises DataError if the name holds no class."""
-    name = path.stem.partition("_")[2]
-    if name not in IDS:
+    found = part_of(path)
+    if found is None:
+        name = path.stem.partition("_")[2]
         raise DataError(f"{path}: {name!r} is no class of CelebAMask-HQ; rename or remove the file")
-    return IDS[name]
+    return found
+
+
+# --- what a folder holds
+
+
+@dataclass
+class Unread:
+    """Files and folders that nothing is read from, by kind."""
+
+    hidden: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)  # of a kind that is no picture here
+    odd: list[Path] = field(default_factory=list)  # links to nowhere, folders called x.jpg
+    folders: list[Path] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)  # files beside the folders of pictures
+    nameless: list[Path] = field(default_factory=list)  # part masks of no class
+    said: list[str] = field(default_factory=list)
+
+    def lines(self, root: Path) -> list[str]:
+        """One line a kind, for the person."""
+        suffixes: dict[str, int] = {}
+        for path in self.others:
+            suffix = path.suffix.lower() or "without a suffix"
+            suffixes[suffix] = suffixes.get(suffix, 0) + 1
+        counts = ", ".join(f"{count} {shown(suffix)}" for suffix, count in sorted(suffixes.items()))
+        kinds = (
+            (self.others, "file", f" of no kind of picture ({counts})", "; convert what is one"),
+            (self.hidden, "hidden name", "", ""),
+            (self.odd, "name", " of a picture that is a folder or a link to nothing", ""),
+            (self.folders, "other folder", "", ""),
+            (self.beside, "other file", "", ""),
+            (self.nameless, "part mask", " of no class", "; rename it if it is of one"),
+        )
+        lines = [
+            f"not read: {_count(paths, what)}{more}: {some(_below(root, paths))}{do}"
+            for paths, what, more, do in kinds
+            if paths
+        ]
+        return [*lines, *self.said]
+
+
+def _below(root: Path, paths: Iterable[Path]) -> list[str]:
+    names = sorted(str(path.relative_to(root)) for path in paths)
+    # only what will be shown: there may be thousands
+    first = [f"{name}/" if (root / name).is_dir() else name for name in names[:3]]
+    return first + names[3:]
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Files, folders and links to nothing, each sorted; no stat for what is no link."""
+    kinds: tuple[list[Path], list[Path], list[Path]] = ([], [], [])
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            kind = 0 if entry.is_file() else 1 if entry.is_dir() else 2
+            kinds[kind].append(Path(entry.path))
+    for paths in kinds:
+        paths.sort()
+    return kinds
+
+
+def pictures_in(
+    folder: Path, unread: Unread | None = None, key: Callable[[str], str] = composed
+) -> dict[str, Path]:
+    """Name without suffix, as `key` makes it -> file, in sorted order of the files.
+
+    unread: takes what is passed over. Raises DataError if two files have one name.
+    """
+    unread = Unread() if unread is None else unread
+    found: dict[str, Path] = {}
+    files, folders, odd = _entries(folder)
+    for path in files:
+        if path.name.startswith("."):
+            unread.hidden.append(path)
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+            unread.others.append(path)
+        else:
+            twin = found.setdefault(key(path.stem), path)
+            if twin is not path:
+                # two forms of one accent look alike
+                alike = composed(twin.name) == composed(path.name)
+                both = " and ".join(ascii(p.name) if alike else shown(p.name) for p in (twin, path))
+                raise DataError(f"{folder} holds both {both}, which are one name; keep one")
+    unread.odd += odd
+    for path in folders:
+        kind = unread.odd if path.suffix.lower() in IMAGE_SUFFIXES else unread.folders
+        (unread.hidden if path.name.startswith(".") else kind).append(path)
+    return found
 
 
 def course_folders(root: Path) -> tuple[Path, Path] | None:
     """The folders of pictures and masks of the course layout, if `root` has them."""
-    for base in (root / "train", root):
-        if (base / "images").is_dir() and (base / "masks").is_dir():
-            return base / "images", base / "masks"
+    train = named_once(root, ("train",), Path.is_dir)
+    for base in (train, root):
+        found = None if base is None else _halves(base)
+        if found is not None:
+            return found
     return None
 
 
-def official_folders(root: Path) -> tuple[Path, Path] | None:
-    """The folders of pictures and part masks of the official layout, if `root` has them."""
-    images, annotations = root / "CelebA-HQ-img", root / "CelebAMask-HQ-mask-anno"
-    return (images, annotations) if images.is_dir() and annotations.is_dir() else None
-
-
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """stem -> file, in sorted order; other files and hidden ones are passed over.
-
-    Raises DataError if two files have one stem.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in found:
-            raise DataError(
-                f"{folder} holds both {found[path.stem].name} and {path.name}; keep one"
-            )
-        found[path.stem] = path
-    return found
-
-
-def official_parts(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """stem of the picture -> its part masks, in class order."""
-    parts: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*_*.png")):
-        if not path.name.startswith("."):
-            parts.setdefault(_number(path.stem.partition("_")[0]), []).append(path)
-    return {stem: tuple(sorted(files, key=part_id)) for stem, files in parts.items()}
+def _halves(base: Path) -> tuple[Path, Path] | None:
+    images = named_once(base, ("images",), Path.is_dir)
+    masks = named_once(base, ("masks",), Path.is_dir)
+    return None if images is None or masks is None else (images, masks)
 
 
 def _number(stem: str) -> str:
     # pictures are called 17.jpg, parts 00017_nose.png
+    stem = composed(stem)
     return str(int(stem)) if stem.isdecimal() else stem
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a data folder by stem, paired or not. Course masks are tuples of one file."""
+    """The files of a data folder by stem, paired or not. Course masks are tuples of one file.
+
+    given: part -> stems of its own folder; folders: part -> that folder's name (`val`, `Test`).
+    lists: where lists of names may lie. notes: what is not read, a line a kind.
+    """
 
     root: Path
-    layout: str  # "course" or "official"
+    layout: str  # "course", "official", or "merged": the official pictures with one mask each
     images: dict[str, Path]
     masks: dict[str, tuple[Path, ...]]
+    given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    lists: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -348,38 +325,25 @@ class Listing:
                 f" a mask, {len(self.masks)} masks without a picture; a pair has one name"
             )
         images = tuple(self.images[stem] for stem in stems)
-        if self.layout == "course":
-            return CourseSource(self.root, images, tuple(self.masks[stem][0] for stem in stems))
-        return OfficialSource(self.root, images, tuple(self.masks[stem] for stem in stems))
+        if self.layout == "official":
+            return OfficialSource(self.root, images, tuple(self.masks[stem] for stem in stems))
+        masks = tuple(self.masks[stem][0] for stem in stems)
+        return CourseSource(self.root, images, masks, any_scale=self.layout == "merged")
 
 
 def list_folder(root: Path) -> Listing:
-    """The files of a folder in either layout. Raises DataError if it is missing, empty or other."""
+    """The files of a folder in either layout. Raises DataError if it is missing, empty or other,
+    or says two things at once."""
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"data folder {str(root)!r} {what}; give --data DIR, or synthetic")
-    course, official = course_folders(root), official_folders(root)
-    if course is not None:
-        masks: dict[str, tuple[Path, ...]] = {
-            stem: (path,) for stem, path in pictures_in(course[1]).items()
-        }
-        listing = Listing(root, "course", pictures_in(course[0]), masks)
-    elif official is not None:
-        images = pictures_in(official[0])
-        stem_of_number = {_number(stem): stem for stem in images}
-        parts = official_parts(official[1])
-        listing = Listing(
-            root,
-            "official",
-            images,
-            {stem_of_number.get(number, number): files for number, files in parts.items()},
-        )
-    elif any(root.iterdir()):
+    listing = _course(root) or _official(root)
+    if listing is None and any(root.iterdir()):
         raise DataError(
             f"data folder {str(root)!r} has neither train/images and train/masks nor CelebA-HQ-img"
             " and CelebAMask-HQ-mask-anno; see README.md, 'Your own data'"
         )
-    else:
+    if listing is None:
         raise DataError(f"data folder {str(root)!r} is empty; give --data DIR, or synthetic")
     if not listing.images and not listing.masks:
         raise DataError(
@@ -388,12 +352,200 @@ def list_folder(root: Path) -> Listing:
     return listing
 
 
-def open_folder(root: Path) -> CourseSource | OfficialSource:
-    """The pairs of a folder; a file without its partner is passed over (trainer.check lists it).
+def _course(root: Path) -> Listing | None:
+    """`images/` and `masks/` of each part. Raises DataError if a name is in two parts."""
+    found = course_folders(root)
+    if found is None:
+        return None
+    base = found[0].parent
+    halves, folders = {"train": found}, {}
+    known = {base, *found}
+    unread = Unread()
+    for part in ("val", "test"):
+        folder = named_once(root, PART_NAMES[part], Path.is_dir)
+        if folder is None or folder in known:
+            continue
+        known.add(folder)
+        both = _halves(folder)
+        if both is None:
+            unread.said.append(
+                f"not read: folder {shown(folder.name)}/; as the {part} part it needs images/ and"
+                " masks/"
+            )
+        else:
+            halves[part], folders[part] = both, folder.name
+            known.update(both)
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    part_of_key: dict[str, str] = {}
+    for part, (image_folder, mask_folder) in halves.items():
+        for files, folder in ((images, image_folder), (masks, mask_folder)):
+            for key, path in pictures_in(folder, unread).items():
+                if part_of_key.setdefault(key, part) != part:
+                    other = images.get(key) or masks[key]
+                    raise DataError(
+                        f"{shown(str(other))} and {shown(str(path))} have one name in two parts;"
+                        " rename one pair, or take it out of a part"
+                    )
+                files[key] = path
+    lists = (root,) if base == root else (root, base)
+    places = dict.fromkeys((*lists, *(pair[0].parent for pair in halves.values())))
+    _rest(places, lists, known, unread)
+    listing = _paired(root, "course", images, {key: (path,) for key, path in masks.items()})
+    given = {
+        part: tuple(stem for stem in listing.stems if part_of_key[composed(stem)] == part)
+        for part in folders
+    }
+    for part, stems in given.items():
+        if not stems:
+            raise DataError(
+                f"{root}: {shown(folders[part])}/ holds no pair; a pair has one name, in images/"
+                " and in masks/"
+            )
+    notes = _notes(listing, unread)
+    return replace(listing, given=given, folders=folders, lists=lists, notes=notes)
 
-    Raises DataError if the folder is missing, of neither layout, or without a single pair.
+
+def _official(root: Path) -> Listing | None:
+    """`CelebA-HQ-img` with part masks, or with a folder of masks that were merged before."""
+    images_folder = named_once(root, ("celeba-hq-img",), Path.is_dir)
+    if images_folder is None:
+        return None
+    unread = Unread()
+    images = pictures_in(images_folder, unread, _number)
+    known = {images_folder}
+    masks: dict[str, tuple[Path, ...]] = {}
+    layout = "official"
+    merged = _merged_folders(root, images)
+    annotations = named_once(root, ("celebamask-hq-mask-anno",), Path.is_dir)
+    if annotations is not None:
+        known.add(annotations)
+        masks = official_parts(annotations, unread)
+    if masks:
+        known.update(merged)
+        unread.said += [
+            f"not read: folder {shown(folder.name)}/ of merged masks; the part masks are, since"
+            " their names tell the class"
+            for folder in merged
+        ]
+    elif len(merged) > 1:
+        names = " and ".join(shown(folder.name) for folder in merged)
+        raise DataError(
+            f"{root} holds several folders of masks, {names}; leave one beside CelebA-HQ-img"
+        )
+    elif merged:
+        layout = "merged"
+        known.add(merged[0])
+        unread.said.append(f"masks are those of {shown(merged[0].name)}/")
+        masks = {key: (path,) for key, path in pictures_in(merged[0], unread, _number).items()}
+    elif annotations is None:
+        return None
+    _rest((root,), (root,), known, unread)
+    listing = _paired(root, layout, images, masks)
+    return replace(listing, lists=(root,), notes=_notes(listing, unread))
+
+
+def _merged_folders(root: Path, images: Mapping[str, Path]) -> list[Path]:
+    """Folders of masks, one a picture, as preprocessing scripts leave them beside the pictures:
+    CelebAMaskHQ-mask, CelebA-HQ-mask, mask, g_mask, ..., but for the coloured ones."""
+    return [
+        folder
+        for folder in _entries(root)[1]
+        if "mask" in folder.name.lower()
+        and not any(word in folder.name.lower() for word in ("color", "colour"))
+        and not folder.name.startswith(".")
+        and any(
+            _number(path.stem) in images and path.suffix.lower() in IMAGE_SUFFIXES
+            for path in _entries(folder)[0]
+        )
+    ]
+
+
+def official_parts(folder: Path, unread: Unread) -> dict[str, tuple[Path, ...]]:
+    """Number of the picture -> its part masks, in class order.
+
+    unread: takes what is passed over. Raises DataError if a picture has a part twice.
     """
-    return list_folder(root).source()
+    parts: dict[str, dict[int, Path]] = {}
+    waiting = [folder]
+    while waiting:
+        files, folders, odd = _entries(waiting.pop())
+        unread.odd += odd
+        for path in folders:
+            if path.name.startswith("."):
+                unread.hidden.append(path)
+            elif path.is_symlink():
+                # it may lead round in a circle
+                unread.folders.append(path)
+            else:
+                waiting.append(path)
+        for path in files:
+            if path.name.startswith("."):
+                unread.hidden.append(path)
+            elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                unread.others.append(path)
+            elif (number := part_of(path)) is None:
+                unread.nameless.append(path)
+            else:
+                of_picture = parts.setdefault(_number(path.stem.partition("_")[0]), {})
+                twin = of_picture.setdefault(number, path)
+                if twin is not path:
+                    raise DataError(
+                        f"{shown(str(twin))} and {shown(str(path))} are one part of one picture;"
+                        " keep one"
+                    )
+    return {
+        stem: tuple(of_picture[number] for number in sorted(of_picture))
+        for stem, of_picture in parts.items()
+    }
+
+
+def _rest(
+    places: Iterable[Path], with_lists: Collection[Path], known: set[Path], unread: Unread
+) -> None:
+    """Notes what lies beside the folders that are read.
+
+    with_lists: the places whose lists are read.
+    """
+    lists = {f"{name}.txt" for part in PARTS for name in PART_NAMES[part]}
+    for place in places:
+        files, folders, odd = _entries(place)
+        unread.odd += odd
+        for path in files:
+            if place not in with_lists or path.name.lower() not in lists:
+                (unread.hidden if path.name.startswith(".") else unread.beside).append(path)
+        for path in folders:
+            if path not in known:
+                (unread.hidden if path.name.startswith(".") else unread.folders).append(path)
+
+
+def _paired(
+    root: Path, layout: str, images: Mapping[str, Path], masks: Mapping[str, tuple[Path, ...]]
+) -> Listing:
+    """A listing by stems as they stand on the disk: the picture's, where there is one."""
+    return Listing(
+        root,
+        layout,
+        {path.stem: path for path in images.values()},
+        {images[key].stem if key in images else key: files for key, files in masks.items()},
+    )
+
+
+def _notes(listing: Listing, unread: Unread) -> tuple[str, ...]:
+    no_mask = sorted(listing.images.keys() - listing.masks.keys())
+    no_picture = sorted(listing.masks.keys() - listing.images.keys())
+    lines = unread.lines(listing.root)
+    if no_picture:
+        lines.insert(
+            0, f"not used: {_count(no_picture, 'mask')} without a picture: {some(no_picture)}"
+        )
+    if no_mask:
+        lines.insert(0, f"not used: {_count(no_mask, 'picture')} without a mask: {some(no_mask)}")
+    return tuple(lines)
+
+
+def _count(names: Sequence[object], what: str) -> str:
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
 
 
 def content_hash(paths: Sequence[Path]) -> str:
@@ -408,6 +560,7 @@ def content_hash(paths: Sequence[Path]) -> str:
 
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "CourseSource",
     "Listing",
     "OfficialSource",
@@ -419,9 +572,6 @@ __all__ = [
     "course_folders",
     "decode",
     "list_folder",
-    "official_folders",
-    "official_parts",
-    "open_folder",
     "palette_of",
     "picture_size",
     "pictures_in",

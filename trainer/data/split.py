@@ -1,71 +1,122 @@
-"""Which pair is for training, validation or test: by list, else by hash of the stem.
+"""Which pair is for training, validation or test: by list or folder, else by hash of the stem.
 
-A hash keeps each pair in its part when files are added, and needs no seed. A part that has a list
-(`val.txt`, `test.txt`: one stem a line) is that list; a part without one is drawn, 10 %, from the
-pairs that stand in no list. Exact duplicates share a part: a copy of a training picture would
-make a score too good.
+A hash keeps each pair in its part when files are added, and needs no seed. A part that is given, by
+a list (`val.txt`, `test.txt`: one stem a line) or by a folder of its own (`val/`, `test/`), is
+that; one that is not is drawn, 10 %, from the pairs that are in none. With a `train.txt` nothing
+is drawn: pairs that no list names are left out. Exact duplicates share a part: a copy of a training
+picture would make a score too good.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 
+from trainer.data.pixels import IMAGE_SUFFIXES
 from trainer.errors import DataError
 
 PARTS: tuple[str, ...] = ("train", "val", "test")
-LISTS: dict[str, str] = {"val": "val.txt", "test": "test.txt"}
+PART_NAMES: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+"""What a part's list (with .txt) and folder may be called, in upper or lower case."""
 SHARE = 0.1
 
 
 def draw(stem: str) -> float:
     """An even number in [0, 1) that depends on the stem alone."""
-    digest = hashlib.sha256(stem.encode()).digest()
+    # the bytes of the file's name: it need not be text
+    digest = hashlib.sha256(stem.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def read_lists(root: Path) -> dict[str, tuple[str, ...]]:
-    """part -> stems of its list file, for the lists that `root` holds; a suffix is taken off.
+def named_once(folder: Path, names: Collection[str], kind: Callable[[Path], bool]) -> Path | None:
+    """The entry of a folder that has one of the names, in any case; None if there is none.
 
-    Raises DataError if a stem stands in both lists.
+    kind: what it must be, for example `Path.is_dir`. Raises DataError if there are several.
     """
-    lists: dict[str, tuple[str, ...]] = {}
-    for part, name in LISTS.items():
-        path = root / name
-        if path.is_file():
-            lists[part] = tuple(stem_of(line) for line in read_names(path))
-    both = set(lists.get("val", ())) & set(lists.get("test", ()))
-    if both:
+    found = sorted(
+        path for name in os.listdir(folder) if name.lower() in names and kind(path := folder / name)
+    )
+    if len(found) > 1:
         raise DataError(
-            f"{root}: {min(both)!r} stands in val.txt and in test.txt; take it out of one"
+            f"{folder} holds both {found[0].name} and {found[1].name}, which mean the same; keep"
+            " one"
         )
-    return lists
+    return found[0] if found else None
+
+
+def list_files(*folders: Path) -> dict[str, Path]:
+    """part -> its list file in one of the folders. Raises DataError if a part has several."""
+    files: dict[str, Path] = {}
+    for part, names in PART_NAMES.items():
+        for folder in folders:
+            found = named_once(folder, [f"{name}.txt" for name in names], Path.is_file)
+            if found is not None and files.setdefault(part, found) != found:
+                raise DataError(f"{files[part]} and {found} are both the {part} list; keep one")
+    return files
 
 
 def read_names(path: Path) -> list[str]:
     """The lines of a list file that name something. Raises DataError if it is no text."""
     try:
-        # a byte-order mark is no part of the first name
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_bytes()
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            # of a Windows shell's >
+            text = content.decode("utf-16")
+        else:
+            # a byte-order mark is no part of the first name; a name need not be text
+            text = content.decode("utf-8-sig", errors="surrogateescape")
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path} cannot be read as a list of names, one a line") from None
-    return [line.strip() for line in lines if line.strip()]
+    if "\0" in text:
+        raise DataError(f"{path} cannot be read as a list of names, one a line")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def composed(stem: str) -> str:
+    """A name in the one form (NFC) in which names are compared: an accent is part of its letter."""
+    return unicodedata.normalize("NFC", stem)
+
+
+def shown(name: str) -> str:
+    """A name on one line and in letters that any terminal has a way to show."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(map(shown, names[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 class Names:
     """Finds stems by the names that a person writes: `17`, `17.jpg`, and `00017` for 17."""
 
     def __init__(self, stems: Collection[str]) -> None:
-        self._stems = frozenset(stems)
-        self._by_number = {int(stem): stem for stem in stems if stem.isdecimal()}
+        self._stems = {composed(stem): stem for stem in stems}
+        self._by_number: dict[int, str | None] = {}
+        for stem in stems:
+            if stem.isdecimal():
+                # of 17 and 00017 neither is meant by 017
+                number = int(stem)
+                self._by_number[number] = None if number in self._by_number else stem
 
     def find(self, name: str) -> str | None:
         """The stem that `name` means; None if there is none."""
-        for stem in (name, stem_of(name)):
+        for stem in (composed(name), composed(stem_of(name))):
             if stem in self._stems:
-                return stem
-            if stem.isdecimal() and int(stem) in self._by_number:
+                return self._stems[stem]
+            if stem.isdecimal() and self._by_number.get(int(stem)) is not None:
                 return self._by_number[int(stem)]
         return None
 
@@ -73,33 +124,37 @@ class Names:
 def stem_of(name: str) -> str:
     """`00017.jpg` -> `00017`; a stem stays as it is, dots included."""
     path = PurePath(name)
-    return path.stem if path.suffix.lower() in (".jpg", ".jpeg", ".png") else name
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def split(
     stems: Sequence[str],
-    lists: Mapping[str, Sequence[str]],
+    given: Mapping[str, Sequence[str]],
     twins: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """part -> its stems, in sorted order; every stem is in exactly one part.
+    """part -> its stems, in sorted order; every stem is in one part at most.
 
-    lists: part -> stems of its list file. twins: stem -> stem of the group of exact duplicates
-    that it belongs to. A group with a member in a list follows it, test before validation.
-    Of very few pairs one is given to validation though none drew it.
+    given: part -> stems of its list or folder. twins: stem -> stem of the group of exact duplicates
+    that it belongs to. A group with a member in a given part follows it, test before validation
+    before training. With training pairs given, those in no part are left out; else every stem is in
+    a part. Of very few pairs one is given to validation though none drew it.
     """
     twins = twins or {}
-    listed = {stem: part for part, names in lists.items() for stem in names}
+    standing = {stem: part for part, names in given.items() for stem in names}
     group_part: dict[str, str] = {}
     for stem in sorted(stems):
-        part = listed.get(stem)
+        part = standing.get(stem)
         group = twins.get(stem, stem)
-        if part is not None and group_part.get(group) != "test":
-            group_part[group] = part
+        if part is not None:
+            group_part[group] = max(part, group_part.get(group, part), key=PARTS.index)
     chosen: dict[str, list[str]] = {part: [] for part in PARTS}
     for stem in sorted(stems):
         group = twins.get(stem, stem)
-        chosen[group_part.get(group) or _drawn(group, lists)].append(stem)
-    if not chosen["val"] and "val" not in lists:
+        if "train" not in given:
+            chosen[group_part.get(group) or _drawn(group, given)].append(stem)
+        elif stem in standing:
+            chosen[group_part[group]].append(stem)
+    if not chosen["val"] and "val" not in given:
         _one_for_val(chosen["train"], chosen["val"], twins)
     return {part: tuple(names) for part, names in chosen.items()}
 
@@ -114,11 +169,11 @@ def _one_for_val(train: list[str], val: list[str], twins: Mapping[str, str]) -> 
     train[:] = [stem for stem in train if twins.get(stem, stem) != nearest]
 
 
-def _drawn(stem: str, lists: Mapping[str, Sequence[str]]) -> str:
+def _drawn(stem: str, given: Mapping[str, Sequence[str]]) -> str:
     at = draw(stem)
-    # each part has its own interval, so that a list for one leaves the other's draw as it was
-    if at < SHARE and "test" not in lists:
+    # each part has its own interval, so that a given one leaves the other's draw as it was
+    if at < SHARE and "test" not in given:
         return "test"
-    if SHARE <= at < 2 * SHARE and "val" not in lists:
+    if SHARE <= at < 2 * SHARE and "val" not in given:
         return "val"
     return "train"
