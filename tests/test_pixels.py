@@ -77,6 +77,23 @@ def test_a_document_that_is_called_a_picture_is_none(tmp_path: Path) -> None:
         read_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["avif", "bmp", "gif", "jp2", "jpg", "png", "tif", "webp"])
+def test_a_damaged_file_of_any_kind_is_named_in_one_line(tmp_path: Path, suffix: str) -> None:
+    whole = saved(Image.fromarray(small_face(0)[0]), tmp_path / f"a.{suffix}").read_bytes()
+    path, refused = tmp_path / f"b.{suffix}", []
+    for at in range(0, 300, 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        unlike_stored(path)
+        part_unlike_stored(path)
+        for read in (read_image, read_ids, read_part, picture_size):
+            try:
+                read(path)
+            except DataError as error:
+                refused.append(str(error))
+    assert refused
+    assert all(str(path) in line for line in refused)
+
+
 # --- upright
 
 

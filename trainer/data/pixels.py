@@ -65,7 +65,7 @@ _PLAIN = ("RGB", "L", "1", "CMYK", "YCbCr", "HSV", "LAB", "P")
 # what Pillow's decoders raise on damaged files, besides OSError
 _DAMAGE = (
     *(SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    *(IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError),
+    *(IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RuntimeError),
 )
 
 
