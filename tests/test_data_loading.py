@@ -895,6 +895,13 @@ def test_reversed_masks_are_told_in_one_line_that_names_the_mend(tmp_path: Path)
     assert mask_warnings(str(root), cache) == [text]
 
 
+def test_empty_masks_are_told_before_they_are_trained_on(tmp_path: Path):
+    root = data_folders.course(tmp_path / "faces", STEMS)
+    data_folders.save_mask(np.zeros((64, 64)), root / "train" / "masks" / "p03.png")
+    (text,) = mask_warnings(str(root), tmp_path / "cache")
+    assert "1 of 12 masks are background only" in text
+
+
 def test_built_in_faces_are_not_warned_of():
     assert mask_warnings(dataset.SYNTHETIC) == []
 

@@ -455,15 +455,15 @@ def remembered_ids(
     """What the ids of a source mean, in numbers; looked at once per data set.
 
     fingerprint: of the contents. folder: where the answer is kept. Returns `order` as
-    `Audit.class_order`, and how many masks are `doubtful` and `reversed`. Masks that cannot be read
-    are passed over: loading them says so.
+    `Audit.class_order`, and how many masks are `doubtful`, `reversed` and `empty`. Masks that cannot
+    be read are passed over: loading them says so.
     """
     store = folder / f"ids-{VERSION}-{fingerprint}.json"
     try:
         known = json.loads(store.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
-    if isinstance(known, dict) and known.keys() == {"order", "doubtful", "reversed"}:
+    if isinstance(known, dict) and known.keys() == {"order", "doubtful", "reversed", "empty"}:
         return known
     looks = _over_pairs(lambda index: _look_at_mask(source, index), len(source.stems), tick)
     masks = {
@@ -474,6 +474,7 @@ def remembered_ids(
         "order": ids.order.whole,
         "doubtful": len(ids.order.doubtful),
         "reversed": len(ids.reversed),
+        "empty": sum(look.trouble == "empty_masks" for look in looks),
     }
     with contextlib.suppress(OSError):  # the answer holds; it would only be asked again
         atomic_write_text(store, json.dumps(found))

@@ -219,8 +219,8 @@ def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = No
 
 
 def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = None) -> list[str]:
-    """A line each if the masks of a folder look as if they were in another class order, or have
-    left and right reversed, with the command that says more or corrects them.
+    """A line each if masks of a folder look as if they were in another class order, have left and
+    right reversed, or are empty, with the command that says more or corrects them.
 
     The look at a data set is remembered by its fingerprint. Nothing for the built-in faces.
     """
@@ -240,6 +240,8 @@ def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = 
     ]
     if found["reversed"]:
         lines.append(f"{found['reversed']} of {masks} masks have left and right reversed; {copy}")
+    if found["empty"]:
+        lines.append(f"{found['empty']} of {masks} masks are background only; {copy}")
     return lines
 
 
