@@ -455,7 +455,7 @@ def remembered_ids(
     """What the ids of a source mean, in numbers; looked at once per data set.
 
     fingerprint: of the contents. folder: where the answer is kept. Returns `order` as
-    `Audit.class_order`, and how many masks are `doubtful`, `reversed` and `empty`. Masks that cannot
+    `Audit.class_order`, and how many masks are `doubtful`, `reversed`, `empty`. Masks that cannot
     be read are passed over: loading them says so.
     """
     store = folder / f"ids-{VERSION}-{fingerprint}.json"
