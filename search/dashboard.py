@@ -106,9 +106,10 @@ def _main(args: argparse.Namespace) -> int:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, create=False, read_only=args.read_only)
     artifacts = Path(args.runs) / "artifacts"
-    artifacts.mkdir(parents=True, exist_ok=True)
+    if not args.read_only:
+        artifacts.mkdir(parents=True, exist_ok=True)
     application = _application(storage, artifacts)
 
     with _listening(family, where, args) as server_socket:

@@ -76,7 +76,7 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from trainer.files import atomic_write_text
 
     _check(args)
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, read_only=True)
     name = chosen_study(storage, args.study, partial(print, file=sys.stderr))
     if args.format == "csv":
         text, what = _all_trials(named_study(storage, name))

@@ -75,7 +75,7 @@ def _main(args: argparse.Namespace) -> int:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _check_idle(args)
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, create=False, read_only=args.action == "list")
     name = args.study or latest_study(storage)
     study = load_study(storage, name)
     if args.action == "list":

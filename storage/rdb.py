@@ -10,6 +10,7 @@ import functools
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,10 +115,15 @@ class LeasedStorage(RDBStorage):
         self._local = threading.local()
         self._fences: dict[int, int] = {}
         create = create and not read_only
+        file = None
         if self.address.path is not None:
             file = sqlite.prepare(self.address.path, create=create, read_only=read_only)
             self.warning = file.warning
-            self._start({"creator": file.connect}, fresh=not file.initialised)
+            connecting: dict[str, Any] = {"creator": file.connect}
+            if not file.ours:
+                # how it can be read changes when its owner comes and goes
+                connecting["poolclass"] = sa.NullPool
+            self._start(connecting, fresh=not file.initialised)
             self._begin_like_sqlite(file)
         else:
             options = postgres.engine_options(self.address)
@@ -125,6 +131,9 @@ class LeasedStorage(RDBStorage):
             postgres.listen(self.engine)
             # connections made so far were not set up
             self.engine.dispose()
+        self._file = file
+        # when the process ends too, and without holding on to this object: see _leave
+        weakref.finalize(self, _leave, self.engine, file)
         sa.event.listen(self.scoped_session.session_factory, "after_begin", self._check_fence)
         self._check_schema()
         if not read_only:
@@ -143,9 +152,12 @@ class LeasedStorage(RDBStorage):
         self._fences.update(state["fences"])
 
     def close(self) -> None:
-        """Give every connection back; the storage can still be used and then opens new ones."""
+        """Give every connection back; the storage can still be used and then opens new ones.
+
+        Happens by itself when the process ends.
+        """
         self.scoped_session.remove()
-        self.engine.dispose()
+        _leave(self.engine, self._file)
 
     # Optuna's methods. `_create_new_trial`, `_set_trial_param`, `_get_trials` and
     # `_get_best_trial_id` are what its public methods and its cache end in.
@@ -479,12 +491,15 @@ class LeasedStorage(RDBStorage):
             claims.check(connection, *fence)
 
     def _begin_like_sqlite(self, file: sqlite.SqliteFile) -> None:
+        # not `self`: the engine would keep it from being collected
+        read_only, local = self.read_only, self._local
+
         @sa.event.listens_for(self.engine, "begin")
         def begin(connection: Connection) -> None:
             file.check_identity()
             # the write lock from the start: a read that turns into a write would find its
             # snapshot outdated, and two workers would take the same trial
-            reading = self.read_only or getattr(self._local, "reading", False)
+            reading = read_only or getattr(local, "reading", False)
             connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     # Opening
@@ -567,6 +582,13 @@ def open_storage(
                 tell(f"store {opened.address.path or opened.address.shown} answers again")
             return opened
         time.sleep(_PAUSE_S * (0.5 + random.random()))
+
+
+def _leave(engine: sa.Engine, file: sqlite.SqliteFile | None) -> None:
+    """Close every connection, and leave a SQLite store whole in its one file."""
+    engine.dispose()
+    if file is not None:
+        file.settle()
 
 
 def _refusal(error: Exception, address: StoreUrl) -> StorageError:
