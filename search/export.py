@@ -229,7 +229,7 @@ def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
         if number not in by_number:
             raise StudyError(
                 f"study {study.study_name}: --trial {number} does not exist; there are"
-                f" {len(trials)}, counted from 0"
+                f" {lineage.numbers_text(trials)}"
             )
         first = lineage.rows_of(trials, by_number[number])[0].number
         trial = next(one for one in lineage.merged(trials) if one.number == first)
