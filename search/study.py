@@ -197,17 +197,13 @@ def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = 
 
 
 def refuse_direction(study: optuna.Study, way_on: str = "name another with --study") -> None:
-    """Raise StudyError unless the study has one objective, to be maximized: a search in it would
-    look for the worst. way_on: what to do about it.
+    """Raise StudyError unless the study has one objective, to be maximized.
+
+    A search in it would look for the worst. way_on: what to do about it.
     """
-    found = [direction.name.lower().replace("_", " ") for direction in study.directions]
-    if found != ["maximize"]:
-        what = f"the direction {found[0]}" if len(found) == 1 else f"{len(found)} objectives"
-        several = f" ({', '.join(found)})" if len(found) > 1 else ""
-        raise StudyError(
-            f'study "{study.study_name}" has {what}{several}, and scores here are one objective to'
-            f" maximize: {way_on}"
-        )
+    wrong = _wrong_direction(study)
+    if wrong is not None:
+        raise StudyError(f'study "{study.study_name}" {wrong}: {way_on}')
 
 
 def refuse_foreign(study: optuna.Study, way_on: str = "name another with --study") -> None:
@@ -215,14 +211,16 @@ def refuse_foreign(study: optuna.Study, way_on: str = "name another with --study
 
     way_on: what to do about it.
     """
-    refuse_direction(study, way_on)
     attrs = study.user_attrs
     system = study._storage.get_study_system_attrs(study._study_id)
     metrics = system.pop(_METRIC_NAMES, METRIC_NAMES)
     # a note that was written in the dashboard is no program's
     others = sorted([*attrs, *(key for key in system if not key.startswith("dashboard:"))])
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
-    if REBUILT in attrs:
+    why = _wrong_direction(study)
+    if why is not None:
+        pass
+    elif REBUILT in attrs:
         why = "was left half made by search.rebuild, which can be repeated"
     elif states:
         kinds = ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states))
@@ -234,6 +232,15 @@ def refuse_foreign(study: optuna.Study, way_on: str = "name another with --study
     else:
         return
     raise StudyError(f'study "{study.study_name}" was not made by search.run, it {why}: {way_on}')
+
+
+def _wrong_direction(study: optuna.Study) -> str | None:
+    found = [direction.name.lower().replace("_", " ") for direction in study.directions]
+    if found == ["maximize"]:
+        return None
+    several = f"{len(found)} objectives ({', '.join(found)})"
+    what = f"the direction {found[0]}" if len(found) == 1 else several
+    return f"has {what}, and scores here are one objective to maximize"
 
 
 def open_study(

@@ -131,7 +131,10 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
                 _empty_log(connection, 0)
         stat = os.stat(path)
     except sqlite3.Error as error:
-        raise StorageError(f"store {path}: {_reason(error)}") from None
+        # SQLite only says that it cannot open what it cannot make in the folder
+        readable = "unable to open" in str(error) and os.access(path, os.R_OK)
+        known = "readonly" if readable and not _is_ours(path) else str(error)
+        raise StorageError(f"store {path}: {reason(known)}") from None
     except OSError as error:
         raise StorageError(f"store {path}: {error.strerror or error}") from None
     return SqliteFile(
@@ -276,10 +279,6 @@ def _patiently(attempt: Callable[[], T]) -> T:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-
-
-def _reason(error: sqlite3.Error) -> str:
-    return reason(str(error))
 
 
 def reason(text: str) -> str:
