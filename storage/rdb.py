@@ -369,6 +369,12 @@ class LeasedStorage(RDBStorage):
         _check_wish(wish)
         return self._write(lambda c: claims.set_wish(c, study_id, wish, number=number))
 
+    def last_token(self) -> int | None:
+        """The highest token that any claim of the store has had; None where that is not known."""
+        if self.address.path is None:
+            return None
+        return self._read(claims.last_token) if self._has_claims else 0
+
     def live_claims(self, study_id: int) -> list[Claim]:
         """Every claim on the study, oldest first."""
         if not self._has_claims:

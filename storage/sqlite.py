@@ -111,6 +111,8 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
     network = network_type(path, mounts)
     try:
         ours = not read_only or _is_ours(path)
+        if ours:
+            _refuse_strange_log(path)
         with closing(_open(path, "rw" if ours else _foreign_mode(path))) as connection:
             tables = {
                 name
@@ -227,6 +229,41 @@ def _refuse_lone_log(path: Path) -> None:
             f" ({logged:,} bytes) is there: put the file back beside it, or move the log away to"
             " begin anew"
         )
+
+
+def _refuse_strange_log(path: Path) -> None:
+    """Raise StorageError for a log of another or an older file, before it is brought into this one.
+
+    SQLite takes any log that lies beside a file: rows would be lost, or the file damaged.
+    """
+    if not _size(_beside(path, "-wal")):
+        return
+    # in this order: what others write meanwhile makes both larger
+    size = _size(path)
+    with closing(_open(path, "ro")) as connection:
+        sound = _is_sound(connection)
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        pages = connection.execute("PRAGMA page_count").fetchone()[0] if sound else 0
+    if sound and size <= pages * page:
+        return
+    with closing(_open(path, "immutable")) as connection:
+        if not _is_sound(connection):
+            # the file itself is damaged, which is told where it is read
+            return
+    what = "older than the file" if sound else "not of this file"
+    raise StorageError(
+        f"store {path}: its log {path.name}-wal is {what}: put back the log that belongs to it, or"
+        " move the log away to have the file as it is"
+    )
+
+
+def _is_sound(connection: sqlite3.Connection) -> bool:
+    try:
+        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError as error:
+        if "malformed" not in str(error):
+            raise
+        return False
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -694,6 +694,26 @@ def opened_rows(folder: Path) -> list[int]:
         return [number for (number,) in file.execute("SELECT number FROM trials")]
 
 
+def test_an_older_copy_of_the_store_does_not_write_over_what_it_does_not_know(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latest = shutil.copy(copied / "runs" / "search.db", copied / "latest.db")
+    # as it was when the last trial had not begun
+    with closing(sqlite3.connect(latest)) as file:
+        (token,) = file.execute("SELECT seq FROM sqlite_sequence").fetchone()
+    (number,) = (
+        path.parent.name for path in copied.glob(f"runs/{NAME}/[0-9]*/{token}") if path.is_dir()
+    )
+    by_sql(copied, f"DELETE FROM trials WHERE number = {number}")
+    by_sql(copied, f"UPDATE sqlite_sequence SET seq = {token - 1}")
+    line = refusal(capsys, "--trials", "4")
+    assert f"holds work that this store does not know of (runs/{NAME}/{number}/{token})" in line
+    assert "an older copy, or one made without its log" in line
+    assert "python -m search.rebuild --storage sqlite:///NEW.db" in line
+    shutil.copy(latest, copied / "runs" / "search.db")
+    assert here("--trials", "3") == 0
+
+
 # ------------------------------------------------------------------- studies of somebody's making
 
 

@@ -493,6 +493,48 @@ def test_a_log_without_its_file_is_kept_for_it(tmp_path: Path, rest: str) -> Non
     storage.close()
 
 
+def filled(storage: LeasedStorage, trials: int) -> None:
+    """A study with so many trials of some size."""
+    study = optuna.create_study(storage=storage, study_name="filled", load_if_exists=True)
+    for number in range(trials):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("text", "long " * 100)
+        study.tell(trial, number)
+
+
+@pytest.mark.parametrize(
+    ("log", "what"), [("first", "older than the file"), ("later", "not of this file")]
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_log_that_does_not_belong_to_the_file_is_not_brought_into_it(
+    tmp_path: Path, log: str, what: str, read_only: bool
+) -> None:
+    path = tmp_path / "search.db"
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name in ("first", "later"):
+        storage = open_storage(url_of(path))
+        filled(storage, 3)
+        # as of a backup that was made while somebody was at work
+        shutil.copy(tmp_path / "search.db-wal", logs / name)
+        storage.close()
+    storage = open_storage(url_of(path))
+    filled(storage, 30)
+    storage.close()
+    before = path.read_bytes()
+    shutil.copy(logs / log, tmp_path / "search.db-wal")
+    line = refusal(url_of(path), create=False, read_only=read_only)
+    assert f"its log search.db-wal is {what}: put back the log that belongs to it" in line
+    assert path.read_bytes() == before
+    assert (tmp_path / "search.db-wal").read_bytes() == (logs / log).read_bytes()
+    for file in tmp_path.glob("search.db-*"):
+        file.unlink()
+    storage = open_storage(url_of(path), read_only=read_only)
+    assert len(storage.get_all_trials(1)) == 36
+    storage.close()
+
+
 # ------------------------------------------------------------------------- somebody else's store
 
 
