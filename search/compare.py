@@ -46,7 +46,7 @@ def _main(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(args.studies))
     if len(names) < 2:
         raise UserError(f"compare {names[0]}: with what? name a second study")
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, read_only=True)
     studies = [results_of(named_study(storage, name)) for name in names]
     # a study's name may hold brackets or :words:
     compare(Console(highlight=False, markup=False, emoji=False), studies)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.launch import Ahead
-from search.names import RUNS, SEEDS, STORAGE
+from search.names import RUNS, SEEDS, SETUP, STORAGE
 from trainer.cli import Parser, from_zero, guarded, progress_bar, whole
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _planned(
     from search.repeats import confirming
     from search.repeats.repeating import first_look
     from search.run import check_writable
-    from search.study import named_study
+    from search.study import named_study, refuse_direction, refuse_foreign
     from storage import open_storage
     from trainer.data.dataset import load_faces
 
@@ -190,7 +190,12 @@ def _planned(
         mend = "give these repeats another name with --study NAME"
         if args.compare is None:
             mend = "delete that study in the dashboard, or give its --compare again"
-        task = confirming.joined(task, named_study(storage, name), mend)
+        study = named_study(storage, name)
+        if SETUP in study.user_attrs:
+            refuse_direction(study, mend)
+            task = confirming.joined(task, study, mend)
+        else:
+            refuse_foreign(study, mend)
     refuse_orphans(storage, name, runs)
     settings = task.setup.base["data"]
     with progress_bar("decoding faces") as tick:

@@ -90,7 +90,7 @@ def _main(args: argparse.Namespace) -> int:
     import waitress
 
     from search.guard import Guard
-    from storage import open_storage
+    from storage import StorageError, open_storage
     from trainer.errors import UserError
 
     password = _password(args.password_file)
@@ -106,9 +106,16 @@ def _main(args: argparse.Namespace) -> int:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, create=False, read_only=args.read_only)
+    for study in storage.get_all_studies():
+        try:
+            storage.check_numbers(study._study_id)
+        except StorageError as error:
+            # the others can be looked at
+            print(f"warning: one of them is not shown: {error}", file=sys.stderr, flush=True)
     artifacts = Path(args.runs) / "artifacts"
-    artifacts.mkdir(parents=True, exist_ok=True)
+    if not args.read_only:
+        artifacts.mkdir(parents=True, exist_ok=True)
     application = _application(storage, artifacts)
 
     with _listening(family, where, args) as server_socket:

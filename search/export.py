@@ -76,7 +76,7 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from trainer.files import atomic_write_text
 
     _check(args)
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, read_only=True)
     name = chosen_study(storage, args.study, partial(print, file=sys.stderr))
     if args.format == "csv":
         text, what = _all_trials(named_study(storage, name))
@@ -229,7 +229,7 @@ def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
         if number not in by_number:
             raise StudyError(
                 f"study {study.study_name}: --trial {number} does not exist; there are"
-                f" {len(trials)}, counted from 0"
+                f" {lineage.numbers_text(trials)}"
             )
         first = lineage.rows_of(trials, by_number[number])[0].number
         trial = next(one for one in lineage.merged(trials) if one.number == first)

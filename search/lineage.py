@@ -27,6 +27,13 @@ def counts(trial: FrozenTrial) -> bool:
     )
 
 
+def numbers_text(trials: Sequence[FrozenTrial]) -> str:
+    """How many rows a study has and how they are numbered, in words."""
+    last = max((trial.number for trial in trials), default=-1)
+    gaps = f" to {last}, since some were deleted" if last >= len(trials) else ""
+    return f"{len(trials)}, counted from 0{gaps}"
+
+
 def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The rows that count towards `--trials`, in the order given."""
     return [trial for trial in trials if counts(trial)]

@@ -18,6 +18,8 @@ IMPORTED = "imported"
 # attributes of a study: what it remembers, how many finished trials it should reach, and how
 # repeats are judged (labels, cap, first and margin of the looks, see `search.repeats.looks`)
 SETUP, TOTAL, JUDGED = "setup", "total", "judged"
+# stands on a rebuilt study from its first moment; until its setup stands beside it, it is half made
+REBUILT = "rebuilt"
 # seconds between the beats of a worker, and seconds of silence after which it counts as dead
 BEAT_S = 2.0
 GRACE_S = 20.0

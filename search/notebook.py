@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,9 @@ def load(study: str | None = None, storage: str = STORAGE, runs: str | Path = RU
     from search.study import named_study
     from storage import open_storage
 
-    store = open_storage(storage, create=False)
-    name = latest_study(store) if study is None else study
-    return LoadedStudy(results_of(named_study(store, name), Path(runs)))
+    with closing(open_storage(storage, read_only=True)) as store:
+        name = latest_study(store) if study is None else study
+        return LoadedStudy(results_of(named_study(store, name), Path(runs)))
 
 
 @dataclass(frozen=True, repr=False)

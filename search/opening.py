@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
@@ -16,9 +17,10 @@ from search import spaces
 from search.adopt import adopt
 from search.enqueue import Request, complete, enqueue, read_requests
 from search.first import enqueue_first
-from search.names import CONFIRM_SUFFIX, default_name, is_repeats
+from search.names import CONFIRM_SUFFIX, SETUP, default_name, is_repeats
 from search.progress import View
 from search.records import token_folders_of
+from search.resume import written_by
 from search.spaces import Searched
 from search.study import (
     CHANGEABLE,
@@ -171,14 +173,37 @@ def opened(
 
 
 def refuse_orphans(storage: LeasedStorage, name: str, runs: Path) -> None:
-    """Raise StudyError where a new study would write over the trials of a lost one."""
+    """Raise StudyError where a study would write over trials that its store has lost."""
     folder = trial_folder(runs, name, 0).parent
-    if name in {study.study_name for study in storage.get_all_studies()}:
+    known = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+    if name in known:
+        _refuse_older_copy(storage, known[name], folder)
         return
     if any(token_folders_of(number) for number in folder.glob("[0-9]*")):
         raise StudyError(
             f"{folder} holds trials of a study that is not in this store: bring it back with python"
             " -m search.rebuild, give this run another --study or --runs, or remove that folder"
+        )
+
+
+def _refuse_older_copy(storage: LeasedStorage, attrs: Mapping[str, Any], folder: Path) -> None:
+    """Raise StudyError where the files of a study know of claims that its store has yet to make."""
+    last = storage.last_token()
+    if last is None or SETUP not in attrs:
+        return
+    numbers = [number for number in folder.glob("[0-9]*") if number.name.isdecimal()]
+    later = [
+        token
+        for number in numbers
+        for token in token_folders_of(number)
+        if int(token.name) > last and written_by(token) == attrs[SETUP].get("uid")
+    ]
+    if later:
+        raise StudyError(
+            f"{folder} holds work that this store does not know of ({later[-1]}): the store is an"
+            " older copy, or one made without its log (search.db-wal); put the latest one back,"
+            " bring all back with python -m search.rebuild --storage sqlite:///NEW.db, or give"
+            " this run another --study or --runs"
         )
 
 

@@ -75,7 +75,7 @@ def _main(args: argparse.Namespace) -> int:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _check_idle(args)
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, create=False, read_only=args.action == "list")
     name = args.study or latest_study(storage)
     study = load_study(storage, name)
     if args.action == "list":
@@ -170,10 +170,11 @@ def _state_text(trial: FrozenTrial, owners: dict[int | None, str]) -> str:
 
 def _add(study: optuna.Study, args: argparse.Namespace) -> int:
     from search.enqueue import enqueue, parse_request, read_requests
-    from search.study import load_setup
+    from search.study import load_setup, refuse_direction
     from trainer.config import parse_set
     from trainer.errors import ConfigError
 
+    refuse_direction(study)
     if (args.what is None) == (not args.sets):
         raise ConfigError("queue add: give a YAML file, or --set name=value, one of the two")
     if args.what is not None:
@@ -196,7 +197,7 @@ def _add(study: optuna.Study, args: argparse.Namespace) -> int:
 
 
 def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
-    from search.lineage import rows_of
+    from search.lineage import numbers_text, rows_of
     from trainer.errors import ConfigError
 
     rows = study.get_trials(deepcopy=False)
@@ -205,8 +206,8 @@ def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
         raise ConfigError(f"queue {action}: which trial? give its number")
     if text not in trials:
         raise ConfigError(
-            f"queue {action}: study {study.study_name} has no trial {text}; it has {len(trials)},"
-            " counted from 0"
+            f"queue {action}: study {study.study_name} has no trial {text}; it has"
+            f" {numbers_text(rows)}"
         )
     # a revived trial is known by its first number; what can be ended is its last row
     first = rows_of(rows, trials[text])[0].number

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.names import JUDGED, RUNS, SETUP, STORAGE
+from search.names import JUDGED, REBUILT, RUNS, SETUP, STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ Finished trials come back as they were; those that were running or had been inte
 their number and go on from their checkpoint. The same search.run command goes on. An interrupted
 rebuild is simply repeated.
 """
-
-# stands on a study from its first moment; until its setup stands beside it, it is half made
-REBUILT = "rebuilt"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,7 +112,9 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
 
 def _make_room(storage: LeasedStorage, name: str) -> None:
     """Delete what an interrupted rebuild, or a run without trials, has left under this name."""
-    from search.study import StudyError
+    import optuna
+
+    from search.study import StudyError, refuse_foreign
 
     try:
         study_id = storage.get_study_id_from_name(name)
@@ -123,6 +122,12 @@ def _make_room(storage: LeasedStorage, name: str) -> None:
         return
     attrs = storage.get_study_user_attrs(study_id)
     half_made = REBUILT in attrs and SETUP not in attrs
+    if not half_made and SETUP not in attrs:
+        # somebody's own: only one that is as good as new makes room
+        refuse_foreign(
+            optuna.load_study(study_name=name, storage=storage),
+            "name another --storage, or delete that study first",
+        )
     if not half_made and (storage.get_all_trials(study_id) or storage.live_claims(study_id)):
         raise StudyError(
             f'the store has a study "{name}" with trials already, and two are never mixed: name'

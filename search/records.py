@@ -168,6 +168,12 @@ def _study(
         by_number[int(record.folder.parent.name)].append(record)
     rows = {}
     for number, own in sorted(by_number.items()):
+        told = [record.content["params"] for record in own if "params" in record.content]
+        if any(params != told[0] for params in told):
+            amiss.append(
+                f"trial {number}: several trials left files under this number, as after a row was"
+                f" deleted by SQL; the one that began last comes back ({own[0].folder})"
+            )
         try:
             rows[number] = _row(own, artifacts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -96,7 +96,7 @@ def _main(args: argparse.Namespace) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # where nobody named it a missing folder only means: no histories, no pictures
     runs = Path(RUNS) if args.runs is None else existing(args.runs)
-    storage = open_storage(args.storage, create=False)
+    storage = open_storage(args.storage, read_only=True)
     name = chosen_study(storage, args.study, partial(print, file=sys.stderr))
     report = report_of(storage, named_study(storage, name), args.storage, runs)
     atomic_write_text(args.out, page(report))

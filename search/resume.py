@@ -73,7 +73,7 @@ def newest_checkpoint(folders: Sequence[Path], config: Config, study_uid: str) -
             checkpoint.read(path.with_name("best.pt"))
         except (CheckpointError, OSError):
             continue
-        if not _same_training(stored["config"], config) or _uid(path.parent) != study_uid:
+        if not _same_training(stored["config"], config) or written_by(path.parent) != study_uid:
             continue
         if "adamw" not in stored:
             # written before 25 November 2026: nothing that training could go on from
@@ -102,8 +102,8 @@ def _same_training(stored: dict[str, Any], config: Config) -> bool:
     return base_identity(other, ["data.root"]) == base_identity(config, ["data.root"])
 
 
-def _uid(folder: Path) -> str | None:
-    """Which study wrote a token's folder."""
+def written_by(folder: Path) -> str | None:
+    """The uid of the study that wrote a token's folder; None where it does not tell."""
     try:
         record = read_yaml(folder / "config.yaml")["search"]
         return str(record["study_uid"])
@@ -113,6 +113,6 @@ def _uid(folder: Path) -> str | None:
 
 def clear_strangers(out: Path, setup: Setup) -> None:
     """Remove what a deleted study of the same name left where this claim is to write."""
-    if out.exists() and _uid(out) != setup.uid:
+    if out.exists() and written_by(out) != setup.uid:
         for name in ("last.pt", "best.pt", "history.json", "contact_sheet.png"):
             (out / name).unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from search.study import (
     drain_mark,
     equip,
     load_setup,
+    refuse_direction,
     take_up,
     total_of,
     trial_folder,
@@ -111,6 +112,7 @@ class Post:
     def __post_init__(self) -> None:
         self.signals.busy = self.storage.at_work
         self.setup = load_setup(self.study)
+        refuse_direction(self.study)
         self.revivals = Revivals(self.study, self.runs, _say)
         self._drain_mark = drain_mark(self.study)
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -222,6 +224,12 @@ def one_trial(post: Post, token: int, revival: Revival | None = None) -> None:
             except Exception as error:
                 if _is_machines(error):
                     raise
+                if isinstance(error, KeyError) and _is_deleted(post, trial_id):
+                    _say(
+                        f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped"
+                    )
+                    post.storage.release(token)
+                    return
                 _failed(post, trial_id, token, error)
     except LeaseLost:
         return
@@ -262,6 +270,14 @@ def _keep_verdict(post: Post, trial_id: int, token: int) -> None:
     out = trial_folder(post.runs, post.study.study_name, row.number) / str(token)
     with contextlib.suppress(KeyError):
         _write_config(post, row, trial_config(row, post.setup), out)
+
+
+def _is_deleted(post: Post, trial_id: int) -> bool:
+    try:
+        post.storage.get_trial(trial_id)
+    except KeyError:
+        return True
+    return False
 
 
 def _put_back(post: Post, trial_id: int | None, token: int) -> None:

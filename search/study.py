@@ -25,7 +25,17 @@ from optuna.trial import FrozenTrial
 
 import space
 from search import lineage, spaces
-from search.names import BEAT_S, GRACE_S, JUDGED, SETUP, TOTAL, is_imported, is_repeats, is_search
+from search.names import (
+    BEAT_S,
+    GRACE_S,
+    JUDGED,
+    REBUILT,
+    SETUP,
+    TOTAL,
+    is_imported,
+    is_repeats,
+    is_search,
+)
 from search.outlook import Outlook
 from search.prior import outlook_of
 from search.pruner import PRUNERS, make_pruner
@@ -40,6 +50,9 @@ if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
 
 METRIC = "f_score per image, training grid"
+METRIC_NAMES = ["f_score"]
+# where Optuna keeps them
+_METRIC_NAMES = "study:metric_names"
 # how a study searches may change from run to run
 CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
 SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.05
@@ -168,17 +181,66 @@ def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = 
         return setup
     stored = study.user_attrs.get(SETUP)
     if stored is not None:
+        refuse_direction(
+            study,
+            f"give this run another name with --study NAME (add --from {setup.name} to take its"
+            " trials over)",
+        )
         return _agreed(Setup.from_json(stored), setup, explicit)
     if is_imported(study.user_attrs):
         raise StudyError(
             f'study "{setup.name}" holds imported runs, which cannot go on: name another with'
             " --study"
         )
-    if study.get_trials(deepcopy=False):
-        raise StudyError(
-            f'study "{setup.name}" was not made by search.run: name another with --study'
-        )
+    refuse_foreign(study)
     return setup
+
+
+def refuse_direction(study: optuna.Study, way_on: str = "name another with --study") -> None:
+    """Raise StudyError unless the study has one objective, to be maximized.
+
+    A search in it would look for the worst. way_on: what to do about it.
+    """
+    wrong = _wrong_direction(study)
+    if wrong is not None:
+        raise StudyError(f'study "{study.study_name}" {wrong}: {way_on}')
+
+
+def refuse_foreign(study: optuna.Study, way_on: str = "name another with --study") -> None:
+    """Raise StudyError unless a study of somebody's own making is as good as new.
+
+    way_on: what to do about it.
+    """
+    attrs = study.user_attrs
+    system = study._storage.get_study_system_attrs(study._study_id)
+    metrics = system.pop(_METRIC_NAMES, METRIC_NAMES)
+    # a note that was written in the dashboard is no program's
+    others = sorted([*attrs, *(key for key in system if not key.startswith("dashboard:"))])
+    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+    why = _wrong_direction(study)
+    if why is not None:
+        pass
+    elif REBUILT in attrs:
+        why = "was left half made by search.rebuild, which can be repeated"
+    elif states:
+        kinds = ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states))
+        why = f"holds trials of another program ({kinds})"
+    elif metrics != METRIC_NAMES:
+        why = f"has the metric {', '.join(map(str, metrics))}"
+    elif others:
+        why = f"has attributes of another program ({', '.join(others[:3])})"
+    else:
+        return
+    raise StudyError(f'study "{study.study_name}" was not made by search.run, it {why}: {way_on}')
+
+
+def _wrong_direction(study: optuna.Study) -> str | None:
+    found = [direction.name.lower().replace("_", " ") for direction in study.directions]
+    if found == ["maximize"]:
+        return None
+    several = f"{len(found)} objectives ({', '.join(found)})"
+    what = f"the direction {found[0]}" if len(found) == 1 else several
+    return f"has {what}, and scores here are one objective to maximize"
 
 
 def open_study(
@@ -198,7 +260,7 @@ def open_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # what the dashboard calls the value
-        study.set_metric_names(["f_score"])
+        study.set_metric_names(METRIC_NAMES)
     return study
 
 
@@ -247,7 +309,9 @@ def load_setup(study: optuna.Study) -> Setup:
     if stored is None:
         imported = is_imported(study.user_attrs)
         whose = "holds imported runs" if imported else "was not made by search.run"
-        raise StudyError(f'study "{study.study_name}" {whose}, so its configs are not known')
+        raise StudyError(
+            f'study "{study.study_name}" {whose}, so its configs are not known: name another study'
+        )
     return Setup.from_json(stored)
 
 
@@ -475,9 +539,11 @@ def versions() -> dict[str, str]:
 
 def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
+    storage.check_numbers(study._study_id)
+    return study
 
 
 def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:

@@ -187,7 +187,9 @@ def _watched(run: Run, crew: Workers, notifier: Notifier, news: News, signals: S
             for deed in reaper.look():
                 if deed.number is not None:
                     trials = run.study.get_trials(deepcopy=False)
-                    name = name_of(trials[deed.number], trials)
+                    # numbers have gaps where rows were deleted
+                    row = next((it for it in trials if it.number == deed.number), None)
+                    name = f"trial {deed.number}" if row is None else name_of(row, trials)
                     view.say(f"{name} lost its worker; it waits in the queue")
             standing = run.standing()
             for lines in (crew.told, notifier.told):

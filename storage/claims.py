@@ -346,6 +346,12 @@ def unclaimed(connection: Connection, study_id: int) -> Sequence[tuple[int, int]
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 
+def last_token(connection: Connection) -> int:
+    """On SQLite alone."""
+    query = sa.text("SELECT seq FROM sqlite_sequence WHERE name = :table")
+    return int(connection.execute(query, {"table": CLAIMS.name}).scalar() or 0)
+
+
 def set_wish(
     connection: Connection,
     study_id: int,

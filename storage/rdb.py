@@ -10,7 +10,8 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,12 +21,13 @@ import sqlalchemy as sa
 from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage import claims, postgres, sqlite, trouble
+from storage import claims, postgres, rows, sqlite, trouble
 from storage.claims import Beat, Claim
 from storage.errors import StorageError
 from storage.url import StoreUrl, for_optuna, parse_url
@@ -113,19 +115,30 @@ class LeasedStorage(RDBStorage):
         self._telling = threading.Lock()
         self._local = threading.local()
         self._fences: dict[int, int] = {}
+        # trial_id -> number of those that Optuna's cache asks for again
+        self._unfinished: dict[int, int] = {}
         create = create and not read_only
+        file = None
         if self.address.path is not None:
             file = sqlite.prepare(self.address.path, create=create, read_only=read_only)
             self.warning = file.warning
-            self._start({"creator": file.connect}, fresh=not file.initialised)
+            connecting: dict[str, Any] = {"creator": file.connect}
+            if not file.ours:
+                # how it can be read changes when its owner comes and goes
+                connecting["poolclass"] = sa.NullPool
+            self._start(connecting, fresh=not file.initialised)
             self._begin_like_sqlite(file)
+            sa.event.listen(self.scoped_session.session_factory, "before_flush", rows.give_ids)
         else:
             options = postgres.engine_options(self.address)
             self._start(options, fresh=_is_fresh(self.address, options, create=create))
             postgres.listen(self.engine)
             # connections made so far were not set up
             self.engine.dispose()
-        sa.event.listen(self.scoped_session.session_factory, "after_begin", self._check_fence)
+        self._file = file
+        # when the process ends too, and without holding on to this object: see _leave
+        weakref.finalize(self, _leave, self.engine, file)
+        self._check_fences()
         self._check_schema()
         if not read_only:
             self._repeat_races(lambda: claims.METADATA.create_all(self.engine))
@@ -143,9 +156,12 @@ class LeasedStorage(RDBStorage):
         self._fences.update(state["fences"])
 
     def close(self) -> None:
-        """Give every connection back; the storage can still be used and then opens new ones."""
+        """Give every connection back; the storage can still be used and then opens new ones.
+
+        Happens by itself when the process ends.
+        """
         self.scoped_session.remove()
-        self.engine.dispose()
+        _leave(self.engine, self._file)
 
     # Optuna's methods. `_create_new_trial`, `_set_trial_param`, `_get_trials` and
     # `_get_best_trial_id` are what its public methods and its cache end in.
@@ -167,7 +183,6 @@ class LeasedStorage(RDBStorage):
         RDBStorage.get_trial_id_from_study_id_trial_number
     )
     get_trial = _reads(RDBStorage.get_trial)
-    _get_trials = _reads(RDBStorage._get_trials)
     _get_best_trial_id = _reads(RDBStorage._get_best_trial_id)
 
     _set_trial_param = _fenced(RDBStorage._set_trial_param)
@@ -194,6 +209,33 @@ class LeasedStorage(RDBStorage):
         with self._marked("fence", self._fence_of(trial_id)):
             return self._patiently(attempt)
 
+    @_reads
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        if states is None:
+            missing = included_trial_ids - {trial._trial_id for trial in trials}
+            trials += [_deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing]
+            for trial in trials:
+                if trial.state.is_finished():
+                    self._unfinished.pop(trial._trial_id, None)
+                else:
+                    self._unfinished[trial._trial_id] = trial.number
+        return trials
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Any
+    ) -> models.TrialModel:
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        # the study is locked
+        trial.number = rows.free_number(session.connection(), study_id, cast(int, trial.trial_id))
+        return trial
+
     def delete_study(self, study_id: int) -> None:
         self._patiently(lambda: super(LeasedStorage, self).delete_study(study_id))
         # the database drops the claims itself; this is for a store whose trigger was lost
@@ -210,9 +252,14 @@ class LeasedStorage(RDBStorage):
 
         Finished trials and live claims are counted and the claim is made in one transaction.
         total None takes a place without a budget, for a revived trial. Raises KeyError for an
-        unknown study.
+        unknown study, StorageError as `check_numbers` does.
         """
-        return self._write(lambda c: claims.take_place(c, study_id, total, owner))
+
+        def take(connection: Connection) -> int | None:
+            self._refuse_doubled(connection, study_id)
+            return claims.take_place(connection, study_id, total, owner)
+
+        return self._write(take)
 
     def pop_waiting(self, study_id: int, token: int, *, revivals: bool = False) -> int | None:
         """Start the next waiting trial under this claim; its id, or None where none waits.
@@ -322,6 +369,12 @@ class LeasedStorage(RDBStorage):
         _check_wish(wish)
         return self._write(lambda c: claims.set_wish(c, study_id, wish, number=number))
 
+    def last_token(self) -> int | None:
+        """The highest token that any claim of the store has had; None where that is not known."""
+        if self.address.path is None:
+            return None
+        return self._read(claims.last_token) if self._has_claims else 0
+
     def live_claims(self, study_id: int) -> list[Claim]:
         """Every claim on the study, oldest first."""
         if not self._has_claims:
@@ -359,6 +412,31 @@ class LeasedStorage(RDBStorage):
         )
         rows = self._read(lambda c: [(row[0], row[1]) for row in c.execute(query)])
         return dict.fromkeys(TrialState, 0) | dict(rows)
+
+    def check_numbers(self, study_id: int) -> None:
+        """Raise StorageError where two trials of the study have one number.
+
+        Optuna's cache shows only one of them, so counts would differ for ever, and their files
+        would lie in one folder.
+        """
+        self._read(lambda c: self._refuse_doubled(c, study_id))
+
+    def _refuse_doubled(self, connection: Connection, study_id: int) -> None:
+        twice = rows.doubled(connection, study_id)
+        if twice is None:
+            return
+        *_, last = twice.trial_ids
+        name = connection.execute(
+            sa.select(claims.STUDIES.c.study_name).where(claims.STUDIES.c.study_id == study_id)
+        ).scalar()
+        raise StorageError(
+            f'store {self._shown()}: {len(twice.trial_ids)} trials of study "{name}" have the'
+            f" number {twice.number} (trial_id {', '.join(map(str, twice.trial_ids))}), as happens"
+            " after a row was deleted by SQL: end whoever works on it, give the last one a number"
+            f" of its own with UPDATE trials SET number = {twice.free} WHERE trial_id = {last}, and"
+            f" move what it left, the newest folder in the study's {twice.number} below the runs"
+            f" folder, to {twice.free}"
+        )
 
     def studies_by_activity(self) -> list[StudyActivity]:
         """All studies, the one with the latest start or end of a trial first."""
@@ -473,18 +551,26 @@ class LeasedStorage(RDBStorage):
         finally:
             setattr(self._local, name, before)
 
-    def _check_fence(self, session: Any, transaction: Any, connection: Connection) -> None:
-        fence = getattr(self._local, "fence", None)
-        if fence is not None:
-            claims.check(connection, *fence)
+    # SQLAlchemy never forgets a listener, so none of them holds on to `self`
+
+    def _check_fences(self) -> None:
+        local = self._local
+
+        @sa.event.listens_for(self.scoped_session.session_factory, "after_begin")
+        def check(session: Any, transaction: Any, connection: Connection) -> None:
+            fence = getattr(local, "fence", None)
+            if fence is not None:
+                claims.check(connection, *fence)
 
     def _begin_like_sqlite(self, file: sqlite.SqliteFile) -> None:
+        read_only, local = self.read_only, self._local
+
         @sa.event.listens_for(self.engine, "begin")
         def begin(connection: Connection) -> None:
             file.check_identity()
             # the write lock from the start: a read that turns into a write would find its
             # snapshot outdated, and two workers would take the same trial
-            reading = self.read_only or getattr(self._local, "reading", False)
+            reading = read_only or getattr(local, "reading", False)
             connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     # Opening
@@ -567,6 +653,23 @@ def open_storage(
                 tell(f"store {opened.address.path or opened.address.shown} answers again")
             return opened
         time.sleep(_PAUSE_S * (0.5 + random.random()))
+
+
+def _deleted(trial_id: int, number: int) -> FrozenTrial:
+    """What stands for a trial whose row was deleted while it ran or waited.
+
+    Optuna's cache would go on showing it as it was, and whoever waits for its end would for ever.
+    """
+    frozen = create_trial(state=TrialState.FAIL, user_attrs={"reason": "its row was deleted"})
+    frozen.number, frozen._trial_id = number, trial_id
+    return frozen
+
+
+def _leave(engine: sa.Engine, file: sqlite.SqliteFile | None) -> None:
+    """Close every connection, and leave a SQLite store whole in its one file."""
+    engine.dispose()
+    if file is not None:
+        file.settle()
 
 
 def _refusal(error: Exception, address: StoreUrl) -> StorageError:

@@ -2,11 +2,13 @@
 
 Left alone, Python's sqlite3 and Optuna hand one waiting trial to several workers and report
 "database is locked". The cures: a write-ahead log, transactions that take the write lock at their
-very beginning, and patience.
+very beginning, and patience. The log is emptied into the file whenever somebody comes or goes, so
+that the file alone is the whole store while nobody is at work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -23,6 +25,8 @@ from storage.mounts import network_type
 T = TypeVar("T")
 
 BUSY_S = 60.0
+# how long who leaves waits for others to end their transactions; who stays empties the log himself
+LEAVING_S = 1.0
 _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
 
 
@@ -30,25 +34,47 @@ _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
 class SqliteFile:
     """A file that was looked at and may be opened.
 
-    identity: device and inode, so that a file deleted or replaced in mid-run is noticed.
-    warning: one line for the person when the safe mode for network file systems is on.
+    read_only: nothing is written through it. ours: the file and its folder may be written to, so
+    that who only reads can still empty the log. identity: device and inode, so that a file deleted
+    or replaced in mid-run is noticed. warning: one line for the person when the safe mode for
+    network file systems is on.
     """
 
     path: Path
-    mode: str
+    read_only: bool
+    ours: bool
     wal: bool
     identity: tuple[int, int]
     initialised: bool
     warning: str | None
 
     def connect(self) -> sqlite3.Connection:
-        """A connection in autocommit mode: the engine begins every transaction itself."""
-        connection = _open(self.path, self.mode)
+        """A connection in autocommit mode: the engine begins every transaction itself.
+
+        Raises StorageError where the log of somebody else's store cannot be read.
+        """
+        connection = _open(self.path, "rw" if self.ours else _foreign_mode(self.path))
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
-        if self.wal:
+        if self.read_only:
+            connection.execute("PRAGMA query_only = ON")
+        elif self.wal:
             # the log survives a crash of the process; only a power cut can cost the last commits
             connection.execute("PRAGMA synchronous = NORMAL")
         return connection
+
+    def settle(self) -> None:
+        """Empty the log into the file; for who leaves.
+
+        SQLite does so when the last connection is closed, but two that close at the same moment
+        both take the other for the last one. Where others are in mid-transaction it is left to
+        them, and somebody else's store is left as it is. Never raises.
+        """
+        # an error here must not hide what the command has to say, and no data are lost by it
+        with contextlib.suppress(StorageError, sqlite3.Error, OSError):
+            if self.ours:
+                self.check_identity()
+                with closing(_open(self.path, "rw")) as connection:
+                    _empty_log(connection, LEAVING_S)
 
     def check_identity(self) -> None:
         """Raise StorageError if the file was deleted or replaced since it was opened.
@@ -72,8 +98,10 @@ class SqliteFile:
 def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = None) -> SqliteFile:
     """Look at the file (made together with its folder when `create`), and set its journal.
 
-    Raises StorageError for a missing, unreadable, read-only or foreign file.
+    What an unclean end left in the log is brought into the file, also by who only reads, if the
+    file is his to write. Raises StorageError for a missing, unreadable, read-only or foreign file.
     """
+    _refuse_lone_log(path)
     if not _exists(path):
         if not create:
             raise StorageError(
@@ -82,8 +110,10 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
         _make(path)
     network = network_type(path, mounts)
     try:
-        mode = "rw" if not read_only else _read_mode(path)
-        with closing(_open(path, mode)) as connection:
+        ours = not read_only or _is_ours(path)
+        if ours:
+            _refuse_strange_log(path)
+        with closing(_open(path, "rw" if ours else _foreign_mode(path))) as connection:
             tables = {
                 name
                 for (name,) in connection.execute(
@@ -99,14 +129,20 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
                 connection.execute("PRAGMA user_version = 0")
                 connection.execute("ROLLBACK")
                 wal = _set_journal(connection, "delete" if network else "wal") == "wal"
+            if ours:
+                _empty_log(connection, 0)
         stat = os.stat(path)
     except sqlite3.Error as error:
-        raise StorageError(f"store {path}: {_reason(error)}") from None
+        # SQLite only says that it cannot open what it cannot make in the folder
+        readable = "unable to open" in str(error) and os.access(path, os.R_OK)
+        known = "readonly" if readable and not _is_ours(path) else str(error)
+        raise StorageError(f"store {path}: {reason(known)}") from None
     except OSError as error:
         raise StorageError(f"store {path}: {error.strerror or error}") from None
     return SqliteFile(
         path=path,
-        mode=mode,
+        read_only=read_only,
+        ours=ours,
         wal=wal,
         identity=(stat.st_dev, stat.st_ino),
         initialised={"version_info", "alembic_version", "studies"} <= tables,
@@ -153,17 +189,100 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
     )
 
 
-def _read_mode(path: Path) -> str:
-    """`ro`, or `immutable` for a log-mode file whose folder takes no helper files."""
+def _is_ours(path: Path) -> bool:
+    # the log and its index are made in the folder
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _foreign_mode(path: Path) -> str:
+    """`ro` or `immutable`: how to read a file that is not ours, leaving nothing beside it.
+
+    A log or an index that we made there would lock its owner out. Raises StorageError where the
+    log cannot be read without making the index.
+    """
+    log, index = _beside(path, "-wal"), _beside(path, "-shm")
+    if not _in_log_mode(path) or (log.exists() and index.exists()):
+        return "ro"
+    if _size(log):
+        raise StorageError(
+            f"store {path} may not be written to, and its newest rows are in {log.name}, which"
+            f" cannot be read there: copy both files to a folder of your own and name that, or let"
+            " the owner open it once (python -m search.queue list)"
+        )
+    return "immutable"
+
+
+def _in_log_mode(path: Path) -> bool:
+    # read and write version in the file's header (https://www.sqlite.org/fileformat.html)
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\x02\x02"
+
+
+def _refuse_lone_log(path: Path) -> None:
+    """Raise StorageError for a log without its file: SQLite deletes it with whatever it holds."""
+    # in this order: whoever makes a store fills the file before the log
+    log = _beside(path, "-wal")
+    logged = _size(log)
+    if logged and not _size(path):
+        raise StorageError(
+            f"store {path} is {'empty' if path.exists() else 'missing'}, but its log {log.name}"
+            f" ({logged:,} bytes) is there: put the file back beside it, or move the log away to"
+            " begin anew"
+        )
+
+
+def _refuse_strange_log(path: Path) -> None:
+    """Raise StorageError for a log of another or an older file, before it is brought into this one.
+
+    SQLite takes any log that lies beside a file: rows would be lost, or the file damaged.
+    """
+    if not _size(_beside(path, "-wal")):
+        return
+    # in this order: what others write meanwhile makes both larger
+    size = _size(path)
+    with closing(_open(path, "ro")) as connection:
+        sound = _is_sound(connection)
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        pages = connection.execute("PRAGMA page_count").fetchone()[0] if sound else 0
+    if sound and size <= pages * page:
+        return
+    with closing(_open(path, "immutable")) as connection:
+        if not _is_sound(connection):
+            # the file itself is damaged, which is told where it is read
+            return
+    what = "older than the file" if sound else "not of this file"
+    raise StorageError(
+        f"store {path}: its log {path.name}-wal is {what}: put back the log that belongs to it, or"
+        " move the log away to have the file as it is"
+    )
+
+
+def _is_sound(connection: sqlite3.Connection) -> bool:
     try:
-        with closing(_open(path, "ro")) as connection:
-            connection.execute("SELECT name FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        log = path.with_name(path.name + "-wal")
-        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError as error:
+        if "malformed" not in str(error):
             raise
-        return "immutable"
-    return "ro"
+        return False
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 for a file that is missing or cannot be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _empty_log(connection: sqlite3.Connection, wait_s: float) -> None:
+    """Bring the log into the file and cut it to nothing, unless others are in mid-transaction."""
+    connection.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
+    # no error where others are busy, and nothing to do in another journal mode
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _check_tables(path: Path, tables: set[str], *, create: bool) -> None:
@@ -199,10 +318,6 @@ def _patiently(attempt: Callable[[], T]) -> T:
             time.sleep(0.05)
 
 
-def _reason(error: sqlite3.Error) -> str:
-    return reason(str(error))
-
-
 def reason(text: str) -> str:
     """What SQLite said, with the mend where one is known."""
     for part, meaning in _REASONS:
@@ -218,7 +333,11 @@ def is_known(text: str) -> bool:
 
 _REASONS = (
     ("not a database", "the file is not a database: name another file"),
-    ("readonly", "it is read-only: make the file and its folder writable, or name another"),
+    (
+        "readonly",
+        "it is read-only: make the file and its folder writable, name another, or look at it only"
+        " (search.report, search.dashboard --read-only)",
+    ),
     ("disk is full", "the disk is full: make room and start again"),
     ("unable to open", "the file cannot be opened: check its folder and its permissions"),
     ("disk i/o error", "the disk reports an error (full, unplugged or broken): check it"),

@@ -28,7 +28,7 @@ from search.guard import MOST_FAILURES
 from search.shift import work
 from search.study import load_study
 from tests.browser import browse
-from tests.studies import post_at, real_study, store, study_of, wait_until
+from tests.studies import play, post_at, real_study, setup_of, store, study_of, wait_until
 
 SECRET = "geheim: ä b"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW")
@@ -573,3 +573,21 @@ def test_ctrl_c_ends_a_dashboard_quietly_on_ipv6_too(folder: Path) -> None:
         server.send_signal(signal.SIGINT)
         out, err = server.communicate(timeout=20)
     assert (server.returncode, out, err) == (0, "", "")
+
+
+def test_a_number_that_two_trials_have_is_told_and_the_other_studies_are_shown(
+    tmp_path: Path,
+) -> None:
+    storage = store(tmp_path)
+    play(study_of(storage), storage, setup_of(), trials=2)
+    study_of(storage, "others")
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trials SET number = 0")
+    storage.close()
+    with served(tmp_path) as (server, port):
+        status, _, body = ask(port, "GET", "/api/studies/2")
+        server.kill()
+        _, err = server.communicate()
+    assert (status, b"others" in body) == (200, True)
+    assert 'trials of study "faces" have the number 0 (trial_id 1, 2)' in err
+    assert err.startswith("warning: ")

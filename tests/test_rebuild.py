@@ -300,6 +300,22 @@ def test_of_two_studies_of_one_name_the_later_comes_back(
     assert told == "note: study faces: an earlier study of this name is left alone (1 records)\n"
 
 
+def test_two_trials_that_left_files_under_one_number_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = token_folder(folder, COMPLETE)
+    later = earlier.with_name("1000")
+    shutil.copytree(earlier, later)
+    record = yaml.safe_load((later / "config.yaml").read_text())
+    record["search"]["params"]["dice_weight"] = 1.25
+    (later / "config.yaml").write_text(yaml.safe_dump(record))
+    assert rebuild(folder) == 0
+    assert trials(folder)[COMPLETE].params["dice_weight"] == 1.25
+    told = capsys.readouterr().err
+    assert f"note: trial {COMPLETE}: several trials left files under this number" in told
+    assert told.endswith(f"the one that began last comes back ({later})\n")
+
+
 def test_records_of_an_earlier_version_are_refused_with_the_reason(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
@@ -12,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import pytest
 from optuna.trial import TrialState
 
 import space
-from search import export
+from search import clean, compare, confirm, export, queue, rebuild, report, worker
 from search.pruner import PRUNERS
 from search.run import main, parser
 from search.sampler import SAMPLERS
@@ -31,11 +32,13 @@ from search.study import Lease, lease_of, load_setup, load_study
 from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.data_folders import course, save_mask, troubled
-from tests.studies import ROOT, environment, started, store, wait_until
+from tests.studies import ROOT, environment, running, started, store, wait_until
 from trainer import checkpoint
 from trainer.config import read_config
 
 NAME = "synthetic-demo-16"
+# a keyword of the language
+importing = importlib.import_module("search.import")
 TINY = """\
 model: {width: 0.1}
 data: {image_size: 16, batch_size: 8, synthetic_images: 40}
@@ -158,6 +161,10 @@ def test_a_run_ends_with_exactly_the_trials_that_were_asked_for(finished: Finish
     assert "2 workers on cpu, 1 thread each" in finished.out
     assert "\n3 finished trials, 0 pruned (0%); 6 of 6 epochs trained (100%)\n" in finished.out
     assert "to go on" not in finished.out
+
+
+def test_after_a_run_the_file_alone_holds_every_trial(finished: Finished) -> None:
+    assert rows_alone(finished.folder) == (3, 6)
 
 
 def test_without_a_terminal_there_are_plain_lines_only(finished: Finished) -> None:
@@ -563,6 +570,210 @@ def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
     assert "exceptions" not in trial.user_attrs
 
 
+def rows_alone(folder: Path) -> tuple[int, int]:
+    """Trials and reported epochs in search.db by itself, as who copies the one file gets them."""
+    (folder / "alone").mkdir(exist_ok=True)
+    copy = shutil.copy(folder / "runs" / "search.db", folder / "alone" / "search.db")
+    tables = ("trials", "trial_intermediate_values")
+    with closing(sqlite3.connect(copy)) as file:
+        trials, steps = (
+            int(file.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]) for table in tables
+        )
+    return trials, steps
+
+
+@pytest.mark.proof
+def test_the_file_alone_holds_every_trial_after_every_end_but_kill_9_and_then_after_any_command(
+    room: Path,
+) -> None:
+    lease = ("--beat-s", "0.5", "--grace-s", "2")
+    flags = ("--trials", "1", "--epochs", "60", "--no-priors", "--workers", "1", *lease)
+
+    def ended_by(number: int, seen: int) -> int:
+        """Start the run, or go on with it, and end it after an epoch more; epochs at its end."""
+        with started(room, *flags) as run:
+            wait_until(lambda: epochs(room) > seen, "an epoch more")
+            worker = worker_of(room, 0)
+            assert worker is not None
+            run.send_signal(number)
+            if number == signal.SIGKILL:
+                os.kill(worker, number)
+                wait_until(lambda: not alive(worker), "the worker's end")
+            _, err = run.communicate(timeout=60)
+        assert (run.returncode, err) == (-9 if number == signal.SIGKILL else 130, "")
+        if number != signal.SIGKILL:
+            assert whole()
+        # after the file was looked at: this makes a log
+        return epochs(room)
+
+    def whole() -> bool:
+        return [file.name for file in (room / "runs").glob("search.db*")] == ["search.db"]
+
+    interrupted = ended_by(signal.SIGINT, 0)
+    assert rows_alone(room) == (1, interrupted)
+    terminated = ended_by(signal.SIGTERM, interrupted)
+    assert rows_alone(room) == (1, terminated)
+    killed = ended_by(signal.SIGKILL, terminated)
+    assert rows_alone(room)[1] < killed
+    with running(room, "search.queue", "list") as looking:
+        _, err = looking.communicate(timeout=60)
+    assert (looking.returncode, err) == (0, "")
+    assert whole()
+    assert rows_alone(room) == (1, killed)
+    with started(room, *flags) as run:
+        assert run.wait(timeout=120) == 0
+    assert whole()
+    assert rows_alone(room) == (1, 60)
+
+
+# a process each: they have to end
+@pytest.mark.parametrize(
+    ("module", "flags", "trials"),
+    [
+        ("search.queue", ("add", "--set", "dice_weight=1.5"), 4),
+        ("search.export", ("--format", "csv"), 3),
+        ("search.clean", ("--yes",), 3),
+        ("search.import", ("table.yaml", "--study", "old"), 4),
+        ("search.rebuild", ("--storage", "sqlite:///runs/search.db", "--study", "other"), 3),
+        ("search.confirm", ("--top", "1", "--seeds", "2", "--budget", "1"), 3),
+    ],
+)
+def test_every_short_command_leaves_the_file_whole(
+    copied: Path, module: str, flags: tuple[str, ...], trials: int
+) -> None:
+    (copied / "table.yaml").write_text("- {best_val_f: 0.5, dice_weight: 1.5}\n")
+    with running(copied, module, *flags) as command:
+        command.communicate(timeout=60)
+    assert rows_alone(copied)[0] == trials
+    assert [file.name for file in (copied / "runs").glob("search.db*")] == ["search.db"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_dashboard_that_is_ended_leaves_the_file_whole(copied: Path, number: int) -> None:
+    with running(copied, "search.dashboard", "--port", "0") as dashboard:
+        assert dashboard.stdout is not None
+        assert dashboard.stdout.readline()
+        with closing(store(copied / "runs")) as storage:
+            storage.set_study_user_attr(storage.get_study_id_from_name(NAME), "total", 7)
+            dashboard.send_signal(number)
+            _, err = dashboard.communicate(timeout=60)
+    assert (dashboard.returncode, err) == (0, "")
+    assert rows_alone(copied)[0] == 3
+    assert [file.name for file in (copied / "runs").glob("search.db*")] == ["search.db"]
+
+
+# --------------------------------------------------------------------------- rows deleted by SQL
+
+
+def by_sql(folder: Path, statement: str) -> None:
+    with closing(sqlite3.connect(folder / "runs" / "search.db")) as file, file:
+        file.execute(statement)
+
+
+def test_a_run_goes_on_after_a_trial_was_deleted_by_sql(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_sql(copied, "DELETE FROM trials WHERE number = 1")
+    assert here("--trials", "3", "--workers", "1") == 0
+    assert "3 finished trials" in capsys.readouterr().out
+    trials = opened(copied).get_trials()
+    assert [(trial.number, trial.state) for trial in trials] == [(0, C), (2, C), (3, C)]
+    # no two trials share files: the deleted one's stay where they were
+    folders = copied / "runs" / NAME
+    assert {path.name for path in folders.iterdir() if path.name.isdecimal()} == set("0123")
+    assert trials[2].user_attrs["seed"] not in [trial.user_attrs["seed"] for trial in trials[:2]]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda url: here("--trials", "4"),
+        lambda url: worker.main(["--storage", url, "--study", NAME]),
+        lambda url: export.main(["--format", "csv"]),
+        lambda url: report.main(["--study", NAME]),
+        lambda url: queue.main(["list"]),
+        lambda url: queue.main(["add", "--set", "dice_weight=1.5"]),
+        lambda url: compare.main([NAME, "other"]),
+        lambda url: clean.main([]),
+    ],
+    ids=["run", "worker", "export", "report", "queue list", "queue add", "compare", "clean"],
+)
+def test_a_number_that_two_trials_have_is_named_by_every_command_with_the_way_out(
+    copied: Path, capsys: pytest.CaptureFixture[str], command: Callable[[str], int]
+) -> None:
+    by_sql(copied, "UPDATE trials SET number = 1 WHERE number = 2")
+    capsys.readouterr()
+    assert command("sqlite:///runs/search.db") == 2
+    (line,) = re.findall(r"^error: .*$", capsys.readouterr().err, re.M)
+    assert f'2 trials of study "{NAME}" have the number 1 (trial_id 2, 3)' in line
+    (statement,) = re.findall(r"UPDATE trials SET number = 2 WHERE trial_id = 3", line)
+    assert len(opened_rows(copied)) == 3
+    by_sql(copied, statement)
+    assert states(copied) == [C, C, C]
+
+
+def opened_rows(folder: Path) -> list[int]:
+    """The numbers of all rows, straight from the file."""
+    with closing(sqlite3.connect(folder / "runs" / "search.db")) as file:
+        return [number for (number,) in file.execute("SELECT number FROM trials")]
+
+
+def test_an_older_copy_of_the_store_does_not_write_over_what_it_does_not_know(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latest = shutil.copy(copied / "runs" / "search.db", copied / "latest.db")
+    # as it was when the last trial had not begun
+    with closing(sqlite3.connect(latest)) as file:
+        (token,) = file.execute("SELECT seq FROM sqlite_sequence").fetchone()
+    (number,) = (
+        path.parent.name for path in copied.glob(f"runs/{NAME}/[0-9]*/{token}") if path.is_dir()
+    )
+    by_sql(copied, f"DELETE FROM trials WHERE number = {number}")
+    by_sql(copied, f"UPDATE sqlite_sequence SET seq = {token - 1}")
+    line = refusal(capsys, "--trials", "4")
+    assert f"holds work that this store does not know of (runs/{NAME}/{number}/{token})" in line
+    assert "an older copy, or one made without its log" in line
+    assert "python -m search.rebuild --storage sqlite:///NEW.db" in line
+    shutil.copy(latest, copied / "runs" / "search.db")
+    assert here("--trials", "3") == 0
+
+
+# ------------------------------------------------------------------- studies of somebody's making
+
+
+@pytest.mark.parametrize("module", ["run", "worker", "queue add", "import", "rebuild", "confirm"])
+def test_no_command_takes_over_a_study_that_minimizes(
+    copied: Path, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    (copied / "table.yaml").write_text("- {best_val_f: 0.5, dice_weight: 1.5}\n")
+    storage = store(copied / "runs")
+    name = NAME + "-confirm" if module == "confirm" else "mine"
+    optuna.create_study(study_name=name, storage=storage)
+    if module == "rebuild":
+        (copied / "runs" / NAME).rename(copied / "runs" / "mine")
+        for path in copied.glob("runs/mine/*/*/config.yaml"):
+            path.write_text(path.read_text().replace(NAME, "mine"))
+    url = "sqlite:///runs/search.db"
+    capsys.readouterr()
+    code = {
+        "run": lambda: here("--study", "mine", "--trials", "1"),
+        "worker": lambda: worker.main(["--storage", url, "--study", "mine"]),
+        "queue add": lambda: queue.main(["add", "--set", "dice_weight=1", "--study", "mine"]),
+        "import": lambda: importing.main(["table.yaml", "--study", "mine"]),
+        "rebuild": lambda: rebuild.main(["--study", "mine"]),
+        "confirm": lambda: confirm.main(["--top", "1"]),
+    }[module]()
+    (line,) = re.findall(r"^error: .*$", capsys.readouterr().err, re.M)
+    assert code == 2
+    assert f'study "{name}"' in line
+    if module not in ("worker", "queue add"):
+        assert "has the direction minimize, and scores here are one objective to maximize" in line
+    assert any(way in line for way in ("name another", "delete that study")), line
+    study = optuna.load_study(study_name=name, storage=storage)
+    assert (study.get_trials(), study.user_attrs) == ([], {})
+    assert study.direction.name == "MINIMIZE"
+
+
 @pytest.mark.proof
 def test_a_worker_that_somebody_sends_away_does_not_end_the_search(room: Path) -> None:
     heard = room / "heard"
@@ -718,8 +929,10 @@ def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
         told = read_until_end(screen)
         _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 130
+    alone = rows_alone(room)
     assert (states(room), claims(room)) == ([W], [])
     before = epochs(room)
+    assert alone == (1, before)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told)
     assert "\x1b[" in told
     assert "trial  epoch  F-score    best  curve" in plain

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,6 +20,7 @@ from optuna.study import StudyDirection
 
 from storage import LeasedStorage, StorageError, open_storage, sqlite
 from storage.sqlite import prepare
+from tests.studies import environment
 
 NFS = "/dev/sda1 / ext4 rw 0 0\nserver:/x {folder} nfs4 rw 0 0\n"
 NOBODY = 65534
@@ -330,3 +335,279 @@ def test_a_store_put_back_goes_on(tmp_path: Path) -> None:
     (tmp_path / "away").rename(path)
     storage.create_new_trial(1)
     assert len(storage.get_all_trials(1)) == 1
+
+
+# ------------------------------------------------------------------------- the file and its log
+
+
+def names(path: Path) -> list[str]:
+    """The studies in this one file, as its copy without the log has them."""
+    alone = path.parent / "alone"
+    alone.mkdir(exist_ok=True)
+    copy = shutil.copy(path, alone / path.name)
+    try:
+        with closing(sqlite3.connect(copy)) as file:
+            return [name for (name,) in file.execute("SELECT study_name FROM studies")]
+    except sqlite3.OperationalError:
+        # no tables yet
+        return []
+    finally:
+        shutil.rmtree(alone)
+
+
+def killed(path: Path) -> Path:
+    """A store with one study, as kill -9 leaves it: all of it is in the log."""
+    life = made(path.parent / "life" / path.name)
+    life.unlink()
+    storage = open_storage(url_of(life))
+    storage.create_new_study([StudyDirection.MAXIMIZE], "faces")
+    for file in life.parent.iterdir():
+        shutil.copy(file, path.parent / file.name)
+    storage.close()
+    shutil.rmtree(life.parent)
+    assert names(path) == []
+    return path
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Names of a folder's files, with owner and size."""
+    return {file.name: (file.stat().st_uid, file.stat().st_size) for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_a_killed_process_left_in_the_log_is_in_the_file_once_it_was_opened(
+    tmp_path: Path, read_only: bool
+) -> None:
+    path = killed(tmp_path / "search.db")
+    storage = open_storage(url_of(path), create=False, read_only=read_only)
+    # already now: this one may be killed as well
+    assert names(path) == ["faces"]
+    assert [study.study_name for study in storage.get_all_studies()] == ["faces"]
+    storage.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["search.db"]
+
+
+def test_who_leaves_puts_everything_into_the_file_though_others_stay(tmp_path: Path) -> None:
+    path = made(tmp_path / "search.db")
+    stays, leaves = open_storage(url_of(path)), open_storage(url_of(path))
+    assert [study.study_name for study in stays.get_all_studies()] == ["faces"]
+    leaves.create_new_study([StudyDirection.MAXIMIZE], "later")
+    assert names(path) == ["faces"]
+    leaves.close()
+    assert names(path) == ["faces", "later"]
+    stays.create_new_study([StudyDirection.MAXIMIZE], "last")
+    stays.close()
+    assert names(path) == ["faces", "later", "last"]
+
+
+def test_who_leaves_waits_for_nobody_and_the_next_one_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LEAVING_S", 0.05)
+    path = made(tmp_path / "search.db")
+    storage = open_storage(url_of(path))
+    storage.create_new_study([StudyDirection.MAXIMIZE], "later")
+    with closing(sqlite3.connect(path)) as reader:
+        # it needs the file as it was, so the log cannot be emptied
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT COUNT(*) FROM studies").fetchone() == (2,)
+        storage.create_new_study([StudyDirection.MAXIMIZE], "last")
+        storage.close()
+        assert "last" not in names(path)
+        open_storage(url_of(path), read_only=True).close()
+    assert names(path) == ["faces", "later", "last"]
+
+
+def test_a_storage_that_nobody_holds_any_longer_leaves_the_file_alone(tmp_path: Path) -> None:
+    storage = open_storage(url_of(tmp_path / "search.db"))
+    storage.create_new_study([StudyDirection.MAXIMIZE], "faces")
+    assert {file.name for file in tmp_path.iterdir()} > {"search.db"}
+    del storage
+    gc.collect()
+    assert [file.name for file in tmp_path.iterdir()] == ["search.db"]
+
+
+SPEAKING = """
+import sys, time
+from optuna.study import StudyDirection
+from storage import open_storage
+from trainer.cli import guarded
+
+def body():
+    storage = open_storage("sqlite:///search.db")
+    storage.create_new_study([StudyDirection.MAXIMIZE], "faces")
+    print("written", flush=True)
+    if sys.argv[1:] == ["crash"]:
+        raise RuntimeError("a bug")
+    while len(sys.argv) > 1:
+        time.sleep(0.01)
+    return 0
+
+sys.exit(guarded(body))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "code"),
+    [
+        ([], None, 0),
+        (["crash"], None, 1),
+        (["wait"], signal.SIGINT, 130),
+        (["wait"], signal.SIGTERM, 143),
+    ],
+)
+def test_a_command_that_never_closes_its_store_leaves_the_file_alone_however_it_ends(
+    tmp_path: Path, how: list[str], number: int | None, code: int
+) -> None:
+    command = [sys.executable, "-c", SPEAKING, *how]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(tmp_path), stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        if number is not None:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert [file.name for file in tmp_path.iterdir()] == ["search.db"]
+    assert names(tmp_path / "search.db") == ["faces"]
+
+
+@pytest.mark.parametrize("rest", ["empty", "missing"])
+def test_a_log_without_its_file_is_kept_for_it(tmp_path: Path, rest: str) -> None:
+    path = killed(tmp_path / "search.db")
+    elsewhere = tmp_path / "moved"
+    path.rename(elsewhere)
+    if rest == "empty":
+        path.touch()
+    before = files(tmp_path)
+    for options in ({}, {"create": False}, {"read_only": True}):
+        line = refusal(url_of(path), **options)
+        assert f"search.db is {rest}, but its log search.db-wal (" in line
+        assert "put the file back beside it" in line
+    assert files(tmp_path) == before
+    elsewhere.replace(path)
+    storage = open_storage(url_of(path), create=False)
+    assert [study.study_name for study in storage.get_all_studies()] == ["faces"]
+    storage.close()
+
+
+def filled(storage: LeasedStorage, trials: int) -> None:
+    """A study with so many trials of some size."""
+    study = optuna.create_study(storage=storage, study_name="filled", load_if_exists=True)
+    for number in range(trials):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("text", "long " * 100)
+        study.tell(trial, number)
+
+
+@pytest.mark.parametrize(
+    ("log", "what"), [("first", "older than the file"), ("later", "not of this file")]
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_log_that_does_not_belong_to_the_file_is_not_brought_into_it(
+    tmp_path: Path, log: str, what: str, read_only: bool
+) -> None:
+    path = tmp_path / "search.db"
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name in ("first", "later"):
+        storage = open_storage(url_of(path))
+        filled(storage, 3)
+        # as of a backup that was made while somebody was at work
+        shutil.copy(tmp_path / "search.db-wal", logs / name)
+        storage.close()
+    storage = open_storage(url_of(path))
+    filled(storage, 30)
+    storage.close()
+    before = path.read_bytes()
+    shutil.copy(logs / log, tmp_path / "search.db-wal")
+    line = refusal(url_of(path), create=False, read_only=read_only)
+    assert f"its log search.db-wal is {what}: put back the log that belongs to it" in line
+    assert path.read_bytes() == before
+    assert (tmp_path / "search.db-wal").read_bytes() == (logs / log).read_bytes()
+    for file in tmp_path.glob("search.db-*"):
+        file.unlink()
+    storage = open_storage(url_of(path), read_only=read_only)
+    assert len(storage.get_all_trials(1)) == 36
+    storage.close()
+
+
+# ------------------------------------------------------------------------- somebody else's store
+
+
+def test_looking_at_somebody_elses_store_leaves_nothing_beside_it(open_folder: Path) -> None:
+    path = made(open_folder / "search.db")
+    path.chmod(0o444)
+    before = files(open_folder)
+    with without_powers():
+        storage = open_storage(url_of(path), read_only=True)
+        assert [study.study_name for study in storage.get_all_studies()] == ["faces"]
+        # a log of ours would keep its owner from writing
+        assert files(open_folder) == before
+        storage.close()
+    assert files(open_folder) == before
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o777])
+def test_the_log_of_somebody_elses_store_is_read_and_stays(open_folder: Path, mode: int) -> None:
+    path = killed(open_folder / "search.db")
+    for file in open_folder.iterdir():
+        file.chmod(0o444)
+    open_folder.chmod(mode)
+    before = files(open_folder)
+    with without_powers():
+        storage = open_storage(url_of(path), read_only=True)
+        assert [study.study_name for study in storage.get_all_studies()] == ["faces"]
+        storage.close()
+    assert files(open_folder) == before
+
+
+def test_a_log_that_cannot_be_read_without_writing_is_refused_in_a_line(open_folder: Path) -> None:
+    path = killed(open_folder / "search.db")
+    (open_folder / "search.db-shm").unlink()
+    path.chmod(0o444)
+    before = files(open_folder)
+    with without_powers():
+        line = refusal(url_of(path), read_only=True)
+    assert "its newest rows are in search.db-wal" in line
+    assert "copy both files to a folder of your own" in line
+    assert files(open_folder) == before
+
+
+def test_a_reader_sees_what_the_owner_of_the_store_writes_meanwhile(open_folder: Path) -> None:
+    path = made(open_folder / "search.db")
+    path.chmod(0o644)
+    with without_powers():
+        if os.access(path, os.W_OK):
+            pytest.skip("this needs a second user, whom only root can be")
+        reader = open_storage(url_of(path), read_only=True)
+        assert len(reader.get_all_studies()) == 1
+    owner = open_storage(url_of(path))
+    for count, name in enumerate(("later", "last"), 2):
+        owner.create_new_study([StudyDirection.MAXIMIZE], name)
+        with without_powers():
+            assert len(reader.get_all_studies()) == count
+    owner.close()
+    with without_powers():
+        assert len(reader.get_all_studies()) == 3
+        reader.close()
+    assert [file.name for file in open_folder.iterdir()] == ["search.db"]
+
+
+def test_somebody_elses_store_in_the_older_journal_is_read_under_its_locks(
+    open_folder: Path,
+) -> None:
+    path = made(open_folder / "search.db")
+    with closing(sqlite3.connect(path)) as plain:
+        plain.execute("PRAGMA journal_mode = delete")
+    path.chmod(0o444)
+    with without_powers():
+        storage = open_storage(url_of(path), read_only=True)
+        with storage.engine.connect() as connection:
+            # an immutable file would take no lock, and a writer could be seen half-way
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "delete"
+        assert len(storage.get_all_studies()) == 1
+        storage.close()

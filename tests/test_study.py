@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.study import StudyDirection
+from optuna_dashboard import save_note
 
+from search.names import REBUILT, SETUP
 from search.study import (
     Setup,
     StudyError,
@@ -22,7 +26,8 @@ from search.study import (
     trial_folder,
     trial_seed,
 )
-from tests.studies import FACES, play, setup_of, store, study_of
+from storage import LeasedStorage
+from tests.studies import FACES, play, post_at, setup_of, store, study_of
 from trainer.config import config_from_dict, load_yaml, to_yaml
 
 
@@ -208,3 +213,108 @@ def test_total_and_drain_are_kept_in_the_study(tmp_path: Path) -> None:
     first = drain_mark(study)
     drain(study)
     assert len({before, first, drain_mark(study)}) == 3
+
+
+# ------------------------------------------------------------------- studies of somebody's making
+
+
+def attributed(storage: LeasedStorage, key: str, item: object, *, system: bool = False) -> None:
+    study_id = optuna.create_study(
+        study_name="faces", storage=storage, direction="maximize"
+    )._study_id
+    if system:
+        storage.set_study_system_attr(study_id, key, item)  # type: ignore[arg-type]
+    else:
+        storage.set_study_user_attr(study_id, key, item)
+
+
+def with_metric(storage: LeasedStorage) -> None:
+    study = optuna.create_study(study_name="faces", storage=storage, direction="maximize")
+    study.set_metric_names(["iou"])
+
+
+def with_trials(storage: LeasedStorage) -> None:
+    study = optuna.create_study(study_name="faces", storage=storage, direction="maximize")
+    study.enqueue_trial({"dice_weight": 99.0})
+    study.enqueue_trial({"lr": 1})
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+
+
+FOREIGN: dict[str, tuple[Callable[[LeasedStorage], object], str]] = {
+    "minimizes": (
+        lambda storage: optuna.create_study(study_name="faces", storage=storage),
+        "has the direction minimize, and scores here are one objective to maximize",
+    ),
+    "several": (
+        lambda storage: optuna.create_study(
+            study_name="faces", storage=storage, directions=["maximize", "minimize"]
+        ),
+        "has 2 objectives (maximize, minimize), and scores here",
+    ),
+    "not set": (
+        lambda storage: storage.create_new_study([StudyDirection.NOT_SET], "faces"),
+        "has the direction not set",
+    ),
+    "metric": (with_metric, "it has the metric iou"),
+    "user attribute": (
+        lambda storage: attributed(storage, "owner", "vision team"),
+        "it has attributes of another program (owner)",
+    ),
+    "system attribute": (
+        lambda storage: attributed(storage, "preference:is_preferential", True, system=True),
+        "it has attributes of another program (preference:is_preferential)",
+    ),
+    "trials": (with_trials, "it holds trials of another program (2 waiting, 1 complete)"),
+    "half rebuilt": (
+        lambda storage: attributed(storage, REBUILT, "uid"),
+        "it was left half made by search.rebuild",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_study_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    storage = store(tmp_path)
+    make, why = FOREIGN[kind]
+    make(storage)
+    before = storage.get_all_studies(), storage.get_all_trials(1)
+    with pytest.raises(StudyError) as refused:
+        open_study(storage, setup_of())
+    line = str(refused.value)
+    assert line.startswith('study "faces" was not made by search.run, it ')
+    assert why in line
+    assert line.endswith(": name another with --study")
+    after = storage.get_all_studies(), storage.get_all_trials(1)
+    assert [vars(study) for study in after[0]] == [vars(study) for study in before[0]]
+    assert after[1] == before[1]
+
+
+def test_an_empty_study_that_maximizes_is_taken_over(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    made = optuna.create_study(
+        study_name="faces",
+        storage=storage,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(),
+    )
+    save_note(made, "to be searched on Monday")
+    study = open_study(storage, setup_of())
+    assert study._study_id == made._study_id
+    play(study, storage, load_setup(study), trials=2)
+    assert study.best_value == max(trial.value or 0 for trial in study.get_trials())
+
+
+def test_a_study_that_an_earlier_version_took_over_with_its_direction_is_not_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    storage = store(tmp_path)
+    study = optuna.create_study(study_name="faces", storage=storage)
+    study.set_user_attr(SETUP, setup_of().to_json())
+    with pytest.raises(StudyError) as refused:
+        open_study(storage, setup_of())
+    assert "has the direction minimize" in str(refused.value)
+    assert "another name with --study NAME (add --from faces to take its trials over)" in str(
+        refused.value
+    )
+    with pytest.raises(StudyError, match="has the direction minimize"):
+        post_at(tmp_path, storage)

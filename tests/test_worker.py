@@ -554,3 +554,26 @@ def test_help_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--grace-s" in done.stdout
+
+
+def test_a_trial_whose_row_is_deleted_while_it_trains_is_dropped_and_another_one_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = store(tmp_path)
+    study = real_study(storage, total=1)
+    deleted = []
+
+    def delete() -> None:
+        if not deleted:
+            with storage.engine.begin() as connection:
+                deleted.extend(connection.exec_driver_sql("SELECT trial_id FROM trials"))
+                connection.exec_driver_sql("DELETE FROM trials")
+
+    monkeypatch.setattr(objective, "fit", fit_and(delete))
+    assert work(post_at(tmp_path, storage)) == 0
+    said = capsys.readouterr().out
+    assert "a trial's row (trial_id 1) was deleted: its training is dropped\n" in said
+    assert "trial 0: COMPLETE" in said
+    (trial,) = load_study(store(tmp_path), "faces").get_trials()
+    assert (trial._trial_id, trial.state) == (2, TrialState.COMPLETE)
+    assert storage.live_claims(study._study_id) == []

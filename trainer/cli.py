@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from trainer.errors import UserError
@@ -79,12 +82,13 @@ def guarded(body: Callable[[], int], errors: tuple[type[Exception], ...] = ()) -
     """Run a command's body and turn a person's mistakes into one line and exit code 2.
 
     errors: further exception types that are a person's mistake, besides UserError.
-    Returns the body's exit code, 2 after a mistake, 130 after Ctrl-C. All else is a bug and
-    propagates.
+    Returns the body's exit code, 2 after a mistake, 130 after Ctrl-C. After SIGTERM, SystemExit
+    with 143 is raised. All else is a bug and propagates.
     """
     errors_of_person: tuple[type[Exception], ...] = (UserError, *errors)
     try:
-        return body()
+        with _sigterm_as_exit():
+            return body()
     except errors_of_person as error:
         return complain(error)
     except KeyboardInterrupt:
@@ -100,6 +104,30 @@ def guarded(body: Callable[[], int], errors: tuple[type[Exception], ...] = ()) -
             raise
         where = error.filename or "a file"
         return complain(f"{where}: {error.strerror}; {mend}")
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """SIGTERM unwinds the block instead of killing the process: what it holds is closed.
+
+    Whoever handles it already, or ignores it, goes on doing so.
+    """
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    mine = (
+        # only there may handlers be set
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if mine:
+        signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from search.names import IMPORTED, SETUP
 from search.progress import params_text
 from search.results import CONFIG, CONTENT, CONTINUED, RUN, SERIES
 from search.spaces import is_number, short
-from search.study import StudyError, named_study
+from search.study import StudyError, named_study, refuse_direction, refuse_foreign
 from storage.rdb import LeasedStorage
 from trainer.config import is_integer, key_path, leaf_keys
 from trainer.errors import UserError
@@ -105,7 +105,6 @@ def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
     trials = [] if study is None else study.get_trials(deepcopy=False)
     metric = _agreed_metric(study, name, batch.metric)
     rows, present = _rows(batch, trials)
-    first = len(trials)
     if study is None:
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", load_if_exists=True
@@ -117,7 +116,14 @@ def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
         study.set_user_attr(IMPORTED, {"metric": metric, "source": ", ".join(sources)})
     for row in rows:
         study.add_trial(row)
-    return Imported(study, list(range(first, first + len(rows))), present)
+    had = {trial.number for trial in trials}
+    marks = {row.user_attrs[CONTENT] for row in rows}
+    added = [
+        trial.number
+        for trial in study.get_trials(deepcopy=False)
+        if trial.number not in had and trial.user_attrs.get(CONTENT) in marks
+    ]
+    return Imported(study, added, present)
 
 
 def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
@@ -125,12 +131,15 @@ def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
         return None
     study = named_study(storage, name)
     attrs = study.user_attrs
-    if SETUP in attrs or (IMPORTED not in attrs and study.get_trials(deepcopy=False)):
-        whose = "was made by search.run" if SETUP in attrs else "was made by another program"
+    if SETUP in attrs:
         raise StudyError(
-            f'study "{name}" {whose}, and imported runs have a metric of their own: name another'
-            " with --study"
+            f'study "{name}" was made by search.run, and imported runs have a metric of their own:'
+            " name another with --study"
         )
+    if IMPORTED in attrs:
+        refuse_direction(study)
+    else:
+        refuse_foreign(study)
     return study
 
 

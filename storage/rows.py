@@ -1,0 +1,86 @@
+"""Ids and numbers of new rows in a store from which somebody deleted rows by SQL.
+
+Optuna numbers a trial by counting rows, so a deleted one makes it give a number twice. SQLite gives
+the highest deleted id again, and whatever the deleted row has left in other tables (parameters,
+reported values, attributes, a claim) would belong to the new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+from sqlalchemy.engine import Connection
+
+from storage.claims import CLAIMS, STUDIES, TRIALS
+
+# trials and studies -> every column that holds one of their ids
+_HOLDERS = {
+    owner: [
+        cast("sa.Column[int]", column)
+        for table in (*models.BaseModel.metadata.tables.values(), CLAIMS)
+        for column in table.columns
+        # search_claims has no foreign key on trials
+        if column is owner.primary_key.columns[0]
+        or any(key.column.table is owner for key in column.foreign_keys)
+        or (owner is TRIALS and column is CLAIMS.c.trial_id)
+    ]
+    for owner in (TRIALS, STUDIES)
+}
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """A number that several trials of a study have. trial_ids: theirs, oldest first. free: the
+    lowest number above all of the study's.
+    """
+
+    number: int
+    trial_ids: tuple[int, ...]
+    free: int
+
+
+def give_ids(session: Any, *_: object) -> None:
+    """For a session's `before_flush`: new trials and studies get ids that nothing refers to yet."""
+    for row in session.new:
+        if isinstance(row, models.TrialModel) and row.trial_id is None:
+            row.trial_id = _free_id(session.connection(), TRIALS)
+        if isinstance(row, models.StudyModel) and row.study_id is None:
+            row.study_id = _free_id(session.connection(), STUDIES)
+
+
+def free_number(connection: Connection, study_id: int, trial_id: int | None = None) -> int:
+    """The lowest number above those of all trials of the study but `trial_id`."""
+    others = sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study_id == study_id)
+    if trial_id is not None:
+        others = others.where(TRIALS.c.trial_id != trial_id)
+    highest = connection.execute(others).scalar_one()
+    return 0 if highest is None else int(highest) + 1
+
+
+def doubled(connection: Connection, study_id: int) -> Doubled | None:
+    """The lowest number that several trials of the study have."""
+    mine = TRIALS.c.study_id == study_id
+    twice = (
+        sa.select(TRIALS.c.number)
+        .where(mine)
+        .group_by(TRIALS.c.number)
+        .having(sa.func.count() > 1)
+        .order_by(TRIALS.c.number)
+        .limit(1)
+    )
+    number = connection.execute(twice).scalar()
+    if number is None:
+        return None
+    query = sa.select(TRIALS.c.trial_id).where(mine, TRIALS.c.number == number)
+    ids = connection.execute(query.order_by(TRIALS.c.trial_id)).scalars().all()
+    return Doubled(number, tuple(ids), free_number(connection, study_id))
+
+
+def _free_id(connection: Connection, owner: sa.Table) -> int:
+    # each has an index that begins with the column, so this looks at one row a table
+    highest = [sa.select(sa.func.max(column)).scalar_subquery() for column in _HOLDERS[owner]]
+    found = connection.execute(sa.select(*highest)).one()
+    return max((known for known in found if known is not None), default=0) + 1
