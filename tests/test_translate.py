@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import Config, ConfigError, config_from_dict, read_config, to_dict
-from trainer.translate import translate
+from trainer.config import Config, ConfigError, as_today, config_from_dict, read_config, to_dict
 
 HISTORIES = Path(__file__).resolve().parents[2] / "shared" / "seed" / "histories.json"
 
@@ -32,7 +31,7 @@ OLD = {
 
 
 def test_an_old_config_is_read_with_every_value_that_still_means_something() -> None:
-    config = config_from_dict(translate(OLD)[0])
+    config = config_from_dict(as_today(OLD)[0])
     assert config.model.name == "lmsa"
     assert config.training.learning_rate == 8e-4
     assert config.training.early_stopping_patience is None
@@ -45,7 +44,7 @@ def test_an_old_config_is_read_with_every_value_that_still_means_something() -> 
 
 
 def test_each_key_touched_is_named_once() -> None:
-    notes = translate(OLD)[1]
+    notes = as_today(OLD)[1]
     for key in (
         *("output_dir", "data.num_workers", "data.val_split", "model.num_classes"),
         *("model.use_lmsa", "model.name", "loss.use_focal", "training.use_amp"),
@@ -57,18 +56,18 @@ def test_each_key_touched_is_named_once() -> None:
 
 def test_the_input_is_left_as_it_was() -> None:
     before = copy.deepcopy(OLD)
-    translate(OLD)
+    as_today(OLD)
     assert before == OLD
 
 
 def test_a_file_in_todays_layout_passes_untouched() -> None:
     today = to_dict(Config())
-    assert translate(today) == (today, [])
+    assert as_today(today) == (today, [])
 
 
 def test_an_unknown_key_of_an_old_file_is_still_refused() -> None:
     with pytest.raises(ConfigError, match="loss.dice_wieght"):
-        config_from_dict(translate({**OLD, "loss": {"dice_wieght": 1.0}})[0])
+        config_from_dict(as_today({**OLD, "loss": {"dice_wieght": 1.0}})[0])
 
 
 @pytest.mark.skipif(
