@@ -84,3 +84,37 @@ def test_all_nineteen_configs_of_the_user_load(tmp_path: Path) -> None:
         assert config.training.epochs == run["config"]["training"]["epochs"]
         heads = [note.split(" ")[0].rstrip(":") for note in notes]
         assert len(heads) == len(set(heads))
+
+
+def test_only_keys_that_take_numbers_are_read_as_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(
+        "experiment: {name: 2024, description: '1e-4'}\n"
+        "output_dir: 2024-01-01\n"
+        "data: {root: '1e5', batch_size: '8'}\n"
+        "training: {learning_rate: '8e-4', use_amp: no, early_stopping_patience: '999'}\n"
+    )
+    config, notes = read_config(file)
+    assert (config.experiment.name, config.experiment.description) == ("2024", "1e-4")
+    assert (config.data.root, config.data.batch_size) == ("1e5", 8)
+    assert config.training.learning_rate == 8e-4
+    assert config.training.early_stopping_patience is None
+    assert config.runtime.precision == "float32"
+    assert "output_dir: '2024-01-01' is dropped: say --out instead" in notes
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("augmentation: 3\ngpu_augmentation: {contrast: 0.1}", "augmentation: keys and values"),
+        ("runtime: 3\ntraining: {use_amp: true}", "runtime: keys and values"),
+        ("training: {use_amp: maybe}", "training.use_amp"),
+    ],
+)
+def test_a_section_or_switch_that_is_none_is_left_for_the_check(
+    tmp_path: Path, more: str, says: str
+) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(f"output_dir: a\n{more}\n")
+    with pytest.raises(ConfigError, match=says):
+        read_config(file)

@@ -66,7 +66,10 @@ def settings_of(raw: Mapping[str, Any]) -> Settings:
     for note in notes:
         key = note.partition(":")[0]
         if _DROPPED in note:
-            config[key] = written[key]
+            # of a mapping where one value is meant there is no such key
+            config |= {
+                name: item for name, item in written.items() if f"{name}.".startswith(f"{key}.")
+            }
     if "model.name" in written:
         # another network stays another network
         config["model.name"] = written["model.name"]

@@ -194,8 +194,10 @@ def _check_storable(run: Run, settings: Settings) -> None:
         json.dumps(told, default=str, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         found = error.object[error.start : error.end]
+        # the run's name may hold it
+        where = run.where.encode(errors="backslashreplace").decode()
         raise UserError(
-            f"{run.where}: {found!r} is half a letter, which no store keeps; write it otherwise"
+            f"{where}: {found!r} is half a letter, which no store keeps; write it otherwise"
         ) from None
 
 

@@ -183,6 +183,8 @@ def words_in(heading: object) -> str:
 
 def holds_text(path: Sequence[str]) -> bool:
     """Whether a key of an imported file takes text: names, remarks, and those of a config."""
+    if not path:
+        return False
     words = words_in(path[-1])
     return (
         words in (*_NAMES, *_NOTES, "metric", "ce dice", "ce dice ratio")
