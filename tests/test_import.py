@@ -418,7 +418,7 @@ LOST = ["退化幅度", "0.0316 (4.6%)", "0.0344 (5.0%)", "0.0500 (7.5%)"]
 def test_the_table_that_was_made_by_hand_is_read_as_it_stands(
     tmp_path: Path, delimiter: str
 ) -> None:
-    file = tmp_path / "table.csv"
+    file = tmp_path / ("table.tsv" if delimiter == "\t" else "table.csv")
     with file.open("w", encoding="utf-8", newline="") as out:
         csv.writer(out, delimiter=delimiter).writerows(
             [*row, lost] for row, lost in zip(BY_HAND, LOST, strict=True)

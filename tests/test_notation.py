@@ -135,6 +135,13 @@ def test_another_encoding_is_refused_with_what_it_is(
     assert str(file) in str(told.value)
 
 
+def test_a_workbook_is_told_to_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    file.write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(ConfigError, match="an Excel workbook; save its table as CSV"):
+        read_text(file)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

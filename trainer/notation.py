@@ -75,6 +75,8 @@ def read_text(path: Path) -> str:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a file that can be read") from None
+    if content.startswith(b"PK\x03\x04"):
+        raise ConfigError(f"{path}: a zip file or an Excel workbook; save its table as CSV")
     # the marks of UTF-32 begin with those of UTF-16
     marks = {
         codecs.BOM_UTF32_LE: "utf-32",

@@ -50,7 +50,7 @@ def read_runs(path: Path) -> tuple[list[Run], list[str]]:
         raise UserError(f"{path}: no such file or folder; name a history, a table or a run folder")
     if path.is_dir():
         found: list[Run | Unfinished] = [*_of_folder(path)]
-    elif path.suffix.lower() == ".csv":
+    elif path.suffix.lower() in (".csv", ".tsv"):
         found = _of_csv(path, notes)
     else:
         found = _of_data(_data(path), path)
