@@ -184,62 +184,6 @@ def _plain(value: Any, epochs: int) -> Any:
     return epochs_over(epochs, value.parts) if isinstance(value, Over) else value
 
 
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def parse_fix(text: str) -> tuple[str, Value]:
-    """`name=value` -> name and value; numbers and true/false as such, all else as text.
-
-    Raises ValueError with one line.
-
-    >>> parse_fix("dropout=0.2"), parse_fix("dice_schedule=step")
-    (('dropout', 0.2), ('dice_schedule', 'step'))
-    """
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not (name and equals and value):
-        raise ValueError(f"{text!r} is not name=value, for example dropout=0.2")
-    if value in ("true", "false"):
-        return name, value == "true"
-    try:
-        number = _number(value)
-    except ValueError:
-        return name, value
-    if not math.isfinite(number):
-        raise ValueError(f"{name}={value}: a finite number is needed")
-    return name, number
-
-
-def parse_range(text: str, *, integer: bool = False) -> tuple[str, Float | Int]:
-    """`name=low:high[:log]` -> name and range; integer: the key takes whole numbers only.
-
-    Raises ValueError with one line.
-
-    >>> parse_range("learning_rate=1e-4:5e-3:log")
-    ('learning_rate', Float(low=0.0001, high=0.005, log=True))
-    """
-    name, equals, ends = (part.strip() for part in text.partition("="))
-    parts = [part.strip() for part in ends.split(":")]
-    log = len(parts) == 3 and parts[2] == "log"
-    if not (name and equals) or not (len(parts) == 2 or log):
-        raise ValueError(f"{text!r} is not name=low:high or name=low:high:log")
-    try:
-        low, high = _number(parts[0]), _number(parts[1])
-    except ValueError:
-        raise ValueError(f"{text!r}: the ends must be numbers, as in dice_weight=1:2") from None
-    try:
-        if not integer:
-            return name, Float(float(low), float(high), log)
-        if not (isinstance(low, int) and isinstance(high, int)):
-            raise ValueError("whole numbers are needed")
-        return name, Int(low, high, log)
-    except ValueError as error:
-        raise ValueError(f"{text!r}: {error}") from None
-
-
 def to_json(spec: Spec) -> dict[str, Any]:
     """A range or choice as plain data; `from_json` gives it back."""
     kind = {Float: "float", Int: "int", Choice: "choice", EpochShare: "epoch_share"}[type(spec)]

@@ -38,7 +38,7 @@ def _main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from search.comparing import compare
-    from search.results import results_of
+    from search.results import results_of, say_troubles
     from search.study import named_study
     from storage import open_storage
     from trainer.errors import UserError
@@ -48,6 +48,7 @@ def _main(args: argparse.Namespace) -> int:
         raise UserError(f"compare {names[0]}: with what? name a second study")
     storage = open_storage(args.storage, read_only=True)
     studies = [results_of(named_study(storage, name)) for name in names]
+    say_troubles(studies)
     # a study's name may hold brackets or :words:
     compare(Console(highlight=False, markup=False, emoji=False), studies)
     return 0

@@ -21,8 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.spaces import Value, canonical, inside, is_number
 from search.study import Setup, config_for
-from trainer.config import read_yaml
+from trainer.config import read_yaml, spelt, takes_text
 from trainer.errors import ConfigError
+from trainer.notation import KeyPath, decimal
 
 MARK = "enqueued"
 _KEYS = ("params", "seed", "note", "priority", "expect")
@@ -45,10 +46,14 @@ class Request:
 
 def read_requests(path: Path) -> list[Request]:
     """The entries of a file. Raises ConfigError naming the file, the entry and the mend."""
-    data = read_yaml(path)
+    data = read_yaml(path, _holds_text)
     if not isinstance(data, list):
         raise ConfigError(f"{path}: a list is needed, as in `- params: {{dice_weight: 1.5}}`")
     return [parse_request(entry, f"{path}: entry {n}") for n, entry in enumerate(data, 1)]
+
+
+def _holds_text(path: KeyPath) -> bool:
+    return path == ("note",) or (path[:1] == ("params",) and takes_text(path[-1]))
 
 
 def parse_request(entry: object, where: str) -> Request:
@@ -63,22 +68,32 @@ def parse_request(entry: object, where: str) -> Request:
     params = entry.get("params", {})
     if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
         raise ConfigError(f"{where}: params: {params!r} is no mapping: write {{name: value}}")
-    seed = entry.get("seed")
+    seed = _spelt(entry.get("seed"))
     if seed is not None and not (is_number(seed) and isinstance(seed, int) and 0 <= seed < 2**63):
         raise ConfigError(f"{where}: seed: {seed!r}: a whole number from 0 on is needed")
     note = entry.get("note")
     if note is not None and not isinstance(note, str):
         raise ConfigError(f"{where}: note: {note!r} is no text: put it in quotes")
-    priority = entry.get("priority", 0)
+    try:
+        (note or "").encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where}: note: {note!r} is not all in UTF-8: write it anew") from None
+    priority = _spelt(entry.get("priority", 0))
     if not is_number(priority):
         raise ConfigError(f"{where}: priority: {priority!r}: a number is needed, higher runs first")
     return Request(dict(params), seed, note, priority, _expectation(entry.get("expect"), where))
 
 
+def _spelt(value: Any) -> Any:
+    """A number also where it stands as text."""
+    number = decimal(value) if isinstance(value, str) else value
+    return value if number is None else number
+
+
 def complete(request: Request, setup: Setup, where: str = "enqueued") -> dict[str, Value]:
     """Every searched parameter of the trial. Raises ConfigError for names or values amiss."""
     specs = setup.specs()
-    values = dict(setup.defaults)
+    values, named = dict(setup.defaults), dict[str, str]()
     for written, value in request.params.items():
         try:
             name = canonical(written, list(specs))
@@ -89,7 +104,12 @@ def complete(request: Request, setup: Setup, where: str = "enqueued") -> dict[st
                 f"{where}: {name} is not searched in study {setup.name}: leave it out, or start "
                 f"another study with --range {name}=low:high"
             )
-        values[name] = inside(name, value, specs[name], what=f"{where}: ")
+        if name in named:
+            raise ConfigError(
+                f"{where}: {written} and {named[name]} are one parameter: leave one of them out"
+            )
+        named[name] = written
+        values[name] = inside(name, spelt(name, value), specs[name], what=f"{where}: ")
     try:
         config_for(setup, values, seed=0)
     except ConfigError as error:
@@ -208,9 +228,10 @@ def _expectation(value: object, where: str) -> tuple[float, float] | None:
     if value is None:
         return None
     mend = "write [low, high], scores from 0 to 1"
-    if not isinstance(value, list) or len(value) != 2 or not all(is_number(end) for end in value):
+    ends = [_spelt(end) for end in value] if isinstance(value, list) else []
+    if len(ends) != 2 or not all(is_number(end) for end in ends):
         raise ConfigError(f"{where}: expect: {value!r}: {mend}")
-    low, high = float(value[0]), float(value[1])
+    low, high = map(float, ends)
     if not 0 <= low <= high <= 1:
         raise ConfigError(f"{where}: expect: [{low:g}, {high:g}]: {mend}")
     return low, high

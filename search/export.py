@@ -156,9 +156,10 @@ def _text(
 def _all_trials(study: optuna.Study) -> tuple[str, str]:
     """The table, and what it is in words."""
     from search.formats import as_csv
-    from search.results import results_of
+    from search.results import results_of, say_troubles
 
     results = results_of(study)
+    say_troubles([results])
     return as_csv(results), f"{len(results.outcomes)} trials of {results.name} are"
 
 

@@ -63,7 +63,7 @@ def _main(args: argparse.Namespace) -> int:
     from search.imported.study import import_batch, read_batch
     from search.names import IMPORTED
     from search.progress import counted
-    from search.results import results_of
+    from search.results import results_of, say_troubles
     from storage import open_storage
     from trainer.errors import UserError
 
@@ -80,7 +80,9 @@ def _main(args: argparse.Namespace) -> int:
     if found.added:
         # a run's name may hold brackets or :words:
         console = Console(highlight=False, markup=False, emoji=False)
-        runs = [one for one in results_of(found.study).complete() if one.number in found.added]
+        results = results_of(found.study)
+        say_troubles([results])
+        runs = [one for one in results.complete() if one.number in found.added]
         console.print(_table(runs))
         for one in runs:
             if one.continued:

@@ -185,8 +185,13 @@ def _add(study: optuna.Study, args: argparse.Namespace) -> int:
         requests, where = read_requests(Path(args.what)), str(args.what)
     else:
         where = "queue add"
+        params = [parse_set(text) for text in args.sets]
+        names = [name for name, _ in params]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"queue add: --set {name} is given twice: leave one of them out")
         entry = {
-            "params": dict(parse_set(text) for text in args.sets),
+            "params": dict(params),
             "note": args.note,
             "priority": args.priority or 0,
         }

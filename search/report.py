@@ -114,11 +114,12 @@ def report_of(storage: LeasedStorage, study: optuna.Study, url: str, runs: Path)
     """
     from search.analysis.findings import advice_command, findings
     from search.figures import figures
-    from search.results import results_of
+    from search.results import results_of, say_troubles
     from search.study import total_of
     from storage import redact_words
 
     results = results_of(study, runs)
+    say_troubles([results])
     words = advice_command(results, url, str(runs))
     return document(
         results,

@@ -7,6 +7,7 @@ searched here or imported from somebody's old results.
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,19 @@ from optuna.trial import FrozenTrial, TrialState
 from search import lineage, seedtable
 from search.names import IMPORTED, is_imported, repeats_name
 from search.records import newest_claims
+from search.spaces import is_number
 from search.study import Setup, StudyError, base_values, config_for, flat, load_setup
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
+from trainer.notation import decimal
 
 # attributes of an imported trial: its run's name, all that is known of its config (flat, by dotted
 # name), what was recorded each epoch (name -> one number per epoch, from the first on), the run
 # whose weights it started from, and the hash by which a run is known again
 RUN, CONFIG, SERIES, CONTINUED, CONTENT = "run", "config", "series", "continued_from", "content"
+EPOCHS = "training.epochs"
+# troubles that are said one by one
+_SAID = 5
 # attribute of a repeat: the label of the configuration that it repeats
 CONFIGURATION = "configuration"
 
@@ -84,7 +90,8 @@ class Results:
 
     rows: as the store has them, revivals on rows of their own. attrs: the study's user attributes.
     repeats: of its configurations, with fresh seeds, in the study that `search.confirm` made: label
-    -> scores; empty where there is none on the same data and budget.
+    -> scores; empty where there is none on the same data and budget. troubles: a line for each
+    thing that an earlier version stored and that cannot be used.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Results:
     rows: Sequence[FrozenTrial]
     attrs: Mapping[str, Any] = field(default_factory=dict)
     repeats: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    troubles: Sequence[str] = ()
 
     @property
     def imported(self) -> bool:
@@ -127,13 +135,14 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
     Raises StudyError for a study that is neither a search nor imported.
     """
     attrs = study.user_attrs
+    troubles: list[str] = []
     setup = None if is_imported(attrs) else load_setup(study)
     rows = study.get_trials(deepcopy=False)
     if setup is None:
         # two imports at the same moment bring a run twice
         once = {row.user_attrs.get(CONTENT, row.number): row for row in reversed(rows)}
         rows = sorted(once.values(), key=lambda row: row.number)
-        outcomes = [_imported(trial) for trial in lineage.merged(rows)]
+        outcomes = [_imported(trial, troubles) for trial in lineage.merged(rows)]
     else:
         numbers = defaultdict(list)
         for row in rows:
@@ -143,7 +152,17 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
         ]
     metric = str(attrs[IMPORTED]["metric"]) if setup is None else setup.metric
     repeats = {} if setup is None else _repeats(study, setup)
-    return Results(study.study_name, metric, setup, outcomes, rows, attrs, repeats)
+    return Results(study.study_name, metric, setup, outcomes, rows, attrs, repeats, troubles)
+
+
+def say_troubles(several: Iterable[Results]) -> None:
+    """Print on stderr what cannot be used of the studies."""
+    for results in several:
+        for line in results.troubles[:_SAID]:
+            print(f"note: study {results.name}: {line}", file=sys.stderr)
+        if len(results.troubles) > _SAID:
+            more = len(results.troubles) - _SAID
+            print(f"note: study {results.name}: {more} more trials likewise", file=sys.stderr)
 
 
 def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
@@ -192,16 +211,26 @@ def scores_by_label(rows: Iterable[FrozenTrial]) -> dict[str, list[float]]:
 # ------------------------------------------------------------------------------------ outcomes
 
 
-def _imported(trial: FrozenTrial) -> Outcome:
+def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
     attrs = trial.user_attrs
     series = {
         name: dict(enumerate(values, 1)) for name, values in {**attrs.get(SERIES, {})}.items()
     }
     series["val_f"] = dict(trial.intermediate_values)
     config = {**attrs.get(CONFIG, {}), **_dotted(trial.params)}
+    name = str(attrs.get(RUN) or f"trial {trial.number}")
+    told, budget = config.get(EPOCHS), len(trial.intermediate_values)
+    epochs = decimal(told) if isinstance(told, str) else told
+    if is_number(epochs) and epochs >= 1:
+        budget = int(epochs)
+    elif told is not None:
+        troubles.append(
+            f"trial {trial.number} ({name}): {EPOCHS} is {told!r}, no number, so its budget is not"
+            " known; import its file again, under another --study, once it is put right"
+        )
     return Outcome(
         number=trial.number,
-        name=str(attrs.get(RUN) or f"trial {trial.number}"),
+        name=name,
         state=trial.state,
         value=lineage.value(trial),
         figures=seedtable.row_of(trial),
@@ -209,7 +238,7 @@ def _imported(trial: FrozenTrial) -> Outcome:
         config=config,
         series=series,
         per_class={},
-        budget=int(config.get("training.epochs") or len(trial.intermediate_values)),
+        budget=budget,
         continued=attrs.get(CONTINUED),
         attrs=attrs,
         row=trial,

@@ -22,8 +22,19 @@ from optuna.distributions import (
 
 import space
 from space import Choice, Float, Int
-from trainer.config import Config, get, is_integer, is_numeric, key_path, with_values
+from trainer.config import (
+    Config,
+    get,
+    is_integer,
+    is_numeric,
+    key_path,
+    read_value,
+    spelt,
+    with_values,
+    words_of,
+)
 from trainer.errors import ConfigError
+from trainer.notation import decimal
 
 Spec: TypeAlias = space.Concrete
 Value: TypeAlias = space.Value
@@ -281,27 +292,56 @@ def _range(text: str, specs: Mapping[str, Spec]) -> tuple[str, Spec]:
         )
     whole = name == "T_0" or isinstance(present, Int) or (present is None and is_integer(name))
     try:
-        _, spec = space.parse_range(text, integer=whole)
+        spec = _ends(text, whole=whole)
         if present is not None and not isinstance(present, Choice) and present.log:
             spec = replace(spec, log=True)
     except ValueError as error:
         raise ConfigError(f"--range {text}: {error}") from None
-    if whole and not isinstance(spec, Int):
-        raise ConfigError(f"--range {text}: {name} takes whole numbers: write {name}=1:10")
     return name, spec
 
 
+def _ends(text: str, *, whole: bool) -> Float | Int:
+    """`name=low:high[:log]` as a range. Raises ValueError with one line."""
+    _, equals, ends = text.partition("=")
+    parts = [part.strip() for part in ends.split(":")]
+    if not equals or not (len(parts) == 2 or (len(parts) == 3 and parts[2] == "log")):
+        raise ValueError("it is not name=low:high or name=low:high:log")
+    low, high = map(decimal, parts[:2])
+    if low is None or high is None:
+        raise ValueError("the ends must be numbers, as in dice_weight=1:2")
+    if not whole:
+        return Float(float(low), float(high), len(parts) == 3)
+    if not (isinstance(low, int) and isinstance(high, int)):
+        raise ValueError("it takes whole numbers, as in T_0=1:10")
+    return Int(low, high, len(parts) == 3)
+
+
+def value_of(name: str, text: str, where: str) -> Value:
+    """A parameter's value from a flag, as its key takes it. where: the flag, for messages.
+
+    Raises ConfigError if it is none.
+    """
+    value = spelt(name, read_value(name, text, where))
+    wordy = isinstance(value, str) and is_numeric(name) and value not in words_of(name)
+    if wordy or (isinstance(value, float) and not math.isfinite(value)):
+        raise ConfigError(
+            f"{where}: {value!r} is not a number: write a finite one in decimal, such as 0.2"
+        )
+    if not isinstance(value, (str, bool, int, float)):
+        raise ConfigError(f"{where}: one value is needed, as in dropout=0.2")
+    return value
+
+
 def _fix(text: str, specs: Mapping[str, Spec]) -> tuple[str, Value]:
-    try:
-        written, value = space.parse_fix(text)
-    except ValueError as error:
-        raise ConfigError(f"--fix {text}: {error}") from None
+    written, equals, value = (part.strip() for part in text.partition("="))
+    if not (written and equals and value):
+        raise ConfigError(f"--fix {text}: it is not name=value, for example dropout=0.2")
     name = canonical(written, list(specs))
     if name not in specs and key_path(name)[-1] in NOT_SEARCHED:
         flag = "--" + key_path(name)[-1].replace("_", "-")
         mend = flag if key_path(name)[-1] in ("epochs", "image_size", "seed") else "the config"
         raise ConfigError(f"--fix {text}: the same in every trial of a study: use {mend}")
-    return name, value
+    return name, value_of(name, value, f"--fix {text}")
 
 
 def _check_ends(config: Config, specs: Mapping[str, Spec], fixed: Mapping[str, Value]) -> None:

@@ -51,6 +51,12 @@ def test_a_file_is_read_with_everything_in_it(tmp_path: Path) -> None:
         ("- {params: {}, expect: [60, 70]}", "scores from 0 to 1"),
         ("- {params: {}, expect: 0.6}", r"write \[low, high\]"),
         ("- params: {", "not YAML"),
+        ("- params: {}\n  seed: 1\n  seed: 2", "line 3: key 'seed' stands there twice"),
+        ("- params: {dropout: 0.1, dropout: 0.2}", "key 'params.dropout' stands there twice"),
+        ("- {params: {}, seed: 1_000}", "seed: '1_000': a whole number"),
+        ("- {params: {}, seed: 1e400}", "seed: '1e400': a whole number"),
+        ("- {params: {}, priority: 1:30}", "priority: '1:30': a number is needed"),
+        ('- {params: {}, note: "\\udcff"}', "not all in UTF-8"),
     ],
 )
 def test_a_file_amiss_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -77,6 +83,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"T_0": 7}, "not one of 12, 6, 4, 3, 2.4, 2"),
         ({"learning_rate": 1e-3}, "not searched in study faces"),
         ({"nonsense": 1}, "nonsense"),
+        ({"dropout": "1:30"}, "dropout=1:30: not a number"),
+        ({"dropout": "0.1_0"}, "not a number"),
+        ({"dropout": 0.1, "model.dropout": 0.2}, "model.dropout and dropout are one parameter"),
     ],
 )
 def test_unknown_names_and_values_outside_are_refused(params: dict, says: str) -> None:
@@ -150,3 +159,19 @@ def test_seed_note_priority_and_expectation_stay_with_the_trial(tmp_path: Path) 
     assert (attrs["seed"], attrs["note"], attrs["priority"]) == (77, "sooner", 3)
     assert attrs["expect"] == [0.5, 0.6]
     assert [run["dice_weight"] for run in play(study, storage, setup_of(), 2)] == [2.0, 1.0]
+
+
+def test_numbers_are_what_they_spell_and_notes_stay_text(tmp_path: Path) -> None:
+    text = """
+        - params: {dropout: '0.1', T_0: 012, dice_schedule: constant}
+          seed: '010'
+          note: 2024-01-01
+          priority: "2"
+          expect: ['0.5', 0.6]
+        - {params: {}, note: no}
+        """
+    first, second = read(tmp_path, text)
+    assert (first.seed, first.note, first.priority) == (10, "2024-01-01", 2)
+    assert (first.expect, second.note) == ((0.5, 0.6), "no")
+    params = complete(first, setup_of())
+    assert (params["dropout"], params["T_0"]) == (0.1, 12)

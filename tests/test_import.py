@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import importlib
 import json
 import re
@@ -18,7 +19,8 @@ import optuna
 import pytest
 import yaml
 
-from search import run
+from search import compare, export, report, run
+from search.board import study_note
 from search.imported.study import METRIC, import_batch, read_batch
 from search.names import IMPORTED, SETUP, latest_study
 from search.results import CONFIG, CONTINUED, RUN, SERIES, Results, results_of
@@ -416,7 +418,7 @@ LOST = ["退化幅度", "0.0316 (4.6%)", "0.0344 (5.0%)", "0.0500 (7.5%)"]
 def test_the_table_that_was_made_by_hand_is_read_as_it_stands(
     tmp_path: Path, delimiter: str
 ) -> None:
-    file = tmp_path / "table.csv"
+    file = tmp_path / ("table.tsv" if delimiter == "\t" else "table.csv")
     with file.open("w", encoding="utf-8", newline="") as out:
         csv.writer(out, delimiter=delimiter).writerows(
             [*row, lost] for row, lost in zip(BY_HAND, LOST, strict=True)
@@ -572,6 +574,296 @@ def test_a_path_that_holds_nothing_is_named(
     assert "--study: a name is needed" in line
 
 
+# ------------------------------------------------------------------------- numbers, as people write
+
+HEAD = "best_val_f,dice_weight,epochs\n0.5,1,100\n"
+
+
+def csv_file(folder: Path, text: str | bytes) -> Path:
+    file = folder / "table.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ('"1,000"', "row 2: epochs: '1,000' may be 1000 or 1.000; write one of these"),
+        ("24 epochs", "row 2: epochs: '24 epochs' is no number; write it like 150"),
+        ("auto", "row 2: epochs: 'auto' is no number"),
+        ("1e400", "row 2: epochs: '1e400' is beyond what a number can be here"),
+        ("2024-01-01", "row 2: epochs: '2024-01-01' is no number"),
+        ("$5", "row 2: epochs: '$5' is no number"),
+        ("5 €", "row 2: epochs: '5 €' is no number"),
+        ("50%", "row 2: epochs: '50%': a whole number is needed, such as 150"),
+        ("1.000", "row 2: epochs: '1.000': a whole number is needed, such as 150"),
+        ("1_000", "row 2: epochs: '1_000' is no number"),
+        ("1:30", "row 2: epochs: '1:30' is no number"),
+        ("0x10", "row 2: epochs: '0x10' is no number"),
+        ("0", "row 2: training.epochs: 0 is no number of epochs"),
+        ("1.5", "row 2: epochs: '1.5': a whole number is needed"),
+        ("٣", "row 2: epochs: '٣' is no number"),
+    ],
+)
+def test_a_cell_that_may_be_no_number_is_refused_before_anything_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: str, says: str
+) -> None:
+    file = csv_file(tmp_path, f"{HEAD}0.6,2,{cell}\n")
+    assert says in refused(tmp_path, capsys, file)
+    assert not (tmp_path / "search.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "says"),
+    [
+        ("best_epoch", "1e400", "best_epoch: '1e400' is beyond"),
+        ("best_epoch", "92%", "best_epoch: '92%': a whole number of epochs is needed"),
+        ("best_epoch", "1.000", "best_epoch: '1.000': a whole number of epochs is needed"),
+        ("dropout", "10%", "dropout: '10%' is in percent; write it like 0.15"),
+        ("gap", "1%", "gap: '1%' is in percent; write it like 0.0098"),
+        ("lr", "8e-4 (log)", "lr: '8e-4 (log)' is no number"),
+        ("T_0", "auto", "T_0: 'auto' is no number"),
+        ("batch_size", "2x8", "batch_size: '2x8' is no number; write it like 150"),
+        ("seed", '"1,000"', "seed: '1,000': a whole number"),
+        ("seed", "9" * 5000, "a whole number"),
+        ("dice_weight", "2", "two columns are headed 'dice_weight'"),
+        ("loss.dice_weight", "2", "loss.dice_weight is 1 by 'dice_weight' and 2 by"),
+        ("value", "0.6", "best_val_f is 0.5 by 'best_val_f' and 0.6 by 'value'; leave one"),
+    ],
+)
+def test_any_column_of_numbers_is_all_or_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, cell: str, says: str
+) -> None:
+    file = csv_file(tmp_path, f"best_val_f,dice_weight,{column}\n0.5,1,{cell}\n")
+    assert says in refused(tmp_path, capsys, file)
+    assert not (tmp_path / "search.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "key", "value"),
+    [
+        *((word, "epochs", None) for word in ("", "-", "N/A", "nan", "NaN", "none", "—")),
+        *(("010", "epochs", 10), ("150.0", "epochs", 150), ("1e2", "epochs", 100)),
+        *(("**20**", "epochs", 20), ("'3'", "run", "'3'"), ("010", "run", "010")),
+        *(('"0,1"', "dropout", 0.1), ('"0,100"', "dropout", 0.1), ('",5"', "dropout", 0.5)),
+        *(("−0.2", "dice_ramp", -0.2), ("2024-01-01", "run", "2024-01-01")),
+        *(('"1,000"', "length", "1,000"), ("1_000", "length", "1_000"), ("no", "amp", False)),
+        *(("auto", "early_stopping_patience", "auto"), ("5", "early_stopping_patience", 5)),
+        *(("no", "compile", False), ("1e400", "length", "1e400"), ("no", "dice_schedule", "no")),
+    ],
+)
+def test_a_cell_is_read_as_what_it_spells(
+    tmp_path: Path, cell: str, key: str, value: object
+) -> None:
+    batch = read_batch(csv_file(tmp_path, f"best_val_f,{key}\n0.5,{cell}\n"))
+    known = {name.rpartition(".")[2]: it for name, it in batch.settings[0].config.items()}
+    assert (batch.runs[0].name if key == "run" else known.get(key)) == value
+
+
+def test_a_score_in_percent_is_a_hundredth(tmp_path: Path) -> None:
+    file = csv_file(tmp_path, "best_val_f,final_val_f,degradation\n68.89%,0.9%,4.6%\n")
+    (one,) = imported(tmp_path, file).outcomes
+    assert (one.value, one.figures["final_val_f"]) == (0.6889, 0.009)
+    assert one.figures["degradation_pct"] == 4.6
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_of_a_spreadsheet_with_its_delimiter_and_decimal_commas_is_read(
+    tmp_path: Path, encoding: str
+) -> None:
+    text = (
+        "sep=;\r\nbest_val_f;dice_weight;epochs;length;note\r\n"
+        '0,6889;1,5;100;1,25;"one; 1,5"\r\n0,67;2,0;100;1,000;\r\n'
+    )
+    best, other = imported(tmp_path, csv_file(tmp_path, text.encode(encoding))).outcomes
+    assert (best.value, best.params, best.note) == (0.6889, {"dice_weight": 1.5}, "one; 1,5")
+    assert (best.config["length"], other.config["length"]) == (1.25, "1,000")
+    assert (other.value, other.params, other.budget) == (0.67, {"dice_weight": 2.0}, 100)
+
+
+def test_a_point_may_stand_for_thousands_where_commas_are_decimal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = csv_file(tmp_path, "best_val_f;dice_weight\n0,6889;1.500\n")
+    assert "dice_weight: '1.500' may be 1500 or 1.500" in refused(tmp_path, capsys, file)
+    (one,) = imported(tmp_path, csv_file(tmp_path, "best_val_f;dice_weight\n0.6;1.500\n")).outcomes
+    assert one.config["loss.dice_weight"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", "N/A", "-", "running", "failed", "NaN", "**Running**", "crashed", "?", "未完成", " "],
+)
+def test_rows_of_runs_that_did_not_end_are_left_out_and_named(tmp_path: Path, word: str) -> None:
+    rows = f"0.6,2,100\n{word},3,100\n\n{word},4,100\n0.7,5,100\n"
+    batch = read_batch(csv_file(tmp_path, HEAD + rows))
+    assert [run.best for run in batch.runs] == [0.5, 0.6, 0.7]
+    why = word.strip() or "empty"
+    assert list(batch.notes) == [
+        f"{tmp_path}/table.csv: 2 rows without a score left out: row 3 ({why}), row 5 ({why})"
+    ]
+
+
+def test_of_many_rows_without_a_score_a_few_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(tmp_path, csv_file(tmp_path, HEAD + "running,2,100\n" * 7))
+    err = capsys.readouterr().err
+    assert "7 rows without a score left out: row 2 (running), row 3 (running)," in err
+    assert "row 6 (running), 2 more" in err
+    rows = [{"run": "a", "best_val_f": None}, {"run": "b", "best_val_f": NAN}, {"best_val_f": 0.5}]
+    imported(tmp_path, written(tmp_path / "rows.json", rows), study="other")
+    assert "2 rows without a score left out: run a (empty), run b (nan)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [("", "row 1: no score; add"), ("failed", "row 1: no score but 'failed'; add")],
+)
+def test_a_table_of_unfinished_runs_alone_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, says: str
+) -> None:
+    file = csv_file(tmp_path, f"best_val_f,dice_weight\n{word},1\n,2\n")
+    assert says in refused(tmp_path, capsys, file)
+    assert not (tmp_path / "search.db").exists()
+
+
+def test_the_numbers_that_pandas_writes_before_each_row_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = csv_file(tmp_path, ",best_val_f,dice_weight,\n0,0.5,1,\n1,0.6,2,\n")
+    results = imported(tmp_path, file)
+    assert [one.name for one in results.outcomes] == ["dice_weight 1", "dice_weight 2"]
+    assert "a column without a heading is left out" in capsys.readouterr().err
+
+
+def test_a_cell_may_hold_a_line_end(tmp_path: Path) -> None:
+    file = csv_file(tmp_path, 'run,best_val_f,note\na,0.5,"one\ntwo\u2028three"\n')
+    (one,) = imported(tmp_path, file).outcomes
+    assert one.note == "one\ntwo\u2028three"
+
+
+def test_a_key_that_stands_twice_is_refused_in_every_kind_of_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text, says in [
+        ("a.yaml", "- best_val_f: 0.5\n  best_val_f: 0.6\n", "a.yaml, line 2: key 'best_val_f'"),
+        ("a.json", '[{"best_val_f": 0.5,\n"best_val_f": 0.6}]', "a.json, line 2: key 'best_val_f'"),
+        ("run/config.yaml", "loss: {}\nmodel: {}\nloss: {}\n", "config.yaml, line 3: key 'loss'"),
+        ("run/config.json", '{"loss": {},\n"loss": {}}', "config.json, line 2: key 'loss'"),
+    ]:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        history = {"val_f_score": [0.1]}
+        what = file
+        if "run/" in name:
+            written(file.parent / "history.json", history)
+            what = file.parent
+        assert says in refused(tmp_path, capsys, what)
+        file.unlink()
+    assert not (tmp_path / "search.db").exists()
+
+
+def test_names_and_numbers_of_a_table_in_yaml_are_read_by_one_rule(tmp_path: Path) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text(
+        "- {run: 010, best_val_f: '0.5', dice_weight: 010, note: 2024-01-01, ce:dice: 40:60}\n"
+        "- {run: no, best_val_f: 0.6, epochs: '24', config: {experiment: {name: 1e5}}}\n"
+    )
+    one, other = imported(tmp_path, file).outcomes
+    assert (one.name, one.value, one.note) == ("010", 0.5, "2024-01-01")
+    assert one.config["loss.dice_weight"] == 10
+    assert one.figures["ce_dice_ratio"] == "40:60"
+    assert (other.name, other.budget, other.attrs["experiment"]) == ("no", 24, {"name": "1e5"})
+
+
+@pytest.mark.parametrize("epochs", ["24 epochs", [1, 2], True, 0, -5, 1.5, "1e400"])
+def test_a_config_without_a_number_of_epochs_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: object
+) -> None:
+    file = written(tmp_path / "runs.json", [entry("ok"), entry("a", training={"epochs": epochs})])
+    line = refused(tmp_path, capsys, file)
+    assert f"run a: training.epochs: {epochs!r} is no number of epochs" in line
+    assert not (tmp_path / "search.db").exists()
+
+
+def test_a_name_that_no_store_keeps_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "runs.json"
+    file.write_text('[{"run": "\\udcff", "val_f_score": [0.1]}]')
+    assert "half a letter" in refused(tmp_path, capsys, file)
+    assert not (tmp_path / "search.db").exists()
+
+
+def test_switches_of_an_old_config_are_read_however_they_are_written(tmp_path: Path) -> None:
+    off = entry("a", loss={"use_focal": "no", "focal_gamma": 2.0})
+    (one,) = imported(tmp_path, written(tmp_path / "runs.json", [off])).outcomes
+    # says nothing while focal loss is off
+    assert "loss.focal_gamma" not in one.config
+
+
+# ------------------------------------------------------------- what an earlier version has stored
+
+
+def test_a_study_with_text_for_its_epochs_can_still_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts: list[Any] = ["1,000", "24 epochs", "N/A", "inf"]
+    told = [100, *texts, [1, 2], -3, True]
+    storage = store(tmp_path)
+    study = optuna.create_study(study_name="old", storage=storage, direction="maximize")
+    study.set_user_attr(IMPORTED, {"metric": METRIC, "source": "table.csv"})
+    kind = optuna.distributions.CategoricalDistribution(texts)
+    for number, epochs in enumerate(told):
+        params = {"epochs": epochs} if epochs in texts else {}
+        study.add_trial(
+            optuna.create_trial(
+                value=0.5 + number / 100,
+                params=params,
+                distributions=dict.fromkeys(params, kind),
+                user_attrs={
+                    RUN: f"run {number}",
+                    CONFIG: {"training.epochs": epochs, "loss.dice_weight": 1.0 + number},
+                    "best_val_f": 0.5 + number / 100,
+                },
+            )
+        )
+    play(study_of(storage, "faces"), storage, setup_of("faces"), 1)
+    page, markdown = tmp_path / "r.html", tmp_path / "r.md"
+    for command, flags in [
+        (report.main, ["--study", "old", "--out", str(page), "--markdown", str(markdown)]),
+        (export.main, ["--study", "old", "--format", "csv"]),
+        (compare.main, ["old", "faces"]),
+    ]:
+        capsys.readouterr()
+        assert command([*flags, "--storage", url(tmp_path)]) == 0
+        err = capsys.readouterr().err
+        assert "note: study old: trial 1 (run 1): training.epochs is '1,000', no number" in err
+        assert "note: study old: 2 more trials likewise" in err
+    shown = html.unescape(page.read_text(encoding="utf-8"))
+    assert "training.epochs is '24 epochs', no number" in shown
+    assert "24 epochs" in markdown.read_text(encoding="utf-8")
+    results = results_of(named_study(storage, "old"))
+    assert [one.budget for one in results.outcomes] == [100, *[0] * 7]
+    assert len(results.troubles) == 7
+    # the dashboard's note, and a later import into the same study
+    assert "run 7" in study_note(results, None, {})
+    more = written(tmp_path / "more.yaml", [{"run": "new", "best_val_f": 0.7, "epochs": 24}])
+    assert len(imported(tmp_path, more).outcomes) == 9
+
+
+def test_a_cycle_without_length_does_not_keep_the_report_for_ever(tmp_path: Path) -> None:
+    rows = [
+        {"best_val_f": 0.5, "epochs": 10**12, "T_0": 1, "dice_weight": 1.0},
+        {"best_val_f": 0.6, "epochs": 100, "T_0": 1e-9, "dice_weight": 2.0},
+    ]
+    imported(tmp_path, written(tmp_path / "table.yaml", rows))
+    where = ["--storage", url(tmp_path), "--out", str(tmp_path / "r.html")]
+    assert report.main(["--study", "old", *where]) == 0
+
+
 # ---------------------------------------------------------------------------------------- command
 
 
@@ -644,3 +936,20 @@ def test_the_seeds_true_differences_are_seen(seeds: Results) -> None:
         *("dice_weight", "dropout", "weight_decay", "T_0", "learning_rate", "epochs"),
         "warmup_epochs",
     }
+
+
+def test_a_dropped_key_that_is_a_mapping_stays_as_it_was_written(tmp_path: Path) -> None:
+    # found by the fuzz: seed 365
+    odd = entry("a", data={"val_split": {"a": 1}})
+    (known,) = read_batch(written(tmp_path / "runs.json", [odd])).settings
+    assert known.config["data.val_split.a"] == 1
+
+
+@pytest.mark.parametrize("text", ["-,run", "- -", "3"])
+def test_a_file_of_words_is_no_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    # found by the fuzz: seed 804
+    file = tmp_path / "table.yaml"
+    file.write_text(text)
+    refused(tmp_path, capsys, file)

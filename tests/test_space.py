@@ -61,23 +61,3 @@ def test_first_trials_are_complete_and_start_with_the_users_best() -> None:
     assert (step["dice_schedule"], step["dice_weight"], step["dice_ramp"]) == ("step", 1.5, 0.4)
     assert [t.params["dice_weight"] for t in trials[5:]] == [1.0, 2.0, 1.6, 1.4, 1.7, 1.3]
     assert all(trial.note and trial.prediction for trial in trials)
-
-
-@pytest.mark.parametrize("text", ["dropout", "=0.2", "dropout=", "dropout=nan", "dropout=inf"])
-def test_fix_refuses_what_is_no_name_and_value(text: str) -> None:
-    with pytest.raises(ValueError, match="dropout|name=value"):
-        space.parse_fix(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["a=2:1", "a=1", "a=1:2:3", "a=1:x", ":1:2", "a=0:1:log", "a=nan:1"]
-)
-def test_range_refuses_what_is_no_range(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the words differ, each names the text
-        space.parse_range(text)
-
-
-def test_an_integer_range_takes_whole_numbers_only() -> None:
-    assert space.parse_range("T_0=5:30", integer=True) == ("T_0", Int(5, 30))
-    with pytest.raises(ValueError, match="whole numbers"):
-        space.parse_range("T_0=5:30.5", integer=True)

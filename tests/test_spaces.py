@@ -86,7 +86,16 @@ def test_fix_of_a_key_that_is_not_searched_changes_the_base_config() -> None:
         ("dropout=0.9", "outside 0..0.4: name a value inside, or widen it with --range"),
         ("dropout=much", "not a number"),
         ("dropout=nan", "finite"),
+        ("dropout=inf", "finite"),
+        ("dropout=.nan", "finite"),
+        ("dropout=1e400", "'1e400' is not a number"),
+        ("dropout=0.1_5", "'0.1_5' is not a number"),
+        ("learning_rate=1e-3:2", "'1e-3:2' is not a number"),
+        ("dropout=[0.1]", "one value is needed"),
+        ("dropout=~", "one value is needed"),
         ("dropout", "name=value"),
+        ("=0.2", "name=value"),
+        ("dropout=", "name=value"),
         ("dice_schedule=sine", "constant, step, linear, cosine"),
         ("T_0=7", "--range T_0=low:high"),
         ("learning_rate=-1", "learning_rate"),
@@ -102,6 +111,13 @@ def test_fix_that_cannot_be_is_refused_in_one_line(fix: str, says: str) -> None:
     [
         ("dice_weight=4:1", "low must be below high"),
         ("dice_weight=1", "low:high"),
+        ("dice_weight=1:2:3", "low:high"),
+        ("dice_weight=1:x", "numbers"),
+        ("dice_weight=nan:1", "numbers"),
+        ("dice_weight=0.5:1_0", "numbers"),
+        ("dice_weight=0x1:4", "numbers"),
+        ("dice_weight=0.5:1e400", "numbers"),
+        ("weight_decay=0:1:log", "log scale needs low > 0"),
         ("dice_weight=a:b", "numbers"),
         ("dice_wieght=1:2", "dice_weight"),
         ("dice_schedule=1:2", "--fix dice_schedule"),
@@ -113,6 +129,13 @@ def test_fix_that_cannot_be_is_refused_in_one_line(fix: str, says: str) -> None:
 )
 def test_range_that_cannot_be_is_refused_in_one_line(given: str, says: str) -> None:
     assert says in refused(ranges=(given,))
+
+
+def test_a_fixed_value_is_what_it_spells_and_a_text_stays_text() -> None:
+    fixes = ("dropout='0.1'", "dice_weight=01.5", "T_0=012", "compile=no", "model.name=2024")
+    searched = resolve(CONFIG, fixes)
+    assert searched.fixed == {"dropout": 0.1, "dice_weight": 1.5, "T_0": 12}
+    assert (searched.config.runtime.compile, searched.config.model.name) == (False, "2024")
 
 
 def test_low_dice_weight_is_fine_where_the_schedule_is_constant() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import Config, ConfigError, config_from_dict, read_config, to_dict
-from trainer.translate import translate
+from trainer.config import Config, ConfigError, as_today, config_from_dict, read_config, to_dict
 
 HISTORIES = Path(__file__).resolve().parents[2] / "shared" / "seed" / "histories.json"
 
@@ -32,7 +31,7 @@ OLD = {
 
 
 def test_an_old_config_is_read_with_every_value_that_still_means_something() -> None:
-    config = config_from_dict(translate(OLD)[0])
+    config = config_from_dict(as_today(OLD)[0])
     assert config.model.name == "lmsa"
     assert config.training.learning_rate == 8e-4
     assert config.training.early_stopping_patience is None
@@ -45,7 +44,7 @@ def test_an_old_config_is_read_with_every_value_that_still_means_something() -> 
 
 
 def test_each_key_touched_is_named_once() -> None:
-    notes = translate(OLD)[1]
+    notes = as_today(OLD)[1]
     for key in (
         *("output_dir", "data.num_workers", "data.val_split", "model.num_classes"),
         *("model.use_lmsa", "model.name", "loss.use_focal", "training.use_amp"),
@@ -57,18 +56,18 @@ def test_each_key_touched_is_named_once() -> None:
 
 def test_the_input_is_left_as_it_was() -> None:
     before = copy.deepcopy(OLD)
-    translate(OLD)
+    as_today(OLD)
     assert before == OLD
 
 
 def test_a_file_in_todays_layout_passes_untouched() -> None:
     today = to_dict(Config())
-    assert translate(today) == (today, [])
+    assert as_today(today) == (today, [])
 
 
 def test_an_unknown_key_of_an_old_file_is_still_refused() -> None:
     with pytest.raises(ConfigError, match="loss.dice_wieght"):
-        config_from_dict(translate({**OLD, "loss": {"dice_wieght": 1.0}})[0])
+        config_from_dict(as_today({**OLD, "loss": {"dice_wieght": 1.0}})[0])
 
 
 @pytest.mark.skipif(
@@ -85,3 +84,37 @@ def test_all_nineteen_configs_of_the_user_load(tmp_path: Path) -> None:
         assert config.training.epochs == run["config"]["training"]["epochs"]
         heads = [note.split(" ")[0].rstrip(":") for note in notes]
         assert len(heads) == len(set(heads))
+
+
+def test_only_keys_that_take_numbers_are_read_as_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(
+        "experiment: {name: 2024, description: '1e-4'}\n"
+        "output_dir: 2024-01-01\n"
+        "data: {root: '1e5', batch_size: '8'}\n"
+        "training: {learning_rate: '8e-4', use_amp: no, early_stopping_patience: '999'}\n"
+    )
+    config, notes = read_config(file)
+    assert (config.experiment.name, config.experiment.description) == ("2024", "1e-4")
+    assert (config.data.root, config.data.batch_size) == ("1e5", 8)
+    assert config.training.learning_rate == 8e-4
+    assert config.training.early_stopping_patience is None
+    assert config.runtime.precision == "float32"
+    assert "output_dir: '2024-01-01' is dropped: say --out instead" in notes
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("augmentation: 3\ngpu_augmentation: {contrast: 0.1}", "augmentation: keys and values"),
+        ("runtime: 3\ntraining: {use_amp: true}", "runtime: keys and values"),
+        ("training: {use_amp: maybe}", "training.use_amp"),
+    ],
+)
+def test_a_section_or_switch_that_is_none_is_left_for_the_check(
+    tmp_path: Path, more: str, says: str
+) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(f"output_dir: a\n{more}\n")
+    with pytest.raises(ConfigError, match=says):
+        read_config(file)

@@ -1,8 +1,8 @@
 """The one configuration layout: sections of frozen, strictly checked values.
 
 A person's file may hold any part of it. Every key is read by the trainer, unknown ones are refused
-by name, and `1e-4` without a dot is a number. Who wins: flags and `--set`, then a preset named on
-the command line, then the file, then the defaults (`compose`).
+by name; how values are written stands in `trainer.notation`. Who wins: flags and `--set`, then a
+preset named on the command line, then the file, then the defaults (`compose`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from trainer import notation
 from trainer.errors import ConfigError
+from trainer.notation import KeyPath, decimal, dump_yaml, read_text, switch
+from trainer.translate import translate
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -170,13 +172,17 @@ def config_from_dict(data: Mapping[str, Any], where: str = "config") -> Config:
     where: what the values came from, for messages.
     Raises ConfigError with one line that names the key, the value and the mend.
     """
-    _refuse_unknown(data, where)
-    try:
-        config = Config.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"{where}: {_first_mistake(error)}") from None
+    config = _validated(data, where)
     _check_together(config, where)
     return config
+
+
+def _validated(data: Mapping[str, Any], where: str) -> Config:
+    _refuse_unknown(data, where)
+    try:
+        return Config.model_validate(as_spelt(data)[0])
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{where}: {_first_mistake(error)}") from None
 
 
 def _refuse_unknown(data: Mapping[str, Any], where: str) -> None:
@@ -349,6 +355,9 @@ def _field_types(name: str) -> set[type]:
         inner = get_args(annotation)
         if isinstance(annotation, type) and not inner:
             yield annotation
+        elif isinstance(annotation, str):
+            # one of several words
+            yield str
         elif getattr(annotation, "__origin__", None) is not list:
             for part in inner:
                 yield from flat(part)
@@ -370,40 +379,88 @@ def is_integer(name: str) -> bool:
 # ------------------------------------------------------------------------------------------- YAML
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with YAML 1.2's numbers: `1e-4` and `5E3` are floats."""
+# what the record of an export tells in words
+_RECORD_TEXTS = {"study", "study_uid", "metric", "preset", "command", "note", "name", "fingerprint"}
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def load_yaml(text: str, where: str) -> Any:
-    """Plain data of a YAML text. Raises ConfigError naming `where` and the line."""
+def takes_text(name: str) -> bool:
+    """Whether a key takes text and nothing else; False where there is no such key."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{where}{line}: not YAML: {problem}") from None
+        return _field_types(name) == {str}
+    except ConfigError:
+        return False
 
 
-def read_yaml(path: Path) -> Any:
-    """Plain data of a YAML file. Raises ConfigError if it cannot be read."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a readable YAML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file; a YAML file in UTF-8 is needed") from None
-    return load_yaml(text, str(path))
+def words_of(name: str) -> set[str]:
+    """The words that a key takes beside numbers, such as auto."""
+    owner: Any = Config
+    for part in key_path(name):
+        annotation = owner.model_fields[part].annotation
+        owner = annotation
+    words: set[str] = set()
+
+    def walk(of: Any) -> None:
+        for part in get_args(of):
+            if isinstance(part, str):
+                words.add(part)
+            walk(part)
+
+    walk(owner)
+    return words
+
+
+def _config_texts(path: KeyPath) -> bool:
+    if path[:1] == ("search",):
+        return path[-1] in _RECORD_TEXTS
+    return path in _leaves() and takes_text(".".join(path))
+
+
+def load_yaml(text: str, where: str, texts: Callable[[KeyPath], bool] = _config_texts) -> Any:
+    """Plain data of a YAML text, by the rule of `trainer.notation`.
+
+    texts: whether the key at the end of a path takes text; by default as in a config. Raises
+    ConfigError naming `where` and the line.
+    """
+    return notation.load_yaml(text, where, texts)
+
+
+def read_yaml(path: Path, texts: Callable[[KeyPath], bool] = _config_texts) -> Any:
+    """Plain data of a YAML file, as `load_yaml`. Raises ConfigError if it cannot be read."""
+    return load_yaml(read_text(path), str(path), texts)
+
+
+def as_spelt(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A config's nested values with each text that spells what its key takes as that, and notes.
+
+    Numbers in decimal, and yes, no, on, off. Other texts stay, for the check to refuse.
+    """
+    new = copy.deepcopy(dict(data))
+    notes = []
+    for path in _leaves():
+        value = _dig(new, path)
+        read = spelt(".".join(path), value)
+        if type(read) is not type(value) or read != value:
+            _put(new, path, read)
+            kind = "true or false" if isinstance(read, bool) else "a number"
+            notes.append(f"{'.'.join(path)}: the text {value!r} is now {kind}")
+    return new, notes
+
+
+def spelt(name: str, value: Any) -> Any:
+    """A key's value, or what it spells where it is a text and the key takes none.
+
+    Texts that spell nothing that it takes stay. Raises ConfigError if there is no such key.
+    """
+    if isinstance(value, list):
+        return [item if isinstance(item, list) else spelt(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    types = _field_types(name)
+    if bool in types:
+        return switch(value)
+    # a list has no types of its own: all there are hold numbers
+    number = decimal(value) if not types or types & {int, float} else None
+    return value if number is None else number
 
 
 def read_raw(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -411,14 +468,19 @@ def read_raw(path: Path) -> tuple[dict[str, Any], list[str]]:
 
     Raises ConfigError if the file cannot be read or does not hold sections.
     """
-    from trainer.translate import translate
-
     data = read_yaml(path)
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: sections such as `model:` are needed, got {str(data)[:60]!r}")
-    return translate(data)
+    return as_today(data)
+
+
+def as_today(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Nested values of any age in today's layout, read as spelt; and a line per key touched."""
+    today, notes = translate(data)
+    spelt, more = as_spelt(today)
+    return spelt, [*notes, *more]
 
 
 def read_config(path: Path) -> tuple[Config, list[str]]:
@@ -449,27 +511,6 @@ def base_identity(config: Config, without: Collection[str]) -> dict[str, Any]:
     return data
 
 
-class _Dumper(yaml.SafeDumper):
-    """Short lists on one line, floats so that `_Loader` and any YAML reader take them as floats."""
-
-
-def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-    text = repr(value)
-    if "e" in text and "." not in text:
-        text = text.replace("e", ".0e")
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
-
-
-# else a text such as 1e-4, a study's name, would be written plain and read as a number
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-_Dumper.add_representer(float, _represent_float)
-_Dumper.add_representer(list, _represent_list)
-
-
 def value_text(value: Any) -> str:
     """A value as `key=value` takes it.
 
@@ -477,8 +518,7 @@ def value_text(value: Any) -> str:
     ('0.0001', '[0.9, 1.1]', "'1e-4'", 'null')
     """
     # in a list, for a lone scalar is followed by an end mark
-    text = yaml.dump([value], Dumper=_Dumper, allow_unicode=True, width=float("inf"))
-    return str(text).strip()[1:-1]
+    return dump_yaml([value], width=math.inf).strip()[1:-1]
 
 
 def to_yaml(config: Config, search: Mapping[str, Any] | None = None) -> str:
@@ -487,7 +527,7 @@ def to_yaml(config: Config, search: Mapping[str, Any] | None = None) -> str:
     data["search"] = dict(search) if search is not None else data["search"]
     if data["search"] is None:
         del data["search"]
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(data)
 
 
 # ------------------------------------------------------------------------------------- precedence
@@ -507,7 +547,17 @@ def parse_set(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise ConfigError(f"--set {text!r} is not key=value, for example --set dice_weight=1.5")
-    return name.strip(), load_yaml(value, f"--set {name.strip()}")
+    return name.strip(), read_value(name.strip(), value, f"--set {name.strip()}")
+
+
+def read_value(name: str, text: str, where: str) -> Any:
+    """A key's value from a flag, read as YAML; text that is not in quotes as it stands.
+
+    where: the flag, for messages. Raises ConfigError.
+    """
+    if takes_text(name) and not text.strip().startswith(("'", '"')):
+        return text.strip()
+    return load_yaml(text, where)
 
 
 def compose(
@@ -542,6 +592,7 @@ def compose(
     for text in sets:
         name, value = parse_set(text)
         over[key_path(name)] = value
+    over = _checked(over)
 
     root = over.get(("data", "root")) or _dig(from_file, ("data", "root")) or "synthetic"
     data = copy.deepcopy(from_file)
@@ -564,9 +615,20 @@ def compose(
     return Composed(config_from_dict(data, "config"), notes, named)
 
 
+def _checked(over: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """Flags' values as their keys take them: a preset computes with some of them."""
+    alone: dict[str, Any] = {}
+    for path, value in over.items():
+        _put(alone, path, value)
+    _validated(alone, "config")
+    return {path: spelt(".".join(path), value) for path, value in over.items()}
+
+
 def _searched(data: Mapping[str, Any]) -> list[str]:
     record = data.get("search") or {}
-    return [*record.get("searched", ()), *record.get("fixed", ())]
+    parts = [record.get(name) for name in ("searched", "fixed")]
+    # lists and mappings of names, unless somebody has been at it
+    return [str(name) for part in parts if isinstance(part, (list, dict)) for name in part]
 
 
 def _impose(

@@ -164,10 +164,13 @@ def _last_epoch(config: Config) -> int:
     """Where a training on all data ends: at the share of the budget that was best in the search."""
     record = config.search or {}
     found, budget = record.get("epoch"), record.get("epochs")
-    if not found:
+    if budget is None:
+        budget = config.training.epochs
+    if not (isinstance(found, int) and isinstance(budget, int) and found > 0 and budget > 0):
+        # not of an export, or somebody has been at it
         return config.training.epochs
     # a preset may have changed the budget; the schedules keep their shape
-    return max(1, round(config.training.epochs * found / (budget or config.training.epochs)))
+    return max(1, round(config.training.epochs * found / budget))
 
 
 def _check_fingerprint(config: Config, summary: DataSummary, say: Any) -> None:

@@ -10,6 +10,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.notation import decimal, switch
+
 Path = tuple[str, ...]
 
 # old key -> (new key, what the note adds)
@@ -68,6 +70,16 @@ def _has(data: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
+def _has_room(data: Mapping[str, Any], path: Path) -> bool:
+    """Whether a value can be put at a path: every section on the way is one, or is missing."""
+    node: Any = data
+    for part in path[:-1]:
+        node = node.get(part, {})
+        if not isinstance(node, dict):
+            return False
+    return True
+
+
 def _get(data: Mapping[str, Any], path: Path) -> Any:
     node: Any = data
     for part in path:
@@ -113,7 +125,8 @@ def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         notes.append(f"{'.'.join(path)}: {value!r} is dropped: {reason}")
 
     for path, (target, why) in _RENAMED.items():
-        if _has(new, path):
+        # a section that is none is left for the check
+        if _has(new, path) and _has_room(new, target):
             _put(new, target, _pop(new, path))
             notes.append(f"{'.'.join(path)} is now {'.'.join(target)}: {why}")
     for path, reason in _DROPPED.items():
@@ -125,9 +138,11 @@ def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if _has(new, ("model", "name")) and _get(new, ("model", "name")) == _OLD_MODEL:
         _put(new, ("model", "name"), "lmsa")
         notes.append(f"model.name: {_OLD_MODEL} is now lmsa: another network, under the same cap")
-    if _has(new, ("training", "use_amp")):
-        precision = "auto" if _pop(new, ("training", "use_amp")) else "float32"
-        _put(new, ("runtime", "precision"), precision)
+    amp, kept = ("training", "use_amp"), ("runtime", "precision")
+    # another word than yes or no is left for the check
+    if _has(new, amp) and not isinstance(switch(_get(new, amp)), str) and _has_room(new, kept):
+        precision = "auto" if switch(_pop(new, amp)) else "float32"
+        _put(new, kept, precision)
         notes.append(f"training.use_amp is now runtime.precision: {precision}")
     if _has(new, ("training", "scheduler")) and _get(new, ("training", "scheduler")) == (
         _OLD_SCHEDULER
@@ -140,21 +155,8 @@ def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     patience: Path = ("training", "early_stopping_patience")
     if _has(new, patience):
         value = _get(new, patience)
-        if isinstance(value, int) and value >= _OFF_PATIENCE:
+        epochs = decimal(value) if isinstance(value, str) else value
+        if isinstance(epochs, int) and epochs >= _OFF_PATIENCE:
             _put(new, patience, None)
             notes.append(f"training.early_stopping_patience: {value} is now null: off")
-    _read_numbers(new, (), notes)
     return new, notes
-
-
-def _read_numbers(node: dict[str, Any], path: Path, notes: list[str]) -> None:
-    """Numbers that an old YAML reader took for text ('1e-4'), in place."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            _read_numbers(value, (*path, key), notes)
-        elif isinstance(value, str):
-            try:
-                node[key] = float(value)
-            except ValueError:
-                continue
-            notes.append(f"{'.'.join((*path, key))}: the text {value!r} is now a number")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.results import CONFIGURATION, Outcome
+from search.spaces import is_number
+from trainer.notation import decimal
 
 DICE = "loss.dice_weight"
 # what a setting is where a run's config does not name it
@@ -63,13 +64,8 @@ def dice_weight(outcome: Outcome) -> float | None:
 
 def as_number(value: object) -> float | None:
     """A finite number, also one that an old YAML reader took for text; None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    number = decimal(value) if isinstance(value, str) else value
+    return float(number) if is_number(number) else None
 
 
 def rising(outcome: Outcome) -> bool:

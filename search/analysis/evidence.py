@@ -29,6 +29,8 @@ Array: TypeAlias = NDArray[np.float64]
 # fewer trials than this have no rank correlation worth an interval
 LEAST_RANKED = 8
 _RESAMPLES = 20
+# more restarts are a slip of the pen
+_MOST_CYCLES = 10_000
 # as many trials as a resample of importances needs; more make it slow, not surer
 _IMPORTANCE_TRIALS = 300
 
@@ -259,6 +261,8 @@ def cycles_of(outcome: Outcome) -> Cycles | None:
         return None
     # half an epoch is rounding, not a restart
     if t_0 is None or t_0 <= 0 or t_mult < 1 or t_0 > planned - 0.5:
+        return None
+    if planned > _MOST_CYCLES * t_0:
         return None
     ends, length = [t_0], t_0
     while ends[-1] < planned - 0.5:

@@ -16,7 +16,7 @@ from search.results import Results
 
 # topic -> who speaks of it, in the order of the report
 _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
-    "standing": standing,
+    "standing": lambda seen: [*standing(seen), *(f"{it}." for it in seen.results.troubles)],
     "comparison": comparison,
     "differences": differences,
     "dice": dice,

@@ -15,6 +15,8 @@ from typing import Any
 
 from search.spaces import is_number
 from search.study import flat
+from trainer.config import as_today
+from trainer.notation import switch
 from trainer.translate import translate
 
 # the old trainer never read these, whatever stood there
@@ -59,12 +61,15 @@ def settings_of(raw: Mapping[str, Any]) -> Settings:
     written = dict(flat(raw))
     is_old = bool(translate(raw)[1])
     read, ignored = _split(raw) if is_old else (copy.deepcopy(dict(raw)), {})
-    new, notes = translate(read)
+    new, notes = as_today(read)
     config = dict(flat(new))
     for note in notes:
         key = note.partition(":")[0]
         if _DROPPED in note:
-            config[key] = written[key]
+            # of a mapping where one value is meant there is no such key
+            config |= {
+                name: item for name, item in written.items() if f"{name}.".startswith(f"{key}.")
+            }
     if "model.name" in written:
         # another network stays another network
         config["model.name"] = written["model.name"]
@@ -73,7 +78,7 @@ def settings_of(raw: Mapping[str, Any]) -> Settings:
         # plain cosine: one cycle over the whole budget
         config |= {T_0: float(config[EPOCHS])} if is_number(config.get(EPOCHS)) else {}
     idle = [
-        key for switch, keys in _SWITCHES.items() if config.get(switch) is False for key in keys
+        key for name, keys in _SWITCHES.items() if switch(config.get(name)) is False for key in keys
     ]
     for key in (*_NO_SETTING, *idle):
         if key in config:

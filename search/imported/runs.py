@@ -8,50 +8,74 @@ read; what a config means is the business of `search.imported.study`.
 from __future__ import annotations
 
 import csv
-import json
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search.imported.table import (
     Run,
+    Unfinished,
     check_inside,
+    has_decimal_comma,
+    holds_text,
     plain,
     read_metric,
     read_seed,
     run_of_row,
 )
+from search.progress import counted
 from search.spaces import is_number
 from trainer.config import read_yaml
 from trainer.errors import UserError
+from trainer.notation import load_json, read_text
 
 HISTORY = "history.json"
 CONFIGS = ("config.yaml", "config.yml", "config.json")
 # how a list of one number per epoch is called in files -> here
 _CURVES = {"val_f_score": "val_f", "train_f_score": "train_f", "learning_rate": "lr"}
 _SCORES = ("val_f", "train_f")
+# rows without a score that are named one by one
+_NAMED = 5
 
 
-def read_runs(path: Path) -> list[Run]:
-    """Every run of a file or folder, in its order.
+def read_runs(path: Path) -> tuple[list[Run], list[str]]:
+    """Every run of a file or folder, in its order, and lines on what was left out.
 
     Raises UserError (one line with file, run and mend) if anything in it is amiss.
     """
+    notes: list[str] = []
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a history, a table or a run folder")
     if path.is_dir():
-        runs = _of_folder(path)
-    elif path.suffix.lower() == ".csv":
-        runs = _of_list(_csv_rows(path), str(path), {})
+        found: list[Run | Unfinished] = [*_of_folder(path)]
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        found = _of_csv(path, notes)
     else:
-        runs = _of_data(_data(path), path)
+        found = _of_data(_data(path), path)
+    runs = [one for one in found if isinstance(one, Run)]
+    unfinished = [one for one in found if isinstance(one, Unfinished)]
+    if not runs and unfinished:
+        first = unfinished[0]
+        raise UserError(
+            f"{first.where}: no score{'' if first.why == 'empty' else f' but {first.why!r}'}; add a"
+            " column best_val_f, or leave out a run that was not trained"
+        )
     if not runs:
         raise UserError(f"{path}: holds no run; name a file with at least one")
+    if unfinished:
+        some = [f"{one.where.rpartition(': ')[2]} ({one.why})" for one in unfinished[:_NAMED]]
+        more = [f"{len(unfinished) - _NAMED} more"] * (len(unfinished) > _NAMED)
+        notes.append(
+            f"{path}: {counted(len(unfinished), 'row')} without a score left out:"
+            f" {', '.join([*some, *more])}"
+        )
     named = [run.name for run in runs if run.name is not None]
     for name in named:
         if named.count(name) > 1:
             raise UserError(f"{path}: run {name} stands there twice; give each a name of its own")
-    return runs
+    return runs, notes
 
 
 # ----------------------------------------------------------------------------------------- files
@@ -72,44 +96,47 @@ def _name(file: Path, folder: Path) -> str:
 
 def _data(path: Path) -> Any:
     """What a JSON or YAML file holds."""
-    if path.suffix.lower() != ".json":
-        return read_yaml(path)
+    if path.suffix.lower() == ".json":
+        return load_json(read_text(path), str(path))
+    return read_yaml(path, holds_text)
+
+
+def _of_csv(path: Path, notes: list[str]) -> list[Run | Unfinished]:
+    """The rows of a table, counted from 1 below its headings. notes: takes what was left out."""
+    # a spreadsheet may begin with a line that names its delimiter
+    lines = re.fullmatch(r'\s*(?:"?sep=([^\r\n])"?\s*?\r?\n)?(.*)', read_text(path), re.I | re.S)
+    assert lines is not None
+    text = lines[2].lstrip("\r\n")
+    head = re.sub(r'"[^"]*"', "", text.splitlines()[0] if text else "")
+    delimiter = lines[1] or max(",;\t", key=head.count)
     try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}; mend that place, or write it anew") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        # a table saved by a spreadsheet begins with a mark
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a file that can be read") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8; save it as that") from None
-
-
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    text = _text(path)
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    try:
-        rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}: not CSV: {error}; mend the quotes") from None
-    for number, row in enumerate(rows, 1):
-        # more cells than headings lie under None
-        if None in row:
+        # with the line ends as they are: a cell may hold one
+        cells = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except (csv.Error, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not CSV: {error}; fix the quotes") from None
+    if not cells:
+        return []
+    headings = [heading.strip() for heading in cells[0]]
+    for heading in filter(None, headings):
+        if headings.count(heading) > 1:
+            raise UserError(f"{path}: two columns are headed {heading!r}; keep one of them")
+    rows: list[dict[str, str]] = []
+    for number, row in enumerate(cells[1:], 1):
+        if any(cell.strip() for cell in row[len(headings) :]):
             raise UserError(
                 f"{path}: row {number}: more cells than headings; put cells that hold a"
                 f" {delimiter!r} in quotes"
             )
-    told = [{key: cell for key, cell in row.items() if cell not in (None, "")} for row in rows]
-    return [row for row in told if row]
+        rows.append({key: cell for key, cell in zip(headings, row, strict=False) if cell.strip()})
+    # the numbers that pandas writes before each row
+    nameless = [row.pop("", None) for row in rows]
+    if any(nameless):
+        notes.append(f"{path}: a column without a heading is left out")
+    commas = any(has_decimal_comma(cell) for row in rows for cell in row.values())
+    return _of_list(rows, str(path), {}, commas=commas)
 
 
-def _of_data(data: Any, path: Path) -> list[Run]:
+def _of_data(data: Any, path: Path) -> list[Run | Unfinished]:
     """The runs of a file that is JSON or YAML."""
     name = path.resolve().parent.name
     if path.name in CONFIGS and (path.parent / HISTORY).exists():
@@ -198,21 +225,29 @@ def _columns(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, list[An
 # ---------------------------------------------------------------------------------------- entries
 
 
-def _of_list(entries: Sequence[Any], path: str, above: Mapping[str, Any]) -> list[Run]:
-    """Runs with curves and rows of a table, also in one list. above: the mapping around it."""
-    runs = []
+def _of_list(
+    entries: Sequence[Any], path: str, above: Mapping[str, Any], *, commas: bool = False
+) -> list[Run | Unfinished]:
+    """Runs with curves and rows of a table, also in one list.
+
+    above: the mapping around it. commas: whether a table writes decimals with a comma.
+    """
+    runs: list[Run | Unfinished] = []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, Mapping):
             raise UserError(
                 f"{path}: entry {number}: {str(entry)[:40]!r} is no run; keys and values are needed"
             )
+        if not entry:
+            # an empty line of a table
+            continue
         name = entry.get("run") or entry.get("name")
         if _has_curve(entry):
             where = f"{path}: run {name or number}"
             runs.append(_of_entry({**entry, "run": name}, where, above, []))
         else:
             where = f"{path}: run {name}" if name else f"{path}: row {number}"
-            runs.append(run_of_row(entry, where, above))
+            runs.append(run_of_row(entry, where, above, commas=commas))
     return runs
 
 
@@ -241,6 +276,8 @@ def _of_entry(
                 f"{where}: {name} has {len(values)} values and {key} {len(entry[key])}; every list"
                 " needs one value per epoch"
             )
+        if short in series:
+            raise UserError(f"{where}: {name} stands there under two names; keep one of them")
         if short in _SCORES:
             series[short] = _scores(values, name, where)
         elif all(map(is_number, values)):

@@ -77,8 +77,10 @@ class Imported:
 
 def read_batch(path: Path, metric: str | None = None) -> Batch:
     """Read and check a file or folder. Raises UserError, with file, run and mend."""
-    runs = read_runs(path)
+    runs, left_out = read_runs(path)
     settings = [settings_of(run.config) for run in runs]
+    for run, known in zip(runs, settings, strict=True):
+        _check_storable(run, known)
     marks = [_mark(run, known) for run, known in zip(runs, settings, strict=True)]
     _refuse_twins(runs, marks)
     told = {run.metric or known.metric for run, known in zip(runs, settings, strict=True)}
@@ -87,7 +89,7 @@ def read_batch(path: Path, metric: str | None = None) -> Batch:
         raise UserError(
             f"{path}: its runs have several metrics ({shown}); split the file, or say --metric"
         )
-    left_out = [note for run in runs for note in run.notes]
+    left_out += [note for run in runs for note in run.notes]
     keys = oldconfig.summed_up(known.notes for known in settings)
     idle = sorted({key for known in settings for key in known.ignored})
     if idle:
@@ -187,6 +189,25 @@ def _rows(batch: Batch, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial
             )
         )
     return rows, len(batch.runs) - len(new)
+
+
+def _check_storable(run: Run, settings: Settings) -> None:
+    """Raise UserError for what no reader of the study could use."""
+    epochs = settings.config.get(oldconfig.EPOCHS)
+    if epochs is not None and not (is_number(epochs) and epochs >= 1 and epochs == int(epochs)):
+        raise UserError(
+            f"{run.where}: {oldconfig.EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
+        )
+    told = (run.name, run.note, run.metric, run.config)
+    try:
+        json.dumps(told, default=str, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        found = error.object[error.start : error.end]
+        # the run's name may hold it
+        where = run.where.encode(errors="backslashreplace").decode()
+        raise UserError(
+            f"{where}: {found!r} is half a letter, which no store keeps; write it otherwise"
+        ) from None
 
 
 def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:

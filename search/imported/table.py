@@ -9,12 +9,16 @@ from __future__ import annotations
 import functools
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
-from trainer.config import leaf_keys, load_yaml
+from search.spaces import is_number
+from trainer.config import is_integer, is_numeric, leaf_keys, takes_text, words_of
 from trainer.errors import UserError
+from trainer.notation import decimal, switch
 
 _NAMES = ("run", "name", "run name", "run id", "experiment", "实验")
 _NOTES = ("note", "notes", "status", "remark", "comment", "description", "结论", "建议", "备注")
@@ -49,12 +53,26 @@ _LIMITS = {
     "instability": (0.0, 1.0),
     **dict.fromkeys(("best_epoch", "epochs_trained"), (1.0, math.inf)),
 }
+# columns of which a percentage is a hundredth
+_SHARES = ("best_val_f", "train_f_at_best", "final_val_f")
+_WHOLE = ("best_epoch", "epochs_trained")
 # a number as people write it: bold, with a mark behind it, or with its percentage in brackets
 _CELL = re.compile(
-    r"[*_`\s]*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(%?)"
-    r"\s*(?:\(\s*([+-]?\d+\.?\d*)\s*%\s*\))?[^\w.,%?<>=+-]*",
+    r"[*_`\s]*([+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:e[+-]?[0-9]+)?)\s*(%?)"
+    r"\s*(?:\(\s*([+-]?[0-9]+(?:[.,][0-9]*)?)\s*%\s*\))?[^\w.,%?<>=+-]*",
     re.IGNORECASE,
 )
+_GROUPED = r"[+-]?[1-9][0-9]{0,2}%s[0-9]{3}"
+# cells that say that there is no number
+_ABSENT = {"", "-", "--", "---", "–", "—", "n/a", "na", "nan", "none", "null", "nil", "~"}
+# cells in place of a score that say why there is none
+_UNFINISHED = {
+    *_ABSENT,
+    *("running", "waiting", "queued", "pending", "started", "in progress", "unfinished", "todo"),
+    *("tbd", "failed", "fail", "failure", "error", "crashed", "crash", "killed", "oom", "stopped"),
+    *("aborted", "cancelled", "canceled", "interrupted", "diverged", "not trained", "not started"),
+    *("not finished", "missing", "?", "失败", "未完成", "进行中", "运行中", "训练中"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,30 +102,64 @@ class Run:
         return max(self.val_f, default=self.figures.get("best_val_f", 0.0))
 
 
-def run_of_row(row: Mapping[str, Any], where: str, above: Mapping[str, Any]) -> Run:
-    """A run of which a table tells the figures."""
-    config = plain(row.get("config") or {})
+@dataclass(frozen=True)
+class Unfinished:
+    """A row without a score. why: what stands in its place."""
+
+    where: str
+    why: str
+
+
+def run_of_row(
+    row: Mapping[str, Any], where: str, above: Mapping[str, Any], *, commas: bool = False
+) -> Run | Unfinished:
+    """A run of which a table tells the figures.
+
+    commas: whether the table writes decimals with a comma. Raises UserError naming row, column and
+    value for a cell that holds no number where one is needed.
+    """
+    config = row.get("config") or {}
+    if not isinstance(config, Mapping):
+        raise UserError(
+            f"{where}: config: {str(config)[:40]!r} is none; keys and values are needed"
+        )
+    config = plain(config)
     figures: dict[str, Any] = {}
     told: dict[str, Any] = {}
-    remarks = []
+    taken: dict[str, str] = {}
+    remarks, why = [], "empty"
     for heading, cell in row.items():
-        words = " ".join(re.findall(r"[^\W_]+|%", str(heading))).casefold()
+        words = words_in(heading)
         if heading == "config" or cell is None:
             continue
         if words in _COLUMNS:
-            _take(figures, _COLUMNS[words], str(heading), cell, where)
+            column = _COLUMNS[words]
+            if column == "best_val_f" and _bare(cell) in _UNFINISHED:
+                why = str(cell).strip() or "empty"
+                continue
+            for name, value in _figures_in(column, heading, cell, where, commas).items():
+                if figures.get(name, value) != value:
+                    raise _told_twice(where, name, figures[name], taken[name], value, heading)
+                figures[name], taken[name] = value, heading
         elif words in _NAMES:
-            told["name"] = str(cell)
+            told["name"] = str(cell).strip() or None
         elif words in ("seed", "metric"):
             told[words] = cell
         elif words in _NOTES:
             remarks.append(str(cell))
         else:
-            put(config, _config_key(str(heading)), _config_value(cell, where))
+            path = _config_key(heading)
+            value = _config_value(path, heading, cell, where, commas)
+            if value is None:
+                continue
+            before = _at(config, path)
+            if before is not None and before != value:
+                name = ".".join(path)
+                raise _told_twice(where, name, before, taken.get(name, "config"), value, heading)
+            taken[".".join(path)] = heading
+            put(config, path, value)
     if "best_val_f" not in figures:
-        raise UserError(
-            f"{where}: no score; add a column best_val_f, or leave out a run that was not trained"
-        )
+        return Unfinished(where, why)
     _check_row(figures, where)
     return Run(
         name=told.get("name"),
@@ -120,33 +172,78 @@ def run_of_row(row: Mapping[str, Any], where: str, above: Mapping[str, Any]) -> 
     )
 
 
-def _take(figures: dict[str, Any], column: str, heading: str, cell: Any, where: str) -> None:
-    """Read one cell of the seed's table."""
+def words_in(heading: object) -> str:
+    """A heading in small letters without punctuation.
+
+    >>> words_in("Best Val F-Score")
+    'best val f score'
+    """
+    return " ".join(re.findall(r"[^\W_]+|%", str(heading))).casefold()
+
+
+def holds_text(path: Sequence[str]) -> bool:
+    """Whether a key of an imported file takes text: names, remarks, and those of a config."""
+    if not path:
+        return False
+    words = words_in(path[-1])
+    return (
+        words in (*_NAMES, *_NOTES, "metric", "ce dice", "ce dice ratio")
+        or takes_text(".".join(path[-2:]))
+        or takes_text(".".join(_config_key(path[-1])))
+    )
+
+
+def _told_twice(
+    where: str, name: str, one: object, heading: str, other: object, second: str
+) -> UserError:
+    return UserError(
+        f"{where}: {name} is {one} by {heading!r} and {other} by {second!r}; leave one of them out"
+    )
+
+
+def _figures_in(column: str, heading: str, cell: Any, where: str, commas: bool) -> dict[str, Any]:
+    """One cell of the seed's table, by column; empty where it says that there is no figure."""
+    if _bare(cell) in _ABSENT:
+        return {}
     if column == "ce_dice_ratio":
-        figures[column] = str(cell)
-        return
+        return {column: str(cell)}
     if column == "still_rising":
-        known = {"yes": True, "true": True, "no": False, "false": False}
-        if str(cell).casefold() not in known:
+        rising = switch(cell.strip() if isinstance(cell, str) else cell)
+        if not isinstance(rising, bool):
             raise UserError(f"{where}: {heading}: {cell!r}: write yes or no")
-        figures[column] = known[str(cell).casefold()]
-        return
-    # a bool is no number, though Python takes it for one
-    match = None if isinstance(cell, bool) else _CELL.fullmatch(str(cell).strip())
-    if match is None:
-        raise UserError(f"{where}: {heading}: {cell!r} is no number; write it like 0.6889")
-    value, percent, in_brackets = float(match[1]), match[2], match[3]
+        return {column: rising}
+    limits = _LIMITS[column]
+    if column in _WHOLE:
+        whole = _whole_in(cell, heading, where, commas, "a whole number of epochs")
+        check_inside(whole, heading, limits, where)
+        return {column: whole}
+    number, percent, in_brackets = _number_in(cell, f"{where}: {heading}", commas)
+    value = float(number)
+    found = {column: value}
     if percent and column == "degradation":
-        column = "degradation_pct"
-    elif in_brackets and column == "degradation":
-        check_inside(float(in_brackets), f"{heading} in percent", _LIMITS["degradation_pct"], where)
-        figures["degradation_pct"] = float(in_brackets)
-    check_inside(value, heading, _LIMITS[column], where)
-    if column in ("best_epoch", "epochs_trained"):
-        if value != int(value):
-            raise UserError(f"{where}: {heading}: {cell!r}: a whole number of epochs is needed")
-        value = int(value)
-    figures[column] = value
+        found, limits = {"degradation_pct": value}, _LIMITS["degradation_pct"]
+    elif percent and column in _SHARES:
+        # by way of decimals: 68.89 / 100 is no longer .6889
+        value = float(Decimal(str(number)) / 100)
+        found = {column: value}
+    elif percent and column != "degradation_pct":
+        raise UserError(f"{where}: {heading}: {cell!r} is in percent; write it like 0.0098")
+    elif in_brackets is not None and column == "degradation":
+        bracket = float(in_brackets)
+        check_inside(bracket, f"{heading} in percent", _LIMITS["degradation_pct"], where)
+        found["degradation_pct"] = bracket
+    check_inside(value, heading, limits, where)
+    return found
+
+
+def _whole_in(cell: Any, heading: str, where: str, commas: bool, needed: str) -> int:
+    what = f"{where}: {heading}"
+    number, percent, _ = _number_in(cell, what, commas, "write it like 150")
+    # 1.000 is a thousand in some countries
+    grouped = isinstance(cell, str) and re.fullmatch(_GROUPED % r"\.", cell.strip()) is not None
+    if percent or grouped or number != int(number):
+        raise UserError(f"{what}: {cell!r}: {needed} is needed, such as 150")
+    return int(number)
 
 
 def _check_row(figures: Mapping[str, Any], where: str) -> None:
@@ -192,15 +289,79 @@ def _config_key(heading: str) -> tuple[str, ...]:
     return _keys().get(name) or tuple(heading.strip().split("."))
 
 
-def _config_value(cell: Any, where: str) -> Any:
+def _bare(cell: Any) -> Any:
+    """A cell's text without marks of emphasis, in small letters; of a number that is none, nan."""
+    if isinstance(cell, float) and math.isnan(cell):
+        return "nan"
+    return cell.strip().strip("*`_").strip().casefold() if isinstance(cell, str) else None
+
+
+def _number_in(
+    cell: Any, what: str, commas: bool, mend: str = "write it like 0.6889"
+) -> tuple[int | float, bool, float | None]:
+    """The number that a cell spells, whether in percent, and the percentage in brackets behind it.
+
+    what: row and column, for the message. Raises UserError for anything that may mean two things.
+    """
+    # a bool is no number, though Python takes it for one
+    if is_number(cell):
+        return cell, False, None
+    # the typographic minus
+    text = cell.strip().replace("\u2212", "-") if isinstance(cell, str) else ""
+    match = _CELL.fullmatch(text)
+    if match is None or any(unicodedata.category(letter) == "Sc" for letter in text):
+        raise UserError(f"{what}: {cell!r} is no number; {mend}")
+    for mark, used in ((",", True), (".", commas)):
+        if used and re.fullmatch(_GROUPED % re.escape(mark), match[1]):
+            whole, parts = match[1].replace(mark, ""), match[1].replace(",", ".")
+            raise UserError(f"{what}: {cell!r} may be {whole} or {parts}; write one of these")
+    number = decimal(match[1].replace(",", "."))
+    inner = None if match[3] is None else decimal(match[3].replace(",", "."))
+    if number is None or (match[3] is not None and inner is None):
+        raise UserError(f"{what}: {cell!r} is beyond what a number can be here; {mend}")
+    return number, bool(match[2]), inner
+
+
+def has_decimal_comma(cell: str) -> bool:
+    """Whether a cell of a table is a number with a comma that can be nothing but a decimal one."""
+    match = _CELL.fullmatch(cell.strip())
+    return bool(match and "," in match[1] and not re.fullmatch(_GROUPED % ",", match[1]))
+
+
+def _config_value(path: Sequence[str], heading: str, cell: Any, where: str, commas: bool) -> Any:
+    """A setting as its key takes it; None where its cell says that there is no number."""
+    name = ".".join(path)
+    known = name in leaf_keys()
+    if known and is_numeric(name):
+        if _bare(cell) in _ABSENT:
+            return None
+        if isinstance(cell, str) and cell.strip() in words_of(name):
+            return cell.strip()
+        if is_integer(name):
+            return _whole_in(cell, heading, where, commas, "a whole number")
+        number, percent, in_brackets = _number_in(cell, f"{where}: {heading}", commas)
+        if percent or in_brackets is not None:
+            raise UserError(f"{where}: {heading}: {cell!r} is in percent; write it like 0.15")
+        return number
     if not isinstance(cell, str):
         return plain(cell)
     text = cell.strip().strip("*`").strip()
+    if known and takes_text(name):
+        return text
     match = _CELL.fullmatch(text)
     if match and not match[2] and not match[3]:
-        text = match[1]
-    value = load_yaml(text, where) if re.fullmatch(r"[\w.+-]+", text) else text
-    return value if isinstance(value, (str, int, float, bool)) or value is None else text
+        # of a column that nobody knows: what may be no number, or two, stays as it stands
+        two = commas and re.fullmatch(_GROUPED % "[.,]", match[1])
+        spelt = None if two else decimal(match[1].replace(",", ".") if commas else match[1])
+        return text if spelt is None else spelt
+    return None if text.casefold() in ("", "~", "null") else switch(text)
+
+
+def _at(data: Mapping[str, Any], path: Sequence[str]) -> Any:
+    node: Any = data
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def put(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -229,12 +390,13 @@ def plain(value: Any) -> Any:
 
 def read_seed(value: Any, where: str) -> int | None:
     """A seed, None where none is told. Raises UserError for anything but a whole number."""
-    if value is None:
+    if value is None or _bare(value) in _ABSENT:
         return None
-    match = re.fullmatch(r"\d+", str(value).strip())
-    if match is None or isinstance(value, bool):
+    seed = decimal(value.strip()) if isinstance(value, str) else value
+    # spreadsheets write whole numbers with .0
+    if not is_number(seed) or seed < 0 or seed != int(seed):
         raise UserError(f"{where}: seed: {value!r}: a whole number from 0 on is needed")
-    return int(match[0])
+    return int(seed)
 
 
 def read_metric(entry: Mapping[str, Any], above: Mapping[str, Any]) -> str | None:

@@ -25,7 +25,7 @@ from search.names import JUDGED, repeats_name, search_name
 from search.opening import planned
 from search.repeats.looks import Standing, standing
 from search.results import CONFIGURATION, Outcome, results_of, score_of
-from search.spaces import Searched, Spec, Value, canonical, is_number, resolve, widened
+from search.spaces import Searched, Spec, Value, canonical, is_number, resolve, value_of, widened
 from search.study import (
     Setup,
     StudyError,
@@ -212,9 +212,9 @@ def _key_and_values(text: str) -> tuple[str, list[Value]]:
         raise ConfigError(f"--compare {text}: {mend}")
     try:
         key = canonical(name, list(space.SPACE))
-        values = [space.parse_fix(f"{key}={part}")[1] for part in rest.split(",")]
-    except (ConfigError, ValueError) as error:
+    except ConfigError as error:
         raise ConfigError(f"--compare {text}: {error}") from None
+    values = [value_of(key, part, f"--compare {text}") for part in rest.split(",")]
     if is_integer(key):
         for value in values:
             if is_number(value) and not isinstance(value, int):
