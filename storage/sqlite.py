@@ -145,7 +145,7 @@ def _make(path: Path) -> None:
 def _open(path: Path, mode: str) -> sqlite3.Connection:
     # rw, never rwc: a store that was deleted must not come back as an empty one
     return sqlite3.connect(
-        f"file:{quote(str(path))}?{'immutable=1' if mode == 'immutable' else 'mode=' + mode}",
+        f"file:{quote(os.fsencode(path))}?{'immutable=1' if mode == 'immutable' else 'mode=' + mode}",
         uri=True,
         timeout=BUSY_S,
         isolation_level=None,

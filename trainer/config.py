@@ -12,16 +12,17 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 
 from trainer.errors import ConfigError
+from trainer.streams import shown
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -50,10 +51,15 @@ class ModelConfig(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
 
 
+def _any_path(value: Any, check: Callable[[Any], str]) -> str:
+    # pydantic takes UTF-8 only, a folder's name may hold any byte
+    return value if isinstance(value, str) and value != shown(value) else check(value)
+
+
 class DataConfig(_Section):
     """Where faces come from and on which grid they are trained; sizes in pixels."""
 
-    root: Annotated[str, Field(min_length=1)] = "synthetic"
+    root: Annotated[str, Field(min_length=1), WrapValidator(_any_path)] = "synthetic"
     image_size: Annotated[int, Field(ge=16, le=4096)] = 64
     batch_size: Annotated[int, Field(ge=2)] = 8
     synthetic_images: Annotated[int, Field(ge=12)] = 500

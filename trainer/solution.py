@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def logits_of(model: torch.nn.Module, pixels: np.ndarray, content: dict[str, Any]) -> torch.Tensor:
@@ -58,7 +58,9 @@ def main() -> None:
     factory = getattr(importlib.import_module(content["module"]), content["factory"])
     model = factory(**content["arguments"])
     model.load_state_dict(content["state_dict"])
-    ids = label(Image.open(args.input).convert("RGB"), model.eval(), content)
+    # upright, as a viewer shows it
+    picture = ImageOps.exif_transpose(Image.open(args.input)).convert("RGB")
+    ids = label(picture, model.eval(), content)
     mask = Image.fromarray(ids)
     mask.putpalette(content["palette"])
     mask.save(args.output)

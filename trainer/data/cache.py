@@ -166,7 +166,7 @@ def content_hashes(source: Source, root: Path, folder: Path) -> list[str]:
 
     A file counts as unchanged while its size and modification time are the same.
     """
-    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]
+    key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
     store = folder / f"{key}-hashes.json"
     known: Mapping[str, str] = {}
     if store.is_file():

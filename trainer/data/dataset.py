@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainer.data.cache import Tick, cached_part, content_hashes, usable_folder
 from trainer.data.sources import Listing, Source, list_folder
 from trainer.data.split import PARTS, Names, read_lists, split
 from trainer.errors import DataError
+from trainer.streams import command_line
 
 Bytes = NDArray[np.uint8]
 SYNTHETIC = "synthetic"
@@ -201,9 +203,11 @@ def reversed_warning(root: str, cache_dir: Path | None = None) -> str | None:
     count = remembered_reversed(plan.source, plan.fingerprint, folder)
     if not count:
         return None
+    words = ["python", "-m", "trainer.check", "--data", root]
+    words += ["--repair", f"{root.rstrip('/')}-repaired"]
     return (
         f"{count} of {len(plan.source.stems)} masks have left and right reversed; a corrected copy:"
-        f" python -m trainer.check --data {root} --repair {root.rstrip('/')}-repaired"
+        f" {command_line(words)}"
     )
 
 
@@ -273,4 +277,4 @@ def _twins(stems: Sequence[str], hashes: Sequence[str]) -> Iterator[tuple[str, s
 
 
 def _digest(lines: Iterator[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()

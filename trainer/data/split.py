@@ -8,7 +8,9 @@ make a score too good.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -21,7 +23,8 @@ SHARE = 0.1
 
 def draw(stem: str) -> float:
     """An even number in [0, 1) that depends on the stem alone."""
-    digest = hashlib.sha256(stem.encode()).digest()
+    # the bytes of the name, whatever the locale makes of them
+    digest = hashlib.sha256(os.fsencode(stem)).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -46,11 +49,14 @@ def read_lists(root: Path) -> dict[str, tuple[str, ...]]:
 def read_names(path: Path) -> list[str]:
     """The lines of a list file that name something. Raises DataError if it is no text."""
     try:
-        # a byte-order mark is no part of the first name
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path} cannot be read as a list of names, one a line") from None
-    return [line.strip() for line in lines if line.strip()]
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; a list of names, one a line, is needed") from None
+    if b"\0" in content:
+        raise DataError(f"{path} cannot be read as a list of names, one a line; write it in UTF-8")
+    # names as the file system has them, with any byte; a byte-order mark is no part of the first
+    lines = (line.strip() for line in content.removeprefix(codecs.BOM_UTF8).splitlines())
+    return [os.fsdecode(line) for line in lines if line]
 
 
 class Names:
