@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after the arguments: --help need not wait for Optuna and SQLAlchemy
     from storage import StorageError
 
-    return guarded(
-        lambda: _main(args, words), errors=(StorageError,), printed=args.out is None
-    )
+    return guarded(lambda: _main(args, words), errors=(StorageError,), printed=args.out is None)
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:

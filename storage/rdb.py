@@ -203,6 +203,14 @@ class LeasedStorage(RDBStorage):
             )
         )
 
+    def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
+        # Optuna turns UTC into this machine's time without saying which of the two hours it is
+        # that autumn's change of clocks runs through twice
+        one = super()._build_frozen_trial_from_trial_model(trial)
+        one.datetime_start = _local(trial._datetime_start_utc)
+        one.datetime_complete = _local(trial._datetime_complete_utc)
+        return one
+
     # Places and leases
 
     def take_place(self, study_id: int, total: int | None, owner: str) -> int | None:
@@ -567,6 +575,13 @@ def open_storage(
                 tell(f"store {opened.address.path or opened.address.shown} answers again")
             return opened
         time.sleep(_PAUSE_S * (0.5 + random.random()))
+
+
+def _local(naive_utc: datetime | None) -> datetime | None:
+    """This machine's naive time, its `fold` set, so that `.astimezone(UTC)` leads back."""
+    if naive_utc is None:
+        return None
+    return datetime.fromtimestamp(naive_utc.replace(tzinfo=UTC).timestamp())
 
 
 def _refusal(error: Exception, address: StoreUrl) -> StorageError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,27 @@ from trainer.data.split import Names, draw, read_lists, read_names, split
 from trainer.errors import DataError
 
 STEMS = tuple(f"{number:05d}" for number in range(600))
+
+
+def test_a_draw_is_by_the_bytes_of_the_name():
+    # as earlier versions drew it, which put every picture where it is
+    assert draw("00017") == 0.6241233391828304
+    for name in (b"M\xc3\xbcller", b"M\xfcller"):
+        digest = hashlib.sha256(name).digest()
+        assert draw(os.fsdecode(name)) == int.from_bytes(digest[:8], "big") / 2**64
+
+
+def test_a_list_names_pictures_by_any_bytes(tmp_path: Path):
+    names = (b"M\xc3\xbcller.jpg", b"M\xfcller", b"\xe5\xae\x9e", b"a b")
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf" + b" \r\n\n".join(names))
+    stems = [os.fsdecode(name) for name in (b"M\xc3\xbcller", *names[1:])]
+    assert read_lists(tmp_path) == {"val": tuple(stems)}
+
+
+def test_a_list_in_utf_16_is_refused_with_its_fix(tmp_path: Path):
+    (tmp_path / "val.txt").write_text("a\nb\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"val\.txt cannot be read .* write it in UTF-8"):
+        read_lists(tmp_path)
 
 
 def test_every_stem_is_in_exactly_one_part():

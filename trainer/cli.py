@@ -41,6 +41,13 @@ class Parser(argparse.ArgumentParser):
         streams.settle()
         return super().parse_known_args(args, namespace)
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """After --help, and after a mistake."""
+        lost = streams.flushed() if status == 0 else None
+        if lost is not None:
+            status, message = 2, f"error: {_missing(lost)}\n"
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
 
@@ -99,12 +106,15 @@ def guarded(
     lost = streams.flushed()
     if lost is None:
         return code
-    line = f"standard output: {lost.strerror}"
     if printed and code == 0:
-        mend = _PERSONS_ERRNOS.get(lost.errno or 0, "give it a file or a terminal")
-        return complain(f"{line}, so something is missing there; {mend}")
-    print(f"note: {line}, so lines are missing there", file=sys.stderr, flush=True)
+        return complain(_missing(lost))
+    print(f"note: {_missing(lost)}", file=sys.stderr, flush=True)
     return code
+
+
+def _missing(lost: OSError) -> str:
+    fix = _PERSONS_ERRNOS.get(lost.errno or 0, "give it a file or a terminal")
+    return f"standard output did not take all lines ({lost.strerror}); {fix}"
 
 
 def _guarded(body: Callable[[], int], errors_of_person: tuple[type[Exception], ...]) -> int:

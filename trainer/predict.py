@@ -46,9 +46,9 @@ EPILOG = """\
 Masks are palette PNGs of ids 0-18 at each picture's own size, one per picture, under its name.
 Hidden files and folders are passed over. A picture that cannot be read is skipped and named, the
 others are labelled, and the exit code is 1 then.
---zip packs them under masks/, by the bytes of their names. --package packs them with solution/ (ckpt.pth, run.py,
-requirements.txt and the network's file), then runs that run.py once from the zip, without this
-project in reach, and compares its mask with ours.
+--zip packs them under masks/, by the bytes of their names. --package packs them with solution/
+(ckpt.pth, run.py, requirements.txt and the network's file), then runs that run.py once from the
+zip, without this project in reach, and compares its mask with ours.
 """
 
 
@@ -56,9 +56,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m trainer.predict", description=__doc__, epilog=EPILOG)
     it.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a best.pt")
-    it.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of pictures"
-    )
+    it.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of pictures")
     it.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the masks")
     it.add_argument(
         "--tta", choices=("flip",), help="also look at the mirrored picture and average"
@@ -217,7 +215,7 @@ def _mask_entries(masks: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
 class _Entry(zipfile.ZipInfo):
     """An entry under the bytes of a file's name, marked as UTF-8 where they are, as `zip` does."""
 
-    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
         content = os.fsencode(self.filename)
         try:
             content.decode()

@@ -41,7 +41,7 @@ class _Steady(io.FileIO):
         """Write, or drop, all of `data`."""
         view = memoryview(data).cast("B")  # type: ignore[arg-type]
         if self._closed:
-            self.lost = OSError(errno.EBADF, "it is closed")
+            self.lost = OSError(errno.EBADF, "closed")
             return len(view)
         done = 0
         while done < len(view):
@@ -189,4 +189,3 @@ def _quoted(word: str) -> str:
 
 def _byte(one: str) -> int:
     return os.fsencode(one)[0] if _BYTES.match(one) else ord(one)
-

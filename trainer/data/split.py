@@ -51,7 +51,9 @@ def read_names(path: Path) -> list[str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; a list of names, one a line, is needed") from None
+        raise DataError(
+            f"{path}: {error.strerror}; a list of names, one a line, is needed"
+        ) from None
     if b"\0" in content:
         raise DataError(f"{path} cannot be read as a list of names, one a line; write it in UTF-8")
     # names as the file system has them, with any byte; a byte-order mark is no part of the first
