@@ -6,7 +6,6 @@ score holds for its grid, its masks and its split.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from trainer.data.classes import NAMES
 from trainer.model import MAX_PARAMETERS, model_of, parameter_count
 from trainer.presets import DEMO_WARNING, SYNTHETIC
 from trainer.runtime import promise
+from trainer.streams import command_line
 
 # as README.md has it
 F_SCORE = (
@@ -157,7 +157,7 @@ def card(
             Section(
                 "again",
                 "To train it again, and to make this card",
-                commands=[shlex.join(train_words(config)), command],
+                commands=[command_line(train_words(config)), command],
             ),
         ],
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from search.revive import revivals
 from search.study import Setup
 from storage import redact
 from trainer.presets import DEMO_WARNING
+from trainer.streams import command_line
 
 # fewer trials than this say nothing about importances
 LEAST_FOR_IMPORTANCES = 10
@@ -34,7 +34,7 @@ def command(module: str, *, storage: str, runs: str, study: str | None = None) -
         words += ["--runs", runs]
     if study is not None:
         words += ["--study", study]
-    return shlex.join(words)
+    return command_line(words)
 
 
 def commands(study: str, *, storage: str, runs: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after the arguments: --help need not wait for Optuna
     from storage import StorageError
 
-    return guarded(lambda: _main(args), errors=(StorageError,))
+    return guarded(lambda: _main(args), errors=(StorageError,), printed=True)
 
 
 def _main(args: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ equal for practical purposes, or at a cap.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from search.launch import Ahead
 from search.names import RUNS, SEEDS, SETUP, STORAGE
 from trainer.cli import Parser, from_zero, guarded, progress_bar, whole
+from trainer.streams import command_line
 
 if TYPE_CHECKING:
     from search.progress import View
@@ -144,7 +144,7 @@ def _main(
     repeating.introduce()
     where = {"storage": args.storage, "runs": args.runs}
     export = command("search.export", **where, study=study.study_name)
-    again = shlex.join([sys.executable, "-m", "search.confirm", *redact_words(words)])
+    again = command_line([sys.executable, "-m", "search.confirm", *redact_words(words)])
     lines = commands(study.study_name, **where) | {
         "confirm": again,
         "export": f"{export} --confirmed --out best.yaml",

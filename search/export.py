@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from search.names import RUNS, STORAGE, is_imported, repeats_name, search_name
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
+from trainer.streams import command_line, write_product
 
 if TYPE_CHECKING:
     import optuna
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after the arguments: --help need not wait for Optuna and SQLAlchemy
     from storage import StorageError
 
-    return guarded(lambda: _main(args, words), errors=(StorageError,))
+    return guarded(lambda: _main(args, words), errors=(StorageError,), printed=args.out is None)
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
@@ -82,11 +82,11 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
         text, what = _all_trials(named_study(storage, name))
     else:
         study, trial = _study_and_trial(args, storage, name)
-        command = shlex.join(["python", "-m", "search.export", *redact_words(words)])
+        command = command_line(["python", "-m", "search.export", *redact_words(words)])
         text = _text(args, storage, study, trial, command)
         what = f"trial {trial.number} of {study.study_name} is"
     if args.out is None:
-        sys.stdout.write(text)
+        write_product(text)
     else:
         atomic_write_text(args.out, text)
         print(f"{what} in {args.out}", file=sys.stderr)
@@ -146,7 +146,7 @@ def _text(
         return exported(study, trial, command=command)
     config, record = _config_and_record(study, trial, command)
     if args.format == "cli":
-        return shlex.join(formats.train_words(config)) + "\n"
+        return command_line(formats.train_words(config)) + "\n"
     if args.format == "card":
         return _card(args, storage, study, trial, config, command)
     document = to_dict(config) | {"search": record}
@@ -183,7 +183,7 @@ def _card(
     confirm += ["--runs", args.runs] if args.runs != RUNS else []
     origin = origin_of(storage, results, chosen, Path(args.runs))
     return markdown(
-        card(results, chosen, config, origin, command=command, confirm=shlex.join(confirm))
+        card(results, chosen, config, origin, command=command, confirm=command_line(confirm))
     )
 
 

@@ -15,6 +15,7 @@ from search.spaces import short
 from trainer.cli import one_line
 from trainer.config import Config, get, leaf_keys, value_text
 from trainer.presets import PRESETS, preset_values
+from trainer.streams import shown
 
 # a cell that begins with one of these is run as a formula by a spreadsheet
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
@@ -99,5 +100,5 @@ def _cell(item: Any) -> Any:
     if not isinstance(item, str):
         return item
     # what is not seen may stand before an equals sign
-    line = "".join(letter for letter in one_line(item) if letter.isprintable()).strip()
+    line = "".join(letter for letter in one_line(shown(item)) if letter.isprintable()).strip()
     return f"'{line}" if line.startswith(_FORMULA) else line

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +17,14 @@ CONTINUES = "continues"
 COPIED_FROM = "copied_from"
 DIVERGED = "diverged"
 _OF_ONE_ROW = ("reason", "exceptions", "traceback")
+
+
+def utc(moment: datetime) -> datetime:
+    """A start or end of a trial, which Optuna shows in this machine's time, as UTC.
+
+    Whatever subtracts or compares two of them must do so in UTC: clocks are changed.
+    """
+    return moment.astimezone(UTC)
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -159,9 +168,10 @@ def nothing_better_for(trials: Sequence[FrozenTrial]) -> int:
     answer = best_of(trials)
     if answer is None or answer.datetime_complete is None:
         return 0
+    at = utc(answer.datetime_complete)
     return sum(
         trial.datetime_complete is not None
-        and trial.datetime_complete > answer.datetime_complete
+        and utc(trial.datetime_complete) > at
         and trial.number != answer.number
         for trial in finished(trials)
     )

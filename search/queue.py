@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # after the arguments: --help need not wait for Optuna
     from storage import StorageError
 
-    return guarded(lambda: _main(args), errors=(StorageError,))
+    printed = args.action == "list"
+    return guarded(lambda: _main(args), errors=(StorageError,), printed=printed)
 
 
 def _main(args: argparse.Namespace) -> int:

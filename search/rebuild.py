@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from search.names import JUDGED, REBUILT, RUNS, SETUP, STORAGE
 from trainer.cli import Parser, guarded
+from trainer.streams import command_line
 
 if TYPE_CHECKING:
     import optuna
@@ -174,7 +174,7 @@ def _tell(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
     words += ["--study", study.study_name, "--runs", args.runs]
     done, total = len(lineage.finished(trials)), found.total
     print(f"{done} of {total or '?'} finished; to go on: the same search.run command as before, or")
-    print(f"  {shlex.join(words)}")
+    print(f"  {command_line(words)}")
 
 
 if __name__ == "__main__":

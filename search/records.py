@@ -269,8 +269,8 @@ def _digest(path: Path) -> str:
 
 
 def _moment(text: str) -> datetime:
-    """Optuna shows this machine's time."""
-    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None)
+    """Optuna shows this machine's time; see `lineage.utc`."""
+    return datetime.fromtimestamp(datetime.fromisoformat(text).timestamp())
 
 
 def _folders(folder: Path) -> list[Path]:

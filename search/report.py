@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.names import RUNS, STORAGE, is_repeats, repeats_name
 from trainer.cli import Parser, guarded
+from trainer.streams import command_line
 
 if TYPE_CHECKING:
     import optuna
@@ -126,7 +126,7 @@ def report_of(storage: LeasedStorage, study: optuna.Study, url: str, runs: Path)
         findings(results),
         figures(results),
         total=total_of(study),
-        command=None if words is None else shlex.join(redact_words(words)),
+        command=None if words is None else command_line(redact_words(words)),
         confirmed=_confirmed(storage, study.study_name, runs),
         sheet=contact_sheet(results, runs),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from search.dashboard import PASSWORD
 from search.launch import Ahead
 from search.names import BEAT_S, GRACE_S, RUNS, STORAGE
 from trainer.cli import Parser, from_zero, guarded, whole
+from trainer.streams import command_line
 
 if TYPE_CHECKING:
     from search.progress import View
@@ -279,7 +279,7 @@ def _main(
     if run.stopped(standing):
         view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
     elif waiting or run.left(standing):
-        again = shlex.join([sys.executable, "-m", "search.run", *redact_words(words)])
+        again = command_line([sys.executable, "-m", "search.run", *redact_words(words)])
         wait = "waits" if waiting == 1 else "wait"
         view.say(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
     return code

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import torch
@@ -20,7 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from search.board import put_note, trial_note
-from search.lineage import CONTINUES, DIVERGED, finished, nothing_better_for, rows_of
+from search.lineage import CONTINUES, DIVERGED, finished, nothing_better_for, rows_of, utc
 from search.names import BEAT_S, GRACE_S, owner_name
 from search.objective import run_trial, suggest, trial_config
 from search.resume import Start, clear_strangers, taken_over
@@ -319,7 +319,7 @@ def _check_failures(post: Post, line: str) -> None:
         and not trial.user_attrs.get("cancelled")
         and trial.user_attrs.get("copied_from") is None
     ]
-    ended.sort(key=lambda trial: trial.datetime_complete or 0)
+    ended.sort(key=lambda trial: utc(cast(datetime, trial.datetime_complete)))
     latest = ended[-FAILURES_IN_A_ROW:]
     if len(latest) == FAILURES_IN_A_ROW and all(t.state == TrialState.FAIL for t in latest):
         raise UserError(

@@ -50,7 +50,7 @@ def work_s(results: Results) -> float | None:
     A trial that was interrupted tells of its last run only.
     """
     spans = [
-        (row.datetime_complete - row.datetime_start).total_seconds()
+        (lineage.utc(row.datetime_complete) - lineage.utc(row.datetime_start)).total_seconds()
         for row in own_rows(results)
         if row.datetime_start is not None and row.datetime_complete is not None
     ]
@@ -68,11 +68,11 @@ def reached(results: Results, score: float) -> Reached | None:
         return Reached(None, 0)
     rows = own_rows(results)
     ended = [
-        row.datetime_complete
+        lineage.utc(row.datetime_complete)
         for row in rows
         if row.datetime_complete is not None and _has(row, score)
     ]
-    starts = [row.datetime_start for row in rows if row.datetime_start is not None]
+    starts = [lineage.utc(row.datetime_start) for row in rows if row.datetime_start is not None]
     if not ended or not starts:
         return None
     at = min(ended)
@@ -86,7 +86,7 @@ def _has(row: FrozenTrial, score: float) -> bool:
 
 
 def _ended_by(row: FrozenTrial, at: datetime) -> bool:
-    return row.datetime_complete is not None and row.datetime_complete <= at
+    return row.datetime_complete is not None and lineage.utc(row.datetime_complete) <= at
 
 
 # ---------------------------------------------------------------------------------- comparability

@@ -480,8 +480,7 @@ def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any])
 
 
 def _utc_text(moment: datetime | None) -> str | None:
-    # Optuna keeps UTC and shows this machine's time
-    return None if moment is None else moment.astimezone(UTC).isoformat()
+    return None if moment is None else lineage.utc(moment).isoformat()
 
 
 def trial_folder(runs: Path, study_name: str, number: int) -> Path:

@@ -28,7 +28,7 @@ def network_type(path: Path, mounts: str | None = None) -> str | None:
     """
     if mounts is None:
         try:
-            mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+            mounts = os.fsdecode(Path("/proc/mounts").read_bytes())
         except OSError:
             return None
     real = os.path.realpath(path)

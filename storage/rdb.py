@@ -245,6 +245,14 @@ class LeasedStorage(RDBStorage):
             )
         )
 
+    def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
+        # Optuna turns UTC into this machine's time without saying which of the two hours it is
+        # that autumn's change of clocks runs through twice
+        one = super()._build_frozen_trial_from_trial_model(trial)
+        one.datetime_start = _local(trial._datetime_start_utc)
+        one.datetime_complete = _local(trial._datetime_complete_utc)
+        return one
+
     # Places and leases
 
     def take_place(self, study_id: int, total: int | None, owner: str) -> int | None:
@@ -670,6 +678,13 @@ def _leave(engine: sa.Engine, file: sqlite.SqliteFile | None) -> None:
     engine.dispose()
     if file is not None:
         file.settle()
+
+
+def _local(naive_utc: datetime | None) -> datetime | None:
+    """This machine's naive time, its `fold` set, so that `.astimezone(UTC)` leads back."""
+    if naive_utc is None:
+        return None
+    return datetime.fromtimestamp(naive_utc.replace(tzinfo=UTC).timestamp())
 
 
 def _refusal(error: Exception, address: StoreUrl) -> StorageError:

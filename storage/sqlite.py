@@ -180,8 +180,9 @@ def _make(path: Path) -> None:
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
     # rw, never rwc: a store that was deleted must not come back as an empty one
+    how = "immutable=1" if mode == "immutable" else f"mode={mode}"
     return sqlite3.connect(
-        f"file:{quote(str(path))}?{'immutable=1' if mode == 'immutable' else 'mode=' + mode}",
+        f"file:{quote(os.fsencode(path))}?{how}",
         uri=True,
         timeout=BUSY_S,
         isolation_level=None,

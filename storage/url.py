@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def _sqlite_url(given: str, rest: str) -> StoreUrl:
             f"write sqlite:///{os.path.expanduser(name)}"
         )
     # SQLAlchemy, and with it plain Optuna, decodes the name too: both must mean the same file
-    path = Path(os.path.abspath(unquote(name)))
+    path = Path(os.path.abspath(unquote(name, errors="surrogateescape")))
     if name.endswith("/") or os.path.isdir(path):
         raise StorageError(f"storage {given!r} is a folder: name a file in it, search.db say")
     encoded = str(path).replace("%", "%25").replace("?", "%3F")
@@ -146,7 +147,7 @@ def _sqlite_url(given: str, rest: str) -> StoreUrl:
 
 def _guess(given: str) -> str:
     if given and "@" not in given and ":" not in given:
-        return f"write sqlite:///{given} for a file"
+        return f"write {shlex.quote(f'sqlite:///{given}')} for a file"
     return HOW
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests import class_orders, data_folders
+from tests.shells import LOCALES, command, locale_of, surroundings
 from trainer.check import main, repair
 from trainer.data.audit import OURS, audit, is_reversed, order_of, shape_of, sides_vote
 from trainer.data.classes import IDS, PALETTE, SWAP
@@ -677,3 +678,37 @@ def test_too_few_ids_tell_no_order() -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[20:50, 20:44] = IDS["skin"]
     assert order_of([shape_of(mask)]) is None
+
+
+# --- any file name
+
+
+@pytest.mark.parametrize("name", LOCALES)
+def test_names_of_any_bytes_are_shown_and_kept_in_any_locale(tmp_path: Path, name: str) -> None:
+    stems = [f"f{number:02d}" for number in range(10)]
+    stems += [os.fsdecode(b"M\xfcller"), os.fsdecode(b"M\xc3\xbcller")]
+    root = data_folders.course(tmp_path / os.fsdecode(b"f\xe4ces"), stems, 32)
+    # a mask without a picture, to be named in the table
+    (root / "train" / "images" / f"{stems[10]}.jpg").unlink()
+    listed = [b"f00", *map(os.fsencode, stems[10:])]
+    (root / "val.txt").write_bytes(b"\n".join(listed) + b"\n")
+    env = surroundings(tmp_path, locale_of(name, tmp_path))
+
+    def run(*words: object) -> bytes:
+        done = subprocess.run(
+            command("trainer.check", "--data", root, *words), env=env, capture_output=True
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    shown = b"M\xfcller" if name == "latin-1" else b"M\\xfcller"
+    assert shown in run()
+    found = json.loads(run("--json"))
+    # read in that locale, a name has the same bytes in every other
+    encoding = "latin-1" if name == "latin-1" else "utf-8"
+    missing = [stem.encode(encoding, "surrogateescape") for stem in found["missing_image"]]
+    assert missing == [b"M\xfcller"]
+    run("--repair", tmp_path / os.fsdecode(b"c\xf6py"))
+    copy = tmp_path / os.fsdecode(b"c\xf6py")
+    assert (copy / "train" / "images" / f"{stems[11]}.jpg").is_file()
+    assert (copy / "val.txt").read_bytes() == b"f00\n" + os.fsencode(stems[11]) + b"\n"

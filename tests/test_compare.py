@@ -6,7 +6,8 @@ import dataclasses
 import json
 import subprocess
 import sys
-from datetime import datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from rich.console import Console
 from search.compare import main, parser
 from search.comparing import compare, letter
 from search.imported.study import import_batch, read_batch
+from search.lineage import nothing_better_for, utc
 from search.names import SETUP
+from search.records import _moment
 from search.results import Results, results_of
 from search.sidebyside import Reached, apart, differing, groups, reached, work_s
-from search.study import load_setup, named_study
+from search.study import load_setup, load_study, named_study, trial_record
 from storage import LeasedStorage
-from tests.studies import FACES, store, study_of
+from tests.studies import FACES, setup_of, store, study_of
 
 ROOT = Path(__file__).resolve().parent.parent
 START = datetime(2026, 1, 1)
@@ -106,6 +109,50 @@ def test_a_score_is_reached_when_the_first_complete_trial_with_it_ends(tmp_path:
     assert reached(results, 0.51) == Reached(60, 8)
     assert reached(results, 0.71) is None
     assert work_s(results) == 10 + 8 + 50 + 10
+
+
+# in zones whose clocks are changed, or whose day is another than that of UTC
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Pacific/Kiritimati", "America/St_Johns"])
+def test_a_change_of_clocks_costs_no_time(
+    tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (Path("/usr/share/zoneinfo") / zone).is_file():
+        pytest.skip("no time zones on this machine: the package tzdata is needed")
+    # 02:50 in summer time, 02:20 and 02:55 after the change, when Berlin has that hour again
+    began, first, second = (
+        datetime(2026, 10, 25, hour, minute, tzinfo=UTC)
+        for hour, minute in ((0, 50), (1, 20), (1, 55))
+    )
+    study = study_of(store(tmp_path))
+    for value, start, end in ((0.5, began, first), (0.7, first, second), (0.4, began, began)):
+        row = create_trial(
+            value=value,
+            params={"dropout": 0.1},
+            distributions={"dropout": FloatDistribution(0.0, 0.4)},
+            intermediate_values={1: value},
+        )
+        row.datetime_start, row.datetime_complete = start, end
+        study.add_trial(row)
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        # one that an earlier run has written into the store, read anew
+        read = load_study(store(tmp_path), "faces")
+        results = results_of(read)
+        assert reached(results, 0.5) == Reached(30 * 60, 2)
+        assert reached(results, 0.7) == Reached(65 * 60, 3)
+        assert work_s(results) == (30 + 35) * 60
+        rows = read.get_trials()
+        ends = [utc(row.datetime_complete) for row in rows if row.datetime_complete is not None]
+        assert ends == [first, second, began]
+        rows[2].values = [0.9]
+        assert nothing_better_for(rows) == 2
+        record = trial_record(setup_of(), rows[1], {})["row"]
+        assert record["started"] == first.isoformat()
+        assert utc(_moment(record["started"])) == first
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_what_was_taken_over_from_another_study_took_no_time(tmp_path: Path) -> None:

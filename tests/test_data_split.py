@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,21 @@ import pytest
 from trainer.data.split import Names, draw, read_names, split
 
 STEMS = tuple(f"{number:05d}" for number in range(600))
+
+
+def test_a_draw_is_by_the_bytes_of_the_name():
+    # as earlier versions drew it, which put every picture where it is
+    assert draw("00017") == 0.6241233391828304
+    for name in (b"M\xc3\xbcller", b"M\xfcller"):
+        digest = hashlib.sha256(name).digest()
+        assert draw(os.fsdecode(name)) == int.from_bytes(digest[:8], "big") / 2**64
+
+
+def test_a_list_names_pictures_by_any_bytes(tmp_path: Path):
+    names = (b"M\xc3\xbcller.jpg", b"M\xfcller", b"\xe5\xae\x9e", b"a b")
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf" + b" \r\n\n".join(names))
+    stems = [os.fsdecode(name) for name in (b"M\xc3\xbcller", *names[1:])]
+    assert read_names(tmp_path / "val.txt") == stems
 
 
 def test_every_stem_is_in_exactly_one_part():

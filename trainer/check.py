@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.cli import Parser, guarded, progress_bar
 from trainer.errors import DataError
+from trainer.streams import command_line, shown
 
 if TYPE_CHECKING:
     from trainer.data.audit import Audit
@@ -217,8 +218,7 @@ def _copy_rest(listing: Listing, folder: Path, pair_files: set[Path], kept: Sequ
                         text = "".join(f"{line}\n" for line in wanted)
                         corrected = folder / path.relative_to(root)
                         corrected.parent.mkdir(parents=True, exist_ok=True)
-                        # a name need not be text
-                        corrected.write_text(text, encoding="utf-8", errors="surrogateescape")
+                        corrected.write_bytes(os.fsencode(text))
                     continue
             _copy(path, root, folder)
 
@@ -268,7 +268,7 @@ def _show(found: Audit, reasons: dict[str, str], root: Path, notes: Sequence[str
 
 
 def _first(names: Sequence[str], count: int = 2) -> str:
-    names = [name if len(name) <= 12 else f"{name[:10]}…" for name in names]
+    names = [name if len(name) <= 12 else f"{name[:10]}…" for name in map(shown, names)]
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
@@ -320,10 +320,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 + (f" ({', '.join(done.left_out)})" if done.left_out else "")
             )
         elif found.untrainable or found.translated or found.left_right_reversed:
-            print(f"a corrected copy: python -m trainer.check --data {given.data} --repair OUT")
+            words = ["python", "-m", "trainer.check", "--data", str(given.data), "--repair"]
+            print(f"a corrected copy: {command_line(words)} OUT")
         return 0
 
-    return guarded(body)
+    return guarded(body, printed=given.repair is None)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from trainer import streams
 from trainer.errors import UserError
 
 # the file system's own words for a state that the person, not the programmer, has to mend
@@ -37,6 +38,18 @@ class Parser(argparse.ArgumentParser):
         # an abbreviated flag would change its meaning when a longer one is added
         options.setdefault("allow_abbrev", False)
         super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The first deed of every command: from here on its output is under one rule."""
+        streams.settle()
+        return super().parse_known_args(args, namespace)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """After --help, and after a mistake."""
+        lost = streams.flushed() if status == 0 else None
+        if lost is not None:
+            status, message = 2, f"error: {_missing(lost)}\n"
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
@@ -78,14 +91,36 @@ def complain(message: object) -> int:
     return 2
 
 
-def guarded(body: Callable[[], int], errors: tuple[type[Exception], ...] = ()) -> int:
+def guarded(
+    body: Callable[[], int],
+    errors: tuple[type[Exception], ...] = (),
+    *,
+    printed: bool = False,
+) -> int:
     """Run a command's body and turn a person's mistakes into one line and exit code 2.
 
-    errors: further exception types that are a person's mistake, besides UserError.
+    errors: further exception types that are a person's mistake, besides UserError. printed: what
+    the command prints is what it was run for, so output that a full disk or a closed stream did
+    not take is a mistake as well; other commands have done their work, and say so in a line.
     Returns the body's exit code, 2 after a mistake, 130 after Ctrl-C. After SIGTERM, SystemExit
     with 143 is raised. All else is a bug and propagates.
     """
-    errors_of_person: tuple[type[Exception], ...] = (UserError, *errors)
+    code = _guarded(body, (UserError, *errors))
+    lost = streams.flushed()
+    if lost is None:
+        return code
+    if printed and code == 0:
+        return complain(_missing(lost))
+    print(f"note: {_missing(lost)}", file=sys.stderr, flush=True)
+    return code
+
+
+def _missing(lost: OSError) -> str:
+    fix = _PERSONS_ERRNOS.get(lost.errno or 0, "give it a file or a terminal")
+    return f"standard output did not take all lines ({lost.strerror}); {fix}"
+
+
+def _guarded(body: Callable[[], int], errors_of_person: tuple[type[Exception], ...]) -> int:
     try:
         with _sigterm_as_exit():
             return body()
@@ -94,10 +129,6 @@ def guarded(body: Callable[[], int], errors: tuple[type[Exception], ...] = ()) -
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough
-        sys.stderr.close()
-        return 0
     except OSError as error:
         mend = _PERSONS_ERRNOS.get(error.errno or 0)
         if mend is None:

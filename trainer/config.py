@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 
 from trainer import notation
 from trainer.errors import ConfigError
 from trainer.notation import KeyPath, decimal, dump_yaml, read_text, switch
+from trainer.streams import shown
 from trainer.translate import translate
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -52,10 +53,15 @@ class ModelConfig(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
 
 
+def _any_path(value: Any, check: Callable[[Any], str]) -> str:
+    # pydantic takes UTF-8 only, a folder's name may hold any byte
+    return value if isinstance(value, str) and value != shown(value) else check(value)
+
+
 class DataConfig(_Section):
     """Where faces come from and on which grid they are trained; sizes in pixels."""
 
-    root: Annotated[str, Field(min_length=1)] = "synthetic"
+    root: Annotated[str, Field(min_length=1), WrapValidator(_any_path)] = "synthetic"
     image_size: Annotated[int, Field(ge=16, le=4096)] = 64
     batch_size: Annotated[int, Field(ge=2)] = 8
     synthetic_images: Annotated[int, Field(ge=12)] = 500

@@ -37,9 +37,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    r"""Write `text` as UTF-8, whole or not at all.
+
+    A byte of a file name that is not UTF-8 becomes `\udcNN`, which JSON, too, reads as that byte.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _umask() -> int:

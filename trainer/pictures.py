@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from trainer.data.cache import usable_folder, usable_home
 from trainer.data.classes import NUM_CLASSES, PALETTE
 from trainer.data.dataset import Part
 from trainer.files import atomic_path
@@ -93,6 +95,9 @@ def curves_picture(
 
     history: rows of history.json. restarts: epochs after which the learning rate starts anew.
     """
+    if usable_home() is None:
+        # matplotlib keeps its list of fonts there, and would make another in every process
+        os.environ.setdefault("MPLCONFIGDIR", str(usable_folder() / "matplotlib"))
     # matplotlib takes half a second to import: only those who draw wait for it
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

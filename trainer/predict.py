@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.cli import Parser, guarded, progress_bar
+from trainer.cli import Parser, guarded, one_line, progress_bar
 from trainer.errors import CheckpointError, DataError
 from trainer.files import atomic_path
 
@@ -30,15 +31,24 @@ if TYPE_CHECKING:
 LARGEST_SIDE = 2048
 # the proof may differ from our own mask where two classes tie to the last digit
 MAX_DIFFERING_SHARE = 1e-3
+# pictures that Pillow does not know, so that they are named and not passed over
+_OTHER_PICTURES = (
+    *(".avif", ".heic", ".heif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
+    *(".orf", ".rw2", ".exr", ".hdr", ".pic"),
+)
 REQUIREMENTS = "torch\nnumpy\npillow\n"
+# bit 11 of an entry's flags
+_UTF8_NAME = 0x800
 # what run.py must not need: the proof runs with these names out of reach
 _OURS = ("trainer", "search", "storage", "space")
 
 EPILOG = """\
 Masks are palette PNGs of ids 0-18 at each picture's own size, one per picture, under its name.
---zip packs them under masks/. --package packs them with solution/ (ckpt.pth, run.py,
-requirements.txt and the network's file), then runs that run.py once from the zip, without this
-project in reach, and compares its mask with ours.
+Hidden files and folders are passed over. A picture that cannot be read is skipped and named, the
+others are labelled, and the exit code is 1 then.
+--zip packs them under masks/, by the bytes of their names. --package packs them with solution/
+(ckpt.pth, run.py, requirements.txt and the network's file), then runs that run.py once from the
+zip, without this project in reach, and compares its mask with ours.
 """
 
 
@@ -46,9 +56,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m trainer.predict", description=__doc__, epilog=EPILOG)
     it.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a best.pt")
-    it.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of jpg or png pictures"
-    )
+    it.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of pictures")
     it.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the masks")
     it.add_argument(
         "--tta", choices=("flip",), help="also look at the mirrored picture and average"
@@ -75,15 +83,25 @@ def _main(args: argparse.Namespace) -> int:
     from trainer.runtime import choose_runtime
     from trainer.scoring import load_model
 
-    pictures = _pictures(args.images, args.out)
+    pictures, skipped = _pictures(args.images, args.out)
     model, config = load_model(args.checkpoint)
     device = choose_runtime(with_values(config, {"runtime.device": args.device})).runtime.device
     tta_flip = args.tta == "flip"
     with progress_bar("looking") as tick:
-        # every picture before the first mask: a broken one leaves nothing half-written
-        for done, path in enumerate(pictures, start=1):
-            _decoded(path)
-            tick(done, len(pictures))
+        # every picture before the first mask: where none can be read nothing is written
+        whole = list(pictures)
+        for done, path in enumerate(whole, start=1):
+            try:
+                _decoded(path)
+            except DataError as error:
+                pictures.remove(path)
+                skipped[path] = _reason(error, path)
+            tick(done, len(whole))
+    if skipped:
+        line = "; ".join(f"{path.name} ({skipped[path]})" for path in sorted(skipped))
+        if not pictures:
+            raise DataError(f"--images {args.images} has no picture that can be read: {line}")
+        print(f"note: left out: {one_line(line)}", file=sys.stderr, flush=True)
     masks = [args.out / f"{path.stem}.png" for path in pictures]
     model.to(device)
     with progress_bar("labelling") as tick:
@@ -100,17 +118,37 @@ def _main(args: argparse.Namespace) -> int:
             f"{args.package}: {len(masks)} masks, and a solution/ whose run.py gave the same mask"
             f" for {pictures[0].name} on its own"
         )
-    return 0
+    return 1 if skipped else 0
 
 
-def _pictures(folder: Path, out: Path) -> list[Path]:
-    """The pictures of a folder by name. Raises DataError if two would share a mask's name."""
+def _pictures(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The pictures of a folder by name, and what looks like one but is of a kind that is not read.
+
+    Hidden files, folders and files of other kinds are what nobody means. Raises DataError if two
+    would share a mask's name.
+    """
+    from PIL import Image
+
     from trainer.data.sources import IMAGE_SUFFIXES
 
     if not folder.is_dir():
         raise DataError(f"--images {folder} is no folder; name a folder of pictures")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
+    kinds = Image.registered_extensions().items()
+    known = {suffix for suffix, kind in kinds if Image.MIME.get(kind, "").startswith("image/")}
+    looks = {*IMAGE_SUFFIXES, *known, *_OTHER_PICTURES}
+    found, skipped = [], {}
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if suffix not in looks or path.name.startswith(".") or path.is_dir():
+            continue
+        if suffix not in IMAGE_SUFFIXES:
+            skipped[path] = f"{suffix} is not read"
+        elif not path.is_file():
+            # a link that leads nowhere, a pipe
+            skipped[path] = "not a file"
+        else:
+            found.append(path)
+    if not found and not skipped:
         raise DataError(f"--images {folder} has no picture ({', '.join(IMAGE_SUFFIXES)})")
     if out.resolve() == folder.resolve():
         raise DataError(f"--out {out} is the folder of the pictures; name another one")
@@ -121,7 +159,12 @@ def _pictures(folder: Path, out: Path) -> list[Path]:
             raise DataError(
                 f"{twin} and {path.name} would both become {path.stem}.png; rename one of them"
             )
-    return found
+    return found, skipped
+
+
+def _reason(error: DataError, path: Path) -> str:
+    """Why a picture cannot be read, without its path and without advice for data sets."""
+    return str(error).removeprefix(f"{path}: ").partition(";")[0]
 
 
 def _decoded(path: Path) -> Any:
@@ -169,12 +212,24 @@ def _mask_entries(masks: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
         yield f"masks/{path.name}", path.read_bytes()
 
 
+class _Entry(zipfile.ZipInfo):
+    """An entry under the bytes of a file's name, marked as UTF-8 where they are, as `zip` does."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        content = os.fsencode(self.filename)
+        try:
+            content.decode()
+        except UnicodeDecodeError:
+            return content, self.flag_bits
+        return content, self.flag_bits | (0 if content.isascii() else _UTF8_NAME)
+
+
 def _zip(target: Path, entries: Iterator[tuple[str, bytes]]) -> None:
     """Write a zip, whole or not at all; the same entries give the same bytes."""
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in entries:
             # a fixed date: a zip of the same masks is the same file
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry = _Entry(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
 
@@ -270,7 +325,8 @@ def _prove(archive: Path, picture: Path, expected: Path) -> None:
             ],
             cwd=solution,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    return guarded(lambda: _main(args))
+    return guarded(lambda: _main(args), printed=True)
 
 
 def _main(args: argparse.Namespace) -> int:

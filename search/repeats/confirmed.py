@@ -26,6 +26,7 @@ from trainer.data.dataset import FaceData
 from trainer.files import atomic_write_text
 from trainer.runtime import choose_runtime
 from trainer.scoring import scored_images
+from trainer.streams import command_line
 
 PARTS = ("val", "test")
 IMAGES = "images.json"
@@ -39,7 +40,8 @@ def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     nothing was repeated.
     """
     repeats = repeats_name(name)
-    mend = f"run python -m search.confirm --study {search_name(name)}"
+    words = ["python", "-m", "search.confirm", "--study", search_name(name)]
+    mend = f"run {command_line(words)}"
     if repeats not in {study.study_name for study in storage.get_all_studies()}:
         raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {mend}')
     study = named_study(storage, repeats)

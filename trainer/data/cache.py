@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,14 +30,62 @@ Tick = Callable[[int, int], None]
 # raise when the reduction below changes, or how files are read (`trainer.data.pixels`): older
 # caches are then left alone
 FORMAT = 2
+_NAME = "face-parsing-search"
 
 
 def cache_folder() -> Path:
-    """`$FACE_PARSING_CACHE`, else a folder of ours in the user's cache folder."""
+    """`$FACE_PARSING_CACHE`, else a folder of ours in the user's cache folder.
+
+    Where the user has no home that can be written to, as in a container, it is a folder of the
+    user's own in the temporary folder, which is said once. Raises DataError where that is none.
+    """
     own = os.environ.get("FACE_PARSING_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "face-parsing-search"
+    given = os.environ.get("XDG_CACHE_HOME")
+    if given:
+        return Path(given) / _NAME
+    home = usable_home()
+    return _temporary() if home is None else home / ".cache" / _NAME
+
+
+def usable_home() -> Path | None:
+    """The user's home, None where they have none of their own or it cannot be written to."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        # no HOME, and no entry in the list of users
+        return None
+    # what is there of the folder that is to be made
+    parts = (home / ".cache" / _NAME, home / ".cache", home)
+    there = next((folder for folder in parts if folder.is_dir()), None)
+    if there is None or home.resolve() == Path("/") or not os.access(there, os.W_OK | os.X_OK):
+        return None
+    return home
+
+
+# once a process is enough to say it
+@functools.cache
+def _temporary() -> Path:
+    fix = "set HOME, or name a folder in FACE_PARSING_CACHE"
+    try:
+        folder = Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # everybody may write there: it must not be a trap of somebody else's
+        if folder.is_symlink() or not _is_own(folder):
+            raise DataError(f"cache folder {folder} belongs to somebody else; {fix}")
+    except OSError as error:
+        raise DataError(
+            f"there is neither a home nor a temporary folder to keep decoded faces in"
+            f" ({error.strerror}); {fix}"
+        ) from None
+    line = f"note: no home that can be written to, so decoded faces are kept in {folder}; {fix}"
+    print(line, file=sys.stderr, flush=True)
+    return folder
+
+
+def _is_own(folder: Path) -> bool:
+    return folder.stat().st_uid == os.getuid()
 
 
 def usable_folder(folder: Path | None = None) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import shlex
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,9 @@ from trainer.data.cache import Tick, cached_part, content_hashes, usable_folder
 from trainer.data.classes import NAMES, NUM_CLASSES
 from trainer.data.pixels import part_unlike_stored, unlike_stored
 from trainer.data.sources import Listing, OfficialSource, Source, list_folder
-from trainer.data.split import PARTS, Names, list_files, read_names, shown, some, split, stem_of
+from trainer.data.split import PARTS, Names, list_files, printable, read_names, some, split, stem_of
 from trainer.errors import DataError
+from trainer.streams import command_line
 
 Bytes = NDArray[np.uint8]
 SYNTHETIC = "synthetic"
@@ -232,8 +233,9 @@ def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = 
     plan = _plan(root, 0, folder)
     found = remembered_ids(plan.source, plan.fingerprint, folder, tick)
     masks = len(plan.source.stems)
-    check = f"python -m trainer.check --data {shlex.quote(root)}"
-    copy = f"a corrected copy: {check} --repair {shlex.quote(root.rstrip('/') + '-repaired')}"
+    words = ["python", "-m", "trainer.check", "--data", root]
+    check = command_line(words)
+    copy = "a corrected copy: " + command_line([*words, "--repair", f"{root.rstrip('/')}-repaired"])
     lines = [
         f"{line}; {copy if found['order'] == SECOND else 'which: ' + check}"
         for line in ids_lines(found["order"], found["doubtful"], masks)
@@ -320,7 +322,7 @@ def given_parts(listing: Listing) -> Given:
     places = {part: f"{place}/" for part, place in listing.folders.items()}
     names = Names(listing.images.keys() | listing.masks.keys())
     for part, path in list_files(*listing.lists).items():
-        place = shown(str(path.relative_to(root)))
+        place = printable(str(path.relative_to(root)))
         if part in places:
             raise DataError(
                 f"{root} holds both {place} and the folder {places[part]}, which both say what the"
@@ -333,7 +335,7 @@ def given_parts(listing: Listing) -> Given:
         if strangers:
             raise DataError(
                 f"{root}: {len(strangers)} of {len(lines)} names in {place} have no picture"
-                f" (first: {shown(strangers[0])}); take them out of the list"
+                f" (first: {printable(strangers[0])}); take them out of the list"
             )
         parts[part] = tuple(stem for stem in found.values() if stem is not None)
     first: dict[str, str] = {}
@@ -341,7 +343,7 @@ def given_parts(listing: Listing) -> Given:
         for stem in stems:
             if first.setdefault(stem, part) != part:
                 raise DataError(
-                    f"{root}: {shown(stem)!r} stands in {places[first[stem]]} and in"
+                    f"{root}: {printable(stem)!r} stands in {places[first[stem]]} and in"
                     f" {places[part]}; take it out of one"
                 )
     if "train" in parts and "val" not in parts:
@@ -420,5 +422,5 @@ def _twins(stems: Sequence[str], hashes: Sequence[str]) -> Iterator[tuple[str, s
 
 
 def _digest(lines: Iterator[str]) -> str:
-    # names of files need not be text
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    # names of files need not be text: their bytes, whatever the locale makes of them
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()

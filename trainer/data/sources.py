@@ -29,7 +29,7 @@ from trainer.data.pixels import (
     read_part,
     sizes,
 )
-from trainer.data.split import PART_NAMES, PARTS, composed, named_once, shown, some, stem_of
+from trainer.data.split import PART_NAMES, PARTS, composed, named_once, printable, some, stem_of
 from trainer.errors import DataError
 
 Bytes = NDArray[np.uint8]
@@ -207,7 +207,9 @@ class Unread:
         for path in self.others:
             suffix = path.suffix.lower() or "without a suffix"
             suffixes[suffix] = suffixes.get(suffix, 0) + 1
-        counts = ", ".join(f"{count} {shown(suffix)}" for suffix, count in sorted(suffixes.items()))
+        counts = ", ".join(
+            f"{count} {printable(suffix)}" for suffix, count in sorted(suffixes.items())
+        )
         kinds = (
             (self.others, "file", f" of no kind of picture ({counts})", "; convert what is one"),
             (self.hidden, "hidden name", "", ""),
@@ -263,7 +265,9 @@ def pictures_in(
             if twin is not path:
                 # two forms of one accent look alike
                 alike = composed(twin.name) == composed(path.name)
-                both = " and ".join(ascii(p.name) if alike else shown(p.name) for p in (twin, path))
+                both = " and ".join(
+                    ascii(p.name) if alike else printable(p.name) for p in (twin, path)
+                )
                 raise DataError(f"{folder} holds both {both}, which are one name; keep one")
     unread.odd += odd
     for path in folders:
@@ -369,8 +373,8 @@ def _course(root: Path) -> Listing | None:
         both = _halves(folder)
         if both is None:
             unread.said.append(
-                f"not read: folder {shown(folder.name)}/; as the {part} part it needs images/ and"
-                " masks/"
+                f"not read: folder {printable(folder.name)}/; as the {part} part it needs images/"
+                " and masks/"
             )
         else:
             halves[part], folders[part] = both, folder.name
@@ -384,8 +388,8 @@ def _course(root: Path) -> Listing | None:
                 if part_of_key.setdefault(key, part) != part:
                     other = images.get(key) or masks[key]
                     raise DataError(
-                        f"{shown(str(other))} and {shown(str(path))} have one name in two parts;"
-                        " rename one pair, or take it out of a part"
+                        f"{printable(str(other))} and {printable(str(path))} have one name in two"
+                        " parts; rename one pair, or take it out of a part"
                     )
                 files[key] = path
     lists = (root,) if base == root else (root, base)
@@ -399,8 +403,8 @@ def _course(root: Path) -> Listing | None:
     for part, stems in given.items():
         if not stems:
             raise DataError(
-                f"{root}: {shown(folders[part])}/ holds no pair; a pair has one name, in images/"
-                " and in masks/"
+                f"{root}: {printable(folders[part])}/ holds no pair; a pair has one name, in"
+                " images/ and in masks/"
             )
     notes = _notes(listing, unread)
     return replace(listing, given=given, folders=folders, lists=lists, notes=notes)
@@ -424,19 +428,19 @@ def _official(root: Path) -> Listing | None:
     if masks:
         known.update(merged)
         unread.said += [
-            f"not read: folder {shown(folder.name)}/ of merged masks; the part masks are, since"
+            f"not read: folder {printable(folder.name)}/ of merged masks; the part masks are, since"
             " their names tell the class"
             for folder in merged
         ]
     elif len(merged) > 1:
-        names = " and ".join(shown(folder.name) for folder in merged)
+        names = " and ".join(printable(folder.name) for folder in merged)
         raise DataError(
             f"{root} holds several folders of masks, {names}; leave one beside CelebA-HQ-img"
         )
     elif merged:
         layout = "merged"
         known.add(merged[0])
-        unread.said.append(f"masks are those of {shown(merged[0].name)}/")
+        unread.said.append(f"masks are those of {printable(merged[0].name)}/")
         masks = {key: (path,) for key, path in pictures_in(merged[0], unread, _number).items()}
     elif annotations is None:
         return None
@@ -491,8 +495,8 @@ def official_parts(folder: Path, unread: Unread) -> dict[str, tuple[Path, ...]]:
                 twin = of_picture.setdefault(number, path)
                 if twin is not path:
                     raise DataError(
-                        f"{shown(str(twin))} and {shown(str(path))} are one part of one picture;"
-                        " keep one"
+                        f"{printable(str(twin))} and {printable(str(path))} are one part of one"
+                        " picture; keep one"
                     )
     return {
         stem: tuple(of_picture[number] for number in sorted(of_picture))

@@ -9,6 +9,7 @@ picture would make a score too good.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import unicodedata
@@ -30,8 +31,8 @@ SHARE = 0.1
 
 def draw(stem: str) -> float:
     """An even number in [0, 1) that depends on the stem alone."""
-    # the bytes of the file's name: it need not be text
-    digest = hashlib.sha256(stem.encode(errors="surrogateescape")).digest()
+    # the bytes of the name, whatever the locale makes of them
+    digest = hashlib.sha256(os.fsencode(stem)).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -66,17 +67,23 @@ def read_names(path: Path) -> list[str]:
     """The lines of a list file that name something. Raises DataError if it is no text."""
     try:
         content = path.read_bytes()
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             # of a Windows shell's >
-            text = content.decode("utf-16")
+            lines = content.decode("utf-16").splitlines()
         else:
-            # a byte-order mark is no part of the first name; a name need not be text
-            text = content.decode("utf-8-sig", errors="surrogateescape")
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path} cannot be read as a list of names, one a line") from None
-    if "\0" in text:
-        raise DataError(f"{path} cannot be read as a list of names, one a line")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+            # names as the file system has them, with any byte; a byte-order mark is no part of one
+            lines = [
+                os.fsdecode(line) for line in content.removeprefix(codecs.BOM_UTF8).splitlines()
+            ]
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}; a list of names, one a line, is needed"
+        ) from None
+    except UnicodeDecodeError:
+        lines = ["\0"]
+    if any("\0" in line for line in lines):
+        raise DataError(f"{path} cannot be read as a list of names, one a line; write it in UTF-8")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def composed(stem: str) -> str:
@@ -84,7 +91,7 @@ def composed(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A name on one line and in letters that any terminal has a way to show."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
@@ -96,7 +103,7 @@ def some(names: Sequence[str], most: int = 3) -> str:
     'a, b, c and 2 more'
     """
     more = len(names) - most
-    return ", ".join(map(shown, names[:most])) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(printable, names[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 class Names:
