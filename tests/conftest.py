@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 
+from trainer.cli import limit_spinning
+
 # before any test imports torch or numpy
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# a command in this process sets it too: what a test finds must not depend on those before it
+limit_spinning()
 # a shell's background job ignores Ctrl-C, and so would every process that a test starts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

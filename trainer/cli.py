@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import signal
 import sys
 import threading
@@ -40,8 +41,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """The first deed of every command: from here on its output is under one rule."""
+        """The first deed of every command: its output is under one rule, and torch, which is loaded
+        later, is told not to spin."""
         streams.settle()
+        limit_spinning()
         return super().parse_known_args(args, namespace)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -174,3 +177,24 @@ def progress_bar(text: str, *, quiet: bool = False) -> Iterator[Callable[[int, i
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# each of them says how OpenMP's threads wait
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+_SPINS = "20000"
+
+
+def limit_spinning() -> None:
+    """Let torch's threads spin for half a millisecond where they wait for each other, no longer.
+
+    To be called before torch is loaded, which looks then; processes that this one starts inherit
+    it. A user who has set anything of that kind is not overruled.
+    """
+    # libgomp, which torch brings along, spins 300,000 times, 7 ms, at each barrier before it
+    # sleeps. Beside other work the thread that is waited for has lost its core, and that spinning
+    # keeps it from coming back: with 2 threads beside 2 busy loops a step took 4.5 times as long
+    # as alone, and takes 2.3 times as long with 20,000. Fewer cost time on a quiet machine, since
+    # waking a thread takes longer than it mostly waits: without any (OMP_WAIT_POLICY=PASSIVE) a
+    # step takes 1.8 times as long there.
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
