@@ -2,7 +2,7 @@
 
 The proof tries the seeds 0 to 1,999: 1,000 import tables and histories, 500 enqueue files and 500
 configs. 530 of them are read, 1,470 refused; `scripts/test -m proof tests/test_fuzz.py` takes some
-8 minutes on two cores with other work beside it. What it found while it was written (a mapping
+8 to 18 minutes on two busy cores. What it found while it was written (a mapping
 under a key that is dropped, a file of bare words) has tests of its own in `test_import.py`.
 """
 
