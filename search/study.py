@@ -206,10 +206,12 @@ def refuse_direction(study: optuna.Study, way_on: str = "name another with --stu
         raise StudyError(f'study "{study.study_name}" {wrong}: {way_on}')
 
 
-def refuse_foreign(study: optuna.Study, way_on: str = "name another with --study") -> None:
+def refuse_foreign(
+    study: optuna.Study, way_on: str = "name another with --study", maker: str = "search.run"
+) -> None:
     """Raise StudyError unless a study of somebody's own making is as good as new.
 
-    way_on: what to do about it.
+    way_on: what to do about it. maker: which command makes those that are wanted.
     """
     attrs = study.user_attrs
     system = study._storage.get_study_system_attrs(study._study_id)
@@ -231,7 +233,7 @@ def refuse_foreign(study: optuna.Study, way_on: str = "name another with --study
         why = f"has attributes of another program ({', '.join(others[:3])})"
     else:
         return
-    raise StudyError(f'study "{study.study_name}" was not made by search.run, it {why}: {way_on}')
+    raise StudyError(f'study "{study.study_name}" was not made by {maker}, it {why}: {way_on}')
 
 
 def _wrong_direction(study: optuna.Study) -> str | None:

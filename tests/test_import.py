@@ -325,7 +325,12 @@ def test_a_search_is_no_place_for_imported_runs(
     line = refused(tmp_path, capsys, file, study="faces")
     assert 'study "faces" was made by search.run' in line
     assert "name another with --study" in line
-    assert 'study "foreign" was made by another' in refused(tmp_path, capsys, file, study="foreign")
+    line = refused(tmp_path, capsys, file, study="foreign")
+    assert 'study "foreign" was not made by search.import, it has the direction minimize' in line
+    plain = optuna.create_study(study_name="plain", storage=storage, direction="maximize")
+    plain.add_trial(optuna.create_trial(value=1.0))
+    line = refused(tmp_path, capsys, file, study="plain")
+    assert "it holds trials of another program (1 complete): name another with --study" in line
     assert len(study_of(storage, "faces").trials) == 1
 
 

@@ -141,7 +141,7 @@ def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
     if IMPORTED in attrs:
         refuse_direction(study)
     else:
-        refuse_foreign(study)
+        refuse_foreign(study, maker="search.import")
     return study
 
 
