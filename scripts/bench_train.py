@@ -4,7 +4,8 @@ Plain, tuned (`scripts/rivals.py`) and the project's own trainer train the same 
 pictures, in fresh processes, one after the other, in rounds. Each gets the arrangement of
 processes, threads and loader workers that is best for it on these cores. Images per second count
 all training processes together, warm-up and scoring left out; scoring and checkpoints of ours are
-shown as shares of an epoch.
+shown as shares of an epoch. Then ours alone and beside a busy loop on every core, with threads that
+wait as commands here let them (`trainer.cli.limit_spinning`) and as libgomp does by itself.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ BUILTIN_IMAGES = 600
 WARMUP_STEPS = 10
 # of the model and the loss, as scripts/rivals.py has them
 DROPOUT, LABEL_SMOOTHING, DICE_WEIGHT = 0.15, 0.1, 1.5
+# what libgomp does by itself, and so whoever does not know of it
+LIBGOMPS_OWN = {"GOMP_SPINCOUNT": "300000"}
+# ends with its parent, however that ends
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(10**6):
+        pass
+"""
 # large enough to leave the caches: 17 MB a matrix, 256 MB a copy
 MATRIX_SIDE, COPY_BYTES, REPEATS = 2048, 2**28, 3
 
@@ -115,8 +126,13 @@ def command(
 
 
 @contextmanager
-def running(commands: Sequence[list[str]], threads: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are ended, with what they have started, when the block ends."""
+def running(
+    commands: Sequence[list[str]], threads: int, waiting: Mapping[str, str]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that are ended, with what they have started, when the block ends.
+
+    waiting: variables that say how their threads wait.
+    """
     # libraries size their thread pools before the program can
     sized = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     processes: list[subprocess.Popen[str]] = []
@@ -128,7 +144,7 @@ def running(commands: Sequence[list[str]], threads: int) -> Iterator[list[subpro
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    env={**os.environ, **sized},
+                    env={**os.environ, **sized, **waiting},
                     start_new_session=True,
                 )
             )
@@ -140,18 +156,30 @@ def running(commands: Sequence[list[str]], threads: int) -> Iterator[list[subpro
             process.communicate()
 
 
-def measured(kind: str, job: Job, how: Arrangement, *, steps: int, seed: int) -> Figures:
+def measured(
+    kind: str,
+    job: Job,
+    how: Arrangement,
+    *,
+    steps: int,
+    seed: int,
+    waiting: Mapping[str, str] | None = None,
+) -> Figures:
     """One measurement of one competitor: figures of all its processes together.
 
     All start at once after their warm-up and take equally many steps; images per second are all
-    their images in the time of the slowest. Raises UserError where a process fails.
+    their images in the time of the slowest. waiting: how threads wait, where not as they do by
+    default: those of rivals by themselves, ours as in every command. Raises UserError where a
+    process fails.
     """
+    if waiting is None:
+        waiting = {} if kind == "ours" else LIBGOMPS_OWN
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
         commands = [
             command(kind, job, how, steps=steps, seed=seed + i, scratch=Path(scratch))
             for i in range(how.processes)
         ]
-        with running(commands, how.threads) as processes:
+        with running(commands, how.threads, waiting) as processes:
             for process in processes:
                 assert process.stdout is not None
                 if process.stdout.readline() != "ready\n":
@@ -175,7 +203,7 @@ def measured(kind: str, job: Job, how: Arrangement, *, steps: int, seed: int) ->
 
 
 class Laps:
-    """The `lap` of `fit`: seconds of each phase after the first epoch.
+    """The `lap` of `fit`: seconds of each phase after the first epoch, and CPU time of training.
 
     barrier: wait for the parent's word between the first epoch and the others.
     """
@@ -183,14 +211,16 @@ class Laps:
     def __init__(self, barrier: bool) -> None:
         self.barrier = barrier
         self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.cpu_s = 0.0
         self.steps = 0
         self._warm = False
-        self._since = 0.0
+        self._since = self._cpu_since = 0.0
 
     def __call__(self, phase: str) -> None:
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         if self._warm:
             self.seconds[phase] += now - self._since
+            self.cpu_s += (cpu - self._cpu_since) * (phase in TRAINING_PHASES)
             self.steps += phase == "optimiser"
         elif phase == "checkpoint":
             self._warm = True
@@ -198,8 +228,8 @@ class Laps:
                 from rivals import wait_for_the_others
 
                 wait_for_the_others()
-            now = time.perf_counter()
-        self._since = now
+            now, cpu = time.perf_counter(), time.process_time()
+        self._since, self._cpu_since = now, cpu
 
 
 def train_ours(args: argparse.Namespace) -> int:
@@ -233,6 +263,7 @@ def train_ours(args: argparse.Namespace) -> int:
     figures = {
         "images_per_s": laps.steps * args.batch / seconds,
         "seconds": seconds,
+        "cpu_s": laps.cpu_s,
         "steps": laps.steps,
         "peak_memory_mb": peak_memory_mb(),
         "final_loss": result.history[-1]["train_loss"],
@@ -368,6 +399,64 @@ def summary(
     }
 
 
+# ------------------------------------------------------------------------------ on a loaded machine
+
+
+@contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """So many processes that do nothing but compute."""
+    loops = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def loaded(job: Job, rounds: int, cores: int) -> Figures:
+    """Ours in one process on all cores, alone and beside a busy loop on each, waiting both ways.
+
+    Returns seconds and CPU seconds of every round, and their ratios within a round. The order is
+    turned from round to round.
+    """
+    how, steps = Arrangement(1, cores), job.epochs * job.steps_per_epoch
+    ways: dict[str, Mapping[str, str] | None] = {"libgomp": LIBGOMPS_OWN, "ours": None}
+    places = {"alone": 0, "beside": cores}
+    taken: dict[tuple[str, str], list[Figures]] = {
+        (way, place): [] for way in ways for place in places
+    }
+    for number in range(rounds):
+        order = list(taken) if number % 2 == 0 else list(reversed(taken))
+        for way, place in order:
+            with busy_loops(places[place]):
+                one = measured("ours", job, how, steps=steps, seed=number, waiting=ways[way])
+            taken[way, place].append(one)
+            tell(
+                f"{job.size} pixels, round {number + 1} of {rounds}, {place}, waiting as {way}:"
+                f" {one['seconds']:.2f} s, {one['cpu_s']:.2f} CPU s"
+            )
+
+    def ratios(above: tuple[str, str], below: tuple[str, str]) -> list[float]:
+        pairs = zip(taken[above], taken[below], strict=True)
+        return [one["seconds"] / other["seconds"] for one, other in pairs]
+
+    return {
+        "busy_loops": cores,
+        "arrangement": str(how),
+        "steps": steps,
+        **{
+            name: {
+                way: {place: [one[name] for one in taken[way, place]] for place in places}
+                for way in ways
+            }
+            for name in ("seconds", "cpu_s")
+        },
+        "beside_to_alone": {way: ratios((way, "beside"), (way, "alone")) for way in ways},
+        "ours_to_libgomp": {place: ratios(("ours", place), ("libgomp", place)) for place in places},
+    }
+
+
 # ------------------------------------------------------------------------------- what a person sees
 
 
@@ -404,6 +493,34 @@ def show(size: int, result: Figures) -> None:
         f" {result['copy_gb_per_s']:.1f} GB/s"
     )
     console.print(in_words(result) + "\n")
+
+
+def show_loaded(size: int, result: Figures) -> None:
+    """What other work on the machine costs, for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def shown(values: Sequence[float]) -> str:
+        return f"{statistics.median(values):.2f} ({min(values):.2f}..{max(values):.2f})"
+
+    title = f"{size} pixels, {result['steps']} steps, {result['arrangement']}, threads that wait"
+    table = Table(title=title, title_justify="left")
+    places = ("alone", f"beside {result['busy_loops']} busy loops")
+    columns = (
+        *(f"{place}, s" for place in places),
+        "ratio",
+        *(f"{place}, CPU s" for place in places),
+    )
+    for column in ("", *columns):
+        table.add_column(column)
+    for way, name in (("libgomp", "as libgomp does"), ("ours", "as commands here let them")):
+        seconds, cpu_s = (result[what][way].values() for what in ("seconds", "cpu_s"))
+        cells = (*seconds, result["beside_to_alone"][way], *cpu_s)
+        table.add_row(name, *map(shown, cells))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    alone, beside = map(shown, result["ours_to_libgomp"].values())
+    console.print(f"the second to the first: alone {alone}, {places[1]} {beside}\n")
 
 
 def in_words(result: Figures) -> str:
@@ -448,6 +565,9 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--batch-size", type=count, default=8, metavar="N", help="(default: 8)")
     it.add_argument(
         "--width", type=float, default=0.35, metavar="W", help="of the network (default: 0.35)"
+    )
+    it.add_argument(
+        "--loaded", action="store_true", help="only ours, alone and beside busy loops; no rivals"
     )
     it.add_argument("--cores", type=count, metavar="N", help="CPU cores (default: all usable)")
     it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
@@ -495,11 +615,16 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
                 " give at most that"
             )
         job = Job(data, size, args.width, args.batch_size, args.steps, train_images)
-        tried = best_arrangements(job, cores)
-        how = {kind: next(iter(tried[kind])) for kind in KINDS}
-        figures = race(job, args.rounds, how)
-        sizes[str(size)] = summary(job, figures, how, tried)
-        show(size, sizes[str(size)])
+        result: Figures = {}
+        if not args.loaded:
+            tried = best_arrangements(job, cores)
+            how = {kind: next(iter(tried[kind])) for kind in KINDS}
+            figures = race(job, args.rounds, how)
+            result = summary(job, figures, how, tried)
+            show(size, result)
+        result["loaded"] = loaded(job, args.rounds, cores)
+        show_loaded(size, result["loaded"])
+        sizes[str(size)] = result
     if args.json is not None:
         first = next(iter(sizes.values()))
         write_json(args.json, {**first, "sizes": sizes, **about})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -213,6 +214,56 @@ def positive(node: Any) -> Iterator[bool]:
         yield 0 < node < math.inf
 
 
+def test_what_other_work_costs_is_measured_both_ways_within_a_round(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[int, Any, int]] = []
+
+    def slower_beside_others(kind: str, job: Any, how: Any, **options: Any) -> dict[str, float]:
+        loops = len(psutil.Process().children())
+        spins = (options["waiting"] or {}).get("GOMP_SPINCOUNT")
+        asked.append((options["seed"], spins, loops))
+        # 1 s alone, 5 beside busy loops with long spins, 2 with brief ones
+        seconds = 1.0 if not loops else 5.0 if spins else 2.0
+        return {"seconds": seconds, "cpu_s": 2 * seconds}
+
+    monkeypatch.setattr(bench_train, "measured", slower_beside_others)
+    job = bench_train.Job(Path("faces"), 16, 0.2, 4, steps=60, train_images=17)
+    found = bench_train.loaded(job, 2, 3)
+    # the second round the other way round, three loops each time that there are any
+    first = [(0, "300000", 0), (0, "300000", 3), (0, None, 0), (0, None, 3)]
+    assert asked == [*first, *((1, *one[1:]) for one in reversed(first))]
+    assert psutil.Process().children() == []
+    assert found["beside_to_alone"] == {"libgomp": [5.0, 5.0], "ours": [2.0, 2.0]}
+    assert found["ours_to_libgomp"] == {"alone": [1.0, 1.0], "beside": [0.4, 0.4]}
+    assert found["cpu_s"]["libgomp"] == {"alone": [2.0, 2.0], "beside": [10.0, 10.0]}
+    capsys.readouterr()
+    bench_train.show_loaded(16, found)
+    said = capsys.readouterr().out
+    assert "alone 1.00 (1.00..1.00), beside 3 busy loops 0.40 (0.40..0.40)" in said
+
+
+def test_rivals_wait_as_the_library_does_and_ours_as_every_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # how often its threads spin, in place of the seconds of a training
+    code = (
+        "import json, os; print('ready'); input();"
+        "print(json.dumps({'seconds': int(os.environ['GOMP_SPINCOUNT']), 'steps': 1,"
+        " 'peak_memory_mb': 1}))"
+    )
+    words = [sys.executable, "-uc", code]
+    monkeypatch.setattr(bench_train, "command", lambda *_, **__: words)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
+    job = bench_train.Job(Path("faces"), 16, 0.2, 4, steps=60, train_images=17)
+    said = {
+        kind: bench_train.measured(kind, job, bench_train.Arrangement(1, 1), steps=1, seed=0)
+        for kind in bench_train.KINDS
+    }
+    spins = {kind: one["seconds"] for kind, one in said.items()}
+    assert spins == {"plain": 300_000, "tuned": 300_000, "ours": 20_000}
+
+
 @pytest.mark.proof
 def test_train_measures_all_three_and_writes_every_figure(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -241,6 +292,10 @@ def test_train_measures_all_three_and_writes_every_figure(
     assert first["arrangement"] == {"plain": "1 x 1", "tuned": "1 x 1", "ours": "2 x 1"}
     # 17 pictures in batches of 4: a whole epoch of ours, and as many steps for the others
     assert first["steps"] == 4
+    # the other processes' time is the machine's, so that nothing can be said of its amount
+    assert {way: list(at) for way, at in first["loaded"]["seconds"].items()} == {
+        way: ["alone", "beside"] for way in ("libgomp", "ours")
+    }
     said = capfd.readouterr()
     assert "ratio" in said.out
     assert "round 1 of 1" in said.err

@@ -243,7 +243,7 @@ def test_a_revived_trials_curve_is_the_unbroken_one_to_the_last_digit(
     assert child.user_attrs["continues"] == 0
     assert "reason" not in child.user_attrs
     assert (parent.params, child.params) == (whole.params, whole.params)
-    assert (list(parent.intermediate_values), list(child.intermediate_values)) == (
+    assert (sorted(parent.intermediate_values), sorted(child.intermediate_values)) == (
         [1, 2],
         [3, 4, 5, 6],
     )
@@ -349,7 +349,7 @@ def test_an_interrupted_revival_waits_and_goes_on_though_every_place_is_used(
     work(post_at(tmp_path, storage))
     rows = study.get_trials()
     assert [trial.state for trial in rows] == [P, W]
-    assert list(rows[1].intermediate_values) == [3]
+    assert sorted(rows[1].intermediate_values) == [3]
     # one that was begun is finished, whatever is asked for now
     change(storage, study, revive=0)
     work(post_at(tmp_path, storage))

@@ -181,7 +181,7 @@ def test_a_drained_study_lets_its_workers_go(
     assert work(post_at(tmp_path, storage)) == 0
     (trial,) = study.get_trials()
     assert trial.state == TrialState.WAITING
-    assert list(trial.intermediate_values) == [1]
+    assert sorted(trial.intermediate_values) == [1]
 
 
 def test_a_stopped_trial_is_pruned_and_counted(
@@ -263,7 +263,7 @@ def test_a_worker_that_lost_its_lease_drops_the_trial_and_goes_on(
     assert trial.value == max(trial.intermediate_values.values())
     assert "exceptions" not in trial.user_attrs
     # the refused report was not lost: its checkpoint was there, so the next owner told it
-    assert list(trial.intermediate_values) == [1, 2, 3, 4]
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
     assert seen == [{}]
 
 
@@ -399,10 +399,10 @@ def test_an_epoch_on_disk_and_not_in_the_store_is_reported(
     monkeypatch.setattr(objective, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
         work(post_at(tmp_path, storage))
-    assert list(study.get_trials()[0].intermediate_values) == [1]
+    assert sorted(study.get_trials()[0].intermediate_values) == [1]
     monkeypatch.setattr(objective, "fit", fit)
     work(post_at(tmp_path, storage))
-    assert list(study.get_trials()[0].intermediate_values) == [1, 2, 3, 4]
+    assert sorted(study.get_trials()[0].intermediate_values) == [1, 2, 3, 4]
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE]
 
 
@@ -426,7 +426,7 @@ def test_a_torn_checkpoint_is_passed_over(
     work(post_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
-    assert list(trial.intermediate_values) == [1, 2, 3, 4]
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
 
 
 def test_an_owner_that_wakes_and_writes_its_next_epoch_costs_none(
@@ -455,7 +455,7 @@ def test_an_owner_that_wakes_and_writes_its_next_epoch_costs_none(
     monkeypatch.setattr(objective, "fit", wakes)
     work(post_at(tmp_path, storage))
     (trial,) = study.get_trials()
-    assert list(trial.intermediate_values) == [1, 2, 3, 4]
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
     assert trial.value == max(trial.intermediate_values.values())
 
 
