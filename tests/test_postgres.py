@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,10 @@ def test_a_wrong_password_is_one_line_without_it(own_server: Any) -> None:
     rules.write_text(f"local all ann scram-sha-256\n{rules.read_text()}")
     own_server.psql("SELECT pg_reload_conf()")
     own_server.psql(f"CREATE ROLE ann LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
-    with open_storage(as_ann(url, PASSWORD)).engine.connect() as connection:
+    with (
+        closing(open_storage(as_ann(url, PASSWORD))) as storage,
+        storage.engine.connect() as connection,
+    ):
         assert connection.execute(sa.text("SELECT current_user")).scalar_one() == "ann"
     line = refusal(as_ann(url, WRONG))
     assert 'password authentication failed for user "ann"' in line
