@@ -103,12 +103,12 @@ def test_a_store_away_for_less_than_the_grace_costs_nothing(hasty: LeasedStorage
 def test_a_store_away_for_longer_than_the_grace_is_reported(hasty: LeasedStorage) -> None:
     token, _ = start(hasty)
     assert hasty.address.path is not None
-    with Heart(hasty, token, EVERY_S, 0.6) as heart:
+    with Heart(hasty, token, EVERY_S, 2.0) as heart:
         wait_for(lambda: beats(hasty) >= 1)
         with closing(sqlite3.connect(hasty.address.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             assert not heart.lost.wait(0.4)
-            assert heart.lost.wait(5)
+            assert heart.lost.wait(20)
             other.execute("ROLLBACK")
     assert isinstance(heart.failure, StorageError)
     assert "another process has held it" in str(heart.failure)

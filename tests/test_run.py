@@ -12,7 +12,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -918,26 +917,33 @@ def read_until_end(screen: int) -> str:
             return told.decode(errors="replace")
 
 
+def without_codes(told: str) -> str:
+    """What stands on the screen, without the terminal's codes."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told)
+
+
 def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--trials", "2", "--epochs", "20", "--workers", "1")
+    running = re.compile(r"    0   ?[1-9]\d?/20   0\.\d{4}  0\.\d{4}  [▁-█]")
     with terminal(room, *flags) as (pid, screen):
+        first = b""
+        while not running.search(without_codes(first.decode(errors="replace"))):
+            first += os.read(screen, 65536)
         wait_until(lambda: epochs(room) >= 2, "the second epoch")
-        time.sleep(0.6)  # one more drawing
         os.write(screen, b"\x03")
-        told = read_until_end(screen)
+        told = first.decode(errors="replace") + read_until_end(screen)
         _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 130
     alone = rows_alone(room)
     assert (states(room), claims(room)) == ([W], [])
     before = epochs(room)
     assert alone == (1, before)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told)
+    plain = without_codes(told)
     assert "\x1b[" in told
     assert "trial  epoch  F-score    best  curve" in plain
     assert "running 1  waiting 0" in plain
-    assert re.search(r"    0   ?[1-9]\d?/20   0\.\d{4}  0\.\d{4}  [▁-█]", plain)
     assert "Ctrl-C: running trials finish their epoch and wait" in plain
     again = shlex.split(plain.rpartition("to go on: ")[2].splitlines()[0])
     assert again == words(*flags)

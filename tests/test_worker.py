@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from optuna.artifacts import get_all_artifact_meta
@@ -150,16 +151,20 @@ def test_a_signal_puts_the_trial_back_in_the_queue(tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    study = real_study(storage, total=1, config={"image_size": 256, "width": 1.0})
+    # an epoch of many seconds, on a quick machine too
+    slow = {"image_size": 256, "width": 1.0, "synthetic_images": 120}
+    study = real_study(storage, total=1, config=slow)
     worker = start_worker(tmp_path)
     wait_until(lambda: bool(study.get_trials(deepcopy=False)), "a trial")
     wait_until(lambda: "runtime" in study.get_trials()[0].user_attrs, "its start")
     time.sleep(0.5)
     worker.send_signal(signal.SIGINT)
-    time.sleep(1.3)
+    # a second one counts from a second after the first was heard, late on a busy machine
+    time.sleep(3)
     assert worker.poll() is None
     worker.send_signal(signal.SIGINT)
-    worker.communicate(timeout=10)
+    worker.communicate(timeout=60)
+    # one that had finished its epoch would leave with 0
     assert worker.returncode == 130
     assert study.get_trials()[0].state == TrialState.WAITING
 
@@ -184,6 +189,16 @@ def test_a_drained_study_lets_its_workers_go(
     assert sorted(trial.intermediate_values) == [1]
 
 
+def wait_for_beats(storage: LeasedStorage, study: optuna.Study) -> None:
+    """Until the owner of the only claim has beaten twice: by then it has heard a wish."""
+    (claim,) = storage.live_claims(study._study_id)
+
+    def twice() -> bool:
+        return storage.live_claims(study._study_id)[0].beat >= claim.beat + 2
+
+    wait_until(twice, "two beats")
+
+
 def test_a_stopped_trial_is_pruned_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +207,7 @@ def test_a_stopped_trial_is_pruned_and_counted(
 
     def stop() -> None:
         assert storage.set_wish_for_number(study._study_id, 0, "stop") == 1
-        time.sleep(0.6)  # a few beats
+        wait_for_beats(storage, study)
 
     monkeypatch.setattr(objective, "fit", fit_and(stop))
     work(post_at(tmp_path, storage))
@@ -210,7 +225,7 @@ def test_a_wish_to_requeue_puts_the_trial_back_and_the_worker_goes_on(
 
     def back() -> None:
         storage.set_wish(None, study._study_id, "requeue")
-        time.sleep(0.6)
+        wait_for_beats(storage, study)
 
     monkeypatch.setattr(objective, "fit", fit_and(back))
     work(post_at(tmp_path, storage))
