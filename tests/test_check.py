@@ -500,6 +500,16 @@ def test_the_other_class_order_is_told_from_ours(masks: list[np.ndarray], tmp_pa
     assert len(named - other) <= 2
 
 
+def test_the_command_for_a_copy_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data_folders.course(tmp_path / "my faces", ["a", "b"], 32)
+    mask_of(root, "a").write_text("no picture")
+    assert main(["--data", str(root)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == (f"a corrected copy: python -m trainer.check --data '{root}' --repair OUT")
+
+
 # ---------------------------------------------------------------------------------- any file name
 
 
