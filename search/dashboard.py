@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
         help="another host name under which the dashboard is called (repeatable)",
     )
     it.add_argument(
+        "--path-prefix",
+        default="",
+        metavar="PATH",
+        help="path of a proxy under which the dashboard is called, /optuna say",
+    )
+    it.add_argument(
         "--parent", type=int, metavar="PID", help="end when this parent process has ended"
     )
     return it
@@ -90,6 +96,7 @@ def _main(args: argparse.Namespace) -> int:
     import waitress
 
     from search.guard import Guard
+    from search.prefix import Rebased, checked
     from storage import StorageError, open_storage
     from trainer.errors import UserError
 
@@ -102,6 +109,7 @@ def _main(args: argparse.Namespace) -> int:
             f"--host {args.host}: others can reach it, so a password is needed; "
             f"give one by --password-file FILE or in {PASSWORD}"
         )
+    prefix = checked(args.path_prefix)
     hosts = {*map(_plain_name, args.allow_host), args.host, socket.gethostname()}
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -117,6 +125,8 @@ def _main(args: argparse.Namespace) -> int:
     if not args.read_only:
         artifacts.mkdir(parents=True, exist_ok=True)
     application = _application(storage, artifacts)
+    if prefix:
+        application = Rebased(application, prefix)
 
     with _listening(family, where, args) as server_socket:
         if not ip.is_loopback:
@@ -135,8 +145,11 @@ def _main(args: argparse.Namespace) -> int:
             # bodies are taken in before the guard is asked: strangers must not fill the disk
             max_request_body_size=SMALLEST_BODY if args.read_only else LARGEST_BODY,
             connection_limit=CONNECTIONS,
+            # taken off where the proxy has left it on
+            url_prefix=prefix,
         )
         address = _address(args.host, ip.is_unspecified, server_socket.getsockname()[1])
+        address += prefix.removeprefix("/") + "/" * bool(prefix)
         with contextlib.suppress(KeyboardInterrupt):
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             if args.parent is not None:

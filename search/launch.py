@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
 import re
 import signal
@@ -248,6 +249,8 @@ def last_words(log: Path, since: int) -> str:
     handle: BinaryIO
     with log.open("rb") as handle:
         handle.seek(since)
-        lines = handle.read().decode(errors="replace").strip().splitlines()
+        lines = (
+            handle.read().decode(locale.getpreferredencoding(False), "replace").strip().splitlines()
+        )
     told = [line for line in lines if line.startswith("error: ")] or lines
     return re.sub(r"\s+", " ", told[-1]).strip() if told else "no output"

@@ -45,6 +45,7 @@ from storage.rdb import LeasedStorage
 from trainer.config import Config, base_identity, config_from_dict, key_path, to_dict
 from trainer.errors import UserError
 from trainer.presets import DEMO_WARNING
+from trainer.streams import command_line, shown
 
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
@@ -135,6 +136,11 @@ def make_setup(
     prune_risk: float = PRUNE_RISK,
 ) -> Setup:
     """The setup of a study from what the command line came to. Raises StudyError."""
+    if shown(name) != name:
+        raise StudyError(
+            f"--study {shown(name)}: a study's name is text in UTF-8, since stores hold no other;"
+            " name it otherwise"
+        )
     for what, given, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if given not in known:
             raise StudyError(f"--{what} {given}: not one of {', '.join(known)}")
@@ -554,7 +560,7 @@ def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:
     if found:
         raise StudyError(
             f'study "{stored.name}" has {some_of(found)}: give this run another name with --study'
-            f" NAME (add --from {stored.name} to take its trials over)"
+            f" NAME (add --from {command_line([stored.name])} to take its trials over)"
         )
     kept = {name: getattr(stored, name) for name in CHANGEABLE if name not in explicit}
     return dataclasses.replace(new, seed=stored.seed, uid=stored.uid, **kept)

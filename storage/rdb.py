@@ -491,6 +491,12 @@ class LeasedStorage(RDBStorage):
             try:
                 with self._marked("at_work", True):
                     answer = attempt()
+            except UnicodeEncodeError as error:
+                # a name from a shell may hold any byte
+                raise StorageError(
+                    f"store {self._shown()}: {error.object!a} is no text in UTF-8, and stores hold"
+                    " no other: write it otherwise"
+                ) from None
             except (SQLAlchemyError, StorageInternalError) as error:
                 kind = trouble.kind_of(error)
                 if kind is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from search import run
+from search import export, queue, report, run
 from tests.data_folders import course
 from tests.studies import TINY, refusal
 from trainer import evaluate, train
@@ -310,3 +311,19 @@ def test_checkpoints_of_something_else_are_refused(
     words += ["--set", "width=0.2", "--out", str(out), "--resume", "--device", "cpu"]
     line = refused(train.main, words, capsys)
     assert re.search(r"model\.width", line)
+
+
+def test_a_study_name_that_no_store_can_hold(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"M\xfcller")
+    err = refused(run.main, [*flags(tmp_path, folder / "faces")[:-4], "--study", name], capsys)
+    assert "--study M\\xfcller: a study's name is text in UTF-8" in err
+    assert not (tmp_path / "search.db").exists()
+    before = standing(folder)
+    store = ["--storage", f"sqlite:///{folder}/search.db"]
+    for command in (export.main, report.main, queue.main):
+        words = ["list"] if command is queue.main else []
+        err = refused(command, [*words, "--study", name, *store], capsys)
+        assert "'M\\udcfcller' is no text in UTF-8" in err
+    assert standing(folder) == before

@@ -680,6 +680,16 @@ def test_too_few_ids_tell_no_order() -> None:
     assert order_of([shape_of(mask)]) is None
 
 
+def test_the_command_for_a_copy_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data_folders.course(tmp_path / "my faces", ["a", "b"], 32)
+    mask_of(root, "a").write_text("no picture")
+    assert main(["--data", str(root)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == (f"a corrected copy: python -m trainer.check --data '{root}' --repair OUT")
+
+
 # --- any file name
 
 

@@ -31,9 +31,11 @@ from search.study import Lease, lease_of, load_setup, load_study
 from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.data_folders import course, save_mask, troubled
+from tests.shells import command, locale_of, surroundings
 from tests.studies import ROOT, environment, running, started, store, wait_until
 from trainer import checkpoint
 from trainer.config import read_config
+from trainer.data.dataset import describe
 
 NAME = "synthetic-demo-16"
 # a keyword of the language
@@ -994,6 +996,45 @@ def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_pr
     config, _ = read_config(room / "best.yaml")
     assert config.training.learning_rate == trial.params["learning_rate"]
     storage.close()
+
+
+@pytest.mark.parametrize("name", ["strict", "POSIX", "latin-1"])
+def test_folders_of_any_name_are_searched_in_any_locale(tmp_path: Path, name: str) -> None:
+    # where the store and the runs lie, and where the faces do
+    room = place(tmp_path / os.fsdecode(b"st\xfcdy 1"))
+    data = course(tmp_path / os.fsdecode(b"f\xe4ces 1"), [f"f{n:02d}" for n in range(11)], 32)
+    odd = os.fsdecode(b"M\xfcller")
+    for path in (*data.rglob("f00.jpg"), *data.rglob("f00.png")):
+        path.rename(path.with_stem(odd))
+    (data / "val.txt").write_bytes(b"f01\nM\xfcller\n")
+    fingerprint = describe(str(data), cache_dir=tmp_path / "cache").fingerprint
+    env = surroundings(tmp_path, locale_of(name, tmp_path))
+
+    def run(module: str, *flags: str | Path) -> str:
+        done = subprocess.run(
+            command(module, *flags), cwd=room, env=env, capture_output=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(errors="replace")
+
+    flags = ("--trials", "1", "--workers", "1", "--sampler", "random", "--plain", "--epochs", "1")
+    said = run("search.run", "--config", "tiny.yaml", "--data", data, "--study", "a b", *flags)
+    assert "7 train / 2 val" in said
+    assert "search.report --study 'a b' --out report.html" in said
+    assert f"fingerprint {fingerprint[:8]}" in run("search.export", "--format", "card")
+    exported = json.loads(run("search.export", "--format", "json"))
+    encoding = "latin-1" if name == "latin-1" else "utf-8"
+    root = exported["data"]["root"].encode(encoding, "surrogateescape")
+    assert root == os.fsencode(data)
+    line = run("search.export", "--format", "cli")
+    # the folder as a shell takes it, whatever the terminal shows
+    bare = "ls -d " + line.partition("--data ")[2].partition(" --")[0]
+    assert subprocess.run(["bash", "-c", bare], env=env, capture_output=True).returncode == 0
+    run("search.export", "--out", "best.yaml")
+    run("trainer.train", "--config", "best.yaml")
+    for module, *more in (("search.report",), ("search.queue", "list"), ("search.clean",)):
+        run(module, *more)
+    run("search.rebuild", "--storage", "sqlite:///new.db")
 
 
 def test_help_needs_no_torch() -> None:

@@ -70,6 +70,7 @@ def test_postgresql_means_psycopg_3(scheme: str) -> None:
     [
         ("", "is not a URL"),
         ("runs/search.db", "write sqlite:///runs/search.db for a file"),
+        ("my runs/s.db", "write 'sqlite:///my runs/s.db' for a file"),
         ("mysql://ann@db/faces", "no support for 'mysql': write sqlite:///FILE or postgresql://"),
         ("postgresql+psycopg2://db/faces", "no support for 'postgresql+psycopg2'"),
         ("postgresql://", "names no server and no database"),

@@ -284,7 +284,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="write a corrected, complete copy into this new folder; DIR is only read",
     )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the findings as JSON; in names, a byte that is not UTF-8 is \\udcNN",
+    )
     return parser
 
 

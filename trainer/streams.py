@@ -128,11 +128,6 @@ def _raw(stream: TextIO) -> _Steady | None:
     return raw if isinstance(raw, _Steady) else None
 
 
-def is_unicode(stream: TextIO) -> bool:
-    """Whether a stream can show any character."""
-    return (getattr(stream, "encoding", None) or "").lower().startswith("utf")
-
-
 def write_product(text: str) -> None:
     """Print a file's content: in UTF-8 as the file would be, unless a terminal is to show it."""
     stream = sys.stdout
