@@ -5,7 +5,7 @@ pictures, in fresh processes, one after the other, in rounds. Each gets the arra
 processes, threads and loader workers that is best for it on these cores. Images per second count
 all training processes together, warm-up and scoring left out; scoring and checkpoints of ours are
 shown as shares of an epoch. Then ours alone and beside a busy loop on every core, with threads that
-wait as commands here let them (`trainer.cli.limit_spinning`) and as libgomp does by itself.
+wait as commands here let them (`trainer.cli.limit_spinning`) and as torch does by itself.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ BUILTIN_IMAGES = 600
 WARMUP_STEPS = 10
 # of the model and the loss, as scripts/rivals.py has them
 DROPOUT, LABEL_SMOOTHING, DICE_WEIGHT = 0.15, 0.1, 1.5
-# what libgomp does by itself, and so whoever does not know of it
-LIBGOMPS_OWN = {"GOMP_SPINCOUNT": "300000"}
+# what the libraries do by themselves, and so for whoever does not know of it
+LIBRARIES_OWN = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}
 # ends with its parent, however that ends
 BUSY = """
 import os
@@ -173,7 +173,7 @@ def measured(
     process fails.
     """
     if waiting is None:
-        waiting = {} if kind == "ours" else LIBGOMPS_OWN
+        waiting = {} if kind == "ours" else LIBRARIES_OWN
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
         commands = [
             command(kind, job, how, steps=steps, seed=seed + i, scratch=Path(scratch))
@@ -421,7 +421,7 @@ def loaded(job: Job, rounds: int, cores: int) -> Figures:
     turned from round to round.
     """
     how, steps = Arrangement(1, cores), job.epochs * job.steps_per_epoch
-    ways: dict[str, Mapping[str, str] | None] = {"libgomp": LIBGOMPS_OWN, "ours": None}
+    ways: dict[str, Mapping[str, str] | None] = {"torch": LIBRARIES_OWN, "ours": None}
     places = {"alone": 0, "beside": cores}
     taken: dict[tuple[str, str], list[Figures]] = {
         (way, place): [] for way in ways for place in places
@@ -453,7 +453,7 @@ def loaded(job: Job, rounds: int, cores: int) -> Figures:
             for name in ("seconds", "cpu_s")
         },
         "beside_to_alone": {way: ratios((way, "beside"), (way, "alone")) for way in ways},
-        "ours_to_libgomp": {place: ratios(("ours", place), ("libgomp", place)) for place in places},
+        "ours_to_torch": {place: ratios(("ours", place), ("torch", place)) for place in places},
     }
 
 
@@ -513,13 +513,13 @@ def show_loaded(size: int, result: Figures) -> None:
     )
     for column in ("", *columns):
         table.add_column(column)
-    for way, name in (("libgomp", "as libgomp does"), ("ours", "as commands here let them")):
+    for way, name in (("torch", "as torch does"), ("ours", "as commands here let them")):
         seconds, cpu_s = (result[what][way].values() for what in ("seconds", "cpu_s"))
         cells = (*seconds, result["beside_to_alone"][way], *cpu_s)
         table.add_row(name, *map(shown, cells))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    alone, beside = map(shown, result["ours_to_libgomp"].values())
+    alone, beside = map(shown, result["ours_to_torch"].values())
     console.print(f"the second to the first: alone {alone}, {places[1]} {beside}\n")
 
 

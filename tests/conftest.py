@@ -1,4 +1,7 @@
-"""Fixtures for every test. Torch and its kin get one thread: tests share few cores."""
+"""Fixtures for every test, and one environment for all: torch and its kin get one thread, since
+tests share few cores, and what a user's shell says of widths, colours, proxies and passwords is not
+what is tested.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,13 @@ import signal
 
 from trainer.cli import limit_spinning
 
+for name in (
+    *("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+    *(f"{kind}_proxy" for kind in ("http", "https", "all")),
+    *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "ALL")),
+    *("RAY_ADDRESS", "SEARCH_DASHBOARD_PASSWORD"),
+):
+    os.environ.pop(name, None)
 # before any test imports torch or numpy
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")

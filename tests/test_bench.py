@@ -234,16 +234,16 @@ def test_what_other_work_costs_is_measured_both_ways_within_a_round(
     first = [(0, "300000", 0), (0, "300000", 3), (0, None, 0), (0, None, 3)]
     assert asked == [*first, *((1, *one[1:]) for one in reversed(first))]
     assert psutil.Process().children() == []
-    assert found["beside_to_alone"] == {"libgomp": [5.0, 5.0], "ours": [2.0, 2.0]}
-    assert found["ours_to_libgomp"] == {"alone": [1.0, 1.0], "beside": [0.4, 0.4]}
-    assert found["cpu_s"]["libgomp"] == {"alone": [2.0, 2.0], "beside": [10.0, 10.0]}
+    assert found["beside_to_alone"] == {"torch": [5.0, 5.0], "ours": [2.0, 2.0]}
+    assert found["ours_to_torch"] == {"alone": [1.0, 1.0], "beside": [0.4, 0.4]}
+    assert found["cpu_s"]["torch"] == {"alone": [2.0, 2.0], "beside": [10.0, 10.0]}
     capsys.readouterr()
     bench_train.show_loaded(16, found)
     said = capsys.readouterr().out
     assert "alone 1.00 (1.00..1.00), beside 3 busy loops 0.40 (0.40..0.40)" in said
 
 
-def test_rivals_wait_as_the_library_does_and_ours_as_every_command(
+def test_rivals_wait_as_torch_does_by_itself_and_ours_as_every_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # how often its threads spin, in place of the seconds of a training
@@ -294,7 +294,7 @@ def test_train_measures_all_three_and_writes_every_figure(
     assert first["steps"] == 4
     # the other processes' time is the machine's, so that nothing can be said of its amount
     assert {way: list(at) for way, at in first["loaded"]["seconds"].items()} == {
-        way: ["alone", "beside"] for way in ("libgomp", "ours")
+        way: ["alone", "beside"] for way in ("torch", "ours")
     }
     said = capfd.readouterr()
     assert "ratio" in said.out

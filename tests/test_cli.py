@@ -1,4 +1,4 @@
-"""How long torch's threads spin, set by every command before torch is loaded."""
+"""How long threads spin, set by every command before torch and numpy are loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from tests.studies import ROOT
 
-WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+BRIEF = {"GOMP_SPINCOUNT": "20000", "OPENBLAS_THREAD_TIMEOUT": "14"}
+WAITING = (*BRIEF, "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 HEAVY = ("torch", "numpy", "optuna", "sqlalchemy")
 # what each command has to be told before it goes to work
 COMMANDS = {
@@ -85,18 +86,14 @@ def test_no_command_is_forgotten() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_threads_of_a_command_spin_briefly_from_the_start(command: str, tmp_path: Path) -> None:
     said = at_the_first(command, tmp_path)
-    brief = {"GOMP_SPINCOUNT": "20000"}
-    assert said["own"] == brief
+    assert said["own"] == BRIEF
     # a worker is started before the run itself has loaded anything
     first = command in ("search.run", "search.confirm")
-    assert said["children"] == [brief] * first
+    assert said["children"] == [BRIEF] * first
 
 
-@pytest.mark.parametrize(
-    "own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "PASSIVE"}]
-)
-def test_what_a_user_has_set_about_waiting_threads_stays(
-    own: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", WAITING)
+def test_what_a_user_has_set_about_waiting_threads_stays(name: str, tmp_path: Path) -> None:
+    own = {name: "PASSIVE" if name == "OMP_WAIT_POLICY" else "7"}
     assert at_the_first("search.run", tmp_path, **own) == {"own": own, "children": [own]}
     assert at_the_first("trainer.train", tmp_path, **own)["own"] == own
