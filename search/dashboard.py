@@ -96,7 +96,7 @@ def _main(args: argparse.Namespace) -> int:
     import waitress
 
     from search.guard import Guard
-    from search.prefix import Rebased, checked
+    from search.path_prefix import Rebased, checked
     from storage import StorageError, open_storage
     from trainer.errors import UserError
 

@@ -15,7 +15,7 @@ import optuna_dashboard
 import pytest
 
 from search import dashboard
-from search.prefix import Rebased
+from search.path_prefix import Rebased
 from search.shift import work
 from tests.studies import post_at, real_study, refusal, running, store
 from tests.test_dashboard import ask, browsed
