@@ -225,7 +225,7 @@ def test_the_table_counts_and_names_what_was_found(
     assert "p10" in line
     assert "p04: " in out
     assert "not a picture" in out
-    assert f"--data {root} --repair OUT" in out
+    assert f"--data '{root}' --repair OUT" in out
 
 
 def test_a_name_in_brackets_is_shown_as_it_is(

@@ -292,10 +292,12 @@ def _a_share_of_the_channels_is_silent_in_training(bench: Bench) -> None:
 @of("data.root")
 def _the_pictures_are_those_of_the_folder(bench: Bench) -> None:
     root = data_folders.course(bench.folder / "own", [f"p{n:02d}" for n in range(20)], side=16)
+    halves = np.full((16, 16), 13)
+    halves[:8] = 18
     for path in (root / "train" / "masks").iterdir():
-        data_folders.save_mask(np.full((16, 16), 13), path)
+        data_folders.save_mask(halves, path)
     seen = bench.command(f"data.root={root}")
-    assert {int(number) for _, masks in seen.before for number in masks.unique()} == {13}
+    assert {int(number) for _, masks in seen.before for number in masks.unique()} == {13, 18}
 
 
 @of("data.image_size")

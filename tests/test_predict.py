@@ -236,7 +236,6 @@ def turned(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.xfail(strict=True, reason="trainer.data.sources.read_image does not turn it yet")
 def test_a_mask_fits_a_turned_picture_as_viewers_show_it(
     checkpoint: Path, turned: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ _PLAIN = {"…": "~", "×": "x", "±": "+-", "–": "-", "—": "-", "⭐": "*",
 # what no UTF-8 text holds: bytes of a file name that are not UTF-8, as Python carries them
 _BYTES = re.compile("[\udc80-\udcff]")
 _NOT_IN_QUOTES = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
+_NOT_ASCII = re.compile("[^ -~]")
 
 
 class _Steady(io.FileIO):
@@ -175,12 +176,20 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    if not _NOT_IN_QUOTES.search(word):
+    # where names are not in UTF-8, what is written in UTF-8 would be another name
+    special = _NOT_IN_QUOTES if sys.getfilesystemencoding() == "utf-8" else _NOT_ASCII
+    if not special.search(word):
         return shlex.quote(word)
     plain = word.replace("\\", "\\\\").replace("'", "\\'")
     # three octal digits end by themselves, a hexadecimal escape takes what follows along
-    return "$'" + _NOT_IN_QUOTES.sub(lambda match: f"\\{_byte(match[0]):03o}", plain) + "'"
+    return (
+        "$'" + special.sub(lambda one: "".join(map("\\{:03o}".format, _bytes(one[0]))), plain) + "'"
+    )
 
 
-def _byte(one: str) -> int:
-    return os.fsencode(one)[0] if _BYTES.match(one) else ord(one)
+def _bytes(one: str) -> bytes:
+    """A character as a name of a file has it, or in UTF-8 where it can be in none."""
+    try:
+        return os.fsencode(one)
+    except UnicodeEncodeError:
+        return one.encode()

@@ -277,7 +277,9 @@ def pictures_in(
 
 
 def course_folders(root: Path) -> tuple[Path, Path] | None:
-    """The folders of pictures and masks of the course layout, if `root` has them."""
+    """The folders of pictures and masks of the course layout, if `root` is there and has them."""
+    if not root.is_dir():
+        return None
     train = named_once(root, ("train",), Path.is_dir)
     for base in (train, root):
         found = None if base is None else _halves(base)
