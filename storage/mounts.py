@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 # by the names of /proc/mounts; every fuse.* but the local ones counts too
@@ -28,7 +29,8 @@ def network_type(path: Path, mounts: str | None = None) -> str | None:
     """
     if mounts is None:
         try:
-            mounts = os.fsdecode(Path("/proc/mounts").read_bytes())
+            names = sys.getfilesystemencoding()
+            mounts = Path("/proc/mounts").read_text(encoding=names, errors="surrogateescape")
         except OSError:
             return None
     real = os.path.realpath(path)
