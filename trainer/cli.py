@@ -194,8 +194,8 @@ def limit_spinning() -> None:
     """
     # libgomp, which torch brings along, spins 300,000 times, 7 ms, at each barrier before it
     # sleeps. Beside other work the thread that is waited for has lost its core, and that spinning
-    # keeps it from coming back: with 2 threads beside 2 busy loops a step took 4.5 times as long
-    # as alone, and takes 2.3 times as long with 20,000. Fewer cost time on a quiet machine, since
+    # keeps it from coming back: with 2 threads beside 2 busy loops a step took 4.2 times as long
+    # as alone, and takes 2.4 times as long with 20,000. Fewer cost time on a quiet machine, since
     # waking a thread takes longer than it mostly waits: without any (OMP_WAIT_POLICY=PASSIVE) a
     # step takes 1.8 times as long there. OpenBLAS spins for 22 ms, and so against torch's threads
     # too: a proposal of the sampler takes .6 of the time alone and .3 of it beside busy loops.
