@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     import optuna
 
-    from search.analysis.findings import Finding
-    from search.study import Setup
+    from search.results.findings.every_finding import Finding
+    from search.study.setup import Setup
 
 STUDIES, TRIALS, EPOCHS = 200, 40, 9
 NOTHING, PEAK = "nothing matters", "peak at 3.0"
@@ -62,8 +62,8 @@ ROWS = (*CLAIMS, "complete trials")
 
 def setup_of(way: str, seed: int) -> Setup:
     """A search of the default space."""
-    from search.spaces import resolve
-    from search.study import make_setup
+    from search.study.search_space import resolve
+    from search.study.setup import make_setup
     from trainer.config import Config, with_values
     from trainer.data.dataset import DataSummary
 
@@ -91,10 +91,10 @@ def searched(truth: str, way: str, trials: int, seed: int) -> optuna.Study:
     import numpy as np
     import optuna
 
-    from search.names import SETUP
-    from search.seedtable import figures
-    from search.spaces import distribution
-    from search.study import equip
+    from search.strategy.equipping import equip
+    from search.study.attributes import SETUP
+    from search.study.search_space import distribution
+    from search.study.training_figures import figures
 
     setup = setup_of(way, seed)
     study = optuna.create_study(study_name=setup.name, direction="maximize")
@@ -131,8 +131,8 @@ def claimed(said: list[Finding]) -> list[bool]:
 
 def one_search(truth: str, way: str, trials: int, seed: int) -> list[float]:
     """Which claims the report of one search makes, and how many of its trials are complete."""
-    from search.analysis.findings import findings
-    from search.results import results_of
+    from search.results.findings.every_finding import findings
+    from search.results.trials import results_of
 
     results = results_of(searched(truth, way, trials, seed))
     return [*map(float, claimed(findings(results))), float(len(results.complete()))]

@@ -92,7 +92,7 @@ def passing_on(command: Sequence[str], **options: Any) -> int:
 
     Returns its exit code; 130 where it was asked and had just ended. options: of Popen.
     """
-    from search.signals import Signals
+    from search.execution.stop_requests import Signals
 
     # in a session of its own it hears each Ctrl-C once: from here
     with (

@@ -173,7 +173,7 @@ def _full(args: argparse.Namespace, summary: DataSummary) -> Config:
 
 def _parts(bench: _Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
     """Every measurement by its name, the short ones first."""
-    from search.packing import Place, candidates
+    from search.execution.launchers.capacity import Place, candidates
     from trainer.runtime import usable_cores
 
     place = Place(bench.args.device, usable_cores())
@@ -218,7 +218,7 @@ def _rival(bench: _Bench, rival: str) -> Result:
 
 def _side_by_side(bench: _Bench, place: Any, size: int, workers: int) -> Result:
     """Trainings at the same time: pictures a second together, and unpruned trials an hour."""
-    from search.packing import side_by_side
+    from search.execution.launchers.capacity import side_by_side
     from trainer.config import with_values
     from trainer.data.dataset import describe
 

@@ -41,7 +41,7 @@ def enqueue_file(folder: Path, trials: int, epochs: int, seed: int) -> Path:
     import yaml
 
     import space
-    from search.spaces import drawn
+    from search.study.search_space import drawn
 
     path = folder / "trials.yaml"
     if not path.exists():
@@ -99,20 +99,20 @@ def outcome(folder: Path, arm: str) -> dict[str, Any]:
     import optuna
     from optuna.trial import TrialState
 
-    from search import lineage
-    from search.revive import revivals
+    from search.study import lineages
+    from search.study.lineages import revivals
     from storage import open_storage
 
     study = optuna.load_study(study_name=arm, storage=open_storage(_store(folder, arm)))
     rows = study.get_trials(deepcopy=False)
-    best, done = lineage.best_of(rows), lineage.finished(rows)
+    best, done = lineages.best_of(rows), lineages.finished(rows)
     again = revivals(rows)
     return {
         "answer": None if best is None else best.value,
         "trial": None if best is None else best.number,
         "finished": len(done),
         "pruned": sum(row.state == TrialState.PRUNED for row in done),
-        "revived": len({lineage.rows_of(rows, row)[0].number for row in again}),
+        "revived": len({lineages.rows_of(rows, row)[0].number for row in again}),
         "epochs": sum(len(row.intermediate_values) for row in [*done, *again]),
         "seconds": Clock.of(folder, arm).seconds,
     }

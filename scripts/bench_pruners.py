@@ -209,7 +209,7 @@ def read_sources(args: argparse.Namespace) -> tuple[Curves, Curves | None, float
     """
     from replay import halves
 
-    from search.bank import read_bank, seed_deviation
+    from search.strategy.forecast.curve_banks import read_bank, seed_deviation
 
     bank = read_bank(args.bank)
     seed_sd = args.seed_sd or seed_deviation(bank)
@@ -300,7 +300,11 @@ def parser() -> Parser:
         prog="scripts/bench pruners", description=__doc__.partition("\n\n")[2] if __doc__ else ""
     )
     add = made.add_argument
-    add_flags(made, bank="whole curves to replay (search/banks/README.md)", seed="of the studies")
+    add_flags(
+        made,
+        bank="whole curves to replay (search/strategy/forecast/banks/README.md)",
+        seed="of the studies",
+    )
     add(
         "--half",
         choices=("a", "b"),

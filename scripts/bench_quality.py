@@ -37,7 +37,7 @@ from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from search.launch import Slot
+    from search.execution.launchers.local import WorkerPlan
     from trainer.config import Config
     from trainer.data.dataset import FaceData, Part
 
@@ -219,7 +219,7 @@ def part_scores(weights: Path, part: Part, device: str, tta_flip: bool) -> Figur
 # -------------------------------------------------------------------------------------- all of them
 
 
-def run_missing(jobs: Sequence[Job], slots: Sequence[Slot]) -> int:
+def run_missing(jobs: Sequence[Job], slots: Sequence[WorkerPlan]) -> int:
     """Run the jobs whose scores are missing, one in each slot at a time; returns how many.
 
     Ctrl-C ends them within their epoch. Raises UserError where one fails.
@@ -267,7 +267,7 @@ def ended(busy: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> Iterator[None
                 process.wait()
 
 
-def _started(job: Job, slot: Slot) -> subprocess.Popen[bytes]:
+def _started(job: Job, slot: WorkerPlan) -> subprocess.Popen[bytes]:
     words = [sys.executable, __file__, "train-one", job.folder, "--device", slot.device]
     words += ["--tta-flip"] if job.tta_flip else []
     with (job.folder / "log").open("ab") as log:
@@ -285,7 +285,7 @@ def _started(job: Job, slot: Slot) -> subprocess.Popen[bytes]:
 
 def _check_ended(job: Job, code: int) -> None:
     if code != 0 or not job.scores.exists():
-        from search.launch import last_words
+        from search.execution.launchers.local import last_words
 
         said = last_words(job.folder / "log", 0).removeprefix("error: ")
         raise UserError(
@@ -592,7 +592,7 @@ def base_config(args: argparse.Namespace, root: str) -> Config:
 def _main(args: argparse.Namespace, words: list[str]) -> int:
     import torch
 
-    from search.launch import plan_slots
+    from search.execution.launchers.local import plan_workers
     from trainer.data.dataset import load_faces
     from trainer.files import atomic_write_text
     from trainer.runtime import usable_cores
@@ -610,7 +610,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     )
     for part in filled_parts(data):
         data.part(part)
-    slots = plan_slots(
+    slots = plan_workers(
         args.workers,
         device="auto",
         cores=usable_cores(),

@@ -5,9 +5,9 @@ one configuration as in another. They are the best K of 20 by one noisy score ea
 `search.confirm` picks them; or all of one mean; or two of one mean and the others 2 deviations
 lower. Then they are repeated with fresh noise.
 
-  sequential  search.repeats as search.confirm uses it: 3 seeds each, then one more at every look
+  sequential  intervals as search.confirm uses it: 3 seeds each, then one more at every look
               for those that cannot be told apart, 10 at most
-  fixed N     search.repeats with N seeds each and one look
+  fixed N     intervals with N seeds each and one look
   rivals      t tests of Welch at every look, without correction; Tukey's test and Welch's with
               Holm's correction at 10 seeds each; all with plain t intervals
 
@@ -44,7 +44,7 @@ from trainer.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from search.repeats import Interval, Pair
+    from search.results.statistics.intervals import Interval, Pair
 
     Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -60,7 +60,8 @@ ALPHA = 0.05
 LOWER = 2.0
 PICKED, TIED, LED = "best of 20", "all of one mean", "two lead"
 FIGURES = ("covered", "width", "wider", "wrong", "not equal", "decided", "seeds")
-# the constants of search.repeats were chosen on the first of these, and are reported on all
+# the constants of search.results.statistics.intervals were chosen on the first of these, and are
+# reported on all
 CHOSEN_ON = ("normal", "gamma", "gamma, left", "stuck", "exponential")
 NOISES = (
     *CHOSEN_ON,
@@ -139,7 +140,7 @@ def recorded(bank: Path) -> np.ndarray:
     """
     import numpy as np
 
-    from search.bank import read_bank
+    from search.strategy.forecast.curve_banks import read_bank
 
     by_config: dict[int, list[float]] = {}
     for curve in read_bank(bank):
@@ -177,7 +178,7 @@ def truths(
 
 def repeated(draws: Mapping[str, Sequence[float]], judge: Judge, *, first: int) -> Ended:
     """A study that is looked at from `first` seeds each on. draws: name -> scores, seed by seed."""
-    from search.repeats import interval, look_at, next_seeds
+    from search.results.statistics.intervals import interval, look_at, next_seeds
 
     looks = look_at(CAP, first=first, step=STEP)
     scores = {name: list(own[:first]) for name, own in draws.items()}
@@ -195,7 +196,7 @@ def repeated(draws: Mapping[str, Sequence[float]], judge: Judge, *, first: int) 
 
 def ways(draws: Mapping[str, Sequence[float]]) -> dict[str, Ended]:
     """The same scores under every way of repeating."""
-    from search.repeats import compare, interval
+    from search.results.statistics.intervals import compare, interval
 
     def ours(scores: Scores, look: int, looks: int) -> list[Pair]:
         return compare(scores, look=look, looks=looks, alpha=ALPHA)
@@ -224,7 +225,7 @@ def t_interval(scores: Sequence[float]) -> Interval:
     """The textbook's 95 % interval."""
     from scipy.special import stdtrit
 
-    from search.repeats import Interval
+    from search.results.statistics.intervals import Interval
 
     mean, variance = moments(scores)
     reach = math.sqrt(variance / len(scores)) * float(stdtrit(len(scores) - 1, 1 - ALPHA / 2))
@@ -307,7 +308,7 @@ def studentized(groups: int, freedom: int) -> float:
 
 
 def _decided(a: str, b: str, difference: float, reach: float, margin: float) -> Pair:
-    from search.repeats import Pair, Verdict
+    from search.results.statistics.intervals import Pair, Verdict
 
     low, high = difference - reach, difference + reach
     verdict: Verdict | None = "first" if low > 0 else "second" if high < 0 else None

@@ -73,7 +73,7 @@ def make_jobs(parts: Sequence[str], *, trials: Sequence[int], repeats: int, seed
     """All studies, those of one world and repetition together."""
     from sampler_race import ARMS, OURS, SURROGATE, Job, task_names
 
-    from search.sampler import draw_seed
+    from search.strategy.samplers import draw_seed
 
     repeats_of = {SURROGATE: repeats} if "surrogate" in parts else {}
     if "tables" in parts:
@@ -187,7 +187,7 @@ def check_bank(path: Path) -> None:
     """Raises UserError for a bank of which no half can be fitted."""
     from replay import configurations
 
-    from search.bank import read_bank
+    from search.strategy.forecast.curve_banks import read_bank
 
     least = 6
     if (found := len(configurations(read_bank(path)))) < least:

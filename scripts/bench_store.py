@@ -70,17 +70,17 @@ def write(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _our_trial(args: argparse.Namespace, study: optuna.Study, result: dict[str, Any]) -> bool:
-    """One trial as search.shift runs it; False where no place is left."""
-    from search.study import take_up
-    from storage import Heart, LeasedStorage
+    """One trial as search.execution.trial_runner runs it; False where no place is left."""
+    from search.execution.trial_runner import take_up
+    from storage import Heartbeat, LeasedStorage
 
     storage = args.storage
     assert isinstance(storage, LeasedStorage)
     try:
-        token = storage.take_place(study._study_id, args.total, f"writer:{os.getpid()}")
+        token = storage.take_slot(study._study_id, args.total, f"writer:{os.getpid()}")
         if token is None:
             return False
-        with Heart(storage, token):
+        with Heartbeat(storage, token):
             trial_id = storage.pop_waiting(study._study_id, token)
             if trial_id is None:
                 trial_id = storage.new_trial(study._study_id, token)

@@ -10,8 +10,8 @@ from bench_common import count
 from trainer.cli import Parser, progress_bar
 
 if TYPE_CHECKING:
-    from search.bank import Recorded
-    from search.study import Setup
+    from search.strategy.forecast.curve_banks import Recorded
+    from search.study.setup import Setup
 
 NAME = "large"
 # of the trials, those that are trained to their end; the others stop at a quarter of the budget
@@ -20,8 +20,8 @@ _WHOLE_SHARE = 0.3
 
 def setup_for(epochs: int) -> Setup:
     """A study of the default space on the built-in faces."""
-    from search.spaces import resolve
-    from search.study import make_setup
+    from search.study.search_space import resolve
+    from search.study.setup import make_setup
     from trainer.config import Config, with_values
     from trainer.data.dataset import DataSummary
 
@@ -56,9 +56,11 @@ def filled(url: str, setup: Setup, trials: int) -> None:
     """Make the study with so many finished trials."""
     import random
 
-    from search.bank import read_bank
-    from search.prior import BANKS
-    from search.study import distributions, open_study, set_total
+    from search.management.opening import open_study
+    from search.strategy.forecast.curve_banks import read_bank
+    from search.strategy.forecast.priors import BANKS
+    from search.study.setup import distributions
+    from search.study.shared_state import set_total
     from storage import open_storage
 
     bank, rng = read_bank(BANKS[0]), random.Random(0)

@@ -2,7 +2,7 @@
 
 First CONFIGS random configurations, none pruned; then REPEATS of them, half of these the best and
 half drawn, are trained again with SEEDS other seeds each. The curves are what the pruner starts
-from and what its bench replays: see search/banks/README.md.
+from and what its bench replays: see search/strategy/forecast/banks/README.md.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from bench_common import count, passing_on, tell
 
-from search.names import STORAGE
+from search.study.names import STORAGE
 from trainer.cli import Parser, guarded, whole
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from search.bank import Recorded
-    from search.enqueue import Request
-    from search.study import Setup
+    from search.management.enqueue import Request
+    from search.strategy.forecast.curve_banks import Recorded
+    from search.study.setup import Setup
 
 EPILOG = """\
 Every other flag is one of search.run and goes to it as it is: --data, --preset, --config, --epochs,
@@ -122,7 +122,7 @@ def recorded(args: argparse.Namespace, flags: Sequence[str]) -> int:
 
 def trained(args: argparse.Namespace, flags: Sequence[str], total: int) -> int:
     """Let the study reach `total` finished trials; search.run's code, 1 where it ended early."""
-    from search.lineage import finished
+    from search.study.lineages import finished
 
     if len(finished(rows_of(args))) >= total:
         return 0
@@ -149,25 +149,26 @@ def rows_of(args: argparse.Namespace) -> list[FrozenTrial]:
 
 def originals(rows: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The finished trials of the random configurations, by number."""
-    from search.enqueue import MARK
-    from search.lineage import finished
+    from search.study.attributes import ENQUEUED
+    from search.study.lineages import finished
 
-    return [row for row in finished(rows) if MARK not in row.user_attrs]
+    return [row for row in finished(rows) if ENQUEUED not in row.user_attrs]
 
 
 def repeats(rows: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials with other seeds, ended or not; failed ones have no place in the budget."""
     from optuna.trial import TrialState
 
-    from search.enqueue import MARK
+    from search.study.attributes import ENQUEUED
 
-    return [row for row in rows if MARK in row.user_attrs and row.state != TrialState.FAIL]
+    return [row for row in rows if ENQUEUED in row.user_attrs and row.state != TrialState.FAIL]
 
 
 def enqueue_repeats(args: argparse.Namespace) -> None:
     """Put the trainings with other seeds in the queue, each once however often this is called."""
-    from search.enqueue import enqueue
-    from search.study import load_setup, load_study
+    from search.management.enqueue import enqueue
+    from search.strategy.equipping import load_study
+    from search.study.lookup import load_setup
     from storage import open_storage
 
     with closing(open_storage(args.storage)) as storage:
@@ -195,8 +196,8 @@ def to_repeat(rows: Sequence[FrozenTrial], count: int, *, seed: int) -> list[Fro
 
 def requests(rows: Sequence[FrozenTrial], seeds: int) -> list[Request]:
     """The same configurations with `seeds` other seeds each."""
-    from search.enqueue import Request
-    from search.study import trial_seed
+    from search.management.enqueue import Request
+    from search.study.setup import trial_seed
 
     return [
         Request(
@@ -214,8 +215,9 @@ def requests(rows: Sequence[FrozenTrial], seeds: int) -> list[Request]:
 
 def collect(args: argparse.Namespace) -> int:
     """Write what the study holds; the exit code. Raises StudyError, UserError."""
-    from search.bank import write_bank
-    from search.study import load_setup, load_study
+    from search.strategy.equipping import load_study
+    from search.strategy.forecast.curve_banks import write_bank
+    from search.study.lookup import load_setup
     from storage import open_storage
 
     with closing(open_storage(args.storage, create=False, read_only=True)) as storage:
@@ -238,8 +240,8 @@ def collected(setup: Setup, rows: Sequence[FrozenTrial]) -> tuple[list[Recorded]
     """
     from optuna.trial import TrialState
 
-    from search.bank import Recorded
-    from search.lineage import diverged, merged
+    from search.strategy.forecast.curve_banks import Recorded
+    from search.study.lineages import diverged, merged
 
     numbers: dict[tuple[tuple[str, Any], ...], int] = {}
     curves = []
@@ -267,7 +269,7 @@ def collected(setup: Setup, rows: Sequence[FrozenTrial]) -> tuple[list[Recorded]
 
 def learning_rates(setup: Setup, row: FrozenTrial) -> list[float]:
     """Of each epoch's last step, as the trainer computes them (`trainer.lr`)."""
-    from search.objective import trial_config
+    from search.study.setup import trial_config
     from trainer.fit import schedule_ends
     from trainer.lr import lr_at
     from trainer.presets import steps_per_epoch
@@ -289,7 +291,7 @@ def learning_rates(setup: Setup, row: FrozenTrial) -> list[float]:
 
 def in_words(curves: Sequence[Recorded]) -> str:
     """What a bank holds, in one line."""
-    from search.bank import seed_deviation
+    from search.strategy.forecast.curve_banks import seed_deviation
 
     by_config: dict[int, list[float]] = {}
     for curve in curves:

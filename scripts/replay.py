@@ -27,11 +27,11 @@ from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
-from search.lineage import CONTINUES
+from search.study.attributes import CONTINUES
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from search.bank import Recorded
+    from search.strategy.forecast.curve_banks import Recorded
 
 FIGURES = ("epochs_share", "p_worse", "p_lose_strict", "regret_sd")
 

@@ -33,13 +33,14 @@ from optuna.trial import FrozenTrial, TrialState
 from replay import Rule, Setting
 from scipy.special import ndtr
 
-from search import lineage
-from search.covariates import Covariates
-from search.forecast import Forecast, start_from
-from search.outlook import Outlook
-from search.pruner import THRESHOLDS, RestartAwarePruner, Thresholds, first_epoch
-from search.revive import choose
-from search.study import PRUNE_RISK
+from search.strategy.forecast.features import ConfigurationFeatures
+from search.strategy.forecast.model import Forecast, prior_from
+from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.pruners import THRESHOLDS, RestartAwarePruner, Thresholds, first_epoch
+from search.strategy.revival import choose
+from search.study import lineages
+from search.study.attributes import CONTINUES
+from search.study.setup import PRUNE_RISK
 
 OURS = "restart-aware"
 NO_PRUNING = "no pruning"
@@ -60,14 +61,16 @@ def restart_aware(
     setting: Setting, risk: float = PRUNE_RISK, thresholds: Thresholds = THRESHOLDS
 ) -> Rule:
     """This project's pruner and revival, as they ship where nothing is given."""
-    starts = [start_from(setting.prior)] if setting.prior else []
-    outlook = Outlook(Forecast(starts, Covariates(setting.epochs)), setting.configurations)
+    starts = [prior_from(setting.prior)] if setting.prior else []
+    study_forecast = StudyForecast(
+        Forecast(starts, ConfigurationFeatures(setting.epochs)), setting.configurations
+    )
 
     def revive(study: optuna.Study, total: int) -> int | None:
         rows = study.get_trials(deepcopy=False)
         return choose(
             rows,
-            outlook,
+            study_forecast,
             epochs=setting.epochs,
             total=total,
             limit=None,
@@ -76,7 +79,11 @@ def restart_aware(
         )
 
     pruner = RestartAwarePruner(
-        setting.epochs, lambda: outlook, risk=risk, total=setting.total, thresholds=thresholds
+        setting.epochs,
+        lambda: study_forecast,
+        risk=risk,
+        total=setting.total,
+        thresholds=thresholds,
     )
     return Rule(pruner, revive)
 
@@ -187,7 +194,7 @@ def _others(study: optuna.Study, trial: FrozenTrial, epoch: int) -> list[float]:
 
 def _last_rows(rows: Iterable[FrozenTrial]) -> dict[int, FrozenTrial]:
     """Number -> row, of those that no other row continues and that were parked."""
-    continued = {row.user_attrs.get(lineage.CONTINUES) for row in rows}
+    continued = {row.user_attrs.get(CONTINUES) for row in rows}
     return {
         row.number: row
         for row in rows
@@ -391,17 +398,17 @@ class FreezeThaw(BasePruner):
     def _next(self, study: optuna.Study) -> int | None:
         """The number of the row to go on from; None for a new trial, or for nothing more."""
         rows = study.get_trials(deepcopy=False)
-        lineages = lineage.merged(rows)
+        merged = lineages.merged(rows)
         spent = sum(len(row.intermediate_values) for row in rows)
-        unborn = self._total - len(lineages)
+        unborn = self._total - len(merged)
         if not rows or spent + unborn >= self._budget:
             return None
         # the same state, the same draw: asked after an epoch and again before the next one
         rng = random.Random(f"{self._seed} {spent}")
         horizon = rng.randint(1, self._epochs)
-        best = max(score for one in lineages for score in _scores(one))
+        best = max(score for one in merged for score in _scores(one))
         goal = best + 10 ** rng.uniform(-4, -1) * (1 - best)
-        self._model.learn(lineages)
+        self._model.learn(merged)
 
         def chance(seen: np.ndarray) -> float:
             mean, deviation = self._model.ahead(seen)
@@ -411,7 +418,7 @@ class FreezeThaw(BasePruner):
         last_of = _ends(rows)
         candidates: list[tuple[float, int | None]] = [
             (chance(_curve(one)), last_of[one.number])
-            for one in lineages
+            for one in merged
             if one.state != TrialState.COMPLETE
         ]
         if unborn:
@@ -423,7 +430,7 @@ def _ends(rows: Sequence[FrozenTrial]) -> dict[int, int]:
     """Number of a lineage's first row -> number of its last."""
     first: dict[int, int] = {}
     for row in rows:
-        parent = row.user_attrs.get(lineage.CONTINUES)
+        parent = row.user_attrs.get(CONTINUES)
         first[row.number] = row.number if parent is None else first[parent]
     return {root: number for number, root in first.items()}
 

@@ -26,24 +26,25 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from replay import halves
 
-from search import lineage
-from search.bank import read_bank
-from search.covariates import KNOTS, Array, Covariates
-from search.forecast import Forecast, Start, start_from
-from search.outlook import Outlook
-from search.pruner import RestartAwarePruner
-from search.revive import choose, continued
-from search.sampler import SAMPLERS, LineageSampler, draw_seed
-from search.spaces import distribution, drawn
-from search.study import PRUNE_RISK
+from search.strategy.forecast.curve_banks import read_bank
+from search.strategy.forecast.features import KNOTS, Array, ConfigurationFeatures
+from search.strategy.forecast.model import Forecast, Prior, prior_from
+from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.pruners import RestartAwarePruner
+from search.strategy.revival import choose, continued
+from search.strategy.samplers import LineageSampler, draw_seed
+from search.study import lineages
+from search.study.names import SAMPLERS
+from search.study.search_space import distribution, drawn
+from search.study.setup import PRUNE_RISK
 from space import SPACE, Choice, Concrete, Int, concrete
 from trainer.errors import UserError
 
 # what this project shows its samplers, and the rows of the store as they are
 OURS, OPTUNAS = "ends estimated", "Optuna's own"
-# over which distance the surrogate departs from its line, in standardised covariates
+# over which distance the surrogate departs from its line, in standardised features
 _REACH, _FEATURES = 1.0, 200
-# configurations among which the best known one is looked for, and of an outlook
+# configurations among which the best known one is looked for, and of a forecast
 _LOOKED_AT, _CONFIGURATIONS = 4000, 48
 
 
@@ -80,9 +81,11 @@ class _Unmerged(LineageSampler):
         return study
 
 
-def _sampler(arm: Arm, specs: dict[str, Concrete], outlook: Outlook, seed: int) -> BaseSampler:
+def _sampler(
+    arm: Arm, specs: dict[str, Concrete], study_forecast: StudyForecast, seed: int
+) -> BaseSampler:
     kind = LineageSampler if arm.view == OURS else _Unmerged
-    return kind(arm.sampler, lambda: outlook, seed=seed, specs={**specs}, fixed={})
+    return kind(arm.sampler, lambda: study_forecast, seed=seed, specs={**specs}, fixed={})
 
 
 def _asked(study: optuna.Study, specs: Mapping[str, Concrete]) -> tuple[optuna.Trial, float]:
@@ -98,21 +101,21 @@ def _asked(study: optuna.Study, specs: Mapping[str, Concrete]) -> tuple[optuna.T
 class Surrogate:
     """A training that is drawn at random from what a bank tells about trainings.
 
-    A configuration's mean curve is a line in its covariates, drawn from the fit's posterior, and a
+    A configuration's mean curve is a line in its features, drawn from the fit's posterior, and a
     smooth departure from it; a seed's curve adds noise with the fit's correlation along the curve.
     The departure has the part of the fit's errors that the noise between seeds leaves.
 
     start: the fit. epochs: of a training. seed: of the draw.
     """
 
-    def __init__(self, start: Start, epochs: int, seed: int) -> None:
+    def __init__(self, start: Prior, epochs: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.epochs = epochs
         self.specs = concrete(SPACE, epochs)
-        self._covariates = Covariates(epochs)
-        covariates = self._covariates.count
+        self._features = ConfigurationFeatures(epochs)
+        features = self._features.count
         line = rng.multivariate_normal(start.mean, start.cov, method="eigh")
-        self._line = line.reshape(covariates, len(KNOTS))
+        self._line = line.reshape(features, len(KNOTS))
         variance = start.errors[-1, -1]
         noise_share = min(1.0, start.noise**2 / variance)
         root = np.linalg.cholesky(start.errors)
@@ -121,7 +124,7 @@ class Surrogate:
         )
         # deviation of the end between seeds, the unit of `score`
         self._unit = float(np.sqrt(noise_share * variance))
-        self._waves = rng.normal(size=(_FEATURES, covariates)) / _REACH
+        self._waves = rng.normal(size=(_FEATURES, features)) / _REACH
         self._phases = rng.uniform(0, 2 * np.pi, _FEATURES)
         self._heights = rng.normal(size=(_FEATURES, len(KNOTS))) * np.sqrt(2 / _FEATURES)
         self._seed = seed
@@ -132,8 +135,8 @@ class Surrogate:
         return max(self.score(params) for params in self.drawn(_LOOKED_AT, self._seed))
 
     def _mean(self, params: Mapping[str, Any]) -> Array:
-        """A configuration's mean readings, float64 [K], see `search.covariates.to_log`."""
-        design = self._covariates.of(params)
+        """A configuration's mean readings, float64 [K], see `features.to_log`."""
+        design = self._features.of(params)
         # the end alone would not tell one T_0 from another
         place = design.mean(0)
         smooth = np.cos(self._waves @ place + self._phases) @ self._heights
@@ -158,25 +161,27 @@ class Surrogate:
             yield drawn(self.specs, rng.random)
 
 
-def play_surrogate(world: Surrogate, prior: Start, arm: Arm, *, total: int, seed: int) -> Played:
+def play_surrogate(world: Surrogate, prior: Prior, arm: Arm, *, total: int, seed: int) -> Played:
     """A study of `total` trials, pruned and revived as search.run does it.
 
     prior: what the forecast of pruner, sampler and revival starts from.
     """
 
-    forecast = Forecast([prior], Covariates(world.epochs))
-    outlook = Outlook(forecast, world.drawn(_CONFIGURATIONS, seed))
+    forecast = Forecast([prior], ConfigurationFeatures(world.epochs))
+    study_forecast = StudyForecast(forecast, world.drawn(_CONFIGURATIONS, seed))
     study = optuna.create_study(
         direction="maximize",
-        sampler=_sampler(arm, world.specs, outlook, seed),
-        pruner=RestartAwarePruner(world.epochs, lambda: outlook, risk=PRUNE_RISK, total=total),
+        sampler=_sampler(arm, world.specs, study_forecast, seed),
+        pruner=RestartAwarePruner(
+            world.epochs, lambda: study_forecast, risk=PRUNE_RISK, total=total
+        ),
     )
 
     def revive() -> None:
         while True:
             rows = study.get_trials(deepcopy=False)
             number = choose(
-                rows, outlook, epochs=world.epochs, total=total, limit=None, risk=PRUNE_RISK
+                rows, study_forecast, epochs=world.epochs, total=total, limit=None, risk=PRUNE_RISK
             )
             if number is None:
                 return
@@ -193,7 +198,7 @@ def play_surrogate(world: Surrogate, prior: Start, arm: Arm, *, total: int, seed
         train(study, trial, curves[trial.number])
     revive()
     rows = study.get_trials(deepcopy=False)
-    answer = lineage.best_of(rows)
+    answer = lineages.best_of(rows)
     assert answer is not None, "the first trial cannot be pruned"
     epochs = sum(len(row.intermediate_values) for row in rows)
     return Played(
@@ -289,10 +294,10 @@ def task_names() -> list[str]:
 
 def play_task(task: Task, arm: Arm, *, totals: Sequence[int], seed: int) -> dict[int, Played]:
     """Studies of several lengths: since nothing is pruned, a short one begins a longer one."""
-    # of no use without curves: a sampler's outlook never gets to see one
-    outlook = Outlook(Forecast([_flat()], Covariates(1)), ())
+    # of no use without curves: a sampler's forecast never gets to see one
+    study_forecast = StudyForecast(Forecast([_flat()], ConfigurationFeatures(1)), ())
     study = optuna.create_study(
-        direction="maximize", sampler=_sampler(arm, task.specs, outlook, seed)
+        direction="maximize", sampler=_sampler(arm, task.specs, study_forecast, seed)
     )
     played = {}
     ask_s = 0.0
@@ -307,10 +312,10 @@ def play_task(task: Task, arm: Arm, *, totals: Sequence[int], seed: int) -> dict
 
 
 @functools.cache
-def _flat() -> Start:
-    size = Covariates(1).count * len(KNOTS)
+def _flat() -> Prior:
+    size = ConfigurationFeatures(1).count * len(KNOTS)
     unit = np.eye(len(KNOTS))
-    return Start(np.zeros(size), np.eye(size), unit, unit, 1.0)
+    return Prior(np.zeros(size), np.eye(size), unit, unit, 1.0)
 
 
 # ------------------------------------------------------------------------------------------- jobs
@@ -346,14 +351,14 @@ def _task(name: str) -> Task:
 
 
 @functools.lru_cache(maxsize=2)
-def _world(bank: Path, repeat: int, seed: int) -> tuple[Surrogate, Start]:
+def _world(bank: Path, repeat: int, seed: int) -> tuple[Surrogate, Prior]:
     """The surrogate and the prior come from different configurations, in turn."""
     epochs, fits = _fits(bank)
     return Surrogate(fits[repeat % 2], epochs, seed), fits[(repeat + 1) % 2]
 
 
 @functools.cache
-def _fits(bank: Path) -> tuple[int, list[Start]]:
+def _fits(bank: Path) -> tuple[int, list[Prior]]:
     """Epochs of a bank's curves, and the fit of either half."""
     curves = read_bank(bank)
-    return len(curves[0].val_f), [start_from(half) for half in halves(curves).values()]
+    return len(curves[0].val_f), [prior_from(half) for half in halves(curves).values()]

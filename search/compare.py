@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from search.names import STORAGE
+from search.study.names import STORAGE
 from trainer.cli import Parser, guarded
 
 EXAMPLES = """\
@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from search.comparing import compare
-    from search.results import results_of, say_troubles
-    from search.study import named_study
+    from search.results.comparison_tables import compare
+    from search.results.trials import results_of, say_troubles
+    from search.study.lookup import named_study
     from storage import open_storage
     from trainer.errors import UserError
 

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.launch import Ahead
-from search.names import RUNS, SEEDS, SETUP, STORAGE
+from search.execution.launchers.local import PrewarmedWorker
+from search.study.attributes import SETUP
+from search.study.names import RUNS, SEEDS, STORAGE
 from trainer.cli import Parser, from_zero, guarded, progress_bar, whole
 from trainer.streams import command_line
 
 if TYPE_CHECKING:
-    from search.progress import View
-    from search.repeats.confirming import Task
+    from search.confirmation.plan import Task
+    from search.execution.live_view import View
     from storage import LeasedStorage
 
 EXAMPLES = """\
@@ -105,11 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         it.error(f"--config {args.config}: a search's repeats take its own; add --compare KEY=V,V")
     run_args = _as_for_run(args)
     # its imports take as long as ours: both at the same time
-    with Ahead() as ahead:
+    with PrewarmedWorker() as prewarmed:
         # after the arguments: --help need not wait for torch
         from storage import StorageError
 
-        return guarded(lambda: _main(args, run_args, words, ahead), errors=(StorageError,))
+        return guarded(lambda: _main(args, run_args, words, prewarmed), errors=(StorageError,))
 
 
 def _as_for_run(args: argparse.Namespace) -> argparse.Namespace:
@@ -124,16 +125,19 @@ def _as_for_run(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def _main(
-    args: argparse.Namespace, run_args: argparse.Namespace, words: Sequence[str], ahead: Ahead
+    args: argparse.Namespace,
+    run_args: argparse.Namespace,
+    words: Sequence[str],
+    prewarmed: PrewarmedWorker,
 ) -> int:
     import optuna
     from rich.console import Console
 
-    from search.board import Board
-    from search.closing import command, commands
-    from search.progress import View
-    from search.repeats.repeating import Repeating
-    from search.study import open_study
+    from search.confirmation.runner import Repeating
+    from search.execution.live_view import View
+    from search.management.opening import open_study
+    from search.reporting.dashboard_notes import Board
+    from search.reporting.run_summary import command, commands
     from storage import redact_words
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -150,7 +154,7 @@ def _main(
         "export": f"{export} --confirmed --out best.yaml",
     }
     with Board(study, lines, view.say):
-        code = repeating.train(ahead)
+        code = repeating.train(prewarmed)
     if code == 0:
         repeating.score_images()
     repeating.conclude(lines)
@@ -161,18 +165,18 @@ def _planned(
     args: argparse.Namespace, run_args: argparse.Namespace, view: View
 ) -> tuple[LeasedStorage, Task]:
     """What is repeated, and the store; all is checked before anything is written."""
-    from search.names import chosen_study
-    from search.opening import refuse_orphans
-    from search.repeats import confirming
-    from search.repeats.repeating import first_look
+    from search.confirmation import plan
+    from search.confirmation.runner import first_look
+    from search.management.opening import refuse_orphans
     from search.run import check_writable
-    from search.study import named_study, refuse_direction, refuse_foreign
+    from search.study.identity import refuse_direction, refuse_foreign
+    from search.study.lookup import chosen_study, named_study
     from storage import open_storage
     from trainer.data.dataset import load_faces
 
     runs = Path(args.runs)
     if args.compare is not None:
-        task = confirming.compared(args.compare, run_args, args.study)
+        task = plan.compared(args.compare, run_args, args.study)
         first_look(args, task)
         check_writable(runs)
         storage = open_storage(args.storage, tell=view.say)
@@ -180,7 +184,7 @@ def _planned(
         storage = open_storage(args.storage, create=False, tell=view.say)
         name = chosen_study(storage, args.study, view.say)
         top = 3 if args.top is None else args.top
-        task = confirming.best_of(storage, name, top, root=args.data, preset=args.preset)
+        task = plan.best_of(storage, name, top, root=args.data, preset=args.preset)
         first_look(args, task)
         check_writable(runs)
     if storage.warning is not None:
@@ -193,7 +197,7 @@ def _planned(
         study = named_study(storage, name)
         if SETUP in study.user_attrs:
             refuse_direction(study, mend)
-            task = confirming.joined(task, study, mend)
+            task = plan.joined(task, study, mend)
         else:
             refuse_foreign(study, mend)
     refuse_orphans(storage, name, runs)

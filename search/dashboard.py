@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.names import RUNS, STORAGE
+from search.study.names import RUNS, STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def _main(args: argparse.Namespace) -> int:
     import optuna
     import waitress
 
-    from search.guard import Guard
-    from search.path_prefix import Rebased, checked
+    from search.web.guard import Guard
+    from search.web.path_prefix import Rebased, checked
     from storage import StorageError, open_storage
     from trainer.errors import UserError
 
@@ -244,7 +244,7 @@ def _application(storage: LeasedStorage, artifacts: Path) -> WSGIApplication:
     from optuna.artifacts.exceptions import ArtifactNotFound
     from optuna_dashboard import wsgi
 
-    from search.guard import ARTIFACTS
+    from search.web.guard import ARTIFACTS
 
     class Artifacts(FileSystemArtifactStore):
         def open_reader(self, artifact_id: str) -> Any:

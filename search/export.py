@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.names import RUNS, STORAGE, is_imported, repeats_name, search_name
+from search.study.names import RUNS, STORAGE, is_imported, repeats_name, search_name
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 from trainer.streams import command_line, write_product
@@ -70,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
-    from search.names import chosen_study
-    from search.study import named_study
+    from search.study.lookup import chosen_study, named_study
     from storage import open_storage, redact_words
     from trainer.files import atomic_write_text
 
@@ -120,7 +119,9 @@ def exported(study: optuna.Study, trial: FrozenTrial, *, command: str) -> str:
 def _config_and_record(
     study: optuna.Study, trial: FrozenTrial, command: str
 ) -> tuple[Config, dict[str, Any]]:
-    from search.study import config_for, load_setup, search_record
+    from search.study.lookup import load_setup
+    from search.study.run_records import search_record
+    from search.study.setup import config_for
 
     setup = load_setup(study)
     config = config_for(
@@ -139,24 +140,28 @@ def _text(
     trial: FrozenTrial,
     command: str,
 ) -> str:
-    from search import formats
+    from search.results import export_formats
     from trainer.config import to_dict
 
     if args.format == "yaml":
         return exported(study, trial, command=command)
     config, record = _config_and_record(study, trial, command)
     if args.format == "cli":
-        return command_line(formats.train_words(config)) + "\n"
+        return command_line(export_formats.train_words(config)) + "\n"
     if args.format == "card":
         return _card(args, storage, study, trial, config, command)
     document = to_dict(config) | {"search": record}
-    return formats.as_json(document) if args.format == "json" else formats.as_python(document)
+    return (
+        export_formats.as_json(document)
+        if args.format == "json"
+        else export_formats.as_python(document)
+    )
 
 
 def _all_trials(study: optuna.Study) -> tuple[str, str]:
     """The table, and what it is in words."""
-    from search.formats import as_csv
-    from search.results import results_of, say_troubles
+    from search.results.export_formats import as_csv
+    from search.results.trials import results_of, say_troubles
 
     results = results_of(study)
     say_troubles([results])
@@ -171,9 +176,9 @@ def _card(
     config: Config,
     command: str,
 ) -> str:
-    from search.card import card, origin_of
-    from search.pages.markdown import markdown
-    from search.results import results_of
+    from search.reporting.markdown import markdown
+    from search.reporting.model_card import card, origin_of
+    from search.results.trials import results_of
     from storage import redact
 
     results = results_of(study, Path(args.runs))
@@ -194,11 +199,12 @@ def _study_and_trial(
     args: argparse.Namespace, storage: LeasedStorage, name: str
 ) -> tuple[optuna.Study, FrozenTrial]:
     """Raises StudyError for a study that lacks such a trial, or whose configs are not known."""
-    from search.study import StudyError, load_setup, named_study
+    from search.study.lookup import load_setup, named_study
+    from search.study.setup import StudyError
 
     if args.confirmed:
         # only now: it brings torch along
-        from search.repeats.confirmed import confirmed_trial
+        from search.confirmation.scores import confirmed_trial
 
         trial = confirmed_trial(storage, name)
         return named_study(storage, repeats_name(name)), trial
@@ -214,12 +220,12 @@ def _study_and_trial(
 
 def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
     """The trial asked for, or the answer of the study. Raises StudyError."""
-    from search import lineage
-    from search.study import StudyError
+    from search.study import lineages
+    from search.study.setup import StudyError
 
     trials = study.get_trials(deepcopy=False)
     if number is None:
-        trial = lineage.best_of(trials)
+        trial = lineages.best_of(trials)
         if trial is None:
             raise StudyError(
                 f"study {study.study_name}: no trial is complete yet; wait for one, or name a"
@@ -230,10 +236,10 @@ def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
         if number not in by_number:
             raise StudyError(
                 f"study {study.study_name}: --trial {number} does not exist; there are"
-                f" {lineage.numbers_text(trials)}"
+                f" {lineages.numbers_text(trials)}"
             )
-        first = lineage.rows_of(trials, by_number[number])[0].number
-        trial = next(one for one in lineage.merged(trials) if one.number == first)
+        first = lineages.rows_of(trials, by_number[number])[0].number
+        trial = next(one for one in lineages.merged(trials) if one.number == first)
     if "seed" not in trial.user_attrs:
         # also one that was told COMPLETE in the dashboard
         raise StudyError(

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.names import RUNS, STORAGE
+from search.study.names import RUNS, STORAGE
 from space import Choice, Float
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from search.results import Outcome, Results
+    from search.results.trials import Outcome, Results
 
 # of the columns that every study has
 _TYPES = {
@@ -35,9 +35,8 @@ def load(study: str | None = None, storage: str = STORAGE, runs: str | Path = RU
     Raises StudyError or StorageError, each with the mend in its text.
     """
     # only now: importing `search` need not wait for Optuna and SQLAlchemy
-    from search.names import latest_study
-    from search.results import results_of
-    from search.study import named_study
+    from search.results.trials import results_of
+    from search.study.lookup import latest_study, named_study
     from storage import open_storage
 
     with closing(open_storage(storage, read_only=True)) as store:
@@ -71,10 +70,10 @@ class LoadedStudy:
 
         Scores in [0, 1], unrounded. Raises ImportError without pandas.
         """
-        from search import formats
+        from search.results import export_formats
 
         pandas = _pandas()
-        heads, rows = formats.table(self.results)
+        heads, rows = export_formats.table(self.results)
         columns = {head: [row[place] for row in rows] for place, head in enumerate(heads)}
         return pandas.DataFrame(
             {
@@ -101,20 +100,20 @@ class LoadedStudy:
 
     def figures(self) -> dict[str, go.Figure]:
         """The report's pictures by topic, as plotly figures."""
-        from search.figures import figures
+        from search.reporting.figures.every_figure import figures
 
         return dict(figures(self.results))
 
     def findings(self) -> list[str]:
         """The report's sentences."""
-        from search.analysis.findings import findings
+        from search.results.findings.every_finding import findings
 
         return [finding.text for finding in findings(self.results)]
 
     def _type(self, head: str, column: Sequence[Any]) -> str:
         if head in _TYPES:
             return _TYPES[head]
-        from search.seedtable import COLUMNS
+        from search.study.training_figures import COLUMNS
 
         if head in COLUMNS:
             return "float64"

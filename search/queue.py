@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.names import STORAGE
+from search.study.names import STORAGE
 from trainer.cli import Parser, guarded
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
-    from search.names import latest_study
-    from search.study import load_study
+    from search.strategy.equipping import load_study
+    from search.study.lookup import latest_study
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -107,9 +107,9 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from search import lineage
-    from search.enqueue import planned_params
-    from search.progress import params_text
+    from search.study import lineages
+    from search.study.requests import planned_params
+    from search.study.wording import params_text
 
     # a person's note may hold brackets
     console = Console(highlight=False, markup=False)
@@ -145,7 +145,7 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
     for heading in ("trial", "state", "epochs", "best F", "prio", "note or parameters"):
         trials.add_column(heading)
     for trial in study.get_trials(deepcopy=False):
-        value = lineage.value(trial)
+        value = lineages.value(trial)
         trials.add_row(
             str(trial.number),
             _state_text(trial, owners),
@@ -170,8 +170,9 @@ def _state_text(trial: FrozenTrial, owners: dict[int | None, str]) -> str:
 
 
 def _add(study: optuna.Study, args: argparse.Namespace) -> int:
-    from search.enqueue import enqueue, parse_request, read_requests
-    from search.study import load_setup, refuse_direction
+    from search.management.enqueue import enqueue, parse_request, read_requests
+    from search.study.identity import refuse_direction
+    from search.study.lookup import load_setup
     from trainer.config import parse_set
     from trainer.errors import ConfigError
 
@@ -203,7 +204,7 @@ def _add(study: optuna.Study, args: argparse.Namespace) -> int:
 
 
 def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
-    from search.lineage import numbers_text, rows_of
+    from search.study.lineages import numbers_text, rows_of
     from trainer.errors import ConfigError
 
     rows = study.get_trials(deepcopy=False)
@@ -221,7 +222,7 @@ def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
 
 
 def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
-    from search.study import drain
+    from search.study.shared_state import drain
     from trainer.errors import ConfigError
 
     if what is None:

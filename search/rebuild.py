@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.names import JUDGED, REBUILT, RUNS, SETUP, STORAGE
+from search.study.names import RUNS, STORAGE
 from trainer.cli import Parser, guarded
 from trainer.streams import command_line
 
 if TYPE_CHECKING:
     import optuna
 
-    from search.records import Found
-    from storage import LeasedStorage
+    from search.study.run_records import Found
+from search.management.recovery import rebuilt
 
 EXAMPLES = """\
 examples:
@@ -51,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
-    from search.records import existing, found_in
-    from search.study import StudyError
+    from search.study.run_folders import existing
+    from search.study.run_records import found_in
+    from search.study.setup import StudyError
     from storage import open_storage
     from trainer.errors import UserError
 
@@ -86,70 +87,11 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
-def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
-    """Make one study in the store. Raises StudyError where it has trials there already."""
-    import optuna
-
-    from search.study import StudyError, open_study, set_total
-
-    name = found.setup.name
-    _make_room(storage, name)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    study.set_user_attr(REBUILT, found.setup.uid)
-    for number, row in sorted(found.rows.items()):
-        study.add_trial(row)
-        if len(study.get_trials(deepcopy=False)) != number + 1:
-            raise StudyError("the store was away and holds a trial twice: repeat this command")
-    _pass_over(storage, study._study_id, found.token)
-    if found.total is not None:
-        set_total(study, found.total)
-    if found.judged is not None:
-        study.set_user_attr(JUDGED, found.judged)
-    # only now can anybody work on it
-    study.set_user_attr(SETUP, found.setup.to_json())
-    return open_study(storage, found.setup)
-
-
-def _make_room(storage: LeasedStorage, name: str) -> None:
-    """Delete what an interrupted rebuild, or a run without trials, has left under this name."""
-    import optuna
-
-    from search.study import StudyError, refuse_foreign
-
-    try:
-        study_id = storage.get_study_id_from_name(name)
-    except KeyError:
-        return
-    attrs = storage.get_study_user_attrs(study_id)
-    half_made = REBUILT in attrs and SETUP not in attrs
-    if not half_made and SETUP not in attrs:
-        # somebody's own: only one that is as good as new makes room
-        refuse_foreign(
-            optuna.load_study(study_name=name, storage=storage),
-            "name another --storage, or delete that study first",
-        )
-    if not half_made and (storage.get_all_trials(study_id) or storage.live_claims(study_id)):
-        raise StudyError(
-            f'the store has a study "{name}" with trials already, and two are never mixed: name'
-            " another --storage, or delete that study first"
-        )
-    storage.delete_study(study_id)
-
-
-def _pass_over(storage: LeasedStorage, study_id: int, last: int) -> None:
-    """Use up the tokens to `last`: claims write where no earlier one did, and later ones win."""
-    token = None
-    while token is None or token < last:
-        token = storage.take_place(study_id, None, "rebuild")
-        assert token is not None, "a place without a budget is always free"
-        storage.release(token)
-
-
 def _tell(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
     """What came back, and the way on."""
-    from search import lineage
-    from search.progress import counted
-    from search.records import LOST
+    from search.study import lineages
+    from search.study.attributes import LOST
+    from search.study.wording import counted
     from storage import redact
 
     for line in found.amiss:
@@ -158,7 +100,7 @@ def _tell(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
     lost = [trial for trial in trials if LOST in trial.user_attrs]
     states = [trial.state.name.lower() for trial in trials if LOST not in trial.user_attrs]
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))]
-    best = lineage.best_of(trials)
+    best = lineages.best_of(trials)
     print(
         f"study {study.study_name}: {counted(len(states), 'trial')} came back"
         f" ({', '.join(parts) or 'none'})"
@@ -172,7 +114,7 @@ def _tell(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
         )
     words = [sys.executable, "-m", "search.worker", "--storage", redact(args.storage)]
     words += ["--study", study.study_name, "--runs", args.runs]
-    done, total = len(lineage.finished(trials)), found.total
+    done, total = len(lineages.finished(trials)), found.total
     print(f"{done} of {total or '?'} finished; to go on: the same search.run command as before, or")
     print(f"  {command_line(words)}")
 

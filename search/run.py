@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.dashboard import PASSWORD
-from search.launch import Ahead
-from search.names import BEAT_S, GRACE_S, RUNS, STORAGE
+from search.execution.launchers.local import PrewarmedWorker
+from search.study.names import BEAT_S, GRACE_S, RUNS, STORAGE
 from trainer.cli import Parser, from_zero, guarded, whole
 from trainer.streams import command_line
 
 if TYPE_CHECKING:
-    from search.progress import View
+    from search.execution.live_view import View
 
 EXAMPLES = """\
 examples:
@@ -231,24 +231,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     # for the dashboard alone: workers and commands of --on-event must not inherit it
     password = os.environ.pop(PASSWORD, None)
     # its imports take as long as ours: both at the same time
-    with Ahead() as ahead:
+    with PrewarmedWorker() as prewarmed:
         # after the arguments: --help need not wait for torch
         from storage import StorageError
 
-        return guarded(lambda: _main(args, words, ahead, password), errors=(StorageError,))
+        return guarded(lambda: _main(args, words, prewarmed, password), errors=(StorageError,))
 
 
 def _main(
-    args: argparse.Namespace, words: Sequence[str], ahead: Ahead, password: str | None
+    args: argparse.Namespace, words: Sequence[str], prewarmed: PrewarmedWorker, password: str | None
 ) -> int:
     import optuna
     from rich.console import Console
 
-    from search.board import Board
-    from search.closing import commands, disk_use, summary
-    from search.opening import opened, planned
-    from search.progress import View, counted
-    from search.supervisor import Run, supervise
+    from search.execution.live_view import View
+    from search.execution.supervisor import Run, supervise
+    from search.management.opening import opened, planned
+    from search.reporting.dashboard_notes import Board
+    from search.reporting.run_summary import commands, disk_use, summary
+    from search.study.wording import counted
     from storage import open_storage, redact_words
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -260,10 +261,10 @@ def _main(
     storage = open_storage(args.storage, tell=view.say)
     if storage.warning is not None:
         view.say(f"note: {storage.warning}")
-    study, setup = opened(args, plan, storage, view)
+    study, setup = opened(args, plan, storage, console)
     run = Run(args, storage, study, setup, view)
     code = 0
-    if not run.left(run.standing()):
+    if not run.left(run.snapshot()):
         view.say(
             f"nothing to do: {setup.name} has {run.finished_before} finished trials;"
             f" raise --trials above that to go on"
@@ -271,14 +272,14 @@ def _main(
     else:
         lines = commands(setup.name, storage=args.storage, runs=args.runs)
         with _dashboard(args, view, password), Board(study, lines, view.say):
-            code = supervise(run, ahead)
+            code = supervise(run, prewarmed)
     summary(console, study, setup, storage=args.storage, runs=args.runs)
     view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
-    standing = run.standing()
-    waiting = standing.count(optuna.trial.TrialState.WAITING)
-    if run.stopped(standing):
+    snapshot = run.snapshot()
+    waiting = snapshot.count(optuna.trial.TrialState.WAITING)
+    if run.stopped(snapshot):
         view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
-    elif waiting or run.left(standing):
+    elif waiting or run.left(snapshot):
         again = command_line([sys.executable, "-m", "search.run", *redact_words(words)])
         wait = "waits" if waiting == 1 else "wait"
         view.say(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
@@ -328,7 +329,7 @@ def _check_computing(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _dashboard(args: argparse.Namespace, view: View, password: str | None) -> Iterator[None]:
     """optuna-dashboard beside the search, if wanted. Raises UserError if it does not start."""
-    from search.launch import last_words
+    from search.execution.launchers.local import last_words
     from trainer.errors import UserError
 
     if not args.dashboard:

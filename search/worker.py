@@ -26,20 +26,22 @@ _WAIT_S = 120.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker until its study is done; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words == ["--ahead"]:
+    if words == ["--prewarmed"]:
         words = _handed_over()
         if not words:
             # the run was over before it began
             return 0
     options = _parser().parse_args(words)
-    if options.ahead:
-        _parser().error("--ahead stands alone: the other arguments come by standard input")
+    if options.prewarmed:
+        _parser().error("--prewarmed stands alone: the other arguments come by standard input")
     # after parsing: `--help` must not wait for torch
     import optuna
 
-    from search.shift import Post, work
-    from search.signals import AtOnce, WorkerSignals
-    from search.study import lease_of, load_study
+    from search.execution.stop_requests import AtOnce, WorkerSignals
+    from search.execution.worker_context import WorkerContext
+    from search.execution.worker_loop import work
+    from search.strategy.equipping import load_study
+    from search.study.shared_state import lease_of
     from storage import StorageError, open_storage
 
     def body() -> int:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             study = load_study(storage, options.study)
             lease = lease_of(storage, options.study).changed(options.beat_s, options.grace_s)
-            post = Post(
+            context = WorkerContext(
                 storage=storage,
                 study=study,
                 runs=Path(options.runs),
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 grace_s=lease.grace_s,
                 parent=options.parent,
             )
-            return work(post)
+            return work(context)
 
     try:
         return guarded(body, errors=(StorageError,))
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _handed_over() -> list[str]:
     """Import what takes long, then wait for arguments and the log to write to; empty: none came."""
-    import search.shift  # noqa: F401
+    import search.execution.trial_runner  # noqa: F401
 
     order = json.loads(sys.stdin.readline() or "{}")
     if not order:
@@ -118,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "--parent", type=int, metavar="PID", help="leave when this parent process has ended"
     )
     parser.add_argument(
-        "--ahead",
+        "--prewarmed",
         action="store_true",
         help="alone: import everything, then take the arguments from standard input; search.run"
         " starts its first worker so, while it is still planning",

@@ -14,17 +14,17 @@ from storage.url import for_optuna, parse_url, redact, redact_words
 
 if TYPE_CHECKING:
     from storage.claims import Beat, Claim
-    from storage.heart import Heart
+    from storage.heartbeat import Heartbeat
     from storage.rdb import LeasedStorage, StudyActivity, open_storage
-    from storage.reaper import Deed, Patrol, Reaper
+    from storage.reaper import ReapedClaim, Reaper, ReaperThread
 
 _WHERE = {
     "Beat": "storage.claims",
     "Claim": "storage.claims",
-    "Deed": "storage.reaper",
-    "Heart": "storage.heart",
+    "ReapedClaim": "storage.reaper",
+    "Heartbeat": "storage.heartbeat",
     "LeasedStorage": "storage.rdb",
-    "Patrol": "storage.reaper",
+    "ReaperThread": "storage.reaper",
     "Reaper": "storage.reaper",
     "StudyActivity": "storage.rdb",
     "open_storage": "storage.rdb",
@@ -33,12 +33,12 @@ _WHERE = {
 __all__ = [
     "Beat",
     "Claim",
-    "Deed",
-    "Heart",
+    "Heartbeat",
     "LeaseLost",
     "LeasedStorage",
-    "Patrol",
+    "ReapedClaim",
     "Reaper",
+    "ReaperThread",
     "StorageError",
     "StudyActivity",
     "for_optuna",

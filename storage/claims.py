@@ -145,7 +145,7 @@ def count_revivals(connection: Connection, study_id: int) -> int:
     ).scalar_one()
 
 
-def take_place(connection: Connection, study_id: int, total: int | None, owner: str) -> int | None:
+def take_slot(connection: Connection, study_id: int, total: int | None, owner: str) -> int | None:
     lock_study(connection, study_id)
     if total is not None:
         # one statement, one snapshot: in two, a trial that ends between them is counted in none

@@ -255,7 +255,7 @@ class LeasedStorage(RDBStorage):
 
     # Places and leases
 
-    def take_place(self, study_id: int, total: int | None, owner: str) -> int | None:
+    def take_slot(self, study_id: int, total: int | None, owner: str) -> int | None:
         """Claim one place of a budget of `total` finished trials; the token, or None if none left.
 
         Finished trials and live claims are counted and the claim is made in one transaction.
@@ -265,7 +265,7 @@ class LeasedStorage(RDBStorage):
 
         def take(connection: Connection) -> int | None:
             self._refuse_doubled(connection, study_id)
-            return claims.take_place(connection, study_id, total, owner)
+            return claims.take_slot(connection, study_id, total, owner)
 
         return self._write(take)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from storage.beside import Beside
+from storage.background import BackgroundThread
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Deed:
+class ReapedClaim:
     """What the reaper did.
 
     kind: "requeued" (its owner was silent), "adopted" (nobody claimed it), or "freed" (a silent
@@ -63,7 +63,7 @@ class Reaper:
         self._claims: dict[int, _Watch] = {}
         self._orphans: dict[int, _Watch] = {}
 
-    def look(self) -> list[Deed]:
+    def look(self) -> list[ReapedClaim]:
         """One look at the store; what was done. Raises StorageError where it cannot be read."""
         claims, orphans = self._storage.survey(self._study_id)
         self.claims = claims
@@ -78,19 +78,19 @@ class Reaper:
         self._orphans = {
             trial_id: _watched(self._orphans.get(trial_id), 0, step_s) for trial_id, _ in orphans
         }
-        deeds = []
+        reaped_claims = []
         for claim in claims:
             if self._claims[claim.token].silent_s < self.grace_s:
                 continue
             put_back = self._storage.reap(claim)
             if put_back is not None:
                 kind: Literal["requeued", "freed"] = "requeued" if put_back else "freed"
-                deeds.append(Deed(kind, claim.trial_id, claim.number, claim.owner))
+                reaped_claims.append(ReapedClaim(kind, claim.trial_id, claim.number, claim.owner))
         for trial_id, number in orphans:
             silent_s = self._orphans[trial_id].silent_s
             if silent_s >= self.grace_s and self._storage.adopt(trial_id):
-                deeds.append(Deed("adopted", trial_id, number, None))
-        return deeds
+                reaped_claims.append(ReapedClaim("adopted", trial_id, number, None))
+        return reaped_claims
 
 
 def _watched(before: _Watch | None, beat: int, step_s: float) -> _Watch:
@@ -99,7 +99,7 @@ def _watched(before: _Watch | None, beat: int, step_s: float) -> _Watch:
     return _Watch(beat, before.silent_s + step_s)
 
 
-class Patrol(Beside):
+class ReaperThread(BackgroundThread):
     """A thread that looks with `reaper` about every second while the block runs.
 
     A worker in the middle of a long epoch finds the dead as soon as an idle one.

@@ -32,7 +32,7 @@ from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
-from tests import postgres  # noqa: E402
+from tests.support import postgres  # noqa: E402
 
 # what takes a process half a minute and more, the longest first
 LONG = (

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import space
+from tests.support.paths import ROOT
 from trainer.config import key_path
 
-ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {"space", "trainer", "storage", "search"}
 
 # room -> what it may import besides the standard library and itself
@@ -102,7 +102,7 @@ def test_importing_every_module_prints_nothing_and_sets_no_logging_up() -> None:
     "name",
     [
         *("space", "trainer.config", "trainer.presets", "trainer.cli", "storage", "storage.url"),
-        *("search.names", "search.run", "search.export", "search.queue", "search.dashboard"),
+        *("search.study.names", "search.run", "search.export", "search.queue", "search.dashboard"),
         *("search.rebuild", "search.clean", "search.worker", "search.compare", "search.confirm"),
         "search.report",
         *("search", "search.notebook"),

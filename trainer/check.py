@@ -240,12 +240,12 @@ def _show(found: Audit, reasons: dict[str, str], root: Path, notes: Sequence[str
     table.add_column("count", justify="right")
     table.add_column("--repair")
     table.add_column("first names")
-    for key, text, deed in _ROWS:
+    for key, text, reaped in _ROWS:
         stems: list[str] = getattr(found, key)
         if key == "other_class_order" and not found.translated:
-            deed = "unchanged"
+            reaped = "unchanged"
         # Text: a plain string would be read as markup
-        table.add_row(text, str(len(stems)), deed if stems else "", Text(_first(stems)))
+        table.add_row(text, str(len(stems)), reaped if stems else "", Text(_first(stems)))
     copies = [" = ".join(group[:2]) for group in found.duplicates]
     table.add_row(
         "the same image under several names",

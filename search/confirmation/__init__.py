@@ -1,0 +1,1 @@
+"""Repeats with fresh seeds: which configurations, how often, and what they came to."""

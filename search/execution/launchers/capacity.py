@@ -1,0 +1,292 @@
+"""How many trials at a time a device carries: measured once, by trainings side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.execution.launchers.local import last_words, with_threads
+from trainer.config import Config, to_dict, to_yaml
+from trainer.data.cache import usable_folder
+from trainer.errors import UserError
+from trainer.files import atomic_write_text
+from trainer.probe import OUT_OF_MEMORY, READY
+
+ON_A_GPU = (1, 2, 4, 8)
+# a sum that grows by less is not worth twice the processes
+GROWTH = 1.05
+MARGIN = 1.1
+# seconds that a probe may take besides warming up and measuring
+_START_S = 180.0
+_DEVICE_KEYS = ("device", "threads")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Probes side by side. images_per_s: of all together; peak_mb: of the largest one."""
+
+    images_per_s: float
+    peak_mb: float
+    device_mb: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where is measured. cores: of this device alone; threads: of each worker, None shares them."""
+
+    device: str
+    cores: int
+    threads: int | None = None
+
+    def threads_of(self, workers: int) -> int:
+        return self.threads or max(1, self.cores // workers)
+
+    @property
+    def name(self) -> str:
+        if self.device.startswith("cuda"):
+            return str(torch.cuda.get_device_name(self.device))
+        with suppress(OSError):
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+        return platform.machine()
+
+
+# pictures a second by number of workers, in the order of measuring; None: did not fit
+Sums = Mapping[int, float | None]
+
+
+def candidates(place: Place) -> list[int]:
+    """Numbers of workers to try, rising."""
+    if place.device != "cpu":
+        return list(ON_A_GPU)
+    doubled = [2**power for power in range(place.cores.bit_length())]
+    return sorted({*doubled, place.cores})
+
+
+def climb(
+    tries: Sequence[int], measure: Callable[[int], Reading | None]
+) -> dict[int, float | None]:
+    """Sums of pictures a second for rising numbers of workers, until more bring nothing.
+
+    measure: None says that the memory did not suffice, which also ends the climb.
+    """
+    sums: dict[int, float | None] = {}
+    last: Reading | None = None
+    for workers in tries:
+        fits = last is None or workers * last.peak_mb * MARGIN <= last.device_mb
+        reading = measure(workers) if fits else None
+        sums[workers] = None if reading is None else reading.images_per_s
+        if reading is None:
+            break
+        if last is not None and reading.images_per_s < GROWTH * last.images_per_s:
+            break
+        last = reading
+    return sums
+
+
+def chosen(sums: Sums) -> int:
+    """The fewest workers whose sum is within 5 % of the best; 1 where nothing fits.
+
+    >>> chosen({1: 240.0, 2: 410.0, 4: 415.0})
+    2
+    """
+    known = {workers: total for workers, total in sums.items() if total is not None}
+    best = max(known.values(), default=0.0)
+    return min((workers for workers, total in known.items() if total * GROWTH >= best), default=1)
+
+
+def told(sums: Sums, *, remembered: bool) -> str:
+    """The one line for the person."""
+    shown = ", ".join(
+        f"{workers}: {'does not fit' if total is None else f'{total:.0f} images/s'}"
+        for workers, total in sums.items()
+    )
+    how = "measured earlier" if remembered else "measured"
+    best = chosen(sums)
+    noun = "worker" if best == 1 else "workers"
+    return f"{best} {noun} per device: {shown} ({how})"
+
+
+def workers_per_device(
+    config: Config,
+    place: Place,
+    *,
+    pictures: int,
+    say: Callable[[str], None],
+    seconds: tuple[float, float] = (2.0, 4.0),
+) -> int:
+    """How many trainings of `config` side by side are fastest on one device.
+
+    pictures: of the train part, which lies in a GPU's memory. say: gets a line on what was found.
+    seconds: warm-up and measuring of each step. Remembered in the cache folder by device, versions
+    and what decides on speed and memory. Raises UserError if the config cannot be trained.
+    """
+    key = _key(config, place, pictures)
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    file = usable_folder() / f"{digest}-packing.json"
+    sums = _remembered(file)
+    remembered = sums is not None
+    if sums is None:
+        say(f"measuring how many workers {place.name} carries: about a minute, once")
+        sums = climb(
+            candidates(place),
+            lambda workers: side_by_side(
+                config, place, workers, pictures=pictures, seconds=seconds
+            ),
+        )
+        atomic_write_text(file, json.dumps({"key": key, "images_per_s": sums}, indent=1))
+    say(told(sums, remembered=remembered))
+    return chosen(sums)
+
+
+def _key(config: Config, place: Place, pictures: int) -> dict[str, Any]:
+    whole = to_dict(config)
+    return {
+        "device": place.name,
+        "kind": place.device.partition(":")[0],
+        "torch": torch.__version__,
+        "cores": place.cores,
+        "threads": place.threads,
+        "pictures": pictures,
+        "model": whole["model"],
+        "image_size": config.data.image_size,
+        "batch_size": config.data.batch_size,
+        "augmentation": whole["augmentation"],
+        "loss": whole["loss"],
+        "runtime": {k: v for k, v in whole["runtime"].items() if k not in _DEVICE_KEYS},
+    }
+
+
+def _remembered(file: Path) -> dict[int, float | None] | None:
+    # a file that is not whole is measured anew
+    with suppress(OSError, ValueError, LookupError, AttributeError):
+        stored = json.loads(file.read_text(encoding="utf-8"))["images_per_s"]
+        return {int(workers): total for workers, total in stored.items()}
+    return None
+
+
+# --------------------------------------------------------------------------------- side by side
+
+
+def side_by_side(
+    config: Config,
+    place: Place,
+    workers: int,
+    *,
+    pictures: int,
+    seconds: tuple[float, float] = (2.0, 4.0),
+) -> Reading | None:
+    """Train `workers` times at once for a few seconds; None if the memory does not suffice.
+
+    seconds: warm-up and measuring. Raises UserError with a probe's own last words.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "probe.yaml"
+        file.write_text(to_yaml(config), encoding="utf-8")
+        threads = place.threads_of(workers)
+        command = [sys.executable, "-m", "trainer.probe", "--config", str(file), "--wait"]
+        command += ["--device", place.device, "--threads", str(threads)]
+        command += ["--pictures", str(pictures)]
+        command += ["--warmup-s", str(seconds[0]), "--seconds", str(seconds[1])]
+        patience_s = _START_S + sum(seconds)
+        with _probes(command, workers, threads, Path(folder), patience_s) as probes:
+            if _answers(probes) is None:
+                return None
+            # all are warm by now: they are to measure over the same seconds
+            for probe in probes:
+                with suppress(BrokenPipeError):
+                    print("go", file=probe.process.stdin, flush=True)
+            answers = _answers(probes)
+    if answers is None:
+        return None
+    readings = [json.loads(answer) for answer in answers]
+    return Reading(
+        sum(one["images_per_s"] for one in readings),
+        max(one["peak_memory_mb"] for one in readings),
+        readings[0]["device_memory_mb"],
+    )
+
+
+@dataclass
+class _Probe:
+    process: subprocess.Popen[str]
+    log: Path
+    late: bool = False
+
+    def give_up(self) -> None:
+        """End it: it has been silent for too long."""
+        self.late = True
+        self.process.kill()
+
+
+@contextmanager
+def _probes(
+    command: Sequence[str], count: int, threads: int, folder: Path, patience_s: float
+) -> Iterator[list[_Probe]]:
+    """Processes of `command`, none of which outlives the block or its patience."""
+    probes: list[_Probe] = []
+
+    def give_up() -> None:
+        for probe in probes:
+            probe.give_up()
+
+    clock = threading.Timer(patience_s, give_up)
+    clock.start()
+    try:
+        for number in range(count):
+            log = folder / f"{number}.log"
+            with log.open("wb") as errors:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    env=with_threads(threads),
+                )
+            probes.append(_Probe(process, log))
+        yield probes
+    finally:
+        clock.cancel()
+        for probe in probes:
+            probe.process.kill()
+        for probe in probes:
+            # closes the pipes as well; what is still in them is of no use
+            with suppress(BrokenPipeError):
+                probe.process.communicate()
+
+
+def _answers(probes: Sequence[_Probe]) -> list[str] | None:
+    """The next line of every probe; None if one ran out of memory. Raises UserError."""
+    lines = []
+    for probe in probes:
+        assert probe.process.stdout is not None
+        # a network of the person's own may print as well
+        said_lines = (line.strip() for line in probe.process.stdout)
+        line = next((one for one in said_lines if one == READY or one.startswith("{")), "")
+        if probe.late:
+            raise UserError(
+                "--workers-per-device auto: a training of a few seconds did not end; give a number"
+            )
+        if not line:
+            # the system's own answer to too little memory is SIGKILL
+            if probe.process.wait() in (OUT_OF_MEMORY, -signal.SIGKILL):
+                return None
+            said = last_words(probe.log, 0).removeprefix("error: ")
+            raise UserError(f"--workers-per-device auto: {said}")
+        lines.append(line)
+    return lines

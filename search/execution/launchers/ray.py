@@ -1,0 +1,397 @@
+"""Worker processes on a Ray cluster: placed, watched, started again elsewhere when a node dies.
+
+Ray places and guards an actor for each worker; the actor starts `python -m search.worker` on its
+node, the same command that runs everywhere else. Nothing of a trial goes through Ray. Every node
+needs the same installation of this project, and sees the runs folder and the store under the same
+path and URL. Ray itself is imported when a launcher begins: importing it would change signal
+handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.execution.launchers.local import how_it_ended, in_a_row, last_words, with_threads
+from search.study.names import owner_name
+from storage.url import parse_url
+from trainer.cli import one_line
+from trainer.errors import UserError
+
+# a node starts an actor in a few seconds if it has room
+_ROOM_S = 20.0
+_KILL_S = 5.0
+_KNOCK_S = 5.0
+_ROOT = str(Path(__file__).resolve().parents[3])
+
+
+@dataclass(frozen=True)
+class _Started:
+    owner: str
+    host: str
+    node: str
+    log: Path
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """code: the worker's exit code; None where its actor is gone and cannot say."""
+
+    code: int | None
+    how: str
+    said: str
+
+
+class RayWorker:
+    """The actor: one worker process on the node where Ray has put it.
+
+    words: arguments of search.worker. logs: folder on the shared file system. folder: where the
+    search was started; relative paths in the study's config and a model of one's own count from
+    there, so a node that has it works in it.
+    """
+
+    def __init__(
+        self, number: int, words: Sequence[str], logs: Path, folder: Path, threads: int
+    ) -> None:
+        self._number, self._words, self._logs = number, words, logs
+        self._folder, self._threads = folder, threads
+        self._started: _Started | None = None
+
+    def start(self) -> _Started:
+        """Start the process. Raises UserError where the node does not share the runs folder."""
+        if self._started is not None:
+            # an earlier call whose answer was lost
+            return self._started
+        host, own = socket.gethostname(), os.getpid()
+        self._log = self._logs / f"{self._number}-{host}-{own}.log"
+        environment = with_threads(self._threads)
+        paths = (_ROOT, environment.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        try:
+            with self._log.open("ab") as output:
+                # in the actor's process group, so that Ray can clean up after it
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "search.worker", *self._words, "--parent", str(own)],
+                    cwd=self._folder if self._folder.is_dir() else None,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                )
+        except OSError as error:
+            raise UserError(
+                f"{self._logs} on node {host}: {error.strerror}; share --runs with every node of"
+                " the cluster, under the same path"
+            ) from None
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        self._started = _Started(owner_name(self._process.pid), host, node, self._log)
+        return self._started
+
+    def poll(self) -> _Ended | None:
+        """How the process ended; None while it runs."""
+        code = self._process.poll()
+        return None if code is None else _Ended(code, how_it_ended(code), last_words(self._log, 0))
+
+    def end(self) -> None:
+        """Ask the worker to put its trial back and to leave."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass
+class _Worker:
+    number: int
+    ray_worker: Any
+    # what the actor was asked last
+    answer: Any
+    asked_s: float
+    told_waiting: bool = False
+    started: _Started | None = None
+    ended: _Ended | None = None
+    deaths: int = 0
+
+
+@dataclass
+class RayLauncher:
+    """The workers of a run on a Ray cluster. Used through `with`: no worker outlives the block.
+
+    command: what every worker gets after `python -m search.worker`; relative paths of --runs and
+    --storage are made absolute. count: workers in all, None: as many as the cluster has GPUs, or
+    CPUs, for. logs: folder below the runs folder. address: of the cluster; None: what RAY_ADDRESS
+    or the cluster that runs on this machine says. device: auto, cpu or cuda. gpus_per_worker: 0.5
+    puts two on one GPU, 0 computes on CPUs, None: 1 where the cluster has any or cuda is asked for.
+    threads: CPUs of each worker, default 1. most: there is work for so many. told, trained, lost:
+    as in `search.execution.launchers.local.LocalLauncher`.
+
+    Entering raises UserError where Ray is not installed or no cluster answers; none is started.
+    """
+
+    command: Sequence[str]
+    count: int | None
+    logs: Path
+    address: str | None = None
+    device: str = "auto"
+    gpus_per_worker: float | None = None
+    threads: int | None = None
+    most: int | None = None
+    told: list[str] = field(default_factory=list)
+    trained: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    _workers: list[_Worker] = field(default_factory=list)
+
+    def __enter__(self) -> RayLauncher:
+        self._ray = _connected(self.address)
+        try:
+            self._plan()
+            self.logs = self.logs.absolute()
+            self.logs.mkdir(parents=True, exist_ok=True)
+            self._workers = [self._start(number) for number in range(1, self._count + 1)]
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._ray.shutdown()
+
+    def _plan(self) -> None:
+        """Decide what a worker is and how many there are, from what the cluster has."""
+        has = self._ray.cluster_resources()
+        self._cpus = self.threads or 1
+        gpus = 0.0 if self.device == "cpu" else self.gpus_per_worker
+        wanted = self.device == "cuda" or has.get("GPU", 0) > 0
+        self._gpus = float(wanted) if gpus is None else gpus
+        if self._gpus > 1 and self._gpus % 1:
+            raise UserError(f"--gpus-per-worker {gpus:g}: above 1, Ray shares out whole GPUs only")
+        room = has.get("GPU", 0) / self._gpus if self._gpus else has.get("CPU", 0) / self._cpus
+        count = self.count or max(1, int(room))
+        self._count = count if self.most is None else min(count, self.most)
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        self._needs = _counted(self._cpus, "CPU")
+        if self._gpus:
+            self._needs += f" and {_counted(self._gpus, 'GPU')}"
+        self.told.append(
+            f"{_counted(self._count, 'worker')} on a Ray cluster of {_counted(len(nodes), 'node')},"
+            f" {self._needs} each; logs in {self.logs}"
+        )
+        self._words, sqlite = _absolute(self.command)
+        self._words += ["--device", "cuda" if self._gpus else "cpu", "--threads", str(self._cpus)]
+        if sqlite and len({node["NodeManagerAddress"] for node in nodes}) > 1:
+            self.told.append(
+                "note: a SQLite store on several machines depends on the locks of a network file"
+                " system; PostgreSQL is the store that machines share"
+            )
+
+    def _start(self, number: int) -> _Worker:
+        actor = self._ray.remote(RayWorker).options(
+            num_cpus=self._cpus,
+            num_gpus=self._gpus,
+            # a new one is started here instead, and the person hears of it
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+        )
+        ray_worker = actor.remote(number, self._words, self.logs, Path.cwd(), self._cpus)
+        return _Worker(number, ray_worker, ray_worker.start.remote(), time.monotonic())
+
+    @property
+    def owners(self) -> set[str]:
+        """The present workers, as their claims name them."""
+        return {worker.started.owner for worker in self._workers if worker.started}
+
+    def alive(self) -> int:
+        """How many workers were running when they were last heard."""
+        return sum(worker.started is not None and not worker.ended for worker in self._workers)
+
+    def look(self, done: Callable[[], bool]) -> bool:
+        """Start workers that ended too early again; returns whether any is at work.
+
+        done: whether nothing is left to do. A worker for which the cluster has no room counts as at
+        work while something is. Raises UserError with the worker's own line where a person has to
+        mend something, and where workers die again and again.
+        """
+        self._hear()
+        for index, worker in enumerate(self._workers):
+            ended = worker.ended
+            if ended is None or (ended.code == 0 and done()):
+                continue
+            if ended.code == 2:
+                raise UserError(ended.said.removeprefix("error: "))
+            deaths = self._count_death(worker, ended)
+            self._workers[index] = self._start(worker.number)
+            self._workers[index].deaths = deaths
+        waiting = [worker for worker in self._workers if not worker.started]
+        for worker in waiting:
+            self._tell_waiting(worker)
+        return self.alive() > 0 or (bool(waiting) and not done())
+
+    def _count_death(self, worker: _Worker, ended: _Ended) -> int:
+        """Tell of it; how many it is in a row. Raises UserError where it is one too many."""
+        owner, log = None, ""
+        if worker.started:
+            owner = worker.started.owner
+            self.lost.add(owner)
+            log = f" (log: {worker.started.log})"
+        self.told.append(f"worker {worker.number} {ended.how}; it is started again{log}")
+        said = f"{ended.said}{log}"
+        return in_a_row(worker.number, worker.deaths, owner in self.trained, ended.how, said)
+
+    def _tell_waiting(self, worker: _Worker) -> None:
+        if not worker.told_waiting and time.monotonic() - worker.asked_s > _ROOM_S:
+            worker.told_waiting = True
+            self.told.append(
+                f"worker {worker.number} waits for room in the cluster: it needs {self._needs}"
+            )
+
+    def _hear(self) -> None:
+        """Take in the answers that have come, and ask again. Never waits."""
+        asked = {worker.answer: worker for worker in self._workers if not worker.ended}
+        if not asked:
+            return
+        answers, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0)
+        for answer in answers:
+            worker = asked[answer]
+            try:
+                said = self._ray.get(answer)
+            except self._ray.exceptions.RayTaskError as error:
+                if not isinstance(error.cause, UserError):
+                    raise
+                worker.ended = _Ended(2, "could not start", str(error.cause))
+            except self._ray.exceptions.ActorUnavailableError:
+                # it comes back, or Ray gives it up
+                pass
+            except self._ray.exceptions.RayError as error:
+                worker.ended = self._fate(worker, error)
+            else:
+                if isinstance(said, _Started):
+                    worker.started = said
+                else:
+                    worker.ended = said
+            if worker.ended is None:
+                ask = worker.ray_worker.poll if worker.started else worker.ray_worker.start
+                worker.answer = ask.remote()
+            else:
+                # its place in the cluster is free for the next
+                self._dismiss(worker)
+
+    def _fate(self, worker: _Worker, error: Exception) -> _Ended:
+        """What became of a worker whose actor answers with an error."""
+        kind = type(error).__name__
+        if "failed to import" in str(error):
+            mend = "install this project on every node, in the Python that runs Ray"
+            said = f"--launcher ray: a node of the cluster cannot import {__name__}; {mend}"
+            return _Ended(2, f"could not start ({kind})", said)
+        if worker.started is None:
+            return _Ended(None, f"could not start ({kind})", "no output")
+        living = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        what = "Ray actor" if worker.started.node in living else "node"
+        how = f"ended with its {what} on {worker.started.host} ({kind})"
+        return _Ended(None, how, "no output")
+
+    def _dismiss(self, worker: _Worker) -> None:
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(worker.ray_worker)
+
+    def ask_to_end(self) -> None:
+        """Every worker finishes its epoch, puts its trial back and ends."""
+        self._hear()
+        for worker in self._workers:
+            if worker.started and not worker.ended:
+                worker.ray_worker.end.remote()
+            elif not worker.started:
+                worker.ended = _Ended(0, "was not started", "no output")
+                # if it starts at this moment, it finds its parent gone before it takes a trial
+                self._dismiss(worker)
+
+    def kill(self) -> None:
+        """End every worker at once; their trials are found by the reaper."""
+        left = [worker for worker in self._workers if not worker.ended]
+        killed = [worker.ray_worker.kill.remote() for worker in left if worker.started]
+        if killed:
+            self._ray.wait(killed, num_returns=len(killed), timeout=_KILL_S)
+        for worker in left:
+            worker.ended = _Ended(None, "was killed", "no output")
+            self._dismiss(worker)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for all workers to end; False if one still runs after timeout_s."""
+        until = time.monotonic() + timeout_s
+        while self.alive():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+            self._hear()
+        return True
+
+
+def _connected(address: str | None) -> Any:
+    """Ray, connected to a cluster that runs already. Raises UserError."""
+    wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
+    # importing Ray and connecting both take over SIGTERM
+    before = signal.getsignal(signal.SIGTERM)
+    # pages about a lost node, on standard output and whatever the level of logging; a launcher
+    # says it in a line. Read while Ray is imported
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    try:
+        import ray
+
+        if wanted != "auto":
+            _knock(wanted)
+        ray.init(wanted, log_to_driver=False, logging_level=logging.CRITICAL)
+    except ImportError:
+        raise UserError(
+            "--launcher ray: Ray is not installed; pip install 'face-parsing-search[ray]'"
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        said = one_line(error).partition(". ")[0]
+        where = "on this machine" if wanted == "auto" else f"at {wanted}"
+        raise UserError(
+            f"--launcher ray: cannot join a Ray cluster {where} ({said}); start one with"
+            " `ray start --head`, or give --ray-address HOST:PORT"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError where nothing listens: Ray itself would try for four minutes.
+
+    "local" is refused as well: to Ray that means a cluster of this process's own.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator:
+        raise ValueError("HOST:PORT is needed")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+
+
+def _absolute(command: Sequence[str]) -> tuple[list[str], bool]:
+    """The command for a process with another working folder, and whether its store is SQLite."""
+    words, sqlite = list(command), False
+    for index, flag in enumerate(words[:-1]):
+        if flag == "--runs":
+            words[index + 1] = os.path.abspath(words[index + 1])
+        elif flag == "--storage":
+            url = parse_url(words[index + 1])
+            words[index + 1], sqlite = url.text, url.is_sqlite
+    return words, sqlite
+
+
+def _counted(number: float, thing: str) -> str:
+    return f"{number:g} {thing}" if number == 1 else f"{number:g} {thing}s"

@@ -1,0 +1,383 @@
+"""Keeps workers at work until the study has its trials. A supervisor never trains itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial
+
+from search.execution.event_command import News, Notifier, described
+from search.execution.launchers.capacity import Place, workers_per_device
+from search.execution.launchers.local import (
+    LocalLauncher,
+    PrewarmedWorker,
+    WorkerPlan,
+    devices_of,
+    plan_workers,
+)
+from search.execution.launchers.ray import RayLauncher
+from search.execution.live_view import StudySnapshot, View
+from search.execution.stop_requests import Signals, SupervisorSignals
+from search.strategy.revival import Revivals, parked
+from search.study.attributes import CONTINUES
+from search.study.lineages import finished, nothing_better_for, under_way
+from search.study.lookup import load_setup
+from search.study.run_folders import token_folders_of, trial_folder
+from search.study.setup import Setup, StudyError, config_for
+from search.study.shared_state import drain_mark, lease_of, total_of
+from search.study.wording import counted, duration, name_of
+from storage import Claim, LeasedStorage, Reaper, StorageError, redact
+from trainer.errors import UserError
+from trainer.runtime import usable_cores
+
+_LOOK_S = 0.25
+_DRAIN_S = 600.0
+
+
+class Workers(Protocol):
+    """What a supervisor needs of a launcher; see `launchers.local.LocalLauncher`."""
+
+    told: list[str]
+    lost: set[str]
+    trained: set[str]
+
+    @property
+    def owners(self) -> set[str]: ...
+    def alive(self) -> int: ...
+    def look(self, done: Callable[[], bool]) -> bool: ...
+    def ask_to_end(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool: ...
+
+
+@dataclass
+class Run:
+    """What one run of the supervisor holds."""
+
+    args: argparse.Namespace
+    storage: LeasedStorage
+    study: optuna.Study
+    setup: Setup
+    view: View
+    began_s: float = field(default_factory=time.monotonic)
+    finished_before: int = field(init=False)
+    epochs_before: dict[int, int] = field(init=False)
+    revivals: Revivals = field(init=False)
+    estimated: bool = False
+    _drain_mark: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        self.finished_before = len(finished(trials))
+        self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
+        self.revivals = Revivals(self.study, Path(self.args.runs), self.view.say)
+        self._drain_mark = drain_mark(self.study)
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder of runs."""
+        return trial_folder(Path(self.args.runs), self.study.study_name, 0).parent
+
+    def snapshot(self) -> StudySnapshot:
+        """The study as it stands now."""
+        return StudySnapshot(
+            name=self.study.study_name,
+            trials=self.study.get_trials(deepcopy=False),
+            total=self.args.trials,
+            epochs=self.setup.epochs,
+            finished_before=self.finished_before,
+            elapsed_s=time.monotonic() - self.began_s,
+        )
+
+    def stopped(self, snapshot: StudySnapshot) -> bool:
+        """Whether `--stop-after` has ended the search."""
+        most = self.args.stop_after
+        return most is not None and nothing_better_for(snapshot.trials) >= most
+
+    def drained(self) -> bool:
+        """Whether somebody has asked the study's workers to leave since the run began."""
+        return drain_mark(self.study) != self._drain_mark
+
+    def left(self, snapshot: StudySnapshot) -> bool:
+        """Whether the study still misses trials, or a parked one is to go on."""
+        if not self.setup.draws and all(row.state.is_finished() for row in snapshot.trials):
+            return False
+        # another run may have asked for fewer since: the workers then leave
+        total = min(snapshot.total, total_of(self.study) or snapshot.total)
+        return snapshot.finished < total or self.revivals.left(
+            snapshot.trials, load_setup(self.study), total
+        )
+
+    def done(self) -> bool:
+        """Whether a worker has nothing left to do."""
+        snapshot = self.snapshot()
+        return self.stopped(snapshot) or self.drained() or not self.left(snapshot)
+
+
+def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
+    """Keep workers at work until the budget is reached or somebody ends the run; the exit code.
+
+    Raises UserError and StorageError for what a person has to mend; running trials then wait.
+    """
+    common = {
+        "study": run.study.study_name,
+        "storage": redact(run.args.storage),
+        "trials": run.args.trials,
+    }
+    news = News(run.snapshot().trials)
+    with _telling(run, Notifier(run.args.on_event, common)) as notifier:
+        try:
+            with (
+                SupervisorSignals(run.storage) as signals,
+                _crew(run, prewarmed) as launcher,
+                run.view,
+            ):
+                reason = _watched(run, launcher, notifier, news, signals)
+        except (UserError, StorageError) as error:
+            notifier.tell("failed", trial=None, reason=str(error))
+            raise
+        except KeyError:
+            if run.study.study_name in {it.study_name for it in run.storage.get_all_studies()}:
+                raise
+            line = f'study "{run.study.study_name}" was deleted while it was running'
+            notifier.tell("failed", trial=None, reason=line)
+            raise StudyError(line) from None
+        snapshot = run.snapshot()
+        notifier.tell_all(news.since(snapshot.trials))
+        notifier.tell(
+            "finished",
+            reason=reason,
+            finished=snapshot.finished,
+            seconds=round(snapshot.elapsed_s, 1),
+            best=described(snapshot.best),
+        )
+    return 130 if reason == "interrupted" else 0
+
+
+@contextlib.contextmanager
+def _telling(run: Run, notifier: Notifier) -> Iterator[Notifier]:
+    """The notifier at work; what it has left to say is said, however the run ends."""
+    try:
+        with notifier:
+            yield notifier
+    finally:
+        for line in notifier.told:
+            run.view.say(line)
+
+
+def _watched(run: Run, launcher: Workers, notifier: Notifier, news: News, signals: Signals) -> str:
+    """Look after the launcher until the run is over; why it is over."""
+    view = run.view
+    lease = lease_of(run.storage, run.study.study_name)
+    reaper = Reaper(run.storage, run.study._study_id, lease.grace_s)
+    until = None if run.args.timeout is None else run.began_s + run.args.timeout
+    progress = _Progress()
+    try:
+        while True:
+            at_work = launcher.look(run.done)
+            if launcher.lost:
+                # at once: the reaper would wait for the grace period
+                _free_claims(run, launcher.lost)
+                launcher.lost.clear()
+            for reaped in reaper.look():
+                if reaped.number is not None:
+                    trials = run.study.get_trials(deepcopy=False)
+                    # numbers have gaps where rows were deleted
+                    row = next((it for it in trials if it.number == reaped.number), None)
+                    name = f"trial {reaped.number}" if row is None else name_of(row, trials)
+                    view.say(f"{name} lost its worker; it waits in the queue")
+            snapshot = run.snapshot()
+            for lines in (launcher.told, notifier.told):
+                # others append meanwhile
+                while lines:
+                    view.say(lines.pop(0))
+            notifier.tell_all(news.since(snapshot.trials))
+            launcher.trained |= progress.owners(snapshot.trials, reaper.claims)
+            view.update(snapshot)
+            _estimate(run, snapshot, launcher)
+            if not at_work:
+                return "stop-after" if run.stopped(snapshot) else "done"
+            if run.drained():
+                view.say("asked to end: running trials finish their epoch and wait")
+                # a worker that has just started has not heard of it
+                _end(run, launcher, reaper, signals)
+                return "asked to end"
+            if until is not None and time.monotonic() > until:
+                view.say(f"--timeout {run.args.timeout:g}: running trials finish their epoch")
+                _end(run, launcher, reaper, signals)
+                return "timeout"
+            if signals.asked.wait(_LOOK_S):
+                view.say(
+                    "Ctrl-C: running trials finish their epoch and wait; once more ends at once"
+                )
+                _end(run, launcher, reaper, signals)
+                return "interrupted"
+    except BaseException:
+        # whatever it was, no trial is left running
+        _end(run, launcher, reaper, signals)
+        raise
+
+
+@contextlib.contextmanager
+def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Workers]:
+    """The workers of this run, at work."""
+    args = run.args
+    logs = run.folder / "workers"
+    command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
+    if args.stop_after is not None:
+        command += ["--stop-after", str(args.stop_after)]
+    # more workers than trials to come would only wait
+    trials = run.snapshot().trials
+    revivable = len(under_way(trials)) + len(parked(trials))
+    missing = args.trials - run.finished_before
+    most = max(1, missing if missing > 0 else revivable)
+    if args.launcher == "ray":
+        with RayLauncher(
+            command,
+            args.workers,
+            logs,
+            address=args.ray_address,
+            device=args.device,
+            gpus_per_worker=args.gpus_per_worker,
+            threads=run.setup.runtime["threads"],
+            most=most,
+        ) as ray_crew:
+            yield ray_crew
+        return
+    with _signals_as_interrupt():
+        plans = _slots(run, most)
+    with LocalLauncher(command, plans, logs, prewarmed) as launcher:
+        run.view.say(
+            f"{counted(len(plans), 'worker')} on {plans[0].device},"
+            f" {counted(plans[0].threads, 'thread')} each; logs in {logs}"
+        )
+        yield launcher
+
+
+def _slots(run: Run, most: int) -> list[WorkerPlan]:
+    """Where the workers of this run compute."""
+    args, runtime, cores = run.args, run.setup.runtime, usable_cores()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    per_device = args.per_device
+    if per_device == "auto":
+        devices = devices_of(runtime["device"], gpus)
+        per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
+    return plan_workers(
+        args.workers,
+        device=runtime["device"],
+        cores=cores,
+        gpus=gpus,
+        threads=runtime["threads"],
+        per_device=per_device,
+        most=most,
+    )
+
+
+def _measured_per_device(run: Run, device: str, cores: int) -> int:
+    setup = run.setup
+    config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
+    place = Place(device, cores, setup.runtime["threads"])
+    return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
+
+
+class _Progress:
+    """Which owners have trained an epoch, seen from outside."""
+
+    def __init__(self) -> None:
+        self._began_with: dict[int, int] = {}
+
+    def owners(self, trials: Sequence[FrozenTrial], claims: Sequence[Claim]) -> set[str]:
+        """Owners of claims whose trial has more epochs than when the claim was first seen."""
+        reported = {trial.number: len(trial.intermediate_values) for trial in trials}
+        now = {c.token: reported.get(c.number, 0) for c in claims if c.number is not None}
+        self._began_with = {token: self._began_with.get(token, now[token]) for token in now}
+        return {c.owner for c in claims if now.get(c.token, 0) > self._began_with.get(c.token, 0)}
+
+
+def _end(run: Run, launcher: Workers, reaper: Reaper, signals: Signals) -> None:
+    """Ask the workers to end, wait, and free what a worker left that would not."""
+    launcher.ask_to_end()
+    until = time.monotonic() + _DRAIN_S
+    while not launcher.wait(_LOOK_S):
+        if signals.times > 1 or time.monotonic() > until:
+            launcher.kill()
+            break
+        # a store that is away is waited for by the workers
+        with contextlib.suppress(StorageError):
+            reaper.look()
+    _free_claims(run, launcher.owners | launcher.lost)
+
+
+def _free_claims(run: Run, owners: Collection[str]) -> None:
+    """Put back the trials of workers of ours that ended without doing so."""
+    # a store that is away cannot be told: the reaper of the next run does it
+    with contextlib.suppress(StorageError):
+        for claim in run.storage.live_claims(run.study._study_id):
+            if claim.owner in owners:
+                run.storage.reap(claim)
+
+
+@contextlib.contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """For a long measurement that touches no store."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _estimate(run: Run, snapshot: StudySnapshot, launcher: Workers) -> None:
+    """Once, after the first epoch that this run has trained: how long the whole search takes."""
+    if run.estimated:
+        return
+    measured = (
+        _epoch_seconds(run.folder / str(trial.number))
+        for trial in snapshot.running
+        if len(trial.intermediate_values) > run.epochs_before.get(trial.number, 0)
+        and CONTINUES not in trial.user_attrs
+    )
+    seconds = next((known for known in measured if known is not None), None)
+    if seconds is None:
+        return
+    run.estimated = True
+    left = run.args.trials - snapshot.finished
+    whole = seconds * run.setup.epochs * left / max(1, launcher.alive())
+    run.view.say(
+        f"an epoch takes about {seconds:.1f} s: {left} trials of {run.setup.epochs} epochs on"
+        f" {launcher.alive()} workers at most {duration(whole)}"
+        + ("" if run.setup.pruner == "none" else "; pruning shortens that")
+    )
+
+
+def _epoch_seconds(folder: Path) -> float | None:
+    """What the latest epoch took that a trial's present owner has trained; None before it has one.
+
+    Its history begins with the epochs of earlier owners, who may have been on another machine, or
+    asleep for a night.
+    """
+    known: set[int] = set()
+    own: dict[int, float] = {}
+    for token in token_folders_of(folder):
+        known |= own.keys()
+        try:
+            history = json.loads((token / "history.json").read_text(encoding="utf-8"))
+            own = {entry["epoch"]: entry["seconds"] for entry in history}
+        except (OSError, ValueError, LookupError):
+            own = {}
+    return next((own[epoch] for epoch in sorted(own, reverse=True) if epoch not in known), None)

@@ -1,0 +1,109 @@
+"""The end of a trial: figures, artifacts, record and verdict."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.trial import FrozenTrial, TrialState
+
+from search.execution.worker_context import WorkerContext, load_data, say
+from search.study.run_records import trial_record
+from search.study.training_figures import figures
+from search.study.trial_notes import put_note, trial_note
+from trainer.config import (
+    Config,
+    to_yaml,
+)
+from trainer.data.dataset import FaceData
+from trainer.files import atomic_write_text
+from trainer.fit import FitResult
+from trainer.pictures import contact_sheet
+from trainer.runtime import applied
+from trainer.scoring import final_scores
+
+
+def finish(
+    context: WorkerContext,
+    trial: optuna.Trial,
+    token: int,
+    state: TrialState,
+    config: Config,
+    out: Path,
+    result: FitResult | None,
+) -> None:
+    """Attributes and artifacts first, then the verdict: a finished trial takes no more of them."""
+    history = _history(out) if result is None else result.history
+    weights = out / "best.pt" if result is None else result.best_checkpoint
+    if history:
+        kept = figures(
+            history, ce_weight=config.loss.ce_weight, dice_weight=config.loss.dice_weight
+        )
+        best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])
+        kept |= {name: best_row.get(name) for name in ("f_large", "f_small")}
+        if result is not None:
+            kept["f_score_full"] = _score_full(weights, load_data(context), config)
+        for name, value in kept.items():
+            trial.set_user_attr(name, value)
+    row = context.storage.get_trial(trial._trial_id)
+    # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
+    # by the one of the trial's next owner
+    row.state, row.datetime_complete = state, datetime.now()
+    row.value = None if result is None else result.best_f
+    write_config(context, row, config, out)
+    _keep_artifacts(context, trial, out, weights, config)
+    put_note(trial, trial_note(row, config.training.epochs))
+    if result is None:
+        context.study.tell(trial, state=state)
+        how = row.user_attrs.get("reason") or "stopped"
+        say(f"trial {trial.number}: {state.name}, {how}")
+    else:
+        assert result.best_f is not None, "a trial trains on the train part, so it is scored"
+        context.study.tell(trial, result.best_f)
+        say(f"trial {trial.number}: {state.name}, {result.best_f:.4f} (epoch {result.best_epoch})")
+    context.storage.release(token)
+
+
+def _score_full(weights: Path, data: FaceData, config: Config) -> float:
+    """The best epoch's score against the untouched masks."""
+    with applied(config.runtime) as device:
+        return float(final_scores(weights, data.val, device=device)["f_score_full"])
+
+
+def _history(out: Path) -> list[dict[str, Any]]:
+    try:
+        read = json.loads((out / "history.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return list(read)
+
+
+def write_config(context: WorkerContext, row: FrozenTrial, config: Config, out: Path) -> None:
+    record = trial_record(context.setup, row, context.study.user_attrs)
+    atomic_write_text(out / "config.yaml", to_yaml(config, search=record))
+
+
+def _keep_artifacts(
+    context: WorkerContext, trial: optuna.Trial, out: Path, weights: Path, config: Config
+) -> None:
+    """Give the dashboard the trial's config, curves' history and contact sheet."""
+    if weights.is_file():
+        with applied(config.runtime) as device:
+            sheet = out / "contact_sheet.png"
+            contact_sheet(weights, load_data(context).val, sheet, device=device)
+    where = context.runs / "artifacts"
+    where.mkdir(parents=True, exist_ok=True)
+    store = FileSystemArtifactStore(where)
+    # an owner that died between upload and verdict has left its own
+    present = {
+        meta.filename
+        for meta in get_all_artifact_meta(trial)
+        if (where / meta.artifact_id).is_file()
+    }
+    for name in ("config.yaml", "contact_sheet.png"):
+        if (out / name).is_file() and name not in present:
+            upload_artifact(artifact_store=store, file_path=str(out / name), study_or_trial=trial)

@@ -1,0 +1,95 @@
+"""What a worker has at hand: store, study, data, signals."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from search.execution.stop_requests import WorkerSignals
+from search.strategy.revival import Revivals
+from search.study.identity import refuse_direction
+from search.study.lookup import load_setup
+from search.study.names import BEAT_S, GRACE_S, owner_name
+from search.study.setup import Setup
+from search.study.shared_state import drain_mark
+from storage import LeasedStorage
+from trainer.data.dataset import FaceData, load_faces
+from trainer.errors import DataError
+
+
+@dataclass
+class WorkerContext:
+    """What a worker has at hand.
+
+    device, threads, data_root: this machine's own, None: as the study says. stop_after: end when
+    so many trials brought nothing better. parent: process whose end ends the worker.
+    """
+
+    storage: LeasedStorage
+    study: optuna.Study
+    runs: Path
+    signals: WorkerSignals
+    device: str | None = None
+    threads: int | None = None
+    data_root: str | None = None
+    stop_after: int | None = None
+    beat_s: float = BEAT_S
+    grace_s: float = GRACE_S
+    parent: int | None = None
+    owner: str = field(default_factory=lambda: owner_name(os.getpid()))
+    setup: Setup = field(init=False)
+    data: FaceData | None = field(init=False, default=None)
+    revivals: Revivals = field(init=False)
+    failed_before: frozenset[int] = field(init=False)
+    _drain_mark: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.signals.busy = self.storage.at_work
+        self.setup = load_setup(self.study)
+        refuse_direction(self.study)
+        self.revivals = Revivals(self.study, self.runs, say)
+        self._drain_mark = drain_mark(self.study)
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        self.failed_before = frozenset(trial.number for trial in failed)
+
+    @property
+    def study_id(self) -> int:
+        return self.study._study_id
+
+    def leaving(self) -> bool:
+        """Whether somebody asked the worker to end: a signal, a drain, or the parent's end."""
+        return (
+            self.signals.asked.is_set()
+            or (self.parent is not None and os.getppid() != self.parent)
+            or drain_mark(self.study) != self._drain_mark
+        )
+
+
+def load_data(context: WorkerContext) -> FaceData:
+    """The faces, decoded once per worker. Raises DataError where they are not the study's."""
+    if context.data is not None:
+        return context.data
+    root = context.data_root or context.setup.data["root"]
+    settings = context.setup.base["data"]
+    faces = load_faces(
+        root,
+        image_size=settings["image_size"],
+        synthetic_images=settings["synthetic_images"],
+        parts=("train", "val"),
+    )
+    wanted = context.setup.data["fingerprint"]
+    if faces.fingerprint != wanted:
+        raise DataError(
+            f"{root}: fingerprint {faces.fingerprint[:8]}, but study {context.study.study_name}"
+            f" was made on {wanted[:8]}: give --data the same images, masks and lists"
+        )
+    context.data = faces
+    return faces
+
+
+def say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,119 @@
+"""Old results as a study of their own metric, so that report and compare can read them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.study.names import STORAGE
+from trainer.cli import Parser, guarded
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from search.results.trials import Outcome
+
+EXAMPLES = """\
+examples:
+  python -m search.import_results histories.json --study old   a list of {run, config, ...}
+  python -m search.import_results checkpoints --study old      folders of history.json, config.yaml
+  python -m search.import_results table.csv --study by-hand --metric "F pooled per batch"
+  python -m search.report --study old --out old.html
+
+A table has a row per run: best_val_f, and what else is known of best_epoch, train_f_at_best,
+final_val_f, dice_weight, dropout, epochs, seed, run. Importing a file again adds only what is new.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = Parser(prog="python -m search.import_results", description=__doc__, epilog=EXAMPLES)
+    it.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of runs, history.json, a folder with such, or a table as YAML or CSV",
+    )
+    it.add_argument(
+        "--study", required=True, metavar="NAME", help="study to make, or an imported one to add to"
+    )
+    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    it.add_argument(
+        "--metric", metavar="TEXT", help="what the runs' scores are, where their files do not tell"
+    )
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parser().parse_args(argv)
+    # after the arguments: --help need not wait for Optuna
+    from storage import StorageError
+
+    return guarded(lambda: _main(args), errors=(StorageError,))
+
+
+def _main(args: argparse.Namespace) -> int:
+    import optuna
+    from rich.console import Console
+
+    from search.importing.batches import import_batch, read_batch
+    from search.results.trials import results_of, say_troubles
+    from search.study.attributes import IMPORTED
+    from search.study.wording import counted
+    from storage import open_storage
+    from trainer.errors import UserError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not args.study.strip():
+        raise UserError("--study: a name is needed, such as --study old")
+    batch = read_batch(args.file, args.metric)
+    found = import_batch(open_storage(args.storage), args.study, batch)
+    for note in batch.notes:
+        print(f"note: {note}", file=sys.stderr)
+    there = f", {counted(found.present, 'run')} there already" if found.present else ""
+    print(f"study {args.study}: {counted(len(found.added), 'run')} added{there}")
+    print(f"metric: {found.study.user_attrs[IMPORTED]['metric']}")
+    if found.added:
+        # a run's name may hold brackets or :words:
+        console = Console(highlight=False, markup=False, emoji=False)
+        results = results_of(found.study)
+        say_troubles([results])
+        runs = [one for one in results.complete() if one.number in found.added]
+        console.print(_table(runs))
+        for one in runs:
+            if one.continued:
+                console.print(f"{one.name} started from the weights of {one.continued}")
+    return 0
+
+
+def _table(runs: Sequence[Outcome]) -> Table:
+    """The runs that were added, the best first."""
+    from rich.table import Table
+
+    from search.study.training_figures import text
+
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for heading in ("best F", "at", "epochs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for one in runs:
+        marks = ["still rising"] if one.figures["still_rising"] else []
+        marks += ["continued"] if one.continued else []
+        trained, planned = one.figures["epochs_trained"], one.config.get("training.epochs")
+        told = trained is not None or planned is not None
+        table.add_row(
+            one.name,
+            *(text(name, one.figures[name]) for name in ("best_val_f", "best_epoch")),
+            f"{trained or '-'} of {planned or '-'}" if told else "-",
+            ", ".join(marks),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

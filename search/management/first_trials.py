@@ -1,0 +1,96 @@
+"""The first trials: configurations worth trying before a sampler chooses any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+import space
+from search.management.enqueue import put_in_queue
+from search.study.attributes import FIRST
+from search.study.requests import planned_params
+from search.study.search_space import Spec, Value, describe, format_value, matching, nearest_end
+from search.study.setup import Setup, config_for
+from trainer.errors import ConfigError
+
+# after everything that a person asked for
+PRIORITY = -1_000_000
+
+
+LARGEST_SHARE = 4
+
+
+def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
+    """Enqueue the first trials of `space.py`, at most a quarter of `total`; lines to print.
+
+    In their order; each once, however often this is called. A value of the base that lies outside
+    goes to the nearest end, `--fix` overrides; a first trial whose own value lies outside, or that
+    doubles another trial, is left out with one line.
+    """
+    specs = setup.specs()
+    rows = study.get_trials(deepcopy=False)
+    present = {trial.user_attrs[FIRST] for trial in rows if FIRST in trial.user_attrs}
+    taken = [(f"trial {trial.number}", planned_params(trial)) for trial in rows]
+    room = total // LARGEST_SHARE - len(present)
+    chosen: list[tuple[dict[str, Value], dict[str, Any]]] = []
+    lines = []
+    whole = space.first_trials(setup.epochs)
+    for number, (named, trial) in enumerate(zip(space.FIRST_TRIALS, whole, strict=True), 1):
+        if len(chosen) >= room:
+            break
+        if number in present:
+            continue
+        params, amiss = _fitted(trial.params, named.params, specs, setup)
+        double = next((other for other in taken if _same(other[1], params)), None)
+        if amiss is None and double is not None:
+            amiss = f"the same as {double[0]}"
+        if amiss is not None:
+            lines.append(f"first trial {number} ({trial.note}) left out: {amiss}")
+            continue
+        attrs: dict[str, Any] = {FIRST: number, "note": trial.note, "priority": PRIORITY}
+        if trial.prediction is not None:
+            attrs["prediction"] = trial.prediction
+        chosen.append((params, attrs))
+        taken.append((f"first trial {number}", params))
+    made = put_in_queue(study, FIRST, chosen)
+    if made:
+        lines.insert(0, f"first trials: {len(made)} of the seed's configurations enqueued")
+    return lines
+
+
+def _fitted(
+    wanted: Mapping[str, Any], named: Mapping[str, Any], specs: Mapping[str, Spec], setup: Setup
+) -> tuple[dict[str, Value], str | None]:
+    """A complete configuration under the present ranges, and what is wrong with it, if anything."""
+    params: dict[str, Value] = {}
+    for name, spec in specs.items():
+        if name in setup.fixed:
+            params[name] = setup.fixed[name]
+        elif name not in wanted:
+            params[name] = setup.defaults[name]
+        elif (value := matching(wanted[name], spec)) is not None:
+            params[name] = value
+        elif name in named:
+            given = format_value(wanted[name])
+            return params, f"{name} {given} is outside {describe(spec)}"
+        else:
+            params[name] = nearest_end(wanted[name], spec)
+    try:
+        config_for(setup, params, seed=0)
+    except ConfigError as error:
+        return params, str(error)
+    return params, None
+
+
+def _same(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
+    """Whether two configurations train alike: the ramp is inert under a constant schedule."""
+
+    def key(params: Mapping[str, Value]) -> dict[str, Value]:
+        known = dict(params)
+        if known.get("dice_schedule") == "constant":
+            known.pop("dice_ramp", None)
+        return known
+
+    return key(one) == key(other)

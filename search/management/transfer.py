@@ -1,0 +1,206 @@
+"""`--from OLD`: what a new study takes over from an earlier one.
+
+Same identity (only ranges differ): the trials with value and curve, marked `copied_from`. They do
+not count towards the budget and may be the best. Another identity: no value is comparable, so only
+the five best configurations are enqueued as first trials, with the old score as text.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.management import first_trials
+from search.management.enqueue import put_in_queue
+from search.strategy.equipping import load_study
+from search.study import lineages
+from search.study.attributes import COPIED_FROM, FIRST
+from search.study.lookup import load_setup
+from search.study.search_space import Spec, Value, distribution, format_value, matching, widened
+from search.study.setup import Setup, StudyError, base_values
+from storage.rdb import LeasedStorage
+from trainer.config import key_path
+
+BEST_CONFIGS = 5
+# marks of a row's own place in its study, which a copy does not inherit
+_OWN_MARKS = ("continues", "copied_from", "first", "enqueued", "priority")
+_KEPT_SYSTEM_ATTRS = ("constraints:", "artifacts:")
+
+
+def adopt(study: optuna.Study, storage: LeasedStorage, old_name: str) -> list[str]:
+    """Take over what can be taken over; lines to print. Repeating it changes nothing.
+
+    Raises StudyError for an unknown study, or the study itself.
+    """
+    if old_name == study.study_name:
+        raise StudyError(f"--from {old_name}: this is the study itself: name another with --study")
+    old_study = load_study(storage, old_name)
+    old, new = load_setup(old_study), load_setup(study)
+    difference = _difference(old, new)
+    if difference is None:
+        return _copy(study, new, old_study, old)
+    return _enqueue_best(study, new, old_study, old, difference)
+
+
+def _difference(old: Setup, new: Setup) -> str | None:
+    """What makes scores of two studies not comparable; None where nothing does.
+
+    A key that only one of them searches is no difference: it is judged trial by trial.
+    """
+    if old.data["fingerprint"] != new.data["fingerprint"]:
+        return "other data"
+    if old.metric != new.metric:
+        return "another metric"
+    old_base, new_base = base_values(old), base_values(new)
+    for key in sorted(old_base.keys() & new_base.keys()):
+        if old_base[key] != new_base[key]:
+            return f"{key} {format_value(old_base[key])}, here {format_value(new_base[key])}"
+    return None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    params: dict[str, Value]
+    specs: dict[str, Spec]
+
+
+def _copy(study: optuna.Study, new: Setup, old_study: optuna.Study, old: Setup) -> list[str]:
+    present = {
+        trial.user_attrs[COPIED_FROM]
+        for trial in study.get_trials(deepcopy=False)
+        if trial.user_attrs.get(COPIED_FROM) is not None
+    }
+    copied, left_out = 0, 0
+    for trial in lineages.merged(old_study.get_trials(deepcopy=False)):
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            continue
+        if not trial.intermediate_values:
+            continue
+        origin = trial.user_attrs.get(COPIED_FROM) or f"{old.name}/{trial.number}"
+        if origin in present or origin.rpartition("/")[0] == study.study_name:
+            continue
+        fit = _fit(trial, old, new)
+        if fit is None:
+            left_out += 1
+            continue
+        study.add_trial(_copied(trial, fit, origin))
+        copied += 1
+    lines = [f"--from {old.name}: {copied} trials taken over with their values and curves"]
+    if left_out:
+        lines.append(f"--from {old.name}: {left_out} trials left out: this study cannot hold them")
+    return lines
+
+
+def _fit(trial: FrozenTrial, old: Setup, new: Setup) -> _Fit | None:
+    """The trial's values as this study's parameters; None where it trained something else."""
+    had = _values(trial, old)
+    for key, value in base_values(new).items():
+        if key in had and not _equal(had[key], value):
+            return None
+    params: dict[str, Value] = {}
+    specs: dict[str, Spec] = {}
+    for name, spec in new.specs().items():
+        value = had.get(".".join(key_path(name)))
+        if value is None and name == "T_0":
+            value = old.epochs
+        wide = widened(spec, value)
+        found = None if wide is None else matching(value, wide)
+        if wide is None or found is None:
+            return None
+        params[name], specs[name] = found, wide
+    return _Fit(params, specs)
+
+
+def _values(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
+    """Every key that the trial trained with, by dotted name."""
+    known = base_values(setup)
+    for name, value in trial.params.items():
+        known[".".join(key_path(name))] = value
+    return known
+
+
+def _copied(trial: FrozenTrial, fit: _Fit, origin: str) -> FrozenTrial:
+    value = lineages.value(trial)
+    row = create_trial(
+        state=trial.state,
+        value=value,
+        params=fit.params,
+        distributions={name: distribution(spec) for name, spec in fit.specs.items()},
+        user_attrs={
+            **{key: item for key, item in trial.user_attrs.items() if key not in _OWN_MARKS},
+            COPIED_FROM: origin,
+        },
+        system_attrs={
+            key: item
+            for key, item in trial.system_attrs.items()
+            if key.startswith(_KEPT_SYSTEM_ATTRS)
+        },
+        intermediate_values=dict(trial.intermediate_values),
+    )
+    # it ended when it ended: `--stop-after` and "latest activity" must not take it for news
+    row.datetime_start, row.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return row
+
+
+def _enqueue_best(
+    study: optuna.Study, new: Setup, old_study: optuna.Study, old: Setup, difference: str
+) -> list[str]:
+    complete = [
+        trial
+        for trial in lineages.merged(old_study.get_trials(deepcopy=False))
+        if trial.state == TrialState.COMPLETE and trial.value is not None
+    ]
+    complete.sort(key=lambda trial: (-(trial.value or 0.0), trial.number))
+    rows: list[tuple[dict[str, Value], dict[str, Any]]] = []
+    for trial in complete:
+        params = _translated(trial, old, new)
+        if len(rows) == BEST_CONFIGS:
+            break
+        if params is None or any(params == other for other, _ in rows):
+            continue
+        rows.append(
+            (
+                params,
+                {
+                    FIRST: f"{old.name}/{trial.number}",
+                    "note": f"from study {old.name}, trial {trial.number}",
+                    "prediction": f"{trial.value:.4f} there, with {difference}",
+                    # the person named this study: before the seed's own first trials
+                    "priority": first_trials.PRIORITY + 1,
+                },
+            )
+        )
+    made = put_in_queue(study, FIRST, rows)
+    return [
+        f"--from {old.name}: {difference}, so no value is comparable: {len(made)} of its best "
+        "configurations enqueued as first trials"
+    ]
+
+
+def _translated(trial: FrozenTrial, old: Setup, new: Setup) -> dict[str, Value] | None:
+    """The trial's configuration in this study's ranges; None where one of its values is outside."""
+    had = _values(trial, old)
+    params: dict[str, Value] = {}
+    for name, spec in new.specs().items():
+        value = had.get(".".join(key_path(name)))
+        if name == "T_0":
+            # the same number of cycles in another budget
+            value = (old.epochs if value is None else value) * new.epochs / old.epochs
+        if name in new.fixed or value is None:
+            params[name] = new.defaults[name]
+            continue
+        found = matching(value, spec)
+        if found is None:
+            return None
+        params[name] = found
+    return params
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, (int, float)):
+        return math.isclose(one, other, rel_tol=1e-9)
+    return bool(one == other)

@@ -1,1 +1,0 @@
-"""A report as data, as one HTML page and as Markdown."""

@@ -1,0 +1,62 @@
+"""What a study of repeats came to, as a section of the report: as `search.confirm` tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import rich.table
+
+from search.confirmation.plan import judged
+from search.confirmation.scores import (
+    IMAGES_COVERED,
+    by_image,
+    images_table,
+    ordered,
+    seeds_covered,
+    seeds_table,
+)
+from search.reporting.document import Section, Table
+from search.reporting.figures.every_figure import confirm_figure
+from search.results.statistics.verdicts import sentence
+from search.study.lookup import load_setup
+from search.study.repeats import confirmed_scores
+
+
+def confirm_section(study: optuna.Study, runs: Path | None = None) -> Section:
+    """Table, figure and sentence of a study of repeats; over images too, where they were scored.
+
+    runs: folder of the repeats' files, None: not over images.
+    """
+    scores, looks = confirmed_scores(study), 1
+    said = "Not judged yet: the first look has not been reached."
+    now = judged(study)
+    if now is not None and now.look:
+        scores, looks = {label: list(own) for label, own in now.scores.items()}, now.looks
+        said = f"{sentence(scores, now.pairs)}."
+    if not any(scores.values()):
+        return Section("confirm", "Repeated with fresh seeds", ["No repeat has finished yet."])
+    sentences = [said, seeds_covered(load_setup(study))]
+    tables = [_plain(seeds_table(scores, {}, looks))]
+    if images := {} if runs is None else by_image(study, runs):
+        tables.append(_plain(images_table(ordered(scores), images)))
+        sentences.append(IMAGES_COVERED)
+    figure = confirm_figure(scores, looks)
+    return Section(
+        "confirm",
+        "Repeated with fresh seeds",
+        sentences,
+        tables,
+        figures=[] if figure is None else [figure],
+    )
+
+
+def _plain(table: rich.table.Table) -> Table:
+    """The cells of a table for the terminal."""
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    return Table(
+        [str(column.header) for column in table.columns],
+        list(zip(*columns, strict=True)),
+        str(table.title or ""),
+        sortable=True,
+    )

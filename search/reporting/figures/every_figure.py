@@ -1,0 +1,284 @@
+"""The figures of a study, by the topic of the sentences that they stand beside.
+
+Titles say what a figure shows, subtitles how to read it. `search.reporting.figures.parameters` and
+`search.reporting.figures.curves` hold the larger ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from search.reporting.figures.curves import curves_figure, schedules_figure
+from search.reporting.figures.drawing import (
+    BLUE,
+    GREY,
+    ORANGE,
+    below,
+    blank,
+    is_complete,
+    name_tags,
+    points,
+    pruned_marker,
+    rounded,
+    score_range,
+    shown,
+    whole_numbers,
+)
+from search.reporting.figures.parameters import (
+    balance_figure,
+    dice_figure,
+    optimisation_figure,
+    parameter_figures,
+)
+from search.results.statistics import intervals
+from search.results.statistics.evidence import importances
+from search.results.statistics.groups import rising
+from search.results.trials import Outcome, Results
+from search.study import lineages
+
+
+def figures(results: Results) -> dict[str, go.Figure]:
+    """Topic -> figure, where there is something to draw; `parameter NAME` for each that varied."""
+    trials = results.scored()
+    found = {
+        "standing": _standing(results),
+        **parameter_figures(results),
+        "dice": dice_figure(results),
+        "optimisation": optimisation_figure(results),
+        "balance": balance_figure(results),
+        "convergence": _convergence(trials),
+        "restarts": curves_figure(trials),
+        "schedules": schedules_figure(trials),
+        "importances": _importances(results),
+        "classes": _classes(results),
+        "pruning": _pruning(trials),
+    }
+    return {topic: figure for topic, figure in found.items() if figure is not None}
+
+
+def confirm_figure(scores: Mapping[str, Sequence[float]], looks: int = 1) -> go.Figure | None:
+    """Every score and the mean's interval of each repeated configuration; None without scores.
+
+    looks: how often the scores were to be looked at, see
+    `search.results.statistics.intervals.interval`.
+    """
+    known = {label: list(of) for label, of in scores.items() if of}
+    if not known:
+        return None
+    # the first of a horizontal chart stands at its foot
+    ordered = sorted(known, key=lambda label: statistics.fmean(known[label]))
+    figure = blank(
+        "Repeated with fresh seeds",
+        "points: one seed each; diamonds: mean and 95 % interval",
+        "score",
+        "",
+        height=140 + 44 * len(ordered),
+    )
+    for label in ordered:
+        figure.add_trace(
+            go.Scatter(
+                x=rounded(known[label]),
+                y=[shown(label)] * len(known[label]),
+                mode="markers",
+                marker={"color": BLUE, "size": 7, "opacity": 0.6},
+                hovertemplate="%{x:.4f}<extra></extra>",
+            )
+        )
+    spans = {label: intervals.interval(known[label], looks=looks) for label in ordered}
+    told = {label: span for label, span in spans.items() if span is not None}
+    figure.add_trace(
+        go.Scatter(
+            x=rounded(span.mean for span in told.values()),
+            y=[shown(label) for label in told],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": rounded(span.high - span.mean for span in told.values()),
+                "arrayminus": rounded(span.mean - span.low for span in told.values()),
+            },
+            mode="markers",
+            marker={"color": ORANGE, "symbol": "diamond", "size": 10},
+            hovertemplate="mean %{x:.4f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(type="category")
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _standing(results: Results) -> go.Figure | None:
+    trials = sorted(results.scored(), key=lambda one: one.number)
+    if len(trials) < 2 or results.imported:
+        # imported runs have no order that means anything
+        return None
+    span = score_range(trials)
+    figure = blank(
+        "Score of each trial, in their order",
+        "full: complete; open: pruned; line: the best so far" + below(trials, span),
+        "trial",
+        "best val F",
+    )
+    complete = [one for one in trials if is_complete(one)]
+    for marker, chosen in (
+        (pruned_marker(), [one for one in trials if not is_complete(one)]),
+        ({}, complete),
+    ):
+        if chosen:
+            numbers, scores = [one.number for one in chosen], [one.value for one in chosen]
+            figure.add_trace(points(chosen, numbers, scores, marker=marker))
+    best = list(itertools.accumulate((one.value or 0.0 for one in complete), max))
+    figure.add_trace(
+        go.Scatter(
+            x=[one.number for one in complete],
+            y=rounded(best),
+            mode="lines",
+            line={"shape": "hv", "color": ORANGE, "width": 2},
+            hoverinfo="skip",
+        )
+    )
+    whole_numbers(figure, trials[-1].number)
+    figure.update_yaxes(range=span)
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _convergence(trials: Sequence[Outcome]) -> go.Figure | None:
+    complete = [one for one in trials if is_complete(one) and one.figures.get("best_epoch")]
+    if len(complete) < 2:
+        return None
+    figure = blank(
+        "Convergence epoch against score",
+        "complete trials; crosses: still rising at the end; squares: started from the weights of"
+        " another run",
+        "epoch of the best score",
+        "best val F",
+    )
+    continued = [one for one in complete if one.continued]
+    fresh = [one for one in complete if not one.continued]
+    for chosen, symbol, colour in (
+        ([one for one in fresh if not rising(one)], "circle", BLUE),
+        ([one for one in fresh if rising(one)], "x", ORANGE),
+        (continued, "square-open", GREY),
+    ):
+        if not chosen:
+            continue
+        epochs = [one.figures["best_epoch"] for one in chosen]
+        trace = points(chosen, epochs, [one.value for one in chosen])
+        trace.update(marker={"symbol": symbol, "color": colour})
+        figure.add_trace(trace)
+    best = [one.figures["best_epoch"] for one in complete]
+    figure.add_trace(name_tags(complete, best))
+    whole_numbers(figure, max(best) - min(best))
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _importances(results: Results) -> go.Figure | None:
+    found = importances(results.complete())
+    if not found:
+        return None
+    names = list(found)[::-1]
+    count = found[names[0]].count
+    figure = blank(
+        "Importance of each parameter",
+        f"share of 1 among {count} complete trials (PED-ANOVA); orange: the middle 90 % of"
+        " resampled trials",
+        "share",
+        "",
+        height=130 + 34 * len(names),
+    )
+    figure.add_trace(
+        go.Bar(
+            x=rounded(found[name].value for name in names),
+            y=[shown(name) for name in names],
+            orientation="h",
+            marker={"color": BLUE},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": rounded(max(0.0, found[name].high - found[name].value) for name in names),
+                "arrayminus": rounded(
+                    max(0.0, found[name].value - found[name].low) for name in names
+                ),
+                "color": ORANGE,
+            },
+            hovertemplate="%{y}: %{x:.2f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(type="category")
+    return figure
+
+
+def _classes(results: Results) -> go.Figure | None:
+    best = results.best
+    if best is None or not best.per_class:
+        return None
+    complete = [one for one in results.complete() if one.per_class]
+    names = list(best.per_class)
+    medians = [
+        statistics.median(known)
+        if (known := [it for one in complete if (it := one.per_class.get(name)) is not None])
+        else None
+        for name in names
+    ]
+    figure = blank(
+        f"F of each class: {best.name} beside the median",
+        f"pooled over the validation part at each trial's best epoch; median of {len(complete)}"
+        " complete trials",
+        "F-score",
+        "",
+        height=150 + 24 * len(names),
+    )
+    labels = [shown(name) for name in names]
+    for name, values, symbol, colour in (
+        ("median", medians, "line-ns-open", GREY),
+        (best.name, [best.per_class[name] for name in names], "circle", BLUE),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=rounded(values, 4),
+                y=labels,
+                mode="markers",
+                name=shown(name),
+                marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 3}}
+                if name == "median"
+                else {"symbol": symbol, "size": 9, "color": colour},
+                hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+            )
+        )
+    figure.update_yaxes(type="category", autorange="reversed", dtick=1)
+    return figure
+
+
+def _pruning(trials: Sequence[Outcome]) -> go.Figure | None:
+    if all(is_complete(one) for one in trials):
+        return None
+    figure = blank("Epochs that each trial was trained", "", "epochs trained", "trials", height=320)
+    kinds = {
+        "complete": [one for one in trials if is_complete(one)],
+        "pruned": [
+            one for one in trials if not is_complete(one) and not lineages.diverged(one.row)
+        ],
+        "diverged": [one for one in trials if lineages.diverged(one.row)],
+    }
+    for (name, chosen), colour in zip(kinds.items(), (BLUE, GREY, ORANGE), strict=True):
+        counts = Counter(max(one.curve, default=0) for one in chosen)
+        if counts:
+            epochs = sorted(counts)
+            figure.add_trace(
+                go.Bar(
+                    x=epochs,
+                    y=[counts[epoch] for epoch in epochs],
+                    name=name,
+                    marker={"color": colour},
+                    hovertemplate="%{y} after epoch %{x}<extra></extra>",
+                )
+            )
+    figure.update_layout(barmode="stack")
+    whole_numbers(figure, max(max(one.curve, default=0) for one in trials))
+    return figure

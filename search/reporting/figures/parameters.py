@@ -1,0 +1,348 @@
+"""Score, fit and loss parts along the searched parameters, the Dice weight before all."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from search.reporting.figures.drawing import (
+    BAND,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    below,
+    blank,
+    is_complete,
+    on_log_scale,
+    points,
+    pruned_marker,
+    rounded,
+    score_range,
+    shown,
+    significant,
+    styled,
+)
+from search.results.findings.judged_study import Evidence, smoothed
+from search.results.statistics import intervals
+from search.results.statistics.groups import as_number, dice_weight
+from search.results.statistics.smoothing import Smooth, smooth
+from search.results.trials import Outcome, Results
+from search.study.search_space import format_value
+
+# so few distinct values are told one by one
+_FEW = 8
+# of two scores the interval is wider than any figure
+_LEAST_IN_GROUP = 3
+Measure = Callable[[Outcome], float | None]
+
+
+def parameter_figures(results: Results) -> dict[str, go.Figure]:
+    """Score against each parameter that varied: `parameter NAME` -> figure.
+
+    Bands rest on the complete trials.
+    """
+    names = dict.fromkeys(name for one in results.scored() for name in one.params)
+    found = {f"parameter {name}": _parameter(name, results) for name in names}
+    return {key: figure for key, figure in found.items() if figure is not None}
+
+
+def _parameter(name: str, results: Results) -> go.Figure | None:
+    trials = [one for one in results.scored() if one.params.get(name) is not None]
+    values = {one.params[name] for one in trials}
+    if len(values) < 2:
+        return None
+    numbers = [as_number(value) if not isinstance(value, str) else None for value in values]
+    if None in numbers:
+        return _choices(name, trials)
+    log = on_log_scale(name, results)
+    complete = [one for one in trials if is_complete(one)]
+    few = len({one.params[name] for one in complete}) <= _FEW
+    # runs chosen by hand changed several things together: no curve takes that apart
+    found = None if few or results.imported else smoothed(complete, name, log=log)
+    return _along(name, trials, lambda one: float(one.params[name]), found, log=log)
+
+
+def dice_figure(results: Results) -> go.Figure | None:
+    """Score along the Dice weight, with its optimum and how flat it is."""
+    known = [one for one in results.scored() if dice_weight(one) is not None]
+    if len({dice_weight(one) for one in known}) < 2:
+        return None
+    found = Evidence(results).curve
+    figure = _along("dice_weight", known, dice_weight, found)
+    figure.update_layout(height=420)
+    if found is not None:
+        curve, _ = found
+        figure.update_layout(
+            title_subtitle_text=f"{_optimum_text(curve)}; {figure.layout.title.subtitle.text}"
+        )
+        left, right = curve.flat
+        figure.add_vrect(x0=left, x1=right, fillcolor=GREEN, opacity=0.12, line_width=0)
+        figure.add_vline(x=curve.best, line={"color": GREEN, "width": 2, "dash": "dash"})
+    return figure
+
+
+def _along(
+    name: str,
+    trials: Sequence[Outcome],
+    value: Measure,
+    found: tuple[Smooth, bool] | None,
+    *,
+    log: bool = False,
+) -> go.Figure:
+    """found: the local mean, and whether the other parameters were taken out of it."""
+    complete = [one for one in trials if is_complete(one)]
+    x = [value(one) or 0.0 for one in complete]
+    y = [one.value or 0.0 for one in complete]
+    span = score_range(trials)
+    if found is not None:
+        reading = f"line and band: local mean of {_trials(complete)}, its 95 % interval"
+        reading += ", linear effects of the other parameters taken out" if found[1] else ""
+    elif len(set(x)) <= _FEW:
+        reading = _groups_reading(x)
+    else:
+        reading = f"{_trials(complete)}, too few or chosen by hand: no band"
+    figure = blank(
+        f"Score against {name}", reading + below(trials, span), name, "best val F", height=320
+    )
+    _add_trials(figure, trials, value)
+    if found is not None:
+        _add_band(figure, found[0], ORANGE, BAND)
+    elif len(set(x)) <= _FEW:
+        _add_groups(figure, x, y)
+    if log:
+        places = [value(one) or 1.0 for one in trials]
+        # within a decade or two the ticks between are needed
+        wide = max(places) > 100 * min(places)
+        figure.update_xaxes(type="log", dtick=1 if wide else None)
+    figure.update_yaxes(range=span)
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _optimum_text(curve: Smooth) -> str:
+    low, high = curve.best_span
+    left, right = curve.flat
+    return (
+        f"highest at {curve.best:.2f} (dashed; 95 % of resamples: {low:.2f} to {high:.2f});"
+        f" shaded, {left:.2f} to {right:.2f}: cannot be told from it"
+    )
+
+
+def _choices(name: str, trials: Sequence[Outcome]) -> go.Figure:
+    """Score by the choices of a parameter."""
+    complete = [one for one in trials if is_complete(one)]
+    labels = [shown(format_value(one.params[name])) for one in complete]
+    span = score_range(trials)
+    reading = _groups_reading(labels) + below(trials, span)
+    figure = blank(f"Score against {name}", reading, name, "best val F", height=320)
+    _add_trials(figure, trials, lambda one: shown(format_value(one.params[name])))
+    _add_groups(figure, labels, [one.value or 0.0 for one in complete])
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(range=span)
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _groups_reading(values: Sequence[Any]) -> str:
+    if not values:
+        return "no trial is complete: only pruned ones are shown"
+    if max(Counter(values).values()) < _LEAST_IN_GROUP:
+        return f"{len(values)} complete, fewer than {_LEAST_IN_GROUP} at each value: no intervals"
+    return (
+        "diamonds: mean of the complete trials at a value and its 95 % interval, where there are"
+        f" {_LEAST_IN_GROUP}; they differ in all else"
+    )
+
+
+def _trials(complete: Sequence[Outcome]) -> str:
+    return f"{len(complete)} complete trial{'' if len(complete) == 1 else 's'}"
+
+
+def _add_trials(figure: go.Figure, trials: Sequence[Outcome], value: Callable[..., Any]) -> None:
+    """A mark each: full ones for complete trials, open ones for pruned."""
+    for marker, chosen in (
+        (pruned_marker(), [one for one in trials if not is_complete(one)]),
+        ({}, [one for one in trials if is_complete(one)]),
+    ):
+        if chosen:
+            at = [value(one) for one in chosen]
+            at = at if isinstance(at[0], str) else significant(at)
+            figure.add_trace(points(chosen, at, [one.value for one in chosen], marker=marker))
+
+
+def _add_groups(figure: go.Figure, x: Sequence[Any], y: Sequence[float]) -> None:
+    groups: dict[Any, list[float]] = {}
+    for place, score in zip(x, y, strict=True):
+        groups.setdefault(place, []).append(score)
+    spans = {
+        place: intervals.interval(scores) if len(scores) >= _LEAST_IN_GROUP else None
+        for place, scores in groups.items()
+    }
+    told = {place: span for place, span in spans.items() if span is not None}
+    if not told:
+        return
+    means = [statistics.fmean(groups[place]) for place in told]
+    figure.add_trace(
+        go.Scatter(
+            x=list(told),
+            y=rounded(means),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": rounded(
+                    span.high - mean for span, mean in zip(told.values(), means, strict=True)
+                ),
+                "arrayminus": rounded(
+                    mean - span.low for span, mean in zip(told.values(), means, strict=True)
+                ),
+            },
+            mode="markers",
+            marker={"symbol": "diamond", "size": 10, "color": ORANGE},
+            text=[f"mean of {len(groups[place])}" for place in told],
+            hovertemplate="%{text}: %{y:.4f}<extra></extra>",
+        )
+    )
+
+
+def _add_band(
+    figure: go.Figure, curve: Smooth, colour: str, band: str | None, **options: Any
+) -> None:
+    x = significant(curve.x)
+    if band is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=[*x, *x[::-1]],
+                y=[*rounded(curve.high), *rounded(curve.low[::-1])],
+                fill="toself",
+                fillcolor=band,
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+                **options,
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=rounded(curve.mean),
+            mode="lines",
+            line={"color": colour, "width": 2.5},
+            hoverinfo="skip",
+            showlegend=False,
+            **options,
+        )
+    )
+
+
+# ------------------------------------------------------------------------------- several measures
+
+
+def optimisation_figure(results: Results) -> go.Figure | None:
+    """Train F, validation F and the parts of the loss at the best epoch, by Dice weight."""
+    trials = results.scored()
+    scores = {"train F": _known("train_f_at_best"), "val F": _known("best_val_f")}
+    losses = {"train CE": _at_best("train_ce"), "train Dice": _at_best("train_dice")}
+    scores = {name: measure for name, measure in scores.items() if _varies(trials, measure)}
+    losses = {name: measure for name, measure in losses.items() if _varies(trials, measure)}
+    if "train F" not in scores and not losses:
+        return None
+    rows = [(title, kind) for title, kind in (("F-score", scores), ("loss", losses)) if kind]
+    figure = blank(
+        "Fit to the training data by Dice weight",
+        "each complete trial at its best epoch; a low train F means the optimisation fell short, a"
+        f" wide gap that it did not carry over{_lines_text(results)}",
+        "dice_weight",
+        rows[0][0],
+        height=300 * len(rows),
+    )
+    for number, (title, kind) in enumerate(rows):
+        axis = "y" if number == 0 else "y2"
+        _add_measures(figure, results, dice_weight, kind, yaxis=axis)
+        if len(rows) == 2:
+            low, high = ((0.56, 1.0), (0.0, 0.44))[number]
+            figure.update_layout(
+                {f"yaxis{axis[1:]}": {"domain": [low, high], "title": {"text": title}}}
+            )
+    figure.update_xaxes(anchor=axis)
+    return styled(figure)
+
+
+def balance_figure(results: Results) -> go.Figure | None:
+    """F of large and of small parts against the share of Dice in the loss."""
+    trials = results.scored()
+    kinds: dict[str, Measure] = {
+        "large parts (background, skin, hair)": lambda one: as_number(one.attrs.get("f_large")),
+        "small parts (eyes, brows, nose, lips, mouth)": lambda one: as_number(
+            one.attrs.get("f_small")
+        ),
+    }
+    if not any(_varies(trials, measure, dice_share) for measure in kinds.values()):
+        return None
+    figure = blank(
+        "CE:Dice ratio against large and small parts",
+        f"pooled F of each complete trial at its best epoch{_lines_text(results)}",
+        "share of Dice in the loss, % (60 is CE:Dice 40:60)",
+        "F-score",
+    )
+    _add_measures(figure, results, dice_share, kinds)
+    return figure
+
+
+def dice_share(one: Outcome) -> float | None:
+    """Per cent of the loss's weights that Dice has."""
+    ce, dice = as_number(one.config.get("loss.ce_weight", 1.0)), dice_weight(one)
+    if ce is None or dice is None or ce + dice <= 0:
+        return None
+    return 100 * dice / (ce + dice)
+
+
+def _lines_text(results: Results) -> str:
+    return "" if results.imported else "; the lines are local means"
+
+
+def _add_measures(
+    figure: go.Figure,
+    results: Results,
+    value: Measure,
+    kinds: dict[str, Measure],
+    **options: Any,
+) -> None:
+    colours = [BLUE, ORANGE] if options.get("yaxis", "y") == "y" else [GREEN, PURPLE]
+    for (name, measure), colour in zip(kinds.items(), colours, strict=False):
+        chosen = _with_both(results.scored(), value, measure)
+        if not chosen:
+            continue
+        x = [value(one) or 0.0 for one in chosen]
+        y = [measure(one) or 0.0 for one in chosen]
+        marker = {"color": colour, "size": 6, "opacity": 0.6}
+        figure.add_trace(points(chosen, significant(x), y, name=name, marker=marker, **options))
+        curve = None if results.imported else smooth(np.array(x), np.array(y))
+        if curve is not None:
+            _add_band(figure, curve, colour, None, **options)
+
+
+def _with_both(trials: Sequence[Outcome], value: Measure, measure: Measure) -> list[Outcome]:
+    return [
+        one
+        for one in trials
+        if is_complete(one) and value(one) is not None and measure(one) is not None
+    ]
+
+
+def _varies(trials: Sequence[Outcome], measure: Measure, value: Measure = dice_weight) -> bool:
+    return len({value(one) for one in _with_both(trials, value, measure)}) >= 2
+
+
+def _known(name: str) -> Measure:
+    return lambda one: as_number(one.figures.get(name))
+
+
+def _at_best(name: str) -> Measure:
+    return lambda one: one.series.get(name, {}).get(one.figures.get("best_epoch") or 0)

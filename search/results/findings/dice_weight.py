@@ -1,0 +1,297 @@
+"""What was once concluded by hand about the dice weight, each with what the trials bear.
+
+Of three runs with one seed each it was said that 1.5 is the optimum, that one should never go
+above 2.0, that 2.0 trains worse and less steadily, that CE serves large parts and Dice small ones,
+and that fast is not better. Every sentence here is computed; "supported" and "refuted" are said
+where an interval carries them, for the values that were tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from optuna.trial import TrialState
+
+from search.results.findings.judged_study import (
+    CEILING,
+    OPTIMUM,
+    Evidence,
+    apart_text,
+    core,
+    level,
+    level_name,
+    levels_text,
+    not_alike,
+)
+from search.results.findings.wording import listed, number, scores
+from search.results.statistics.groups import Group, alike_but_for_dice, dice_weight, rising
+from search.results.statistics.smoothing import Smooth
+from search.study.wording import counted
+
+# a dice weight so near to another is no other optimum
+_NEAR = 0.25
+# trials of either side of a limit, without which a curve says nothing about it
+_EACH_SIDE = 3
+
+
+def dice(seen: Evidence) -> list[str]:
+    """The optimum and how flat it is, then the two claims."""
+    tried = sorted({weight for one in seen.complete if (weight := dice_weight(one)) is not None})
+    if not tried:
+        return ["The optimum of the dice weight is undetermined: no complete trial tells its own."]
+    if len(tried) == 1:
+        told = f"All complete trials had dice_weight {number(tried[0])}"
+        return [f"{told}, so its optimum is undetermined and nothing is known above or below."]
+    lines = [_optimum_of_levels(seen)] if len(seen.repeated) > 1 else []
+    if seen.curve is not None:
+        lines.append(_optimum_of_curve(seen, *seen.curve))
+    return [*(lines or [_no_optimum(seen, tried)]), _is_optimum(seen), _never_above(seen, tried)]
+
+
+def _no_optimum(seen: Evidence, tried: Sequence[float]) -> str:
+    why = (
+        "the runs were chosen by hand, and no two dice weights have repeats with other seeds"
+        if seen.results.imported
+        else "that is too few for a curve"
+    )
+    return (
+        f"The optimum of the dice weight is undetermined: {counted(len(tried), 'value')} from"
+        f" {number(tried[0])} to {number(tried[-1])} in"
+        f" {counted(len(seen.complete), 'complete trial')}; {why}."
+    )
+
+
+def _optimum_of_curve(seen: Evidence, curve: Smooth, taken_out: bool) -> str:
+    low, high = curve.best_span
+    span, step = curve.x[-1] - curve.x[0], curve.x[1] - curve.x[0]
+    text = (
+        f"Over {counted(len(seen.complete), 'complete trial')} with dice_weight"
+        f" {number(curve.x[0])} to {number(curve.x[-1])}"
+        f"{', linear effects of the other parameters taken out,' if taken_out else ''}"
+        f" the mean score is highest at {number(curve.best)}; 95 % of the resamples have it between"
+        f" {number(low)} and {number(high)}"
+    )
+    if high - low > span / 2:
+        text += ", more than half of what was tried: the optimum is undetermined"
+    elif high >= curve.x[-1] - step or low <= curve.x[0] + step:
+        text += ", which reaches the edge of what was tried: the optimum may lie beyond it"
+    return f"{text}. {_flatness(seen, curve)}"
+
+
+def _flatness(seen: Evidence, curve: Smooth) -> str:
+    if seen.noise is not None:
+        top = int(curve.mean.argmax())
+        level_at = curve.mean >= curve.mean[top] - seen.noise
+        left = right = top
+        while left > 0 and level_at[left - 1]:
+            left -= 1
+        while right < len(level_at) - 1 and level_at[right + 1]:
+            right += 1
+        text = (
+            f"From {number(curve.x[left])} to {number(curve.x[right])} it lies within one standard"
+            f" deviation between seeds ({seen.noise:.4f}) of its top"
+        )
+    else:
+        text = (
+            f"From {number(curve.flat[0])} to {number(curve.flat[1])} it cannot be told from its"
+            " top; how that compares with the noise between seeds is unknown, for no"
+            " configuration was repeated"
+        )
+    pruned = sum(one.state == TrialState.PRUNED for one in seen.results.scored())
+    left_out = f" ({counted(pruned, 'pruned trial')} left out, for they stopped early)"
+    return f"{text}{left_out if pruned else ''}."
+
+
+def _optimum_of_levels(seen: Evidence) -> str:
+    best = max(seen.repeated, key=lambda group: group.mean)
+    beaten = [group for group in seen.repeated if seen.beats(best, group)]
+    standing = [group for group in seen.repeated if group not in beaten]
+    text = f"Of the dice weights with several seeds {level(best)} has the highest mean"
+    if len(standing) == 1:
+        text += ", and it beats each other one"
+    elif beaten:
+        text += f"; it beats {listed([level(group) for group in beaten])}, not " + listed(
+            [level(group) for group in standing if group is not best]
+        )
+    else:
+        text += ", but beats none of the others: the optimum is undetermined among them"
+    if seen.noise is not None:
+        near = [group for group in seen.repeated if group.mean >= best.mean - seen.noise]
+        text += (
+            f"; within one standard deviation between seeds ({seen.noise:.4f}) of it:"
+            f" {listed([level(group) for group in near])}"
+        )
+    ends = (seen.repeated[0], seen.repeated[-1])
+    if any(group in standing for group in ends) and beaten:
+        text += "; that reaches the edge of what was tested, so the optimum may lie beyond"
+    return f"{text}.{not_alike(seen.repeated)}"
+
+
+def _is_optimum(seen: Evidence) -> str:
+    claim = f'"{number(OPTIMUM)} is the optimum"'
+    own = next((group for group in seen.repeated if group.weight == OPTIMUM), None)
+    others = [group for group in seen.repeated if group is not own]
+    if own is not None and others:
+        better = [group for group in others if seen.beats(group, own)]
+        worse = [group for group in others if seen.beats(own, group)]
+        if better and alike_but_for_dice([own, *better]):
+            return f"{claim} is refuted: {levels_text(better)} {_beat(better)} it, all else equal."
+        if len(worse) == len(others) and alike_but_for_dice(seen.repeated):
+            return (
+                f"{claim} is supported within the tested values: it beats {levels_text(worse)},"
+                " all else equal."
+            )
+        undecided = [group for group in others if group not in better and group not in worse]
+        why = (
+            f"it cannot be told from {levels_text(undecided)}"
+            if undecided
+            else "what was compared differs in more than the dice weight"
+        )
+        return f"{claim} is neither supported nor refuted: {why}."
+    if seen.curve is not None:
+        return _optimum_by_curve(claim, seen.curve[0])
+    near = core(seen.levels)
+    if not any(group.weight == OPTIMUM for group in near):
+        return f"{claim} is neither supported nor refuted: {_untold(OPTIMUM)}."
+    return (
+        f"{claim} is neither supported nor refuted: {levels_text(near)} reached"
+        f" {scores([group.mean for group in near])} {_seeds_text(near)}{_and_differ(near)}."
+    )
+
+
+def _optimum_by_curve(claim: str, curve: Smooth) -> str:
+    if not curve.x[0] <= OPTIMUM <= curve.x[-1]:
+        return f"{claim} is neither supported nor refuted: {_untold(OPTIMUM)}."
+    at = int(np.abs(curve.x - OPTIMUM).argmin())
+    if curve.high[at] < curve.low.max():
+        better = curve.x[int(curve.low.argmax())]
+        return (
+            f"{claim} is refuted: around {number(better)} the mean score is higher, and their 95 %"
+            " bands do not meet."
+        )
+    far = np.abs(curve.x - OPTIMUM) > _NEAR
+    if far.any() and curve.high[far].max() < curve.low[at]:
+        return (
+            f"{claim} is supported within the tested values: further than {_NEAR:g} away the mean"
+            " score is lower, and the 95 % bands do not meet."
+        )
+    return (
+        f"{claim} is neither supported nor refuted: what cannot be told from the top reaches from"
+        f" {number(curve.flat[0])} to {number(curve.flat[1])}."
+    )
+
+
+def _never_above(seen: Evidence, tried: Sequence[float]) -> str:
+    claim = f'"Never above {number(CEILING)}"'
+    open_text = f"{claim} is neither supported nor refuted"
+    if tried[-1] <= CEILING:
+        return f"{open_text}: no complete trial went above; the highest is {number(tried[-1])}."
+    if tried[0] > CEILING:
+        return f"{open_text}: every complete trial went above; the lowest is {number(tried[0])}."
+    below, above = _sides(seen.repeated)
+    if below and above:
+        return _above_of_levels(seen, claim, below, above)
+    if seen.curve is not None:
+        return _above_by_curve(seen, claim)
+    below, above = _sides(seen.levels)
+    if not (below and above):
+        return f"{open_text}: its two sides were not tried alike in all else."
+    pair = [below[-1], above[0]]
+    second_higher = above[0].mean > below[-1].mean
+    rest = "".join(
+        f"; {level_name(group)} was still rising at its end"
+        for group in pair
+        if any(rising(one) for one in group.outcomes)
+    )
+    return (
+        f"{open_text}: {level_name(above[0])} reached {above[0].mean:.4f} and {level(below[-1])}"
+        f" {below[-1].mean:.4f} {_seeds_text(pair)}"
+        f"{', so the higher weight even scored higher' if second_higher else ''}"
+        f"{_and_differ(pair)}{rest}."
+    )
+
+
+def _sides(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    known = [(group.weight or 0.0, group) for group in groups]
+    below = [group for weight, group in known if weight <= CEILING]
+    return below, [group for weight, group in known if weight > CEILING]
+
+
+def _above_of_levels(
+    seen: Evidence, claim: str, below: Sequence[Group], above: Sequence[Group]
+) -> str:
+    best = max(below, key=lambda group: group.mean)
+    compared = [best, *above]
+    winners = [group for group in above if seen.beats(group, best)]
+    losers = [group for group in above if seen.beats(best, group)]
+    means = listed([f"{level(group)}: {group.mean:.4f}" for group in compared])
+    if winners and alike_but_for_dice([best, *winners]):
+        return (
+            f"{claim} is refuted: {levels_text(winners)} {_beat(winners)} {level(best)}, the best"
+            f" that is not above, all else equal (means {means})."
+        )
+    if len(losers) == len(above) and alike_but_for_dice(compared):
+        return (
+            f"{claim} is supported within the tested values: {level_name(best)} beats"
+            f" {listed([level(group) for group in losers])}, all else equal, so higher is worse"
+            f" there (means {means})."
+        )
+    if winners or len(losers) == len(above):
+        told = "higher" if winners else "lower"
+        return (
+            f"{claim} is neither supported nor refuted for the dice weight alone: above it the"
+            f" configurations score {told} (means {means}){_and_differ(compared)}."
+        )
+    untold = [group for group in above if group not in losers]
+    return (
+        f"{claim} is neither supported nor refuted: {levels_text(untold)} cannot be told from"
+        f" {level(best)}, the best that is not above (means {means})."
+    )
+
+
+def _above_by_curve(seen: Evidence, claim: str) -> str:
+    assert seen.curve is not None
+    curve, _ = seen.curve
+    weights = [weight for one in seen.complete if (weight := dice_weight(one)) is not None]
+    over, under = sum(w > CEILING for w in weights), sum(w <= CEILING for w in weights)
+    counts = f"{counted(over, 'complete trial')} above, {under} not above"
+    right = curve.x > CEILING
+    if min(over, under) < _EACH_SIDE or right.all() or not right.any():
+        return f"{claim} is neither supported nor refuted: {counts}, which is too few."
+    if curve.low[~right].max() > curve.high[right].max():
+        best = number(curve.x[int(np.where(right, -np.inf, curve.low).argmax())])
+        return (
+            f"{claim} is supported within the tested values: everywhere above it the mean score is"
+            f" lower than around {best}, and the 95 % bands do not meet ({counts})."
+        )
+    if curve.low[right].max() > curve.high[~right].max():
+        best = number(curve.x[int(np.where(right, curve.low, -np.inf).argmax())])
+        return (
+            f"{claim} is refuted: around {best} the mean score is higher than anywhere that is not"
+            f" above, and the 95 % bands do not meet ({counts})."
+        )
+    return (
+        f"{claim} is neither supported nor refuted: the 95 % bands of the mean score on both sides"
+        f" meet ({counts})."
+    )
+
+
+def _beat(groups: Sequence[Group]) -> str:
+    return "beats" if len(groups) == 1 else "beat"
+
+
+def _untold(weight: float) -> str:
+    return f"no complete trial was trained with dice_weight {number(weight)}"
+
+
+def _seeds_text(groups: Sequence[Group]) -> str:
+    counts = sorted({len(group.scores) for group in groups})
+    if counts == [1]:
+        return "at one seed each"
+    return f"at {counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"at {counts[0]} seeds"
+
+
+def _and_differ(groups: Sequence[Group]) -> str:
+    apart = apart_text(groups)
+    return f", and the runs differ in {apart} too" if apart else ""

@@ -1,0 +1,169 @@
+"""What was pruned and what that saved; what was asked for and whether its forecast held."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from optuna.trial import TrialState
+
+from search.results.findings.judged_study import Evidence
+from search.results.findings.wording import listed, some
+from search.results.trials import Outcome
+from search.study.attributes import COPIED_FROM, FIRST
+from search.study.lineages import diverged, revivals, rows_of
+from search.study.requests import forecast_held
+from search.study.wording import counted
+
+_SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
+
+
+# -------------------------------------------------------------------------------- pruning
+
+
+def pruning(seen: Evidence) -> list[str]:
+    """How many trials were stopped early, the epochs that saved, and what revived ones brought."""
+    ended = [one for one in seen.results.scored() if COPIED_FROM not in one.attrs]
+    pruned = [one for one in ended if one.state == TrialState.PRUNED]
+    if not pruned and not revivals(seen.results.rows):
+        return [_nothing_pruned(seen, ended)]
+    planned = sum(one.budget for one in ended)
+    saved = sum(_left(one) for one in pruned)
+    text = (
+        f"{len(pruned)} of {counted(len(ended), 'ended trial')} did not go to their end, which"
+        f" saved {saved} of {counted(planned, 'epoch')} ({saved / max(planned, 1):.0%})"
+    )
+    kinds = [
+        (sum(diverged(one.row) for one in pruned), "diverged"),
+        (sum(bool(one.attrs.get("stopped")) for one in pruned), "stopped by a person"),
+    ]
+    told = [f"{count} {kind}" for count, kind in kinds if count]
+    text += f"; {listed(told)} among them" if told else ""
+    return [f"{text}.", *_revived(seen)]
+
+
+def _left(outcome: Outcome) -> int:
+    return max(0, outcome.budget - max(outcome.curve, default=0))
+
+
+def _nothing_pruned(seen: Evidence, ended: Sequence[Outcome]) -> str:
+    short = [one for one in ended if _left(one)]
+    if not (seen.results.imported and short):
+        return "No trial was pruned."
+    left = sum(_left(one) for one in short)
+    return (
+        f"No trial was pruned, but {len(short)} of {counted(len(ended), 'run')} ended before the"
+        f" planned epochs, {counted(left, 'epoch')} together."
+    )
+
+
+def _revived(seen: Evidence) -> list[str]:
+    rows = seen.results.rows
+    revived = revivals(rows)
+    if not revived:
+        return []
+    spent = sum(len(row.intermediate_values) for row in revived)
+    numbers = sorted({rows_of(rows, row)[0].number for row in revived})
+    ones = [one for one in seen.results.outcomes if one.number in numbers]
+    complete = [one for one in ones if one.state == TrialState.COMPLETE and one.value is not None]
+    text = (
+        f"{counted(len(numbers), 'pruned trial')} went on later"
+        f" ({some([str(number) for number in numbers])}) for {counted(spent, 'epoch')}"
+    )
+    if not complete:
+        return [f"{text}; none of them is complete."]
+    top = max(complete, key=lambda one: one.value or 0.0)
+    best = seen.results.best
+    won = best is not None and best.number == top.number
+    text += f"; {len(complete)} became complete, the highest with {top.value:.4f}"
+    return [f"{text}, {'which is the best of the study' if won else 'none is the best'}."]
+
+
+# ------------------------------------------------------------------------------- enqueued
+
+
+def enqueued(seen: Evidence) -> list[str]:
+    """Each forecast of an enqueued trial beside what came; then the first trials' gains."""
+    return [*_forecasts(seen), *_gains(seen)] or [
+        "No trial was enqueued with a forecast, so none can be checked."
+    ]
+
+
+def _forecasts(seen: Evidence) -> list[str]:
+    told, held, judged = [], 0, 0
+    for one in seen.results.outcomes:
+        expect = one.attrs.get("expect")
+        if not isinstance(expect, (list, tuple)) or len(expect) != 2:
+            continue
+        low, high = float(expect[0]), float(expect[1])
+        complete = one.state == TrialState.COMPLETE
+        kept = forecast_held((low, high), one.value, complete=complete)
+        judged += kept is not None
+        held += kept is True
+        note = f", {one.note}" if one.note else ""
+        told.append(f"{one.name}{note}: {low:g} to {high:g} expected, {_came(one, low, high)}")
+    if not told:
+        return []
+    return [
+        f"{held} of {counted(judged, 'forecast')} that can be judged held (one seed each, so a near"
+        f" miss is no refutation). {'; '.join(told)}."
+    ]
+
+
+def _came(outcome: Outcome, low: float, high: float) -> str:
+    """What came of a forecast."""
+    value = outcome.value
+    if outcome.state == TrialState.COMPLETE and value is not None:
+        if low <= value <= high:
+            return f"{value:.4f} came: held"
+        side = f"{low - value:.4f} below" if value < low else f"{value - high:.4f} above"
+        return f"{value:.4f} came: {side}"
+    if value is not None and value > high:
+        return f"{value:.4f} so far: already above"
+    if outcome.state == TrialState.PRUNED and value is not None:
+        at = max(outcome.curve, default=0)
+        return f"pruned after epoch {at} with {value:.4f}: cannot be judged"
+    if outcome.state == TrialState.FAIL:
+        return "it failed or was cancelled: cannot be judged"
+    return "it has not ended yet"
+
+
+def _gains(seen: Evidence) -> list[str]:
+    """The first trials' forecasts are of another score, so only their gains can be set beside."""
+    firsts = {
+        one.attrs[FIRST]: one
+        for one in seen.results.outcomes
+        if isinstance(one.attrs.get(FIRST), int)
+    }
+    base = firsts.pop(1, None)
+    if base is None or not firsts:
+        return []
+    if base.state != TrialState.COMPLETE or base.value is None:
+        return [
+            f"The gains that the first trials were to bring over {base.note or base.name} cannot be"
+            " measured: that trial is not complete."
+        ]
+    stated = _SCORES.search(str(base.attrs.get("prediction")))
+    told = []
+    for _, one in sorted(firsts.items()):
+        wanted = _gain(str(one.attrs.get("prediction")), stated)
+        if one.state == TrialState.COMPLETE and one.value is not None:
+            came = f"{one.value - base.value:+.4f} came"
+        else:
+            came = f"not measured, the trial is {one.state.name.lower()}"
+        told.append(f"{one.note or one.name}: {wanted}{came}")
+    return [
+        f"Gains over {base.note or base.name} ({base.value:.4f}), as forecast on the person's own"
+        f" score and as measured here: {'; '.join(told)}. At one seed each none of these gains is"
+        " decided."
+    ]
+
+
+def _gain(prediction: str, base: re.Match[str] | None) -> str:
+    found = _SCORES.search(prediction)
+    if found is None or base is None:
+        return ""
+    start = float(base[1])
+    low, high = float(found[1]) - start, float(found[2] or found[1]) - start
+    span = f"{low:+.4f}" if low == high else f"{low:+.4f} to {high:+.4f}"
+    return f"{span} expected, "

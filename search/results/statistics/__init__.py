@@ -1,0 +1,1 @@
+"""Statistics of scores: intervals, sequential plans, verdicts, correlations, smoothing."""

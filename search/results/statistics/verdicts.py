@@ -1,0 +1,98 @@
+"""Comparisons of repeated configurations in one plain sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from search.results.statistics.intervals import Pair
+
+Kind = Literal["open", "equal", "beat"]
+
+_TOGETHER = {2: "both", 3: "all three", 4: "all four", 5: "all five"}
+
+
+def sentence(scores: Mapping[str, Sequence[float]], pairs: Sequence[Pair]) -> str:
+    """What the pairs say, in one plain sentence without a full stop: each pair, and no more.
+
+    scores, pairs: as given to `compare` and as returned by it.
+    """
+    means = {name: fmean(own) for name, own in scores.items() if own}
+    names = sorted(means, key=lambda name: -means[name])
+    if not names:
+        return "nothing was repeated"
+    seeds = _seeds([len(scores[name]) for name in names])
+    if len(names) == 1:
+        return f"only {names[0]} was repeated, with {seeds}"
+    told: list[str] = []
+    before: tuple[str, list[str]] = ("", [])
+    for kind, those, losers in _claims(names, pairs):
+        who = _TOGETHER.get(len(those)) if kind == "beat" and those == before[1] else None
+        if kind == "beat":
+            all_others = 2 < len(losers) == len(names) - 1
+            whom = "all others" if all_others else _listed(losers)
+            told.append(f"{who or _listed(those)} {'beats' if len(those) == 1 else 'beat'} {whom}")
+        elif kind == "equal":
+            told.append(f"{_listed(those)} are equal for practical purposes")
+        elif before[0] == "open":
+            told.append(f"nor can {_listed(those)}")
+        else:
+            told.append(f"{_listed(those)} cannot be told apart")
+        before = kind, those
+    told[0] += f" after {seeds}"
+    return "; ".join(told).replace("; nor can", ", nor can")
+
+
+def _claims(names: Sequence[str], pairs: Iterable[Pair]) -> list[tuple[Kind, list[str], list[str]]]:
+    """Kind, who, and whom they beat; of all pairs, those with the best configuration first.
+
+    names: the best mean first.
+    """
+    alike: dict[Literal["open", "equal"], set[frozenset[str]]] = {"open": set(), "equal": set()}
+    beaten: dict[str, set[str]] = {}
+    for pair in pairs:
+        if pair.verdict == "first":
+            beaten.setdefault(pair.first, set()).add(pair.second)
+        elif pair.verdict == "second":
+            beaten.setdefault(pair.second, set()).add(pair.first)
+        else:
+            alike[pair.verdict or "open"].add(frozenset((pair.first, pair.second)))
+    claims: list[tuple[Kind, list[str], list[str]]] = [
+        (kind, group, []) for kind, joined in alike.items() for group in _groups(names, joined)
+    ]
+    for losers in {frozenset(own) for own in beaten.values()}:
+        winners = [name for name in names if beaten.get(name) == losers]
+        claims.append(("beat", winners, [name for name in names if name in losers]))
+    kinds = ("open", "equal", "beat")
+    return sorted(
+        claims,
+        key=lambda claim: (names.index(claim[1][0]), kinds.index(claim[0]), -len(claim[1]), claim),
+    )
+
+
+def _groups(names: Sequence[str], joined: set[frozenset[str]]) -> list[list[str]]:
+    """Groups of which every two are joined, such that each joined two are in one of them."""
+    groups: list[list[str]] = []
+    for couple in combinations(names, 2):
+        if frozenset(couple) in joined and not any({*couple} <= {*group} for group in groups):
+            group = list(couple)
+            for name in names:
+                if all(frozenset((name, member)) in joined for member in group):
+                    group.append(name)
+            groups.append(sorted(group, key=names.index))
+    return groups
+
+
+def _seeds(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    if low < high:
+        return f"{low} to {high} seeds"
+    return f"{low} seed{'' if low == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names as a list in words."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,0 +1,197 @@
+"""What studies came to, as figures that can stand beside each other: for `search.compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import fmean
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.results.trials import Outcome, Results
+from search.study import lineages
+from search.study.attributes import COPIED_FROM
+from search.study.search_space import describe, format_value, short
+from search.study.setup import Setup, base_values
+
+GRID = "data.image_size"
+# shares of the highest score that all of a group reached
+SHARES = (1.0, 0.99, 0.95)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When a score was reached. seconds: since the study's first trial began; None where a trial of
+    another study brought it along. epochs: of all trials that had ended by then.
+    """
+
+    seconds: float | None
+    epochs: int
+
+
+def own_rows(results: Results) -> list[FrozenTrial]:
+    """Rows that were trained in the study: nothing imported, nothing taken over."""
+    if results.imported:
+        return []
+    return [row for row in results.rows if COPIED_FROM not in row.user_attrs]
+
+
+def epochs_trained(results: Results) -> int:
+    """Epochs of all rows; of a table's rows what it tells."""
+    if results.imported:
+        return sum(one.figures.get("epochs_trained") or 0 for one in results.outcomes)
+    return sum(len(row.intermediate_values) for row in own_rows(results))
+
+
+def work_s(results: Results) -> float | None:
+    """Seconds from start to end of each trial, summed; None where none is known.
+
+    A trial that was interrupted tells of its last run only.
+    """
+    spans = [
+        (lineages.utc(row.datetime_complete) - lineages.utc(row.datetime_start)).total_seconds()
+        for row in own_rows(results)
+        if row.datetime_start is not None and row.datetime_complete is not None
+    ]
+    return sum(spans) if spans else None
+
+
+def reached(results: Results, score: float) -> Reached | None:
+    """When the first complete trial ended with at least `score`, in [0, 1]; None for never.
+
+    Of imported runs nobody knows when they were trained: see `own_rows`.
+    """
+    if not results.imported and any(
+        COPIED_FROM in row.user_attrs and _has(row, score) for row in results.rows
+    ):
+        return Reached(None, 0)
+    rows = own_rows(results)
+    ended = [
+        lineages.utc(row.datetime_complete)
+        for row in rows
+        if row.datetime_complete is not None and _has(row, score)
+    ]
+    starts = [lineages.utc(row.datetime_start) for row in rows if row.datetime_start is not None]
+    if not ended or not starts:
+        return None
+    at = min(ended)
+    epochs = sum(len(row.intermediate_values) for row in rows if _ended_by(row, at))
+    return Reached((at - min(starts)).total_seconds(), epochs)
+
+
+def _has(row: FrozenTrial, score: float) -> bool:
+    value = lineages.value(row)
+    return row.state == TrialState.COMPLETE and value is not None and value >= score
+
+
+def _ended_by(row: FrozenTrial, at: datetime) -> bool:
+    return row.datetime_complete is not None and lineages.utc(row.datetime_complete) <= at
+
+
+# ---------------------------------------------------------------------------------- comparability
+
+
+def apart(one: Results, other: Results) -> list[str]:
+    """Why scores of `one` do not compare with those of `other`; empty where they do."""
+    if one.setup is None:
+        return [f'imported with the metric "{one.metric}", on data that nobody told']
+    reasons = []
+    if one.metric != other.metric:
+        reasons.append(f'the metric "{one.metric}", not "{other.metric}"')
+    if other.setup is None:
+        return [*reasons, "trained here, not imported"]
+    if one.setup.data["fingerprint"] != other.setup.data["fingerprint"]:
+        reasons.append(f"the data {data_text(one.setup)}, not {data_text(other.setup)}")
+    grids = [base_values(setup).get(GRID) for setup in (one.setup, other.setup)]
+    if grids[0] != grids[1]:
+        reasons.append(f"scored on a grid of {grids[0]} pixels, not {grids[1]}")
+    return reasons
+
+
+def groups(studies: Sequence[Results]) -> list[list[int]]:
+    """Places of studies whose scores compare with each other, in their order."""
+    found: list[list[int]] = []
+    for place, results in enumerate(studies):
+        for group in found:
+            if not apart(results, studies[group[0]]):
+                group.append(place)
+                break
+        else:
+            found.append([place])
+    return found
+
+
+def data_text(setup: Setup) -> str:
+    """A study's data in a few words."""
+    data = setup.data
+    return (
+        f"{data['name']}, {data['train']} train, {data['val']} val, {str(data['fingerprint'])[:8]}"
+    )
+
+
+# ------------------------------------------------------------------------------------ differences
+
+
+def identity(setup: Setup) -> dict[str, str]:
+    """What makes a study what it is, by the names that people say."""
+    base = {short(key): format_value(value) for key, value in base_values(setup).items()}
+    space = {name: describe(spec) for name, spec in setup.specs().items()}
+    fixed = {f"{name} fixed": format_value(value) for name, value in setup.fixed.items()}
+    how = {
+        "sampler": setup.sampler,
+        "pruner": setup.pruner,
+        "prune_risk": format_value(setup.prune_risk),
+        "revive": format_value(setup.revive),
+        "seed": str(setup.seed),
+        "preset": setup.preset or "-",
+    }
+    return {**base, **space, **fixed, **how}
+
+
+def best_config(config: Mapping[str, Any]) -> dict[str, str]:
+    """A trial's config by the names that people say."""
+    return {
+        short(key): format_value(value)
+        for key, value in config.items()
+        # where the data lie is no setting: their fingerprint tells what they are
+        if key not in ("data.root", "search")
+    }
+
+
+def differing(columns: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Keys whose known values differ; and for each column the keys that it alone tells."""
+    keys = dict.fromkeys(key for column in columns for key in column)
+    differ, alone = [], [list[str]() for _ in columns]
+    for key in keys:
+        known = [place for place, column in enumerate(columns) if key in column]
+        if len({columns[place][key] for place in known}) > 1:
+            differ.append(key)
+        elif len(known) == 1:
+            alone[known[0]].append(key)
+    return differ, alone
+
+
+def repeats(results: Results) -> dict[str, list[Outcome]]:
+    """The trials of each configuration of a study of repeats, the best mean first.
+
+    Empty for any other study.
+    """
+    found: dict[str, list[Outcome]] = {}
+    for one in results.complete():
+        label = one.attrs.get("configuration")
+        if label is not None:
+            found.setdefault(str(label), []).append(one)
+    return dict(sorted(found.items(), key=lambda item: -mean(item[1])))
+
+
+def mean(outcomes: Sequence[Outcome]) -> float:
+    """Their mean score."""
+    return fmean(one.value for one in outcomes if one.value is not None)
+
+
+def answer(results: Results) -> Outcome | None:
+    """The trial that stands for a study: its best, of repeats one of the best configuration."""
+    own = next(iter(repeats(results).values()), None)
+    return results.best if own is None else own[0]

@@ -1,0 +1,5 @@
+"""What to try next and what to stop: samplers, pruners, revival of parked trials.
+
+Each judges trials by a study's forecast (`forecast`). Nothing here starts a training or opens a
+store: `search.execution` does.
+"""

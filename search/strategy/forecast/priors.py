@@ -1,0 +1,77 @@
+"""What a study's forecast starts from: the recorded curves that ship, and earlier studies."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial
+
+from search.strategy.forecast.curve_banks import read_bank
+from search.strategy.forecast.features import KNOWN, ConfigurationFeatures
+from search.strategy.forecast.model import Forecast, Prior, prior_from
+from search.strategy.forecast.study_forecast import StudyForecast
+from search.study.search_space import drawn
+
+if TYPE_CHECKING:
+    from search.study.setup import Setup
+
+BANKS = tuple(
+    Path(__file__).parent / "banks" / f"{name}.json" for name in ("real-faces-64", "built-in-64")
+)
+# of the same store: so many, the latest ones, with at least so many ended trials
+_EARLIER, _LEAST_ENDED = 3, 5
+# a sample of the space, for what a trial not yet begun may come to
+_CONFIGURATIONS = 48
+
+
+def make_study_forecast(
+    setup: Setup, earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]] = ()
+) -> StudyForecast:
+    """A fresh forecast of a study. earlier: other studies of the store, the latest first."""
+    priors = [*_shipped(), *_taught(earlier)]
+    return StudyForecast(Forecast(priors, features_of(setup)), _configurations(setup))
+
+
+def features_of(setup: Setup) -> ConfigurationFeatures:
+    """A study's configurations as features."""
+    specs = setup.specs()
+    schedule = setup.base["training"].get("scheduler_params") or {}
+    known: dict[str, Any] = {
+        **setup.base["loss"],
+        "dropout": setup.base["model"].get("dropout"),
+        "weight_decay": setup.base["training"].get("weight_decay"),
+        "T_0": schedule.get("T_0"),
+    }
+    return ConfigurationFeatures(
+        setup.epochs,
+        defaults={name: known[name] for name in KNOWN if known.get(name) is not None},
+        others={name: spec for name, spec in specs.items() if name not in KNOWN},
+        t_mult=schedule.get("T_mult", 1),
+    )
+
+
+@functools.cache
+def _shipped() -> tuple[Prior, ...]:
+    return tuple(prior_from(read_bank(path)) for path in BANKS)
+
+
+def _taught(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -> list[Prior]:
+    """What the latest earlier studies came to."""
+    found: list[Prior] = []
+    for setup, trials in earlier:
+        seen = StudyForecast(Forecast(_shipped(), features_of(setup)), ())
+        seen.see(trials)
+        if seen.learned >= _LEAST_ENDED:
+            found.append(seen.forecast.prior())
+        if len(found) == _EARLIER:
+            break
+    return found
+
+
+def _configurations(setup: Setup) -> list[dict[str, Any]]:
+    specs, rng = setup.specs(), random.Random(0)
+    return [{**drawn(specs, rng.random), **setup.fixed} for _ in range(_CONFIGURATIONS)]

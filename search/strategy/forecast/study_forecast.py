@@ -1,0 +1,143 @@
+"""A study in the eyes of the forecast: which of its trials may still give the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import gammaln, ndtr, stdtr
+
+from search.strategy.forecast.features import Array, to_log
+from search.strategy.forecast.model import End, Forecast
+from search.study import lineages
+from search.study.attributes import CONTINUES
+
+_STEPS = np.linspace(0.0, 1.0, 33)
+# deviations beyond which a Student tail no longer counts
+_TAIL = 7.0
+
+
+@dataclass(frozen=True)
+class Competitors:
+    """What a trial's end is held against, on the scale of `features.to_log`.
+
+    best: of the complete trials, None before the first. running: ends of other running trials.
+    newcomer: mean and deviation of one not yet begun. to_come: how many of those count.
+    """
+
+    best: float | None
+    running: Sequence[End]
+    newcomer: tuple[float, float]
+    to_come: int
+
+    def chance(self, end: End, margin: float = 0.0) -> float:
+        """Probability that a trial ends above all of them by more than a margin."""
+        if self.best is not None and self.to_come == 0 and not self.running:
+            return end.above(self.best + margin)
+        low, high = (end.means + side * _TAIL * end.deviations for side in (-1, 1))
+        if self.best is not None:
+            low = np.maximum(low, self.best + margin)
+        # each part of the mixture on a grid of its own: one may be far narrower than another
+        grid = low + np.maximum(high - low, 0.0) * _STEPS[:, None]
+        level = grid - margin
+        beaten = ndtr((level - self.newcomer[0]) / self.newcomer[1]) ** self.to_come
+        for other in self.running:
+            beaten = beaten * (1 - _above(other, level))
+        parts = np.trapezoid(_densities(end, grid) * beaten, grid, axis=0)
+        return float(min(1.0, end.weights @ parts))
+
+
+def _densities(end: End, grid: Array) -> Array:
+    """Density of each part of a mixture [N] at its places in a grid [steps, N]."""
+    z = (grid - end.means) / end.deviations
+    nu = end.freedoms
+    peak = np.exp(gammaln((nu + 1) / 2) - gammaln(nu / 2)) / np.sqrt(nu * np.pi) / end.deviations
+    return np.asarray(peak * (1 + z**2 / nu) ** (-(nu + 1) / 2))
+
+
+def _above(end: End, level: Array) -> Array:
+    """Probability of ending above each of some levels, of any shape."""
+    z = (end.means - level[..., None]) / end.deviations
+    return np.asarray(stdtr(end.freedoms, z) @ end.weights)
+
+
+class StudyForecast:
+    """Keeps a forecast in step with a study. configurations: a sample of the space."""
+
+    def __init__(self, fresh: Forecast, configurations: Iterable[Mapping[str, Any]]) -> None:
+        self._fresh = fresh
+        self._configurations = list(configurations)
+        self._running: list[FrozenTrial] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.forecast = self._fresh.copy()
+        self.learned = 0
+        self.complete = 0
+        self.best: float | None = None
+        self._settled: set[int] = set()
+        self._places = 0
+        self._newcomer: tuple[float, float] | None = None
+
+    def see(self, rows: Sequence[FrozenTrial]) -> None:
+        """Take in what has happened since the last time. rows: the study's, as they are."""
+        # of a thousand rows all but a few are known: what is finished changes no more
+        news = [row for row in rows if row.number not in self._settled]
+        ended = [row for row in news if row.state.is_finished()]
+        if any(CONTINUES in row.user_attrs for row in ended):
+            # a parked trial went on: what it had shown before must not count twice
+            self._begin()
+            news = list(rows)
+            ended = [row for row in rows if row.state.is_finished()]
+        for one in lineages.merged(ended):
+            self._learn(one)
+        self._settled.update(row.number for row in ended)
+        self._places += len(lineages.finished(ended))
+        self._running = [
+            lineages.up_to(rows, row) for row in news if row.state == TrialState.RUNNING
+        ]
+
+    def _learn(self, one: FrozenTrial) -> None:
+        if one.state == TrialState.FAIL or not one.intermediate_values or lineages.diverged(one):
+            return
+        self.forecast.learn(one.params, one.intermediate_values)
+        self.learned += 1
+        self._newcomer = None
+        value = lineages.value(one)
+        if one.state == TrialState.COMPLETE and value is not None:
+            self.complete += 1
+            value = float(to_log(value))
+            self.best = value if self.best is None else max(self.best, value)
+
+    @property
+    def newcomer(self) -> tuple[float, float]:
+        """Mean and deviation of the end of a trial not yet begun."""
+        if self._newcomer is None:
+            self._newcomer = self.forecast.newcomer(self._configurations)
+        return self._newcomer
+
+    def to_come(self, total: int) -> int:
+        """How many of `total` trials have not begun."""
+        begun = sum(CONTINUES not in one.user_attrs for one in self._running)
+        return max(0, total - self._places - begun)
+
+    def newcomers(self, total: int) -> int:
+        """How many of the trials to come a trial is held against.
+
+        No more than have come to their end: until then what they will bring is guesswork.
+        """
+        return min(self.to_come(total), self.complete)
+
+    def end(self, one: FrozenTrial) -> End:
+        """Where a trial will end."""
+        return self.forecast.end(one.params, one.intermediate_values)
+
+    def competitors(self, *, but: int, to_come: int) -> Competitors:
+        """What trial `but` is held against. to_come: trials not yet begun that count."""
+        running = [
+            self.end(one) for one in self._running if one.number != but and one.intermediate_values
+        ]
+        return Competitors(self.best, running, self.newcomer, to_come)

@@ -1,0 +1,176 @@
+"""When to stop a trial: `restart-aware`, and Optuna's own pruners by name."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PatientPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+)
+from optuna.trial import FrozenTrial
+
+from search.strategy.forecast.features import knots_by
+from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.samplers import StudyView
+from search.study import lineages
+from search.study.attributes import CONTINUES, TOTAL
+
+if TYPE_CHECKING:
+    from search.study.setup import Setup
+
+# of the budget, before which no trial is stopped by one of Optuna's own pruners
+_OPTUNAS_WARMUP = 0.15
+# a study that is likelier than this to be like nothing recorded is judged from so many readings on;
+# elsewhere recorded curves may speak before a curve of its own does
+_STRANGE, _PATIENCE = 0.1, 2
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where a trial is parked and where it goes on again.
+
+    park: chance of still giving the answer below which a trial is parked, in accepted risks and
+    for a whole training still to go, while trials are to come. again: of a revived trial, and for
+    all at the end of the budget. warmup_share: of the budget, before which no trial is parked.
+    `scripts/bench pruners --grid` shows what they are worth.
+    """
+
+    park: float = 5.0
+    again: float = 0.5
+    warmup_share: float = 0.1
+
+
+THRESHOLDS = Thresholds()
+
+
+class RestartAwarePruner(BasePruner):
+    """Parks a trial that has hardly a chance left to give the study's answer.
+
+    A forecast of its end (see `search.strategy.forecast.model`: from its best-so-far at equal
+    shares of the budget, where it stands in its cycle and its configuration) is held against the
+    best complete trial, the running ones and what is still to come.
+
+    epochs: the budget. risk: accepted risk, in (0, 1), of an answer that is worse by more than the
+    noise between seeds. study_forecast: gives the one on the study. total: finished trials wanted;
+    None: as the study says.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        study_forecast: Callable[[], StudyForecast],
+        *,
+        risk: float,
+        total: int | None = None,
+        thresholds: Thresholds = THRESHOLDS,
+    ) -> None:
+        self._epochs = epochs
+        self._forecast_of_study = study_forecast
+        self._risk = risk
+        self._total = total
+        self._thresholds = thresholds
+        self._first_epoch = first_epoch(epochs, thresholds.warmup_share)
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        epoch = trial.last_step
+        if epoch is None or not self._judged(epoch):
+            return False
+        rows = study.get_trials(deepcopy=False)
+        study_forecast = self._forecast_of_study()
+        study_forecast.see(rows)
+        if (
+            knots_by(epoch, self._epochs) < _PATIENCE
+            and study_forecast.forecast.strangeness > _STRANGE
+        ):
+            return False
+        one = lineages.up_to(rows, trial)
+        revived = CONTINUES in trial.user_attrs
+        total = self._total if self._total is not None else study.user_attrs.get(TOTAL, 0)
+        to_come = 0 if revived else study_forecast.newcomers(total)
+        competitors = study_forecast.competitors(but=one.number, to_come=to_come)
+        if competitors.best is None and not competitors.running:
+            return False
+        # at the end of the budget only a better answer by more than the luck of a seed counts
+        margin = study_forecast.forecast.noise if revived else 0.0
+        chance = competitors.chance(study_forecast.end(one), margin)
+        # a chance is worth the epochs that it still costs
+        left = 1 - epoch / self._epochs
+        limits = self._thresholds
+        return chance < left * self._risk * (limits.again if revived else limits.park)
+
+    def _judged(self, epoch: int) -> bool:
+        """Whether an epoch tells the forecast anything new: between two knots it learns nothing."""
+        if not self._first_epoch <= epoch < self._epochs:
+            return False
+        reached, before = (knots_by(at, self._epochs) for at in (epoch, epoch - 1))
+        return epoch == self._first_epoch or reached > before
+
+
+def first_epoch(epochs: int, share: float) -> int:
+    """The first epoch at or after a share of the budget, at least 1."""
+    # 0.15 * 20 is a little more than 3 in binary
+    return max(1, math.ceil(share * epochs - 1e-9))
+
+
+class MergedPruner(BasePruner):
+    """One of Optuna's pruners, shown each lineage as one trial."""
+
+    def __init__(self, inner: BasePruner) -> None:
+        self._inner = inner
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        one = lineages.up_to(study.get_trials(deepcopy=False), trial)
+        return self._inner.prune(StudyView(study, lineages.merged), one)  # type: ignore[arg-type]
+
+
+def _median(epochs: int) -> BasePruner:
+    return MedianPruner(n_startup_trials=5, n_warmup_steps=first_epoch(epochs, _OPTUNAS_WARMUP))
+
+
+def _percentile(epochs: int) -> BasePruner:
+    return PercentilePruner(
+        25.0, n_startup_trials=5, n_warmup_steps=first_epoch(epochs, _OPTUNAS_WARMUP)
+    )
+
+
+def _hyperband(epochs: int) -> BasePruner:
+    return HyperbandPruner(min_resource=first_epoch(epochs, 0.1), max_resource=epochs)
+
+
+def _halving(epochs: int) -> BasePruner:
+    return SuccessiveHalvingPruner(min_resource=first_epoch(epochs, 0.1))
+
+
+def _patient_median(epochs: int) -> BasePruner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PatientPruner(_median(epochs), patience=first_epoch(epochs, 0.1))
+
+
+_OPTUNAS: dict[str, Callable[[int], BasePruner]] = {
+    "median": _median,
+    "percentile": _percentile,
+    "hyperband": _hyperband,
+    "successive-halving": _halving,
+    "patient": _patient_median,
+}
+
+
+def make_pruner(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> BasePruner:
+    """The pruner of a study. study_forecast: gives its own, asked for with the first verdict."""
+    if setup.pruner == "none":
+        return NopPruner()
+    if setup.pruner == "restart-aware":
+        return RestartAwarePruner(setup.epochs, study_forecast, risk=setup.prune_risk)
+    return MergedPruner(_OPTUNAS[setup.pruner](setup.epochs))

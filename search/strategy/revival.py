@@ -1,0 +1,225 @@
+"""Parked, not killed: which pruned trial to go on with, and how much that may cost.
+
+A revival is a new row with the attribute `continues`: it has the parent's parameters, seed and
+runtime, goes on from its checkpoint, and is not counted. `choose` depends on the trials alone, so
+that the same evidence always gives the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.strategy.equipping import forecast_of_study
+from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.pruners import THRESHOLDS, Thresholds
+from search.study import lineages
+from search.study.attributes import CONTINUES, COPIED_FROM
+from search.study.lineages import curve_of, revivals, rows_of, under_way
+from search.study.run_folders import trial_folder
+from search.study.setup import Setup
+
+AUTO = "auto"
+
+
+# of the epochs that pruning has saved, what `auto` spends at most
+SHARE = 0.25
+
+
+# what the rows of one trial have in common; all else tells how a row came or ended
+_INHERITED = ("seed", "runtime")
+
+
+def choose(
+    trials: Sequence[FrozenTrial],
+    study_forecast: StudyForecast,
+    *,
+    epochs: int,
+    total: int,
+    limit: int | None,
+    risk: float,
+    without: Collection[int] = (),
+    thresholds: Thresholds = THRESHOLDS,
+) -> int | None:
+    """The parked trial to go on with now: the number of its last row; None for none now.
+
+    trials: the study's rows. forecast: on the study. epochs: budget of a trial. total: finished
+    trials wanted. limit: so many revivals in all, once every place is used up, the most promising
+    first; None: as many as are worth it, within `SHARE` of what was saved; a trial for which the
+    evidence has turned need not wait for the end. risk: accepted risk of an answer that is worse
+    by more than the noise between seeds. without: numbers of rows that cannot be gone on from.
+    """
+    study_forecast.see(trials)
+    at_end = study_forecast.to_come(total) == 0
+    if limit is not None and len(revivals(trials)) >= limit:
+        return None
+    if not at_end and (limit is not None or study_forecast.best is None):
+        return None
+    best = max(
+        (
+            one
+            for one in candidates(trials, study_forecast, epochs, total)
+            if one.number not in without
+        ),
+        key=lambda one: (one.worth, -one.number),
+        default=None,
+    )
+    if best is None:
+        return None
+    if limit is None and not (at_end and study_forecast.best is None and not under_way(trials)):
+        # what has just been parked must not come back at once
+        least = 2 * risk * (thresholds.again if at_end else thresholds.park)
+        if best.worth < least or best.epochs_left > allowance(trials, epochs):
+            return None
+    return best.number
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A parked trial. number: of its last row. worth: chance of the answer per whole training."""
+
+    number: int
+    worth: float
+    epochs_left: int
+
+
+def candidates(
+    trials: Sequence[FrozenTrial], study_forecast: StudyForecast, epochs: int, total: int
+) -> list[Candidate]:
+    """What each parked trial is worth, while trials are to come, or at the end of the budget."""
+    to_come = study_forecast.newcomers(total)
+    margin = study_forecast.forecast.noise if study_forecast.to_come(total) == 0 else 0.0
+    found = []
+    for number, one in parked(trials):
+        competitors = study_forecast.competitors(but=one.number, to_come=to_come)
+        left = epochs - max(one.intermediate_values)
+        chance = competitors.chance(study_forecast.end(one), margin)
+        found.append(Candidate(number, chance * epochs / left, left))
+    return found
+
+
+def parked(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
+    """Each trial that may go on: the number of its last row, and its rows merged.
+
+    Not one that diverged, was stopped by a person or copied, nor one whose revival failed or was
+    withdrawn. One that was revived and pruned again waits for another that began later and is
+    complete: without new evidence it would be pruned again.
+    """
+    continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    latest_complete = max((t.number for t in trials if t.state == TrialState.COMPLETE), default=-1)
+    merged = {one.number: one for one in lineages.merged(trials)}
+    found = []
+    for row in trials:
+        attrs = row.user_attrs
+        if row.state != TrialState.PRUNED or row.number in continued or not _parkable(row):
+            continue
+        if CONTINUES in attrs and row.number > latest_complete:
+            continue
+        one = merged.get(rows_of(trials, row)[0].number)
+        if one is not None and one.intermediate_values:
+            found.append((row.number, one))
+    return found
+
+
+def _parkable(row: FrozenTrial) -> bool:
+    attrs = row.user_attrs
+    return not (lineages.diverged(row) or attrs.get("stopped") or COPIED_FROM in attrs)
+
+
+def allowance(trials: Sequence[FrozenTrial], epochs: int) -> float:
+    """Epochs that `auto` may still spend. Revivals under way count as if they came to the end."""
+    saved = sum(
+        epochs - max(trial.intermediate_values, default=0)
+        for trial in lineages.finished(trials)
+        if trial.state == TrialState.PRUNED and _parkable(trial)
+    )
+    spent = 0
+    for trial in trials:
+        if CONTINUES not in trial.user_attrs:
+            continue
+        if trial.state.is_finished():
+            spent += len(trial.intermediate_values)
+        else:
+            *earlier, _ = rows_of(trials, trial)
+            spent += epochs - max(curve_of(earlier), default=0)
+    return SHARE * saved - spent
+
+
+def _rows(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
+    return rows_of(trials, next(trial for trial in trials if trial.number == number))
+
+
+def continued(parent: FrozenTrial) -> FrozenTrial:
+    """A running row that goes on from `parent`."""
+    attrs = {key: parent.user_attrs[key] for key in _INHERITED if key in parent.user_attrs}
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=parent.params,
+        distributions=parent.distributions,
+        user_attrs=attrs | {CONTINUES: parent.number},
+    )
+
+
+def limit_of(setup: Setup) -> int | None:
+    """How many revivals the study may have in all; None: as the evidence says."""
+    return None if setup.revive == AUTO else int(setup.revive)
+
+
+class Revivals:
+    """Looks for the next revival of a study, in the folder where its checkpoints lie.
+
+    tell: gets one line about each chosen trial whose checkpoint is gone; it is passed over.
+    """
+
+    def __init__(self, study: optuna.Study, runs: Path, tell: Callable[[str], None]) -> None:
+        self._study = study
+        self._runs = runs
+        self._tell = tell
+        self._gone: set[int] = set()
+        self._study_forecast: StudyForecast | None = None
+
+    def next(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> int | None:
+        """See `choose`."""
+        limit = limit_of(setup)
+        if limit == 0 or not parked(trials):
+            return None
+        if self._study_forecast is None:
+            self._study_forecast = forecast_of_study(self._study, setup)
+        while True:
+            number = choose(
+                trials,
+                self._study_forecast,
+                epochs=setup.epochs,
+                total=total,
+                limit=limit,
+                risk=setup.prune_risk,
+                without=self._gone,
+            )
+            if number is None or self._has_checkpoint(trials, setup, number):
+                return number
+            self._gone.add(number)
+            first = _rows(trials, number)[0].number
+            self._tell(f"trial {first} cannot go on: its checkpoint is gone; passed over")
+
+    def left(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> bool:
+        """Whether a revival is under way or still to come."""
+        return bool(under_way(trials)) or self.next(trials, setup, total) is not None
+
+    def _has_checkpoint(self, trials: Sequence[FrozenTrial], setup: Setup, number: int) -> bool:
+        # torch comes with it
+        from search.study.checkpoints import newest_checkpoint
+        from search.study.setup import trial_config
+        from trainer.errors import ConfigError
+
+        rows = _rows(trials, number)
+        folders = [trial_folder(self._runs, self._study.study_name, row.number) for row in rows]
+        try:
+            config = trial_config(rows[-1], setup)
+        except (KeyError, ConfigError):
+            # never begun by search.run, or of a config that can no longer be trained
+            return False
+        return newest_checkpoint(folders, config, setup.uid) is not None

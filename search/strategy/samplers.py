@@ -1,0 +1,237 @@
+"""Optuna's samplers, shown the evidence as it is.
+
+One wrapper: reseeded before every trial from (study seed, trial number), so that neither workers
+nor restarts repeat draws; lineages are one trial each; earlier trials stand under the present
+ranges, those outside are left out; a pruned trial counts as what it would likely have reached.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from search.strategy.forecast.features import from_log
+from search.strategy.forecast.study_forecast import StudyForecast
+from search.study import lineages
+from search.study.names import SAMPLERS
+from search.study.search_space import Spec, Value, distribution, matching
+
+if TYPE_CHECKING:
+    from search.study.setup import Setup
+
+# drawn at random before the model is asked; planned trials come on top, since they lie together
+STARTUP_TRIALS = 10
+PLANNED = ("first", "enqueued")
+
+
+def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> LineageSampler:
+    """The sampler of a study. study_forecast: gives its own, asked for with the first draw."""
+    return LineageSampler(
+        setup.sampler,
+        study_forecast,
+        seed=setup.seed,
+        specs=setup.specs(),
+        fixed=setup.fixed,
+    )
+
+
+class StudyView:
+    """A study whose trials are shown through `trials_of`; everything else is the study's own."""
+
+    def __init__(
+        self, study: optuna.Study, trials_of: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
+    ) -> None:
+        self._study = study
+        self._trials_of = trials_of
+        self._shown: list[FrozenTrial] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.get_trials()
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if self._shown is None:
+            self._shown = self._trials_of(self._study.get_trials(deepcopy=False))
+        shown = [trial for trial in self._shown if states is None or trial.state in states]
+        return copy.deepcopy(shown) if deepcopy else shown
+
+    # Optuna's own samplers and pruners read through this one
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        return self.get_trials(deepcopy, states)
+
+
+class LineageSampler(BaseSampler):
+    """`tpe`, `gp` or `random`, shown merged lineages under the present ranges.
+
+    study_forecast: gives the one on the study. specs: the searched parameters. fixed: values that
+    every new trial takes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        study_forecast: Callable[[], StudyForecast],
+        *,
+        seed: int,
+        specs: dict[str, Spec],
+        fixed: dict[str, Value],
+    ) -> None:
+        if name not in SAMPLERS:
+            raise ValueError(f"sampler: one of {', '.join(SAMPLERS)} is needed, got {name!r}")
+        self._name = name
+        self._study_forecast = study_forecast
+        self._seed = seed
+        self._specs = specs
+        self._fixed = fixed
+        self._inner: BaseSampler = RandomSampler(seed=draw_seed(seed, 0))
+        self._view: StudyView | None = None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._inner = self._seeded(study, trial.number)
+        self._view = None
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        found = self._inner.infer_relative_search_space(self._seen(study), trial)
+        return {name: dist for name, dist in found.items() if name not in self._fixed}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._inner.sample_relative(self._seen(study), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        if param_name in self._fixed:
+            return self._fixed[param_name]
+        return self._inner.sample_independent(
+            self._seen(study), trial, param_name, param_distribution
+        )
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._inner.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        # the seed of a trial's draws is its number: nothing to add for threads
+        pass
+
+    def _seen(self, study: optuna.Study) -> optuna.Study:
+        # one view per trial: all its draws rest on the same evidence
+        if self._view is None:
+            self._view = StudyView(study, self._rewritten)
+        return self._view  # type: ignore[return-value]
+
+    def _seeded(self, study: optuna.Study, number: int) -> BaseSampler:
+        seed = draw_seed(self._seed, number)
+        if self._name == "random":
+            return RandomSampler(seed=seed)
+        planned = sum(
+            trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            and any(mark in trial.user_attrs for mark in PLANNED)
+            for trial in study.get_trials(deepcopy=False)
+        )
+        if self._name == "gp":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
+        return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
+
+    def _rewritten(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        shown = []
+        merged = lineages.merged(trials)
+        study_forecast = self._study_forecast()
+        study_forecast.see(trials)
+        likely = _likely(merged, study_forecast)
+        lowest = min(
+            (t.value for t in merged if t.state == TrialState.COMPLETE and t.value is not None),
+            default=0.0,
+        )
+        for trial in merged:
+            if trial.state in (TrialState.FAIL, TrialState.WAITING):
+                continue
+            if trial.state == TrialState.RUNNING and not trial.params:
+                shown.append(trial)
+                continue
+            params = {
+                name: matching(trial.params[name], spec)
+                for name, spec in self._specs.items()
+                if name in trial.params
+            }
+            if len(params) < len(self._specs) or None in params.values():
+                # a running trial may have drawn only some of its parameters yet
+                if trial.state == TrialState.RUNNING and None not in params.values():
+                    shown.append(trial)
+                continue
+            one = copy.copy(trial)
+            one.params = params
+            one.distributions = {name: distribution(spec) for name, spec in self._specs.items()}
+            if trial.number in likely:
+                # TPE puts any complete trial before any pruned one, and among those the later
+                # before the better; the Gaussian process leaves pruned ones out
+                one.state, one.values = TrialState.COMPLETE, [likely[trial.number]]
+            elif lineages.diverged(trial):
+                one.intermediate_values = {}
+                if self._name == "gp":
+                    # it takes constraints of all trials or of none
+                    one.system_attrs = {}
+                    one.state = TrialState.COMPLETE
+                    one.values = [min([lowest, *likely.values()])]
+            shown.append(one)
+        return shown
+
+
+def _likely(merged: Sequence[FrozenTrial], study_forecast: StudyForecast) -> dict[int, float]:
+    """What each pruned trial would likely have reached, by number.
+
+    None above the best that was measured: where the forecast is so bold, all come down by as much.
+    """
+    pruned = [
+        one
+        for one in merged
+        if one.state == TrialState.PRUNED and one.intermediate_values and not lineages.diverged(one)
+    ]
+    ends = {one.number: from_log(study_forecast.end(one).mean) for one in pruned}
+    answer = lineages.best_of(merged)
+    excess = 0.0
+    if answer is not None and answer.value is not None and ends:
+        excess = max(0.0, max(ends.values()) - answer.value)
+    return {
+        one.number: max(*one.intermediate_values.values(), ends[one.number] - excess)
+        for one in pruned
+    }
+
+
+def draw_seed(study_seed: int, number: int) -> int:
+    """The seed of one trial's draws, in [0, 2^32)."""
+    digest = hashlib.sha256(f"draw {study_seed} {number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

@@ -1,0 +1,37 @@
+"""The scores of a study of repeats, by configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study import lineages
+from search.study.attributes import CONFIGURATION
+
+
+def score_of(row: FrozenTrial) -> float | None:
+    """A repeat's score, in [0, 1]; None where it was not trained to its end.
+
+    One whose loss stopped being a number counts with its best epoch: that is what this
+    configuration gave with this seed.
+    """
+    if row.state == TrialState.COMPLETE or lineages.diverged(row):
+        return lineages.value(row)
+    return None
+
+
+def confirmed_scores(study: optuna.Study) -> dict[str, list[float]]:
+    """The scores of each configuration in a study of repeats, in the order of its seeds."""
+    return scores_by_label(study.get_trials(deepcopy=False))
+
+
+def scores_by_label(rows: Iterable[FrozenTrial]) -> dict[str, list[float]]:
+    """The scores of each configuration among repeats, in their order."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        label, score = row.user_attrs.get(CONFIGURATION), score_of(row)
+        if label is not None and score is not None:
+            found.setdefault(label, []).append(score)
+    return found

@@ -1,0 +1,61 @@
+"""Where the files of trials lie: `runs/<study>/<number>/<token>`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+from collections.abc import Iterable
+
+
+def trial_folder(runs: Path, study_name: str, number: int) -> Path:
+    """Where a trial's files lie: `runs/<study>/<number>`; each claim writes in a folder below.
+
+    A name that is no plain folder name is written with underscores and a short hash.
+    """
+    plain = re.sub(r"[^\w.-]", "_", study_name)
+    if plain != study_name or plain.strip(".") == "" or plain == "artifacts":
+        plain = f"{plain[:80]}-{hashlib.sha256(study_name.encode()).hexdigest()[:8]}"
+    return Path(runs) / plain / str(number)
+
+
+def existing(runs: str) -> Path:
+    """The runs folder that a person named. Raises UserError where there is none."""
+    if not Path(runs).is_dir():
+        raise UserError(f"--runs {runs}: no such folder; name the one that search.run wrote to")
+    return Path(runs)
+
+
+def token_folders(runs: Path) -> Iterator[Path]:
+    """Every runs/<study>/<number>/<token>; links are not followed."""
+    for study in _folders(runs):
+        for number in _folders(study):
+            if number.name.isdecimal():
+                yield from token_folders_of(number)
+
+
+def token_folders_of(number: Path) -> list[Path]:
+    """The folders of a trial's claims, oldest first; empty where links lead to it."""
+    if number.is_symlink() or number.parent.is_symlink() or not number.is_dir():
+        return []
+    tokens = [path for path in _folders(number) if path.name.isdecimal()]
+    return sorted(tokens, key=lambda path: int(path.name))
+
+
+def newest_claims(runs: Path, study: str, numbers: Iterable[int]) -> Iterator[Path]:
+    """The folders of all claims on rows of one trial, the newest first."""
+    for number in sorted(numbers, reverse=True):
+        yield from reversed(token_folders_of(trial_folder(runs, study, number)))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())

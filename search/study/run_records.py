@@ -1,0 +1,329 @@
+"""A study and what it remembers: the identity that makes its trials comparable.
+
+`Setup` is stored with the study. Opening it again with anything that would change what a score
+means is refused in one line; ranges, fixed values, sampler, pruner and revival may change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from search.study import lineages
+from search.study.attributes import JUDGED, TOTAL
+from trainer.presets import DEMO_WARNING
+
+if TYPE_CHECKING:
+    pass
+
+
+import json
+import mimetypes
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from optuna.artifacts import ArtifactMeta
+from optuna.distributions import json_to_distribution
+from optuna.trial import TrialState, create_trial
+
+from search.study.attributes import LOST
+from search.study.lineages import curve_of, rows_of
+from search.study.run_folders import token_folders, trial_folder
+from search.study.setup import Setup
+from trainer.config import read_yaml
+from trainer.errors import ConfigError
+
+
+def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
+    """The `search` section that goes with a trial's config: where it came from."""
+    score, epoch = _best_epoch(row)
+    return {
+        "study": setup.name,
+        "study_uid": setup.uid,
+        "trial": row.number,
+        "value": score,
+        "f_score_full": row.user_attrs.get("f_score_full"),
+        "epoch": epoch,
+        "metric": setup.metric,
+        "seed": row.user_attrs.get("seed"),
+        "data": {key: setup.data[key] for key in ("name", "fingerprint", "train", "val")},
+        "preset": setup.preset,
+        **({"note": DEMO_WARNING} if setup.preset == "demo" else {}),
+        "versions": dict(setup.versions),
+        "searched": list(setup.space),
+        "fixed": dict(setup.fixed),
+        "params": dict(row.params),
+    }
+
+
+def _best_epoch(row: FrozenTrial) -> tuple[float | None, int | None]:
+    """Score and number of the best epoch of a row's whole training."""
+    if row.state.is_finished() and "best_epoch" in row.user_attrs:
+        # of a revived trial it may lie in an earlier row
+        return row.user_attrs["best_val_f"], row.user_attrs["best_epoch"]
+    curve = row.intermediate_values
+    best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+    return lineages.value(row), best
+
+
+def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """`search_record` with all that makes the row and its study again: see `search.rebuild`.
+
+    row: as it is, or as it is about to end. study_attrs: of its study. The setup is whole: a config
+    under a constant schedule does not tell the ramp of its base.
+    """
+    return search_record(setup, row) | {
+        "row": {
+            "state": row.state.name,
+            "started": _utc_text(row.datetime_start),
+            "ended": _utc_text(row.datetime_complete),
+            "written": datetime.now(UTC).isoformat(),
+            "curve": dict(row.intermediate_values),
+            "distributions": {
+                name: optuna.distributions.distribution_to_json(known)
+                for name, known in row.distributions.items()
+            },
+            "user_attrs": dict(row.user_attrs),
+            "system_attrs": {
+                # the file is one of the artifacts, so it cannot name them
+                key: item
+                for key, item in row.system_attrs.items()
+                if not key.startswith("artifacts:")
+            },
+        },
+        "setup": setup.to_json(),
+        TOTAL: study_attrs.get(TOTAL),
+        JUDGED: study_attrs.get(JUDGED),
+    }
+
+
+def _utc_text(moment: datetime | None) -> str | None:
+    return None if moment is None else lineages.utc(moment).isoformat()
+
+
+ARTIFACTS = "artifacts"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One `config.yaml`: its folder, runs/<study>/<number>/<token>, and its `search` section."""
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def token(self) -> int:
+        return int(self.folder.name)
+
+
+@dataclass
+class Found:
+    """What the runs folder holds of one study. rows: number -> trial as it is to come back.
+
+    total, judged: attributes of the study, see `search.study.names`. token: the highest that a
+    claim of the study has had. amiss: lines for the person.
+    """
+
+    setup: Setup
+    total: int | None
+    judged: Any
+    token: int
+    rows: dict[int, FrozenTrial]
+    amiss: list[str] = field(default_factory=list)
+
+
+def found_in(runs: Path, only: str | None = None) -> tuple[list[Found], list[str]]:
+    """The studies of a runs folder by name, and lines on what is amiss with no known study.
+
+    only: the name of the study that is wanted. Of two studies of one name the one that was written
+    to last is found, the other is told of. Never raises for what a file holds.
+    """
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    older: dict[str, set[Path]] = defaultdict(set)
+    damaged: dict[Path, str] = {}
+    place = None if only is None else trial_folder(runs, only, 0).parent
+    for folder in token_folders(runs):
+        if place not in (None, folder.parents[1]) or not (folder / "config.yaml").is_file():
+            continue
+        try:
+            record = read_yaml(folder / "config.yaml")["search"]
+            name, uid = str(record["study"]), str(record["study_uid"])
+            if int(record["trial"]) != int(folder.parent.name):
+                raise ValueError(f"it is of trial {record['trial']}")
+            if not isinstance(record.get("row", {}), dict):
+                raise TypeError("row is not a section")
+        except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+            damaged[folder] = f"{folder / 'config.yaml'} cannot be used ({_what(error)})"
+            continue
+        if "row" in record:
+            groups[name, uid].append(Record(folder, record))
+        else:
+            older[name].add(folder.parent)
+    told = [
+        f"study {name}: {len(trials)} of its trials were written by an earlier version, whose files"
+        " lack the ranges: they cannot come back"
+        for name, trials in sorted(older.items())
+    ]
+    artifacts = _by_content(runs / ARTIFACTS)
+    studies = []
+    for name in sorted({name for name, _ in groups}):
+        latest, *former = sorted(
+            (records for key, records in groups.items() if key[0] == name),
+            key=lambda records: max(str(r.content["row"].get("written")) for r in records),
+            reverse=True,
+        )
+        home = latest[0].folder.parents[1]
+        mine = {f: damaged.pop(f) for f in list(damaged) if f.parents[1] == home}
+        one = _study(latest, mine, artifacts)
+        if one is None:
+            told.append(f"study {name}: none of its {len(latest)} records can be used")
+            continue
+        one.amiss += [
+            f"study {name}: an earlier study of this name is left alone ({len(records)} records)"
+            for records in former
+        ]
+        studies.append(one)
+    return studies, [*told, *damaged.values()]
+
+
+def _study(
+    records: list[Record], damaged: Mapping[Path, str], artifacts: Mapping[str, str]
+) -> Found | None:
+    """One study from its records; None where not even its setup can be read."""
+    by_token = sorted(records, key=lambda record: record.token, reverse=True)
+    amiss = list(damaged.values())
+    for newest in by_token:
+        # ranges may change between trials: the newest trial has the study's latest
+        try:
+            setup = Setup.from_json(newest.content["setup"])
+            setup.specs()
+            total, judged = newest.content[TOTAL], newest.content.get(JUDGED)
+            break
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            amiss.append(
+                f"setup of {newest.folder / 'config.yaml'} cannot be used ({_what(error)})"
+            )
+    else:
+        return None
+    by_number: dict[int, list[Record]] = defaultdict(list)
+    for record in by_token:
+        by_number[int(record.folder.parent.name)].append(record)
+    rows = {}
+    for number, own in sorted(by_number.items()):
+        told = [record.content["params"] for record in own if "params" in record.content]
+        if any(params != told[0] for params in told):
+            amiss.append(
+                f"trial {number}: several trials left files under this number, as after a row was"
+                f" deleted by SQL; the one that began last comes back ({own[0].folder})"
+            )
+        try:
+            rows[number] = _row(own, artifacts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            line = f"trial {number}: {own[0].folder} cannot be used ({_what(error)})"
+            amiss.append(line)
+            rows[number] = lost(line)
+    for folder, line in damaged.items():
+        number = int(folder.parent.name)
+        rows.setdefault(number, lost(line))
+    for number in range(max(rows)):
+        rows.setdefault(number, lost("no files"))
+    for number, row in rows.items():
+        row.number = number
+    for row in rows.values():
+        if not row.state.is_finished():
+            # the histories of a revival begin with the epochs of the rows before it
+            *earlier, _ = rows_of(list(rows.values()), row)
+            for epoch in curve_of(earlier):
+                row.intermediate_values.pop(epoch, None)
+    token = max(int(folder.name) for folder in [*(r.folder for r in records), *damaged])
+    return Found(setup, total, judged, token, rows, amiss)
+
+
+def lost(reason: str) -> FrozenTrial:
+    """A row for a number whose trial cannot come back: FAIL, so it does not count."""
+    return create_trial(state=TrialState.FAIL, user_attrs={LOST: reason})
+
+
+def _row(own: list[Record], artifacts: Mapping[str, str]) -> FrozenTrial:
+    """A trial as it was, or waiting where it had not ended. own: its records, newest first."""
+    newest = own[0]
+    record, row = newest.content, newest.content["row"]
+    state = TrialState[row["state"]]
+    if state.is_finished():
+        # not the histories': a fenced-out owner's hold what was never reported
+        curve = {int(epoch): float(score) for epoch, score in row["curve"].items()}
+    else:
+        state, curve = TrialState.WAITING, _curve(own)
+    last = curve[max(curve)] if curve else None
+    made = create_trial(
+        state=state,
+        value={TrialState.COMPLETE: record["value"], TrialState.PRUNED: last}.get(state),
+        params=record["params"],
+        distributions={
+            name: json_to_distribution(text) for name, text in row["distributions"].items()
+        },
+        user_attrs=row["user_attrs"],
+        system_attrs=row["system_attrs"] | _artifacts_of(newest.folder, artifacts),
+        intermediate_values=curve,
+    )
+    made.datetime_start = _moment(row["started"])
+    if state.is_finished():
+        made.datetime_complete = _moment(row["ended"])
+    return made
+
+
+def _curve(own: Iterable[Record]) -> dict[int, float]:
+    """Epoch -> score, from all histories; an epoch that was trained twice counts as first told."""
+    curve: dict[int, float] = {}
+    for record in own:
+        try:
+            history = json.loads((record.folder / "history.json").read_text(encoding="utf-8"))
+            # newest first, so that the earlier ones overrule
+            curve |= {int(entry["epoch"]): float(entry["val_f"]) for entry in history}
+        except (OSError, ValueError, KeyError, TypeError):
+            # the trial goes on without it
+            continue
+    return dict(sorted(curve.items()))
+
+
+def _by_content(folder: Path) -> dict[str, str]:
+    """Digest of content -> artifact id."""
+    if folder.is_symlink() or not folder.is_dir():
+        return {}
+    return {_digest(path): path.name for path in folder.iterdir() if path.is_file()}
+
+
+def _artifacts_of(folder: Path, artifacts: Mapping[str, str]) -> dict[str, str]:
+    """System attributes that name the trial's artifacts, found by their content."""
+    attrs = {}
+    for name in ("config.yaml", "contact_sheet.png"):
+        path = folder / name
+        artifact_id = artifacts.get(_digest(path)) if path.is_file() else None
+        if artifact_id is not None:
+            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            meta = ArtifactMeta(artifact_id, name, kind, mimetypes.guess_type(name)[1])
+            attrs[f"artifacts:{artifact_id}"] = json.dumps(asdict(meta))
+    return attrs
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _moment(text: str) -> datetime:
+    """Optuna shows this machine's time; see `lineages.utc`."""
+    return datetime.fromtimestamp(datetime.fromisoformat(text).timestamp())
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]}"
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,268 @@
+"""A study and what it remembers: the identity that makes its trials comparable.
+
+`Setup` is stored with the study. Opening it again with anything that would change what a score
+means is refused in one line; ranges, fixed values, sampler, pruner and revival may change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+import space
+from search.study import search_space
+from search.study.names import (
+    PRUNERS,
+    SAMPLERS,
+    is_repeats,
+)
+from search.study.search_space import (
+    Searched,
+    Spec,
+    Value,
+    distribution,
+)
+from trainer.config import Config, base_identity, config_from_dict, key_path, to_dict
+from trainer.errors import UserError
+from trainer.streams import shown
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import DataSummary
+
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+METRIC = "f_score per image, training grid"
+
+
+# how a study searches may change from run to run
+CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
+
+
+SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.05
+
+
+# part of no identity: where the data lie, and what every trial or the search itself decides
+_NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
+
+
+class StudyError(UserError):
+    """A study that does not exist, or that was made for something else."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a worker needs to know.
+
+    base: the config without experiment, runtime, searched keys, data root and seeds.
+    runtime: what the person asked for (auto where nothing). space: name -> parameter as JSON.
+    fixed: name -> value. defaults: name -> what a trial takes that does not name it.
+    data: root, name, fingerprint, train, val. revive: how many pruned trials may go on, or "auto".
+    prune_risk: accepted risk, in (0, 1), of an answer that is worse by more than the noise between
+    seeds. uid: of this study alone, so that files left by a deleted one of the same name are not
+    taken for its own.
+    """
+
+    name: str
+    base: dict[str, Any]
+    runtime: dict[str, Any]
+    space: dict[str, dict[str, Any]]
+    fixed: dict[str, Value]
+    defaults: dict[str, Value]
+    seed: int
+    sampler: str
+    pruner: str
+    epochs: int
+    data: dict[str, Any]
+    metric: str = METRIC
+    preset: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    revive: str | int = REVIVE
+    prune_risk: float = PRUNE_RISK
+    uid: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the sampler goes on where the queue is empty: repeats are all asked for."""
+        return not is_repeats(self.name)
+
+    def specs(self) -> dict[str, Spec]:
+        """The searched parameters, in the order of the space."""
+        # PostgreSQL may keep JSON objects in another order, so the order is stored as a list
+        read = {name: space.from_json(spec) for name, spec in self.space.items()}
+        return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self) | {"order": list(self.space)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Setup:
+        """The inverse of `to_json`; keys of later versions are left out."""
+        names = {known.name for known in dataclasses.fields(cls)}
+        values = {name: item for name, item in stored.items() if name in names}
+        values["space"] = {name: stored["space"][name] for name in stored["order"]}
+        return cls(**values)
+
+
+def make_setup(
+    name: str,
+    searched: Searched,
+    data: DataSummary,
+    *,
+    seed: int = 0,
+    sampler: str = SAMPLER,
+    pruner: str = PRUNER,
+    preset: str | None = None,
+    revive: str | int = REVIVE,
+    prune_risk: float = PRUNE_RISK,
+) -> Setup:
+    """The setup of a study from what the command line came to. Raises StudyError."""
+    if shown(name) != name:
+        raise StudyError(
+            f"--study {shown(name)}: a study's name is text in UTF-8, since stores hold no other;"
+            " name it otherwise"
+        )
+    for what, given, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if given not in known:
+            raise StudyError(f"--{what} {given}: not one of {', '.join(known)}")
+    config = searched.config
+    whole = to_dict(config)
+    return Setup(
+        name=name,
+        base=base_of(searched),
+        runtime=whole["runtime"],
+        space={key: space.to_json(spec) for key, spec in searched.specs.items()},
+        fixed=dict(searched.fixed),
+        defaults=searched.defaults(),
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+        epochs=config.training.epochs,
+        data={
+            "root": config.data.root,
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "train": data.train,
+            "val": data.val,
+        },
+        preset=preset,
+        versions=versions(),
+        revive=revive,
+        prune_risk=prune_risk,
+    )
+
+
+def base_of(searched: Searched) -> dict[str, Any]:
+    """The base config that a study remembers: see `Setup`."""
+    return base_identity(searched.config, without=[*searched.specs, *_NOT_IDENTITY])
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """A trial's training seed, in [0, 2^31): the same wherever and whenever it runs."""
+    text = f"trial {study_seed} {number}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") % 2**31
+
+
+def config_for(
+    setup: Setup,
+    params: Mapping[str, Value],
+    *,
+    seed: int,
+    runtime: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+) -> Config:
+    """The config that a trial trains with.
+
+    Under a constant schedule the ramp is written as 0, whatever was sampled. Early stopping is
+    off: in a search that is the pruner's work. runtime None: as the person asked. Raises
+    ConfigError for values that cannot be trained together.
+    """
+    whole = _nested_copy(setup.base)
+    values: dict[str, Any] = {
+        **params,
+        "data.root": data_root or setup.data["root"],
+        "training.seed": seed,
+        "training.early_stopping_patience": None,
+    }
+    for name, value in values.items():
+        place = whole
+        path = key_path(name)
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = value
+    if whole["loss"].get("dice_schedule") == "constant":
+        whole["loss"]["dice_ramp"] = 0.0
+    whole["experiment"] = {"name": setup.name}
+    whole["runtime"] = dict(setup.runtime if runtime is None else runtime)
+    return config_from_dict(whole, where=f"study {setup.name}")
+
+
+def base_values(setup: Setup) -> dict[str, Any]:
+    """The base config flat, by dotted name."""
+    return dict(flat(setup.base))
+
+
+def versions() -> dict[str, str]:
+    """The versions that digits depend on."""
+    names = ("torch", "optuna", "numpy", "pillow")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a nested config."""
+    for key, item in tree.items():
+        if isinstance(item, Mapping):
+            yield from flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _nested_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _nested_copy(item) if isinstance(item, Mapping) else item for key, item in tree.items()
+    }
+
+
+def distributions(setup: Setup) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Optuna's form of the whole space."""
+    return {name: distribution(spec) for name, spec in setup.specs().items()}
+
+
+def fixed_values(setup: Setup) -> dict[str, Value]:
+    """The fixed values as their parameters record them. Raises ConfigError if one is outside."""
+    specs = setup.specs()
+    return {
+        name: search_space.inside(name, value, specs[name]) for name, value in setup.fixed.items()
+    }
+
+
+def trial_config(
+    trial: optuna.Trial | optuna.trial.FrozenTrial,
+    setup: Setup,
+    *,
+    runtime: Mapping[str, Any] | None = None,
+    data_root: str | None = None,
+) -> Config:
+    """The config that a trial trains, or trained, with; runtime None: the one it recorded.
+
+    Raises KeyError for a trial that has no seed yet: it has not started.
+    """
+    return config_for(
+        setup,
+        trial.params,
+        seed=trial.user_attrs["seed"],
+        runtime=trial.user_attrs.get("runtime") if runtime is None else runtime,
+        data_root=data_root,
+    )

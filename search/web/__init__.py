@@ -1,0 +1,1 @@
+"""optuna-dashboard on our store: started, guarded, below a proxy's path."""

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from search.execution.launchers import capacity
+from search.execution.launchers.capacity import (
+    Place,
+    Reading,
+    candidates,
+    chosen,
+    climb,
+    side_by_side,
+    workers_per_device,
+)
+from search.execution.worker_loop import work
+from search.run import main
+from tests.support.data_folders import course
+from tests.support.paths import ROOT
+from tests.support.studies import post_at, real_study, store
+from trainer import runtime
+from trainer.cli import guarded
+from trainer.config import Config, to_yaml, with_values
+from trainer.data.dataset import describe
+
+TINY = {"width": 0.1, "image_size": 16, "batch_size": 8, "runtime.device": "cpu"}
+BRIEF = (0.05, 0.1)
+ONE_CORE = Place("cpu", 1, threads=1)
+# a network that a device with room for four pictures, or for none, can train
+HUNGRY = """
+import torch
+from torch import nn
+
+class Hungry(nn.Module):
+    room = {room}
+
+    def __init__(self, num_classes, dropout):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Dropout2d(dropout),
+            nn.Conv2d(8, num_classes, 1),
+        )
+
+    def forward(self, images):
+        if self.training and len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.layers(images)
+"""
+
+
+def tiny(**values: Any) -> Config:
+    return with_values(Config(), {**TINY, **values})
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def measuring(sums: Mapping[int, float], peak_mb: float = 10) -> Callable[[int], Reading | None]:
+    """A measurement whose results are known; None where there is none."""
+
+    def measure(workers: int) -> Reading | None:
+        return Reading(sums[workers], peak_mb, 100) if workers in sums else None
+
+    return measure
+
+
+# ----------------------------------------------------------------------------------- the choice
+
+
+def test_the_climb_goes_on_while_more_workers_bring_more() -> None:
+    assert climb([1, 2, 4], measuring({1: 100, 2: 190, 4: 300})) == {1: 100, 2: 190, 4: 300}
+
+
+def test_the_climb_ends_where_the_sum_grows_by_less_than_5_percent() -> None:
+    assert climb([1, 2, 4, 8], measuring({1: 100, 2: 104, 4: 900, 8: 900})) == {1: 100, 2: 104}
+
+
+def test_what_would_not_fit_with_a_tenth_to_spare_is_not_tried() -> None:
+    sums = {1: 100.0, 2: 200.0, 4: 400.0, 8: 800.0}
+    # 4 x 22 + 10 % < 100 <= 4 x 23 + 10 %
+    assert climb([1, 2, 4, 8], measuring(sums, 22))[4] == 400
+    assert climb([1, 2, 4, 8], measuring(sums, 23)) == {1: 100, 2: 200, 4: None}
+
+
+def test_running_out_of_memory_ends_the_climb() -> None:
+    assert climb([1, 2, 4], measuring({1: 100, 4: 900})) == {1: 100, 2: None}
+
+
+def test_the_fewest_workers_within_5_percent_of_the_best_are_chosen() -> None:
+    assert chosen({1: 240, 2: 410, 4: 415}) == 2
+    assert chosen({1: 240, 2: 410, 4: 435}) == 4
+    assert chosen({1: 240, 2: 230}) == 1
+    # the trial itself then takes smaller micro-batches
+    assert chosen({1: None}) == 1
+
+
+def test_a_cpu_is_filled_up_to_its_cores_and_a_gpu_up_to_8() -> None:
+    assert candidates(Place("cpu", 1)) == [1]
+    assert candidates(Place("cpu", 6)) == [1, 2, 4, 6]
+    assert candidates(Place("cuda:0", 2)) == [1, 2, 4, 8]
+    assert Place("cpu", 6).threads_of(4) == 1
+    assert Place("cpu", 6, threads=3).threads_of(4) == 3
+
+
+# ----------------------------------------------------------------------------------- real probes
+
+
+def test_workers_are_measured_once_and_remembered_for_the_same_configuration(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def ask(config: Config) -> int:
+        return workers_per_device(config, ONE_CORE, pictures=8, say=told.append, seconds=BRIEF)
+
+    assert ask(tiny()) == 1
+    (file,) = cache.glob("*-capacity.json")
+    speed = json.loads(file.read_text())["images_per_s"]["1"]
+    assert speed > 0
+    assert told[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured)"
+    before = file.stat().st_mtime_ns
+    # learning rate and budget change neither speed nor memory
+    assert ask(tiny(learning_rate=1e-3, epochs=7)) == 1
+    assert told[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured earlier)"
+    assert file.stat().st_mtime_ns == before
+    file.write_text(json.dumps({"images_per_s": {"1": 5.0, "2": 9.0}}))
+    assert ask(tiny()) == 2
+    monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(7.0, 1.0, 100.0))
+    for other in (tiny(batch_size=4), tiny(image_size=32), tiny(width=0.2), tiny(ce_weight=2.0)):
+        ask(other)
+        assert told[-1] == "1 worker per device: 1: 7 images/s (measured)"
+    # half a file is no answer
+    file.write_text("{")
+    ask(tiny())
+    assert told[-1] == "1 worker per device: 1: 7 images/s (measured)"
+
+
+def hungry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> str:
+    """The name of a model that has room for so many pictures, here and in child processes."""
+    (folder / f"{name}.py").write_text(HUNGRY.format(room=room))
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
+    return f"{name}:Hungry"
+
+
+def test_a_probe_that_runs_out_of_memory_does_not_fit(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    config = tiny(**{"model.name": hungry(tmp_path, monkeypatch, "hungry_probe", room=4)})
+    assert workers_per_device(config, ONE_CORE, pictures=8, say=told.append, seconds=BRIEF) == 1
+    assert told[-1] == "1 worker per device: 1: does not fit (measured)"
+
+
+def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(**{"model.name": "no_such_module:factory"})
+
+    def body() -> int:
+        return workers_per_device(config, ONE_CORE, pictures=8, say=lambda line: None)
+
+    assert guarded(body) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --workers-per-device auto: model.name: 'no_such_module:factory'")
+    assert not list(cache.glob("*-capacity.json"))
+
+
+def test_two_trainings_side_by_side_are_measured_together() -> None:
+    reading = side_by_side(tiny(), Place("cpu", 2), 2, pictures=8, seconds=BRIEF)
+    assert reading is not None
+    assert reading.images_per_s > 0
+    # PyTorch alone takes more than 50 MB
+    assert 50 < reading.peak_mb < reading.device_mb
+
+
+# ------------------------------------------------------------------------------------- the flags
+
+
+def test_one_number_of_workers_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--workers", "2", "--workers-per-device", "auto"])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--workers-per-device: not allowed with argument --workers" in line
+
+
+def test_a_run_starts_the_workers_that_were_measured(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # what is measured here would depend on the machine
+    monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(5.0, 1.0, 100.0))
+    data = {"synthetic_images": 40, "runtime.threads": 1}
+    (tmp_path / "tiny.yaml").write_text(to_yaml(tiny(**data)))
+    flags = ["--config", "tiny.yaml", "--plain", "--timeout", "0.01", "--trials", "9"]
+    assert main([*flags, "--workers-per-device", "auto"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 worker per device: 1: 5" in out
+    assert "1 worker on cpu, 1 thread each" in out
+    assert main([*flags, "--workers-per-device", "3"]) == 0
+    assert "3 workers on cpu, 1 thread each" in " ".join(capsys.readouterr().out.split())
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file of a folder, with its time and size."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+
+def test_a_second_start_on_the_same_faces_decodes_and_writes_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    faces = course(tmp_path / "faces", [f"face-{number}" for number in range(40)])
+    (tmp_path / "tiny.yaml").write_text(to_yaml(tiny()))
+    flags = ["--config", "tiny.yaml", "--plain", "--timeout", "0.01", "--workers", "1"]
+    flags += ["--data", str(faces)]
+    assert main([*flags, "--study", "first"]) == 0
+    before = stamps(cache)
+    assert any(name.endswith("-images.npy") for name in before)
+    assert main([*flags, "--study", "second"]) == 0
+    assert stamps(cache) == before
+
+
+# -------------------------------------------------------------------------------- out of memory
+
+
+def test_a_trial_that_runs_out_of_memory_completes_in_smaller_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = hungry(tmp_path, monkeypatch, "hungry_of_four", room=4)
+    storage = store(tmp_path)
+    study = real_study(storage, total=1, config={"model.name": name, "epochs": 2})
+    assert work(post_at(tmp_path, storage)) == 0
+    (trial,) = study.get_trials()
+    assert trial.state == TrialState.COMPLETE
+    assert sorted(trial.intermediate_values) == [1, 2]
+    assert trial.user_attrs["micro_batch"] == 4
+    assert trial.user_attrs["runtime"]["micro_batch"] == 4
+
+
+def test_a_trial_for_which_one_picture_is_too_much_fails_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = hungry(tmp_path, monkeypatch, "hungry_of_none", room=0)
+    storage = store(tmp_path)
+    study = real_study(storage, total=1, config={"model.name": name, "epochs": 2})
+    with pytest.raises(Exception, match="3 trials in a row failed, .* CUDA out of memory"):
+        work(post_at(tmp_path, storage))
+    for trial in study.get_trials():
+        assert trial.state == TrialState.FAIL
+        assert trial.user_attrs["micro_batch"] == 1
+        assert trial.user_attrs["reason"] == "OutOfMemoryError: CUDA out of memory"
+
+
+# ----------------------------------------------------------------------------- scripts/bench gpu
+
+
+@pytest.fixture
+def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    # threads that wait for busy cores take many times as long as one
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
+    return importlib.import_module("bench_gpu")
+
+
+def bench_flags(folder: Path) -> list[str]:
+    faces = folder / "faces"
+    if not faces.exists():
+        course(faces, [f"face-{number}" for number in range(60)])
+    flags = ["--data", str(faces), "--out", str(folder / "out"), "--device", "cpu"]
+    return [*flags, "--size", "32", "--steps", "2", "--seconds", "0.2", "--loader-workers", "1"]
+
+
+@pytest.mark.proof
+def test_the_gpu_bench_measures_each_part_once(
+    tmp_path: Path,
+    cache: Path,
+    bench_gpu: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = bench_flags(tmp_path)
+    # the other one is the same code with another word
+    monkeypatch.setattr(bench_gpu, "RIVALS", ("plain",))
+    assert bench_gpu.main([*flags, "--minutes", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "rival plain" in said
+    assert "to go; the same command goes on" in said
+    assert bench_gpu.main(flags) == 0
+    said = capsys.readouterr().out
+    for part in ("ours", "network alone", "1 at 32 pixels"):
+        assert part in said
+    assert "f_score_full on val" in said
+    assert "0.85 missed by" in said
+    results = tmp_path / "out" / "results.json"
+    before = results.read_bytes(), results.stat().st_mtime_ns
+    assert bench_gpu.main(flags) == 0
+    assert capsys.readouterr().out == said
+    assert (results.read_bytes(), results.stat().st_mtime_ns) == before
+    assert bench_gpu.main([*flags, "--steps", "3"]) == 2
+    assert "was measured with steps 2, not 3" in capsys.readouterr().err
+
+
+def test_full_training_goes_on_from_its_checkpoint(
+    tmp_path: Path, cache: Path, bench_gpu: ModuleType
+) -> None:
+    args = bench_gpu.parser().parse_args([*bench_flags(tmp_path), "--steps", "8"])
+    config = bench_gpu._full(args, describe(args.data))
+    assert config.training.epochs == 2
+    over = bench_gpu._Bench(args, config, until_s=0.0)
+    with pytest.raises(bench_gpu._TimeUp):
+        bench_gpu._trained(over)
+    assert len(json.loads((args.out / "full" / "history.json").read_text())) == 1
+    result = bench_gpu._trained(over)
+    assert len(json.loads((args.out / "full" / "history.json").read_text())) == 2
+    assert 0 <= result["f_score_full_test"] <= 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_bench_says_so_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "bench_gpu.py"), "--data", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert said.returncode == 2
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("error: device 'cuda': no CUDA device")

@@ -1,0 +1,914 @@
+"""Folders in both layouts, the cache, and everything that can be wrong with a file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import unicodedata
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import data_folders
+from trainer.data import cache, dataset, sources
+from trainer.data.cache import reduce_mask
+from trainer.data.classes import IDS, NAMES
+from trainer.data.dataset import FaceData, describe, load_faces, mask_warnings
+from trainer.data.pixels import ORIENTATION
+from trainer.errors import DataError
+
+STEMS = tuple(f"p{number:02d}" for number in range(12))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return data_folders.course(tmp_path / "faces", STEMS)
+
+
+def load(root: Path | str, tmp_path: Path, size: int = 32, **options: object) -> FaceData:
+    return load_faces(
+        str(root),
+        image_size=size,
+        synthetic_images=20,
+        cache_dir=tmp_path / "cache",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def complaint(root: Path, tmp_path: Path) -> str:
+    """What loading every part says; one line."""
+    with pytest.raises(DataError) as caught:
+        load(root, tmp_path, parts=("all",))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def image_of(folder: Path, stem: str) -> Path:
+    return folder / "train" / "images" / f"{stem}.jpg"
+
+
+def mask_of(folder: Path, stem: str) -> Path:
+    return folder / "train" / "masks" / f"{stem}.png"
+
+
+def break_image(folder: Path, content: bytes, stem: str = "p03") -> str:
+    path = folder / "train" / "images" / f"{stem}.jpg"
+    path.write_bytes(content)
+    return path.name
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says it is huge and holds nothing."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def plain_png(pixels: bytes, side: int, kind: int) -> bytes:
+    """A square PNG of colours (kind 2) or grey values (0), not compressed."""
+    head = struct.pack(">IIBBBBB", side, side, 8, kind, 0, 0, 0)
+    width = len(pixels) // side
+    rows = b"".join(b"\0" + pixels[at : at + width] for at in range(0, len(pixels), width))
+    data = b"\x78\x01\x01" + struct.pack("<HH", len(rows), 0xFFFF - len(rows)) + rows
+    body = chunk(b"IDAT", data + struct.pack(">I", zlib.adler32(rows)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body + chunk(b"IEND", b"")
+
+
+# --- what is read
+
+
+def test_course_layout_gives_parts_of_the_wanted_size(folder: Path, tmp_path: Path):
+    data = load(folder, tmp_path)
+    assert data.name == "faces"
+    assert data.train.images.shape == (len(data.train), 32, 32, 3)
+    assert data.train.masks.shape == (len(data.train), 32, 32)
+    assert len(data.train) + len(data.val) + len(data.plan.parts["test"]) == 12
+    assert data.all.stems == STEMS
+
+
+def test_masks_are_reduced_at_pixel_centres_and_full_ones_stay_untouched(
+    folder: Path, tmp_path: Path
+):
+    part = load(folder, tmp_path).train
+    original = np.asarray(Image.open(folder / "train" / "masks" / f"{part.stems[0]}.png"))
+    assert np.array_equal(part.full_mask(0), original)
+    assert np.array_equal(part.masks[0], original[1::2, 1::2])
+    assert part.full_image(0).shape == (64, 64, 3)
+
+
+def test_reduction_by_a_third_takes_the_middle_pixel():
+    mask = np.arange(81, dtype=np.uint8).reshape(9, 9)
+    assert np.array_equal(reduce_mask(mask, 3), mask[1::3, 1::3])
+
+
+def test_official_layout_merges_part_masks_in_list_order(tmp_path: Path):
+    root = data_folders.official(tmp_path / "hq", [0, 7])
+    masks = root / "CelebAMask-HQ-mask-anno" / "0"
+    everything = np.full((64, 64), 255, np.uint8)
+    Image.fromarray(everything).save(masks / "00000_skin.png")  # under all other parts
+    Image.fromarray(everything).convert("RGB").save(masks / "00007_cloth.png")  # over them
+    data = load(root, tmp_path, parts=("all",))
+    assert data.all.stems == ("0", "7")
+    assert set(np.unique(data.all.full_mask(0))) > {1, 2, 12}
+    assert set(np.unique(data.all.full_mask(1))) == {18}
+    assert data.all.full_image(0).shape == (128, 128, 3)
+    assert data.all.full_mask(0).shape == (64, 64)
+
+
+def test_images_folder_at_the_root_is_read_too(folder: Path, tmp_path: Path):
+    assert describe(str(folder / "train"), 0, tmp_path / "cache").train > 0
+
+
+def test_a_grey_mask_counts_like_a_palette_one(folder: Path, tmp_path: Path):
+    path = folder / "train" / "masks" / "p00.png"
+    ids = np.asarray(Image.open(path))
+    Image.fromarray(ids).save(path)
+    data = load(folder, tmp_path, parts=("all",))
+    assert np.array_equal(data.all.full_mask(0), ids)
+
+
+def test_files_without_a_partner_are_passed_over_and_counted(folder: Path, tmp_path: Path):
+    (folder / "train" / "masks" / "p00.png").unlink()
+    (folder / "train" / "images" / "p01.jpg").unlink()
+    summary = describe(str(folder), 0, tmp_path / "cache")
+    assert summary.train + summary.val + summary.test == 10
+    assert summary.left_out == 2
+
+
+def test_hidden_files_are_no_pictures(folder: Path, tmp_path: Path):
+    (folder / "train" / "images" / "._p00.jpg").write_text("of another system")
+    assert describe(str(folder), 0, tmp_path / "cache").left_out == 0
+
+
+@pytest.mark.parametrize(
+    "suffix", ["webp", "bmp", "tif", "jfif", "jp2", "avif", "gif", "ppm", "PNG", "JPeG"]
+)
+def test_a_picture_of_any_kind_that_pillow_reads_is_used(folder: Path, tmp_path: Path, suffix: str):
+    path = image_of(folder, "p00")
+    if suffix in ("jfif", "JPeG"):
+        path.rename(path.with_suffix(f".{suffix}"))
+    else:
+        with Image.open(path) as picture:
+            picture.save(path.with_suffix(f".{suffix}"))
+        path.unlink()
+    mask = mask_of(folder, "p00")
+    with Image.open(mask) as picture:
+        Image.fromarray(np.asarray(picture)).save(mask.with_suffix(".TIF"))
+    mask.unlink()
+    data = load(folder, tmp_path, parts=("all",))
+    assert data.all.stems == STEMS
+    assert data.plan.notes == ()
+    assert np.array_equal(data.all.full_mask(0), data_folders.small_face(0)[1])
+
+
+def test_names_in_two_forms_of_one_accent_are_one_pair(tmp_path: Path):
+    stems = [f"Zo\u00eb{number}" for number in range(12)]  # as Linux and Windows write them
+    root = data_folders.course(tmp_path / "faces", stems)
+    as_listed = [stems[0], unicodedata.normalize("NFD", stems[1])]
+    (root / "val.txt").write_text("\n".join(as_listed), encoding="utf-8")
+    before = describe(str(root), 0, tmp_path / "cache")
+    assert (before.val, before.left_out) == (2, 0)
+    for path in list((root / "train" / "images").iterdir()):
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))  # as macOS does
+    after = describe(str(root), 0, tmp_path / "cache")
+    assert (after.train + after.test, after.val, after.left_out) == (10, 2, 0)
+    # whole pairs in the other form are the same names as ever
+    for path in list((root / "train" / "masks").iterdir()):
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    assert load(root, tmp_path).plan.source.stems[0] == unicodedata.normalize("NFD", stems[0])
+
+
+def test_two_files_that_are_one_name_are_refused_by_their_names(folder: Path, tmp_path: Path):
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "Zo\u00eb.jpg")
+        image_of(folder, "p00").with_name(name).write_bytes(image_of(folder, "p00").read_bytes())
+    text = complaint(folder, tmp_path)
+    # the two look alike, so they are spelt out
+    assert r"'Zoe\u0308.jpg' and 'Zo\xeb.jpg'" in text
+
+
+def test_names_that_are_no_text_are_used(folder: Path, tmp_path: Path):
+    for path in (image_of(folder, "p00"), mask_of(folder, "p00")):
+        os.rename(path, os.fsencode(path.parent) + b"/caf\xe9" + os.fsencode(path.suffix))
+    (folder / "val.txt").write_bytes(b"caf\xe9\np01\n")
+    data = load(folder, tmp_path)
+    assert data.val.stems == (os.fsdecode(b"caf\xe9"), "p01")
+
+
+# --- what is not read is said
+
+
+def notes(root: Path, tmp_path: Path) -> tuple[str, ...]:
+    return describe(str(root), 0, tmp_path / "cache").notes
+
+
+def test_a_clean_folder_has_nothing_to_say(folder: Path, tmp_path: Path):
+    (folder / "val.txt").write_text("p00\n")
+    assert notes(folder, tmp_path) == ()
+    assert notes(data_folders.official(tmp_path / "hq", range(12)), tmp_path) == ()
+    assert describe("synthetic", 40, tmp_path / "cache").notes == ()
+
+
+def test_everything_that_is_not_read_is_said_in_a_line_a_kind(folder: Path, tmp_path: Path):
+    images, masks = folder / "train" / "images", folder / "train" / "masks"
+    for stem in ("p00", "p01", "p02", "p03"):
+        image_of(folder, stem).rename(images / f"{stem}.heic")
+    mask_of(folder, "p04").unlink()
+    (images / "notes").write_text("")
+    (images / "x.jpg").mkdir()
+    (images / "y.jpg").symlink_to("nowhere.jpg")
+    (masks / ".ipynb_checkpoints").mkdir()
+    (masks / "._p05.png").write_text("of another system")
+    (folder / "extra").mkdir()
+    (folder / "test" / "images").mkdir(parents=True)
+    (folder / "val.csv").write_text("p06")
+    (folder / "train" / "README.md").write_text("")
+    assert notes(folder, tmp_path) == (
+        "not used: 1 picture without a mask: p04",
+        "not used: 4 masks without a picture: p00, p01, p02 and 1 more",
+        "not read: 5 files of no kind of picture (4 .heic, 1 without a suffix): train/images/notes,"
+        " train/images/p00.heic, train/images/p01.heic and 2 more; convert what is one",
+        "not read: 2 hidden names: train/masks/._p05.png, train/masks/.ipynb_checkpoints/",
+        "not read: 2 names of a picture that is a folder or a link to nothing: train/images/x.jpg/,"
+        " train/images/y.jpg",
+        "not read: 1 other folder: extra/",
+        "not read: 2 other files: train/README.md, val.csv",
+        "not read: folder test/; as the test part it needs images/ and masks/",
+    )
+    data = load(folder, tmp_path, parts=("all",))
+    assert data.all.stems == STEMS[5:]
+
+
+def test_the_lines_are_one_line_each_whatever_the_names_hold(folder: Path, tmp_path: Path):
+    (folder / "new\nline").mkdir()
+    (folder / os.fsdecode(b"caf\xe9")).mkdir()
+    (text,) = notes(folder, tmp_path)
+    assert text == r"not read: 2 other folders: caf\udce9/, new\nline/"
+
+
+def test_strays_among_part_masks_stop_nothing(tmp_path: Path):
+    root = data_folders.official(tmp_path / "hq", range(12))
+    before = load(root, tmp_path, parts=("all",))
+    masks = root / "CelebAMask-HQ-mask-anno" / "0"
+    for name in ("00000_nose (1).png", "00001_beard.png", "._00001_skin.png"):
+        (masks / name).write_bytes((masks / "00000_nose.png").read_bytes())
+    (masks / ".ipynb_checkpoints").mkdir()
+    (masks / ".ipynb_checkpoints" / "00000_nose-checkpoint.png").write_bytes(b"")
+    data = load(root, tmp_path, parts=("all",))
+    assert data.fingerprint == before.fingerprint
+    assert data.plan.notes == (
+        "not read: 2 hidden names: CelebAMask-HQ-mask-anno/0/._00001_skin.png,"
+        " CelebAMask-HQ-mask-anno/0/.ipynb_checkpoints/",
+        "not read: 2 part masks of no class: CelebAMask-HQ-mask-anno/0/00000_nose (1).png,"
+        " CelebAMask-HQ-mask-anno/0/00001_beard.png; rename it if it is of one",
+    )
+
+
+def test_part_masks_are_read_whatever_the_case_of_their_names(tmp_path: Path):
+    root = data_folders.official(tmp_path / "hq", range(12))
+    before = load(root, tmp_path, parts=("all",)).all.masks.copy()
+    masks = root / "CelebAMask-HQ-mask-anno" / "0"
+    for number, path in enumerate(sorted(masks.iterdir())):
+        if number % 2:
+            path.rename(path.with_name(path.stem.upper() + ".PNG"))
+    data = load(root, tmp_path, parts=("all",))
+    assert np.array_equal(data.all.masks, before)
+    assert data.plan.notes == ()
+
+
+@pytest.mark.parametrize("name", ["00003_SKIN.PNG", "3_skin.png", "more/00003_skin.png"])
+def test_a_part_that_is_there_twice_is_refused(tmp_path: Path, name: str):
+    root = data_folders.official(tmp_path / "hq", range(12))
+    masks = root / "CelebAMask-HQ-mask-anno" / "0"
+    (masks / name).parent.mkdir(exist_ok=True)
+    (masks / name).write_bytes((masks / "00003_skin.png").read_bytes())
+    text = complaint(root, tmp_path)
+    assert "one part of one picture" in text
+    assert f"{masks / '00003_skin.png'}" in text
+    assert f"{masks / name}" in text
+
+
+def test_two_official_pictures_of_one_number_are_refused(tmp_path: Path):
+    root = data_folders.official(tmp_path / "hq", range(12))
+    images = root / "CelebA-HQ-img"
+    (images / "00007.jpg").write_bytes((images / "7.jpg").read_bytes())
+    assert "00007.jpg and 7.jpg" in complaint(root, tmp_path)
+
+
+# --- how official part masks are stored
+
+
+@pytest.mark.parametrize("how", ["0 and 1", "the class's id"])
+def test_part_masks_of_other_values_give_the_same_masks_and_another_data_set(
+    tmp_path: Path, how: str
+):
+    root = data_folders.official(tmp_path / "hq", range(12))
+    before = load(root, tmp_path, parts=("all",))
+    for path in (root / "CelebAMask-HQ-mask-anno" / "0").iterdir():
+        on = np.asarray(Image.open(path)) > 0
+        value = IDS[path.stem.partition("_")[2]] if how == "the class's id" else 1
+        Image.fromarray(on * np.uint8(value)).save(path)
+    data = load(root, tmp_path, parts=("all",))
+    assert np.array_equal(data.all.masks, before.all.masks)
+    assert data.plan.keys["all"] != before.plan.keys["all"]
+
+
+def test_a_study_on_masks_that_were_read_as_empty_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = data_folders.official(tmp_path / "hq", range(12))
+    for path in (root / "CelebAMask-HQ-mask-anno" / "0").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    now = describe(str(root), 0, tmp_path / "cache").fingerprint
+    # what an earlier version took it for: the files' contents and nothing else
+    monkeypatch.setattr(dataset, "part_unlike_stored", lambda path: False)
+    assert describe(str(root), 0, tmp_path / "cache").fingerprint != now
+
+
+# --- masks that were merged before
+
+
+def merged(root: Path, *names: str, parts: bool) -> Path:
+    """Official pictures of twice the side, with folders of one mask each."""
+    data_folders.official(root, range(12))
+    for name in names:
+        for number in range(12):
+            data_folders.save_mask(
+                data_folders.small_face(number)[1], root / name / f"{number:05d}.png"
+            )
+    if not parts:
+        shutil.rmtree(root / "CelebAMask-HQ-mask-anno")
+    return root
+
+
+@pytest.mark.parametrize("name", ["CelebAMaskHQ-mask", "CelebA-HQ-mask", "mask", "g_mask"])
+def test_merged_masks_beside_the_official_pictures_are_read(tmp_path: Path, name: str):
+    expected = load(data_folders.official(tmp_path / "hq", range(12)), tmp_path, parts=("all",))
+    root = merged(tmp_path / "merged", name, parts=False)
+    (root / f"{name}-color").mkdir()
+    Image.new("RGB", (64, 64), (9, 0, 0)).save(root / f"{name}-color" / "0.png")
+    data = load(root, tmp_path, parts=("all",))
+    assert data.all.stems == expected.all.stems
+    assert np.array_equal(data.all.masks, expected.all.masks)
+    assert data.all.full_mask(0).shape == (64, 64)
+    assert data.all.full_image(0).shape == (128, 128, 3)
+    assert data.plan.notes == (
+        f"not read: 1 other folder: {name}-color/",
+        f"masks are those of {name}/",
+    )
+
+
+def test_part_masks_go_before_merged_ones_and_it_is_said(tmp_path: Path):
+    root = merged(tmp_path / "hq", "mask", parts=True)
+    before = describe(str(data_folders.official(tmp_path / "parts", range(12))), 0, tmp_path / "c")
+    assert describe(str(root), 0, tmp_path / "c").fingerprint == before.fingerprint
+    assert notes(root, tmp_path) == (
+        "not read: folder mask/ of merged masks; the part masks are, since their names tell the"
+        " class",
+    )
+
+
+def test_several_folders_of_merged_masks_are_refused(tmp_path: Path):
+    root = merged(tmp_path / "hq", "mask", "masks", parts=False)
+    assert "mask and masks" in complaint(root, tmp_path)
+
+
+def test_merged_masks_of_another_shape_are_refused(tmp_path: Path):
+    root = merged(tmp_path / "hq", "mask", parts=False)
+    data_folders.save_mask(np.ones((64, 50)), root / "mask" / "00003.png")
+    assert "aspect ratio" in complaint(root, tmp_path)
+
+
+# --- pictures that are stored otherwise than they are shown
+
+
+def stored_turned(path: Path, size: tuple[int, int]) -> None:
+    """The picture of this size, stored on its side with a tag that says so."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    with Image.open(path) as picture:
+        picture.resize(size).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+def test_a_turned_picture_has_the_size_that_is_shown(folder: Path, tmp_path: Path):
+    stored_turned(image_of(folder, "p03"), (48, 64))
+    ids = data_folders.small_face(3)[1]
+    data_folders.save_mask(ids[:, :48], mask_of(folder, "p03"))
+    data = load(folder, tmp_path, parts=("all",))
+    assert data.all.full_image(3).shape == (64, 48, 3)
+    assert data.plan.notes == (
+        "1 of 12 pictures stored turned (EXIF), read upright as viewers show them; so must the"
+        " masks be",
+    )
+    data_folders.save_mask(ids[:48], mask_of(folder, "p03"))
+    text = complaint(folder, tmp_path)
+    assert "48 x 64 as viewers show it" in text
+    assert "EXIF orientation" in text
+
+
+def test_a_picture_that_is_read_otherwise_than_before_is_another_data_set(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stored_turned(image_of(folder, "p03"), (64, 64))
+    grey = np.asarray(Image.open(image_of(folder, "p04")).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(image_of(folder, "p04").with_suffix(".png"))
+    image_of(folder, "p04").unlink()
+    now = describe(str(folder), 0, tmp_path / "cache")
+    assert [note.partition(",")[0] for note in now.notes] == [
+        "1 of 12 pictures stored turned (EXIF)",
+        "1 of 12 pictures with more than 8 bits a pixel",
+    ]
+    # what an earlier version took it for: the files' contents and nothing else
+    monkeypatch.setattr(cache, "unlike_stored", lambda path: "")
+    before = describe(str(folder), 0, tmp_path / "other cache")
+    assert before.fingerprint != now.fingerprint
+
+
+def test_a_plain_data_set_is_the_one_that_studies_remember(tmp_path: Path):
+    root = tmp_path / "faces"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number in range(12):
+        # no library's choice in a byte of them: a fingerprint is of contents
+        ids = bytes((pixel + number) % 19 for pixel in range(16))
+        colours = bytes(20 * number + pixel for pixel in range(12)) * 4
+        (root / "images" / f"f{number}.png").write_bytes(plain_png(colours, 4, 2))
+        (root / "masks" / f"f{number}.png").write_bytes(plain_png(ids, 4, 0))
+    (root / "val.txt").write_text("f3\nf4\n")
+    assert describe(str(root), 0, tmp_path / "cache").fingerprint == "c0f1dcc10c9e318d"
+
+
+# --- parts that a data set gives itself
+
+
+def moved(folder: Path, part: str, *stems: str) -> None:
+    """Pairs of train/ into a folder of their own."""
+    for kind, path in (("images", image_of), ("masks", mask_of)):
+        place = folder / part / kind
+        place.mkdir(parents=True, exist_ok=True)
+        for stem in stems:
+            path(folder, stem).rename(place / path(folder, stem).name)
+
+
+def test_folders_beside_train_are_the_parts(folder: Path, tmp_path: Path):
+    moved(folder, "val", "p00", "p01")
+    moved(folder, "test", "p02", "p03", "p04")
+    data = load(folder, tmp_path)
+    assert data.val.stems == ("p00", "p01")
+    assert data.test.stems == ("p02", "p03", "p04")
+    assert data.train.stems == STEMS[5:]
+    assert data.plan.notes == (
+        "the val part is what val/ holds",
+        "the test part is what test/ holds",
+    )
+    assert np.array_equal(data.val.full_mask(1), data_folders.small_face(1)[1])
+
+
+def test_a_folder_says_what_a_list_would(folder: Path, tmp_path: Path):
+    (folder / "val.txt").write_text("p00\np01\n")
+    listed = describe(str(folder), 0, tmp_path / "cache")
+    (folder / "val.txt").unlink()
+    moved(folder, "Validation", "p00", "p01")
+    found = describe(str(folder), 0, tmp_path / "cache")
+    assert found.fingerprint == listed.fingerprint
+    assert found.notes == (
+        "the val part is what Validation/ holds",
+        f"{found.test} pairs are drawn for the test part; an empty test.txt leaves them in"
+        " training",
+    )
+    (folder / "test.txt").write_text("")
+    assert describe(str(folder), 0, tmp_path / "cache").test == 0
+
+
+@pytest.mark.parametrize("name", ["Val.txt", "VAL.TXT", "train/val.txt", "train/Valid.txt"])
+def test_a_list_is_honoured_wherever_it_lies_and_however_it_is_written(
+    folder: Path, tmp_path: Path, name: str
+):
+    (folder / name).write_text("p00.jpg\np01\n")
+    data = load(folder, tmp_path)
+    assert data.val.stems == ("p00", "p01")
+    assert data.plan.notes == (f"the val part is what {name} names",)
+
+
+def test_a_list_of_a_windows_shell_is_read(folder: Path, tmp_path: Path):
+    (folder / "val.txt").write_text("p00\np01\n", encoding="utf-16")
+    assert load(folder, tmp_path).val.stems == ("p00", "p01")
+
+
+def test_with_a_train_list_the_lists_say_all(folder: Path, tmp_path: Path):
+    (folder / "train.txt").write_text("\n".join(STEMS[:8]))
+    (folder / "val.txt").write_text("p08\np09\n")
+    data = load(folder, tmp_path, parts=("train", "val", "all"))
+    assert data.train.stems == STEMS[:8]
+    assert data.val.stems == ("p08", "p09")
+    assert data.all.stems == STEMS[:10]
+    assert data.plan.parts["test"] == ()
+    assert data.plan.notes == (
+        "not used: 2 of 12 pairs, in no part though train.txt says what is trained on: p10, p11",
+    )
+
+
+def both_lists(root: Path) -> None:
+    (root / "val.txt").write_text("p00")
+    (root / "Val.txt").write_text("p01")
+
+
+def lists_in_two_places(root: Path) -> None:
+    (root / "val.txt").write_text("p00")
+    (root / "train" / "val.txt").write_text("p00")
+
+
+def folder_and_list(root: Path) -> None:
+    moved(root, "val", "p00")
+    (root / "val.txt").write_text("p01")
+
+
+def two_folders(root: Path) -> None:
+    moved(root, "val", "p00")
+    moved(root, "valid", "p01")
+
+
+def one_stem_in_two_folders(root: Path) -> None:
+    moved(root, "val", "p00")
+    for kind in ("images", "masks"):
+        (source,) = (root / "val" / kind).iterdir()
+        (root / "train" / kind / source.name).write_bytes(source.read_bytes())
+
+
+def one_name_in_two_lists(root: Path) -> None:
+    (root / "val.txt").write_text("p00\np01.jpg")
+    (root / "test.txt").write_text("p01")
+
+
+def trained_on_and_validated_with(root: Path) -> None:
+    (root / "train.txt").write_text("p00\np01\np02")
+    (root / "val.txt").write_text("p02\np03")
+
+
+def a_list_for_a_pair_of_a_folder(root: Path) -> None:
+    moved(root, "test", "p00")
+    (root / "val.txt").write_text("p00\np01")
+
+
+def a_train_list_alone(root: Path) -> None:
+    (root / "train.txt").write_text("\n".join(STEMS[:8]))
+
+
+def a_folder_without_a_pair(root: Path) -> None:
+    for kind in ("images", "masks"):
+        (root / "val" / kind).mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (both_lists, "holds both Val.txt and val.txt"),
+        (lists_in_two_places, "train/val.txt are both the val list"),
+        (folder_and_list, "holds both val.txt and the folder val/"),
+        (two_folders, "holds both val and valid"),
+        (one_stem_in_two_folders, "have one name in two parts"),
+        (one_name_in_two_lists, "'p01' stands in val.txt and in test.txt"),
+        (trained_on_and_validated_with, "'p02' stands in train.txt and in val.txt"),
+        (a_list_for_a_pair_of_a_folder, "'p00' stands in test/ and in val.txt"),
+        (a_train_list_alone, "train.txt names 8 of 12 pairs, and nothing says which are for"),
+        (a_folder_without_a_pair, "val/ holds no pair"),
+    ],
+)
+def test_parts_that_are_not_clear_are_refused(
+    folder: Path, tmp_path: Path, make: Callable[[Path], None], said: str
+):
+    make(folder)
+    assert said in complaint(folder, tmp_path)
+
+
+def test_a_copy_of_a_validation_picture_is_not_trained_on_and_it_is_said(
+    folder: Path, tmp_path: Path
+):
+    moved(folder, "val", "p00")
+    moved(folder, "test", "p01")
+    copy = (folder / "val" / "images" / "p00.jpg").read_bytes()
+    image_of(folder, "p05").write_bytes(copy)
+    data = load(folder, tmp_path)
+    assert data.val.stems == ("p00", "p05")
+    assert data.plan.notes[2:] == (
+        "counted with the other part that holds an exact copy: 1 of 12 pairs: p05",
+    )
+
+
+# --- masks of one class
+
+
+@pytest.mark.parametrize("number", [0, 1, 13])
+def test_a_part_whose_masks_are_nearly_all_one_class_is_refused(
+    folder: Path, tmp_path: Path, number: int
+):
+    ids = np.full((64, 64), number)
+    ids[:8, :8] = 2  # 1.6 %
+    (folder / "val.txt").write_text("p00\np01\n")
+    for stem in STEMS[:2]:
+        data_folders.save_mask(ids, mask_of(folder, stem))
+    with pytest.raises(DataError) as caught:
+        load(folder, tmp_path)
+    text = str(caught.value)
+    assert f"98.4% of the pixels of its val masks are {NAMES[number]} (id {number})" in text
+    assert "trainer.check" in text
+
+
+def test_masks_of_small_faces_are_not_refused(folder: Path, tmp_path: Path):
+    for stem in STEMS:
+        ids = np.zeros((64, 64))
+        ids[:16, :16] = data_folders.small_face(0)[1][::4, ::4]  # 94 % background at least
+        data_folders.save_mask(ids, mask_of(folder, stem))
+    assert len(load(folder, tmp_path).train) > 0
+
+
+# --- identity
+
+
+def test_the_fingerprint_knows_content_and_split_but_not_size_or_time(folder: Path, tmp_path: Path):
+    cache = tmp_path / "cache"
+
+    def now() -> str:
+        return describe(str(folder), 0, cache).fingerprint
+
+    first = now()
+    assert load(folder, tmp_path, 16).fingerprint == load(folder, tmp_path, 32).fingerprint == first
+    os.utime(folder / "train" / "images" / "p00.jpg", (1, 1))
+    assert now() == first
+    (folder / "val.txt").write_text("p00\np01\n")
+    listed = now()
+    assert listed != first
+    data_folders.save_mask(np.ones((64, 64)), folder / "train" / "masks" / "p05.png")
+    assert now() not in (first, listed)
+
+
+def test_changed_pictures_are_decoded_again(folder: Path, tmp_path: Path):
+    (folder / "val.txt").write_text("p00\n")
+    before = load(folder, tmp_path).val.masks[0].copy()
+    halves = np.repeat([[13], [1]], 32, axis=0) * np.ones((1, 64))
+    data_folders.save_mask(halves, folder / "train" / "masks" / "p00.png")
+    after = load(folder, tmp_path).val.masks[0]
+    assert not np.array_equal(before, after)
+    assert set(np.unique(after)) == {1, 13}
+
+
+def test_a_copy_with_other_names_of_folders_has_the_same_fingerprint(tmp_path: Path):
+    one = data_folders.course(tmp_path / "one", STEMS)
+    two = data_folders.course(tmp_path / "two", STEMS)
+    cache = tmp_path / "cache"
+    assert describe(str(one), 0, cache).fingerprint == describe(str(two), 0, cache).fingerprint
+
+
+def test_duplicates_lie_in_one_part(folder: Path, tmp_path: Path):
+    for kind, suffix in (("images", "jpg"), ("masks", "png")):
+        content = (folder / "train" / kind / f"p00.{suffix}").read_bytes()
+        (folder / "train" / kind / f"p01.{suffix}").write_bytes(content)
+    (folder / "val.txt").write_text("p00\n")
+    assert load(folder, tmp_path).val.stems == ("p00", "p01")
+
+
+# --- cache
+
+
+def test_decoded_once_then_mapped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = load(folder, tmp_path).train
+    monkeypatch.setattr(sources, "read_image", lambda path: pytest.fail("decoded again"))
+    again = load(folder, tmp_path).train
+    assert isinstance(again.images, np.memmap)
+    assert not again.images.flags.writeable
+    assert np.array_equal(first.images, again.images)
+
+
+def test_a_part_travels_to_another_process_by_file_name(folder: Path, tmp_path: Path):
+    part = load(folder, tmp_path, 48).train
+    packed = pickle.dumps(part)
+    assert len(packed) < part.images.nbytes / 4
+    copy = pickle.loads(packed)
+    assert np.array_equal(copy.images, part.images)
+    assert np.array_equal(copy.full_mask(0), part.full_mask(0))
+    whole = pickle.loads(pickle.dumps(load(folder, tmp_path, 48)))
+    assert np.array_equal(whole.val.masks, load(folder, tmp_path, 48).val.masks)
+
+
+def test_a_damaged_cache_file_is_made_again(folder: Path, tmp_path: Path):
+    before = load(folder, tmp_path).train.images.copy()
+    for file in (tmp_path / "cache").glob("*.npy"):
+        file.write_bytes(b"not an array")
+    assert np.array_equal(load(folder, tmp_path).train.images, before)
+
+
+def test_processes_that_start_together_share_one_decoding(folder: Path, tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from trainer.data.dataset import load_faces\n"
+        "data = load_faces(sys.argv[1], image_size=32, synthetic_images=0,"
+        " cache_dir=Path(sys.argv[2]))\n"
+        "print(int(data.train.images.sum()))\n"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "cache")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    sums = {process.communicate(timeout=60)[0] for process in running}
+    assert all(process.returncode == 0 for process in running)
+    assert len(sums) == 1
+    assert len(list((tmp_path / "cache").glob("*-images.npy"))) == 2  # train and val
+
+
+def test_progress_is_told(folder: Path, tmp_path: Path):
+    seen: list[tuple[int, int]] = []
+    load(folder, tmp_path, parts=("all",), tick=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (1, 12)
+    assert seen[-1] == (12, 12)
+
+
+# --- bad inputs
+
+
+def test_missing_folder(tmp_path: Path):
+    assert "does not exist" in complaint(tmp_path / "nowhere", tmp_path)
+
+
+def test_empty_folder(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    assert "is empty" in complaint(tmp_path / "empty", tmp_path)
+
+
+def test_folder_of_another_layout(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").write_bytes(b"")
+    assert "train/images" in complaint(tmp_path / "other", tmp_path)
+
+
+def test_layout_without_pictures(tmp_path: Path):
+    for name in ("images", "masks"):
+        (tmp_path / "bare" / name).mkdir(parents=True)
+    assert "holds no pictures" in complaint(tmp_path / "bare", tmp_path)
+
+
+def test_no_pair_at_all(folder: Path, tmp_path: Path):
+    for mask in (folder / "train" / "masks").iterdir():
+        mask.rename(mask.with_name(f"other-{mask.name}"))
+    assert "12 pictures without a mask" in complaint(folder, tmp_path)
+
+
+def test_image_that_is_a_text_file(folder: Path, tmp_path: Path):
+    name = break_image(folder, b"dear reader")
+    text = complaint(folder, tmp_path)
+    assert name in text
+    assert "not a picture" in text
+
+
+def test_empty_image_file(folder: Path, tmp_path: Path):
+    assert break_image(folder, b"") in complaint(folder, tmp_path)
+
+
+def test_truncated_jpeg(folder: Path, tmp_path: Path):
+    whole = (folder / "train" / "images" / "p03.jpg").read_bytes()
+    name = break_image(folder, whole[: len(whole) // 2])
+    text = complaint(folder, tmp_path)
+    assert name in text
+    assert "cannot be decoded" in text
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.9])
+def test_truncated_mask(folder: Path, tmp_path: Path, cut: float):
+    path = folder / "train" / "masks" / "p03.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * cut)])
+    assert "p03.png" in complaint(folder, tmp_path)
+
+
+@pytest.mark.parametrize("number", [19, 255])
+def test_mask_with_an_unknown_id(folder: Path, tmp_path: Path, number: int):
+    ids = np.zeros((64, 64))
+    ids[5, 5] = number
+    data_folders.save_mask(ids, folder / "train" / "masks" / "p03.png")
+    text = complaint(folder, tmp_path)
+    assert "p03.png" in text
+    assert f"id {number}" in text
+
+
+def test_mask_in_colours(folder: Path, tmp_path: Path):
+    Image.new("RGB", (64, 64), (9, 0, 0)).save(folder / "train" / "masks" / "p03.png")
+    assert "mode RGB" in complaint(folder, tmp_path)
+
+
+def test_course_mask_of_another_size(folder: Path, tmp_path: Path):
+    data_folders.save_mask(np.ones((32, 32)), folder / "train" / "masks" / "p03.png")
+    text = complaint(folder, tmp_path)
+    assert "32 x 32" in text
+    assert "64 x 64" in text
+
+
+def test_official_mask_of_another_aspect_ratio(tmp_path: Path):
+    root = data_folders.official(tmp_path / "hq", [0, 1])
+    Image.new("RGB", (128, 100)).save(root / "CelebA-HQ-img" / "1.jpg")
+    assert "aspect ratio" in complaint(root, tmp_path)
+
+
+def test_official_parts_of_different_sizes(tmp_path: Path):
+    root = data_folders.official(tmp_path / "hq", [0, 1])
+    Image.new("L", (10, 10)).save(root / "CelebAMask-HQ-mask-anno" / "0" / "00001_skin.png")
+    assert "00001" in complaint(root, tmp_path)
+
+
+@pytest.mark.parametrize("side", [9_000, 12_000, 30_000])
+def test_huge_picture_is_refused_by_its_header(folder: Path, tmp_path: Path, side: int):
+    name = break_image(folder, png_header(side, side))
+    text = complaint(folder, tmp_path)
+    assert name in text
+    assert "make the picture smaller" in text
+
+
+def test_two_pictures_of_one_name(folder: Path, tmp_path: Path):
+    Image.new("RGB", (64, 64)).save(folder / "train" / "images" / "p03.png")
+    assert "both" in complaint(folder, tmp_path)
+
+
+def test_list_with_a_name_that_no_file_has(folder: Path, tmp_path: Path):
+    (folder / "val.txt").write_text("p00\nstranger\n")
+    assert "stranger" in complaint(folder, tmp_path)
+
+
+def test_list_that_leaves_nothing_to_train_on(folder: Path, tmp_path: Path):
+    (folder / "val.txt").write_text("\n".join(STEMS))
+    assert "train" in complaint(folder, tmp_path)
+
+
+def test_missing_test_part_is_named(folder: Path, tmp_path: Path):
+    (folder / "test.txt").write_text("")
+    with pytest.raises(DataError, match=r"no picture in its test part"):
+        _ = load(folder, tmp_path).test
+
+
+def test_cache_folder_that_is_a_file_names_the_variable(folder: Path, tmp_path: Path):
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(DataError, match="FACE_PARSING_CACHE"):
+        load(folder, tmp_path)
+
+
+# --- built-in faces
+
+
+def test_built_in_faces_need_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    data = load("synthetic", tmp_path)
+    assert data.name == "synthetic"
+    assert len(data.all) == 20
+    assert data.val.full_mask(0).shape == (256, 256)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
+
+
+def test_more_built_in_faces_leave_the_first_ones_as_they_are(tmp_path: Path):
+    few = load("synthetic", tmp_path).all
+    options = {"image_size": 32, "cache_dir": tmp_path / "cache", "parts": ("all",)}
+    many = load_faces("synthetic", synthetic_images=24, **options).all  # type: ignore[arg-type]
+    assert np.array_equal(many.images[:20], few.images)
+
+
+# --- reversed sides
+
+
+def test_reversed_masks_are_told_in_one_line_that_names_the_mend(tmp_path: Path):
+    root = data_folders.course(tmp_path / "my faces", STEMS)
+    cache = tmp_path / "cache"
+    assert mask_warnings(str(root), cache) == []
+    path = root / "train" / "masks" / "p00.png"
+    from trainer.data.audit import sides_swapped
+
+    data_folders.save_mask(sides_swapped(np.asarray(Image.open(path))), path)
+    (text,) = mask_warnings(str(root), cache)
+    assert "\n" not in text
+    assert "1 of 12" in text
+    # as a shell takes it
+    assert text.endswith(f"python -m trainer.check --data '{root}' --repair '{root}-repaired'")
+    assert mask_warnings(str(root), cache) == [text]
+
+
+def test_empty_masks_are_told_before_they_are_trained_on(tmp_path: Path):
+    root = data_folders.course(tmp_path / "faces", STEMS)
+    data_folders.save_mask(np.zeros((64, 64)), root / "train" / "masks" / "p03.png")
+    (text,) = mask_warnings(str(root), tmp_path / "cache")
+    assert "1 of 12 masks are background only" in text
+
+
+def test_built_in_faces_are_not_warned_of():
+    assert mask_warnings(dataset.SYNTHETIC) == []
+
+
+@pytest.mark.skipif(not data_folders.REAL.is_dir(), reason="the real faces are not on this machine")
+def test_real_faces_split_as_the_design_says(tmp_path: Path):
+    summary = describe(str(data_folders.REAL), 0, tmp_path / "cache")
+    assert (summary.train + summary.val + summary.test, summary.val) == (850, 100)
+    assert 55 <= summary.test <= 95

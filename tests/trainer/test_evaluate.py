@@ -1,0 +1,295 @@
+"""Scores of a checkpoint, against the definitions written out once more in NumPy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.support import data_folders
+from tests.support.faces import IMAGES, tiny_config, tiny_faces
+from tests.support.paths import ROOT
+from trainer import checkpoint
+from trainer.augment import normalise
+from trainer.data.classes import NAMES, SWAP
+from trainer.data.dataset import FaceData, Part, load_faces
+from trainer.evaluate import main
+from trainer.fit import fit
+from trainer.scoring import load_model
+
+KEYS = ["f_score", "f_score_full", "f_pooled", "f_per_class", "f_large", "f_small", "images"]
+LARGE = [0, 1, 13]
+SMALL = [2, 4, 5, 6, 7, 10, 11, 12]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def faces(cache: Path) -> FaceData:
+    return tiny_faces(cache)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, faces: FaceData) -> Path:
+    """The folder of a network trained for a few seconds, long enough to see more than skin."""
+    out = tmp_path_factory.mktemp("trained")
+    fit(tiny_config({"epochs": 10, "learning_rate": 1e-2, "ema": 0.0}), faces, out=out)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACE_PARSING_CACHE", str(cache))
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """What the command prints under --json."""
+    assert main([*map(str, arguments), "--device", "cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    scores: dict[str, Any] = json.loads(out)
+    return scores
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+# --- the definitions, by themselves
+
+
+def image_score(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """The course's score of one image."""
+    scores = []
+    for number in np.unique(truth):
+        hit = np.count_nonzero((predicted == number) & (truth == number))
+        wrong = np.count_nonzero((predicted == number) & (truth != number))
+        missed = np.count_nonzero((predicted != number) & (truth == number))
+        precision, recall = hit / (hit + wrong + 1e-7), hit / (hit + missed + 1e-7)
+        scores.append(2 * precision * recall / (precision + recall + 1e-7))
+    return float(np.mean(scores))
+
+
+def pooled(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """F of each class from counts summed over a set, None where it is in neither."""
+    scores: dict[str, float | None] = {}
+    for number, name in enumerate(NAMES):
+        hit = np.count_nonzero((predicted == number) & (truth == number))
+        both = np.count_nonzero(predicted == number) + np.count_nonzero(truth == number)
+        scores[name] = 2 * hit / both if both else None
+    return scores
+
+
+def by_hand(weights: Path, part: Part, *, flip: bool = False) -> dict[str, Any]:
+    """Every score of a checkpoint on a part, from its logits one image at a time."""
+    model, _ = load_model(weights)
+
+    def logits_of(image: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            made: torch.Tensor = model(normalise(torch.from_numpy(image.copy())[None]))
+        return made
+
+    predicted, full = [], []
+    for index in range(len(part)):
+        logits = logits_of(part.images[index])
+        if flip:
+            mirrored = logits_of(part.images[index][:, ::-1]).flip(-1)
+            logits = (logits + mirrored[:, list(SWAP)]) / 2
+        predicted.append(logits[0].argmax(0).numpy())
+        mask = part.full_mask(index)
+        raised = functional.interpolate(
+            logits, size=mask.shape, mode="bilinear", align_corners=False
+        )
+        full.append(image_score(raised[0].argmax(0).numpy(), mask))
+    per_class = pooled(np.stack(predicted), np.array(part.masks))
+    there = set(np.unique(part.masks).tolist())
+
+    def mean_of(classes: list[int]) -> float:
+        scores = [per_class[NAMES[number]] for number in classes if number in there]
+        return float(np.mean([score for score in scores if score is not None]))
+
+    return {
+        "f_score": float(
+            np.mean([image_score(*pair) for pair in zip(predicted, part.masks, strict=True)])
+        ),
+        "f_score_full": float(np.mean(full)),
+        "f_pooled": mean_of(list(range(19))),
+        "f_per_class": per_class,
+        "f_large": mean_of(LARGE),
+        "f_small": mean_of(SMALL),
+        "images": len(part),
+    }
+
+
+def assert_same(scores: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert list(scores) == KEYS
+    assert list(scores["f_per_class"]) == list(NAMES)
+    for name in NAMES:
+        ours, theirs = scores["f_per_class"][name], expected["f_per_class"][name]
+        assert ours == (None if theirs is None else pytest.approx(theirs, abs=1e-9)), name
+    for key in KEYS:
+        if key != "f_per_class":
+            assert scores[key] == pytest.approx(expected[key], abs=1e-9), key
+
+
+def test_a_score_counted_by_hand() -> None:
+    # truth: two of skin, two of hair; one of skin is called hair
+    truth, predicted = np.array([1, 1, 13, 13]), np.array([1, 13, 13, 13])
+    assert image_score(predicted, truth) == pytest.approx((2 / 3 + 0.8) / 2, abs=1e-6)
+    assert pooled(predicted, truth)["hair"] == 0.8
+    assert pooled(predicted, truth)["hat"] is None
+
+
+# --- the command
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_every_score_is_what_its_definition_says(
+    trained: Path, faces: FaceData, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    given = () if split == "val" else ("--split", split)
+    scores = evaluated(capsys, "--checkpoint", trained / "best.pt", *given)
+    assert_same(scores, by_hand(trained / "best.pt", faces.part(split)))
+    # a network that has learned something, or the numbers would agree by being 0
+    assert scores["f_large"] > 0.5
+    assert scores["f_score"] != scores["f_score_full"]
+
+
+def test_each_split_has_its_own_pictures(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--checkpoint", trained / "best.pt", "--split")
+    train, both = (evaluated(capsys, *given, split) for split in ("train", "all"))
+    # more than one batch of 32: the score is the mean over pictures, not over batches
+    assert (train["images"], both["images"]) == (31, IMAGES)
+    val, test = (evaluated(capsys, *given, split) for split in ("val", "test"))
+    for key in ("f_score", "f_score_full"):
+        total = sum(part[key] * part["images"] for part in (train, val, test))
+        assert both[key] == pytest.approx(total / IMAGES, abs=1e-9)
+
+
+def test_a_class_in_neither_is_null(
+    trained: Path, faces: FaceData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = evaluated(capsys, "--checkpoint", trained / "best.pt")
+    missing = set(range(19)) - set(np.unique(faces.val.masks).tolist())
+    assert missing
+    assert {name for name, score in scores["f_per_class"].items() if score is None} <= {
+        NAMES[number] for number in missing
+    }
+    assert None in scores["f_per_class"].values()
+
+
+def test_the_mirrored_picture_is_averaged_in_with_left_and_right_exchanged(
+    trained: Path, faces: FaceData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # so short a training never says eye or ear: a head of random weights says everything
+    content = checkpoint.read(trained / "best.pt")
+    head = content["state_dict"]["head.weight"]
+    head.copy_(torch.randn(head.shape, generator=torch.Generator().manual_seed(1)))
+    content["state_dict"]["head.bias"].zero_()
+    weights = tmp_path / "random.pt"
+    checkpoint.write(weights, content)
+    scores = evaluated(capsys, "--checkpoint", weights, "--tta", "flip")
+    assert_same(scores, by_hand(weights, faces.val, flip=True))
+    assert all(scores["f_per_class"][name] is not None for name in ("l_eye", "r_ear"))
+    assert scores["f_score"] != evaluated(capsys, "--checkpoint", weights)["f_score"]
+
+
+def test_the_best_epochs_score_is_that_of_the_training(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((trained / "history.json").read_text())
+    best = max(rows, key=lambda row: row["val_f"])
+    scores = evaluated(capsys, "--checkpoint", trained / "best.pt")
+    for key, column in (("f_score", "val_f"), ("f_large", "f_large"), ("f_small", "f_small")):
+        assert scores[key] == pytest.approx(best[column], abs=1e-9)
+    assert scores["f_per_class"] == pytest.approx(best["val_f_per_class"], abs=1e-9)
+    # a last.pt is the last epoch's
+    last = evaluated(capsys, "--checkpoint", trained / "last.pt")
+    assert last["f_score"] == pytest.approx(rows[-1]["val_f"], abs=1e-9)
+
+
+def test_other_data_may_be_scored(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data_folders.course(tmp_path / "own", [f"p{number:02d}" for number in range(12)])
+    (root / "val.txt").write_text("p00\np01\np02\n")
+    given = ("--checkpoint", trained / "best.pt", "--data", root)
+    scores = evaluated(capsys, *given)
+    assert scores["images"] == 3
+    own = tiny_faces_of(root, tmp_path)
+    assert_same(scores, by_hand(trained / "best.pt", own.val))
+    (root / "test.txt").write_text("")
+    assert "no picture in its test part" in complaint(capsys, *given, "--split", "test")
+
+
+def test_what_is_not_used_of_a_folder_is_said_beside_the_scores(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = data_folders.troubled(tmp_path / "own")
+    given = ("--checkpoint", trained / "best.pt", "--data", tmp_path / "own", "--json")
+    assert main([str(word) for word in given]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["images"] == 4
+    assert err.splitlines() == [f"note: {line}" for line in lines]
+
+
+def tiny_faces_of(root: Path, tmp_path: Path) -> FaceData:
+    return load_faces(str(root), image_size=24, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "folder", "another network's"])
+def test_what_is_no_checkpoint_gives_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    path = tmp_path / "best.pt"
+    if kind == "text":
+        path.write_text("dear reader")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "another network's":
+        content = torch.load(trained / "best.pt", weights_only=True)
+        content["config"]["model"]["width"] = 0.4
+        torch.save(content, path)
+    assert str(path) in complaint(capsys, "--checkpoint", path)
+
+
+def test_the_table_shows_every_score_and_its_definition(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # a name in brackets is no markup
+    weights = tmp_path / "[b].pt"
+    weights.write_bytes((trained / "best.pt").read_bytes())
+    assert main(["--checkpoint", str(weights), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    for name in (*KEYS, *NAMES):
+        assert name in out or name == "f_per_class"
+    assert "untouched mask" in out
+    assert "[b].pt" in "".join(out.split())
+
+
+def test_a_mistake_is_one_line_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.evaluate", "--checkpoint", str(tmp_path / "none.pt")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

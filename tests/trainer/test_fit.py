@@ -1,0 +1,239 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.support.faces import tiny_config, tiny_faces
+from trainer import checkpoint
+from trainer.data.dataset import FaceData
+from trainer.errors import CheckpointError, Diverged
+from trainer.fit import Progress, derived_seed, fit, patience_epochs
+
+ROW = [
+    *("epoch", "step", "lr", "dice_weight", "train_loss", "train_ce", "train_dice", "val_ce"),
+    *("val_dice", "train_f", "val_f", "val_f_per_class", "f_large", "f_small", "seconds"),
+]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
+    return tiny_faces(tmp_path_factory.mktemp("cache"))
+
+
+def curve(history: list[dict]) -> list[dict]:
+    """A history without what a clock wrote."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def test_an_epoch_is_reported_once_its_checkpoint_is_on_disk(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        content = checkpoint.read(tmp_path / "last.pt")
+        assert content["epoch"] == progress.epoch == len(content["history"])
+        assert json.loads((tmp_path / "history.json").read_text()) == content["history"]
+        seen.append(progress)
+
+    result = fit(tiny_config(), faces, out=tmp_path, report=report)
+    assert [p.epoch for p in seen] == [1, 2, 3]
+    assert [sorted(row) for row in result.history] == [sorted(ROW)] * 3
+    assert seen[-1].f_score == result.history[-1]["val_f"]
+    assert result.best_f == max(row["val_f"] for row in result.history)
+    assert checkpoint.read(result.best_checkpoint)["epoch"] == result.best_epoch
+    assert list(result.history[0]["val_f_per_class"])[:3] == ["background", "skin", "nose"]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    torch.manual_seed(123)
+    one = fit(tiny_config(), faces, out=tmp_path / "1")
+    torch.manual_seed(77)
+    torch.rand(5)
+    two = fit(tiny_config(), faces, out=tmp_path / "2")
+    other = fit(tiny_config({"seed": 1}), faces, out=tmp_path / "3")
+    assert curve(one.history) == curve(two.history)
+    assert curve(one.history) != curve(other.history)
+
+
+def test_training_leaves_the_random_state_and_threads_of_the_process_alone(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    fit(tiny_config({"epochs": 1, "threads": 2}), faces, out=tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_report_that_raises_ends_training_and_keeps_the_epoch(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def report(progress: Progress) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        fit(tiny_config(), faces, out=tmp_path, report=report)
+    assert checkpoint.read(tmp_path / "last.pt")["epoch"] == 1
+
+
+def test_a_resumed_training_in_another_folder_is_the_unbroken_one(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise Enough
+
+    whole = fit(tiny_config(), faces, out=tmp_path / "whole")
+    with pytest.raises(Enough):
+        fit(tiny_config(), faces, out=tmp_path / "a", report=stop)
+    seen: list[int] = []
+    again = fit(
+        tiny_config(),
+        faces,
+        out=tmp_path / "b",
+        resume_from=tmp_path / "a" / "last.pt",
+        report=lambda progress: seen.append(progress.epoch),
+    )
+    assert seen == [3]
+    assert curve(again.history) == curve(whole.history)
+    ours = checkpoint.read(again.best_checkpoint)["state_dict"]
+    theirs = checkpoint.read(whole.best_checkpoint)["state_dict"]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class BreaksLater(nn.Module):
+    """A network whose logits are NaN from the sixth training step on: in its second epoch."""
+
+    def __init__(self, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, num_classes, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.steps = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += self.training
+        logits: Tensor = self.dropout(self.body(images))
+        return logits * (math.nan if self.steps > 5 else 1.0)
+
+
+def test_an_epoch_is_reported_even_where_the_next_one_diverges(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    config = tiny_config({"model.name": f"{__name__}:BreaksLater"})
+    assert len(faces.train) // config.data.batch_size < 6
+    with pytest.raises(Diverged, match="epoch 2"):
+        fit(config, faces, out=tmp_path, report=lambda progress: seen.append(progress.epoch))
+    assert seen == [1]
+    assert checkpoint.read(tmp_path / "last.pt")["epoch"] == 1
+
+
+def test_moments_are_resumed_by_name_whatever_the_memory_format(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    """Else another layout would hand each weight the moments of another one."""
+    fit(tiny_config(), faces, out=tmp_path / "a", last_epoch=2)
+    losses = []
+    for name, channels_last in (("b", True), ("c", False)):
+        result = fit(
+            tiny_config({"channels_last": channels_last}),
+            faces,
+            out=tmp_path / name,
+            resume_from=tmp_path / "a" / "last.pt",
+        )
+        losses.append(result.history[-1]["train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_resuming_another_training_is_refused_with_the_key(faces: FaceData, tmp_path: Path) -> None:
+    fit(tiny_config({"epochs": 1}), faces, out=tmp_path)
+    with pytest.raises(CheckpointError, match="loss.ce_weight 1.0, not 2.0"):
+        fit(
+            tiny_config({"epochs": 1, "ce_weight": 2.0}),
+            faces,
+            out=tmp_path,
+            resume_from=tmp_path / "last.pt",
+        )
+    with pytest.raises(CheckpointError, match="weights only"):
+        fit(
+            tiny_config({"epochs": 1}),
+            faces,
+            out=tmp_path / "x",
+            resume_from=tmp_path / "best.pt",
+        )
+
+
+def test_a_loss_that_is_no_number_ends_with_the_history_so_far(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    wild = tiny_config({"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_epochs": 0.0})
+    with pytest.raises(Diverged, match="epoch"):
+        fit(wild, faces, out=tmp_path)
+
+
+def test_early_stopping_waits_for_the_longer_of_t_0_and_a_third(
+    faces: FaceData, tmp_path: Path
+) -> None:
+    auto = {"early_stopping_patience": "auto", "epochs": 12}
+    assert patience_epochs(tiny_config({**auto, "T_0": 6})) == 6
+    assert patience_epochs(tiny_config({**auto, "T_0": 2})) == 4
+    assert patience_epochs(tiny_config({"early_stopping_patience": None})) is None
+    # a rate so small that every epoch scores alike: the first one stays the best
+    stuck = tiny_config(
+        {
+            "early_stopping_patience": 1,
+            "epochs": 6,
+            "learning_rate": 1e-12,
+            "eta_min": 1e-13,
+            "weight_decay": 0.0,
+            "ema": 0.0,
+        }
+    )
+    history = fit(stuck, faces, out=tmp_path).history
+    best = max(history, key=lambda row: (row["val_f"], -row["epoch"]))["epoch"]
+    assert len(history) < 6
+    assert len(history) == best + 1
+
+
+def test_all_data_trains_on_every_part_and_scores_nothing(faces: FaceData, tmp_path: Path) -> None:
+    result = fit(tiny_config(), faces, out=tmp_path, all_data=True, last_epoch=2)
+    assert result.best_f is None
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert result.history[0]["step"] == 40 // 8
+    assert checkpoint.read(result.best_checkpoint)["epoch"] == 2
+
+
+def test_seeds_for_different_purposes_differ() -> None:
+    seeds = {
+        derived_seed(seed, *purpose)
+        for seed in (0, 1, 2**40)
+        for purpose in (("init",), ("order", 1), ("order", 2), ("augment", 1))
+    }
+    assert len(seeds) == 12
+
+
+def test_a_training_reproduces_its_golden_curve(faces: FaceData, tmp_path: Path) -> None:
+    """A refactor must not move it; a change of data, network or augmentation may, on purpose."""
+    history = fit(tiny_config(), faces, out=tmp_path).history
+    golden = json.loads((Path(__file__).parent / "golden_curve.json").read_text())
+    for row, kept in zip(history, golden, strict=True):
+        for key in ("lr", "train_loss", "train_ce", "val_ce", "val_f"):
+            assert math.isclose(row[key], kept[key], rel_tol=1e-3, abs_tol=2e-3), key
