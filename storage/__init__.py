@@ -14,13 +14,16 @@ from storage.url import for_optuna, parse_url, redact, redact_words
 
 if TYPE_CHECKING:
     from storage.claims import Beat, Claim
+    from storage.events import Cause, TrialEvent
     from storage.heartbeat import Heartbeat
     from storage.rdb import LeasedStorage, StudyActivity, open_storage
     from storage.reaper import ReapedClaim, Reaper, ReaperThread
 
 _WHERE = {
     "Beat": "storage.claims",
+    "Cause": "storage.events",
     "Claim": "storage.claims",
+    "TrialEvent": "storage.events",
     "ReapedClaim": "storage.reaper",
     "Heartbeat": "storage.heartbeat",
     "LeasedStorage": "storage.rdb",
@@ -32,6 +35,7 @@ _WHERE = {
 
 __all__ = [
     "Beat",
+    "Cause",
     "Claim",
     "Heartbeat",
     "LeaseLost",
@@ -41,6 +45,7 @@ __all__ = [
     "ReaperThread",
     "StorageError",
     "StudyActivity",
+    "TrialEvent",
     "for_optuna",
     "open_storage",
     "parse_url",

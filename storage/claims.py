@@ -1,4 +1,4 @@
-"""Claims: who works on which trial. Table and SQL; every function runs inside a transaction.
+"""Claims: who works on which trial. Every function runs inside a transaction.
 
 A claim is a row `search_claims`: its token is a fencing token (never used twice), its beat a
 counter that only its owner turns. Locks are always taken in the order claim, study, trial, so that
@@ -12,51 +12,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
+from storage import events
 from storage.errors import LeaseLost
-
-STUDIES = cast(sa.Table, models.StudyModel.__table__)
-TRIALS = cast(sa.Table, models.TrialModel.__table__)
-USER_ATTRS = cast(sa.Table, models.TrialUserAttributeModel.__table__)
-SYSTEM_ATTRS = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
-STEPS = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
-
-METADATA = sa.MetaData()
-CLAIMS = sa.Table(
-    "search_claims",
-    METADATA,
-    sa.Column("token", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column(
-        "study_id",
-        sa.Integer,
-        sa.ForeignKey(STUDIES.c.study_id, ondelete="CASCADE"),
-        nullable=False,
-        index=True,
-    ),
-    sa.Column("owner", sa.String(255), nullable=False),
-    sa.Column("beat", sa.Integer, nullable=False, default=0),
-    # unique: a trial has one owner. No foreign key, so that Optuna can delete its own rows
-    sa.Column("trial_id", sa.Integer, nullable=True, unique=True),
-    sa.Column("number", sa.Integer, nullable=True),
-    sa.Column("wish", sa.String(16), nullable=True),
-    sqlite_autoincrement=True,
-)
-# SQLite uses the ids of a deleted study again, and plain Optuna enforces no foreign keys there:
-# without this an old claim would fit a new study
-sa.event.listen(
-    CLAIMS,
-    "after_create",
-    sa.DDL(
-        "CREATE TRIGGER IF NOT EXISTS search_claims_of_deleted_study AFTER DELETE ON studies "
-        "BEGIN DELETE FROM search_claims WHERE study_id = OLD.study_id; END"
-    ).execute_if(dialect="sqlite"),
-)
+from storage.events import Cause
+from storage.tables import CLAIMS, STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, USER_ATTRS
 
 # A row that goes on from another one holds its number here.
 CONTINUES = "continues"
@@ -94,7 +59,9 @@ class Beat:
 
 def lock_study(connection: Connection, study_id: int) -> None:
     """Let one transaction at a time count and claim. Raises KeyError for an unknown study."""
-    query = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
+    query = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id)
+    # not the key: the events of other trials need not wait
+    query = query.with_for_update(key_share=True)
     if connection.execute(query).first() is None:
         raise KeyError(f"no study with id {study_id}")
 
@@ -182,7 +149,14 @@ def check(connection: Connection, token: int, trial_id: int) -> None:
         raise LeaseLost(token)
 
 
-def attach(connection: Connection, token: int, trial_id: int, number: int | None) -> None:
+def attach(
+    connection: Connection,
+    token: int,
+    trial_id: int,
+    number: int | None,
+    cause: Cause,
+    kind: events.Kind = "claimed",
+) -> None:
     """Bind the trial to the claim; an older claim on it is fenced out."""
     connection.execute(
         sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id, CLAIMS.c.token != token)
@@ -207,6 +181,7 @@ def attach(connection: Connection, token: int, trial_id: int, number: int | None
     done = connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token == token).values(values))
     if done.rowcount == 0:
         raise LeaseLost(token)
+    events.record(connection, kind, trial_id, token, cause)
 
 
 def pop_waiting(
@@ -223,7 +198,7 @@ def pop_waiting(
             .values(state=TrialState.RUNNING, datetime_start=_utc_now())
         )
         if taken.rowcount == 1:
-            attach(connection, token, trial_id, number)
+            attach(connection, token, trial_id, number, Cause("from the queue"))
             return trial_id
     return None
 
@@ -272,18 +247,25 @@ def release(connection: Connection, token: int) -> bool:
     return connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == token)).rowcount == 1
 
 
-def requeue(connection: Connection, trial_id: int, token: int | None) -> bool:
+def requeue(connection: Connection, trial_id: int, token: int | None, cause: Cause) -> bool:
     """Put a running trial back in the queue and drop its claim; True if it was running."""
     drop = sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id)
     if token is not None:
         drop = drop.where(CLAIMS.c.token == token)
-    dropped = connection.execute(drop.returning(CLAIMS.c.wish)).first()
+    dropped = connection.execute(drop.returning(*CLAIMS.c)).first()
     if dropped is None and token is not None:
         raise LeaseLost(token)
-    return _put_back(connection, trial_id, None if dropped is None else dropped.wish)
+    return _put_back(connection, "requeued", trial_id, dropped, cause)
 
 
-def _put_back(connection: Connection, trial_id: int, wish: str | None) -> bool:
+def _put_back(
+    connection: Connection,
+    kind: events.Kind,
+    trial_id: int,
+    dropped: sa.Row[Any] | None,
+    cause: Cause,
+) -> bool:
+    """dropped: the claim that the trial has had until now."""
     moved = connection.execute(
         sa.update(TRIALS)
         .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
@@ -291,31 +273,33 @@ def _put_back(connection: Connection, trial_id: int, wish: str | None) -> bool:
     )
     if moved.rowcount == 0:
         return False
-    if wish == "stop":
-        # the person wants it ended: its next owner is told at once
+    token, owner = (None, None) if dropped is None else (dropped.token, dropped.owner)
+    events.record(connection, kind, trial_id, token, cause, worker=owner)
+    if dropped is not None and dropped.wish == "stop":
+        # the user wants it ended: its next owner hears of it at once
         connection.execute(
             sa.insert(SYSTEM_ATTRS).values(
-                trial_id=trial_id, key=WISH_ATTR, value_json=json.dumps(wish)
+                trial_id=trial_id, key=WISH_ATTR, value_json=json.dumps(dropped.wish)
             )
         )
     return True
 
 
-def reap(connection: Connection, claim: Claim) -> bool | None:
+def reap(connection: Connection, claim: Claim, cause: Cause) -> bool | None:
     """End a silent claim: True if its trial was put back, None if it beat or ended meanwhile."""
-    gone = connection.execute(
+    dropped = connection.execute(
         sa.delete(CLAIMS)
         .where(CLAIMS.c.token == claim.token, CLAIMS.c.beat == claim.beat)
-        .returning(CLAIMS.c.trial_id, CLAIMS.c.wish)
+        .returning(*CLAIMS.c)
     ).first()
-    if gone is None:
+    if dropped is None:
         return None
-    if gone.trial_id is None:
+    if dropped.trial_id is None:
         return False
-    return _put_back(connection, gone.trial_id, gone.wish)
+    return _put_back(connection, "reaped", dropped.trial_id, dropped, cause)
 
 
-def adopt(connection: Connection, trial_id: int) -> bool:
+def adopt(connection: Connection, trial_id: int, cause: Cause) -> bool:
     """Queue a running trial that nobody claims; False if it has an owner or ended meanwhile."""
     unclaimed = ~sa.exists().where(CLAIMS.c.trial_id == trial_id)
     moved = connection.execute(
@@ -323,7 +307,10 @@ def adopt(connection: Connection, trial_id: int) -> bool:
         .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING, unclaimed)
         .values(state=TrialState.WAITING)
     )
-    return moved.rowcount == 1
+    if moved.rowcount == 0:
+        return False
+    events.record(connection, "adopted", trial_id, None, cause)
+    return True
 
 
 def live(connection: Connection, study_id: int) -> list[Claim]:

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
@@ -27,9 +27,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage import claims, postgres, rows, sqlite, trouble
+from storage import claims, events, postgres, rows, sqlite, tables, trouble
 from storage.claims import Beat, Claim
 from storage.errors import StorageError
+from storage.events import UNKNOWN, Cause, TrialEvent
 from storage.url import StoreUrl, for_optuna, parse_url
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,9 +142,11 @@ class LeasedStorage(RDBStorage):
         self._check_fences()
         self._check_schema()
         if not read_only:
-            self._repeat_races(lambda: claims.METADATA.create_all(self.engine))
+            self._repeat_races(lambda: tables.OURS.create_all(self.engine))
         with self.engine.connect() as connection:
-            self._has_claims = sa.inspect(connection).has_table(claims.CLAIMS.name)
+            inspector = sa.inspect(connection)
+            self._has_claims = inspector.has_table(tables.CLAIMS.name)
+            self._has_events = inspector.has_table(tables.EVENTS.name)
 
     def __repr__(self) -> str:
         return f"LeasedStorage({self.address.shown!r})"
@@ -194,20 +197,42 @@ class LeasedStorage(RDBStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         attempts = 0
+        fence = self._fence_of(trial_id)
+        event = self._event_of_state(trial_id, state, values)
 
         def attempt() -> bool:
             nonlocal attempts
             attempts += 1
             try:
-                return super(LeasedStorage, self).set_trial_state_values(trial_id, state, values)
+                with self._marked("event", event):
+                    return super(LeasedStorage, self).set_trial_state_values(
+                        trial_id, state, values
+                    )
             except UpdateFinishedTrialError:
                 # the first attempt went through and only its answer was lost
                 if attempts > 1 and self.get_trial(trial_id).state == state:
                     return True
                 raise
 
-        with self._marked("fence", self._fence_of(trial_id)):
+        with self._marked("fence", fence):
             return self._patiently(attempt)
+
+    def _event_of_state(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None
+    ) -> Callable[[Connection], None] | None:
+        """What records that a trial comes to a state; None where another call does so."""
+        usual = events.OF_STATE.get(state)
+        if usual is None:
+            return None
+        kind, cause = getattr(self._local, "ending", None) or (usual, UNKNOWN)
+        if kind == "finished" and values:
+            cause = Cause(cause.text, {"value": values[0], **cause.detail})
+        token = self._fences.get(trial_id)
+        return lambda connection: events.record(connection, kind, trial_id, token, cause)
+
+    def ending(self, kind: events.Kind, cause: Cause) -> AbstractContextManager[None]:
+        """Within the block, this thread's change of a trial's state is recorded as this event."""
+        return self._marked("ending", (kind, cause))
 
     @_reads
     def _get_trials(
@@ -238,12 +263,13 @@ class LeasedStorage(RDBStorage):
 
     def delete_study(self, study_id: int) -> None:
         self._patiently(lambda: super(LeasedStorage, self).delete_study(study_id))
-        # the database drops the claims itself; this is for a store whose trigger was lost
-        self._write(
-            lambda connection: connection.execute(
-                sa.delete(claims.CLAIMS).where(claims.CLAIMS.c.study_id == study_id)
-            )
-        )
+
+        def delete_ours(connection: Connection) -> None:
+            for table in tables.OURS.tables.values():
+                connection.execute(sa.delete(table).where(table.c.study_id == study_id))
+
+        # the database does so itself; this is for a store whose triggers were lost
+        self._write(delete_ours)
 
     def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
         # Optuna turns UTC into this machine's time without saying which of the two hours it is
@@ -320,7 +346,13 @@ class LeasedStorage(RDBStorage):
                 trial = self._get_prepared_new_trial(study_id, row, session)
                 session.flush()
                 trial_id, number = cast(int, trial.trial_id), cast(int, trial.number)
-                claims.attach(connection, token, trial_id, number)
+                if row is None:
+                    claims.attach(connection, token, trial_id, number, Cause("new"))
+                else:
+                    parent = {claims.CONTINUES: row.user_attrs[claims.CONTINUES]}
+                    claims.attach(
+                        connection, token, trial_id, number, Cause(detail=parent), "revived"
+                    )
                 return trial_id
 
         trial_id = self._patiently(attempt)
@@ -331,7 +363,7 @@ class LeasedStorage(RDBStorage):
 
         Raises LeaseLost.
         """
-        self._write(lambda c: claims.attach(c, token, trial_id, None))
+        self._write(lambda c: claims.attach(c, token, trial_id, None, Cause("taken over")))
         self._fenced_from_now(trial_id, token)
 
     @contextmanager
@@ -356,13 +388,13 @@ class LeasedStorage(RDBStorage):
         """Give the claim back; False if it was gone already."""
         return self._write(lambda c: claims.release(c, token))
 
-    def requeue(self, trial_id: int, token: int | None = None) -> bool:
+    def requeue(self, trial_id: int, token: int | None = None, cause: Cause = UNKNOWN) -> bool:
         """Put a running trial back in the queue and release its claim, in one transaction.
 
         It keeps number, parameters, attributes and reported values. False if it was not running.
         Without a token any claim on it is dropped. Raises LeaseLost if the token is gone.
         """
-        return self._write(lambda c: claims.requeue(c, trial_id, token))
+        return self._write(lambda c: claims.requeue(c, trial_id, token, cause))
 
     def set_wish(self, trial_id: int | None, study_id: int, wish: str) -> int:
         """Ask the owner of a trial (None: of every claim of the study) to "stop" or "requeue".
@@ -393,16 +425,38 @@ class LeasedStorage(RDBStorage):
         """The claims, and (trial_id, number) of running trials that nobody claims."""
         return self._read(lambda c: (claims.live(c, study_id), list(claims.unclaimed(c, study_id))))
 
-    def reap(self, claim: Claim) -> bool | None:
+    def reap(self, claim: Claim, cause: Cause = UNKNOWN) -> bool | None:
         """End a claim whose beat still stands where `claim` saw it.
 
         True: its running trial waits again; False: it had none; None: it beat or ended meanwhile.
         """
-        return self._write(lambda c: claims.reap(c, claim))
+        return self._write(lambda c: claims.reap(c, claim, cause))
 
-    def adopt(self, trial_id: int) -> bool:
+    def adopt(self, trial_id: int, cause: Cause = UNKNOWN) -> bool:
         """Queue a running trial that nobody claims; False if that is no longer so."""
-        return self._write(lambda c: claims.adopt(c, trial_id))
+        return self._write(lambda c: claims.adopt(c, trial_id, cause))
+
+    # Trial events
+
+    def record(self, trial_id: int, kind: events.Kind, cause: Cause = UNKNOWN) -> None:
+        """Add an event of a trial that this object has a claim on. Raises LeaseLost."""
+        token = self._fences[trial_id]
+
+        def add(connection: Connection) -> None:
+            claims.check(connection, token, trial_id)
+            events.record(connection, kind, trial_id, token, cause)
+
+        self._write(add)
+
+    def restore_events(self, study_id: int, trial_id: int, known: Sequence[TrialEvent]) -> None:
+        """Add events that are known from elsewhere, in their order."""
+        self._write(lambda c: events.restore(c, study_id, trial_id, known))
+
+    def events_of(self, trial_ids: Sequence[int]) -> list[TrialEvent]:
+        """What happened to some trials, in order; nothing in a store of an earlier version that
+        was never opened for writing since.
+        """
+        return self._read(lambda c: events.of_trials(c, trial_ids)) if self._has_events else []
 
     # Counting
 
@@ -412,7 +466,7 @@ class LeasedStorage(RDBStorage):
 
     def count_states(self, study_id: int) -> dict[TrialState, int]:
         """Number of rows in each state, zeros included."""
-        trials = claims.TRIALS
+        trials = tables.TRIALS
         query = (
             sa.select(trials.c.state, sa.func.count())
             .where(trials.c.study_id == study_id)
@@ -435,7 +489,7 @@ class LeasedStorage(RDBStorage):
             return
         *_, last = twice.trial_ids
         name = connection.execute(
-            sa.select(claims.STUDIES.c.study_name).where(claims.STUDIES.c.study_id == study_id)
+            sa.select(tables.STUDIES.c.study_name).where(tables.STUDIES.c.study_id == study_id)
         ).scalar()
         raise StorageError(
             f'store {self._shown()}: {len(twice.trial_ids)} trials of study "{name}" have the'
@@ -448,7 +502,7 @@ class LeasedStorage(RDBStorage):
 
     def studies_by_activity(self) -> list[StudyActivity]:
         """All studies, the one with the latest start or end of a trial first."""
-        trials, studies = claims.TRIALS, claims.STUDIES
+        trials, studies = tables.TRIALS, tables.STUDIES
         query = (
             sa.select(
                 studies.c.study_id,
@@ -575,6 +629,9 @@ class LeasedStorage(RDBStorage):
             fence = getattr(local, "fence", None)
             if fence is not None:
                 claims.check(connection, *fence)
+            event = getattr(local, "event", None)
+            if event is not None:
+                event(connection)
 
     def _begin_like_sqlite(self, file: sqlite.SqliteFile) -> None:
         read_only, local = self.read_only, self._local
