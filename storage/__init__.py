@@ -13,10 +13,11 @@ from storage.errors import LeaseLost, StorageError
 from storage.url import for_optuna, parse_url, redact, redact_words
 
 if TYPE_CHECKING:
+    from storage.activity import StudyActivity
     from storage.claims import Beat, Claim
     from storage.events import Cause, TrialEvent
     from storage.heartbeat import Heartbeat
-    from storage.rdb import LeasedStorage, StudyActivity, open_storage
+    from storage.rdb import LeasedStorage, open_storage
     from storage.reaper import ReapedClaim, Reaper, ReaperThread
 
 _WHERE = {
@@ -29,7 +30,7 @@ _WHERE = {
     "LeasedStorage": "storage.rdb",
     "ReaperThread": "storage.reaper",
     "Reaper": "storage.reaper",
-    "StudyActivity": "storage.rdb",
+    "StudyActivity": "storage.activity",
     "open_storage": "storage.rdb",
 }
 

@@ -28,8 +28,10 @@ CONTINUES = "continues"
 # Rows that stand for work done elsewhere: they never count towards the budget.
 UNCOUNTED = (CONTINUES, "copied_from")
 # A stop that the owner did not carry out is kept here for the trial's next owner.
-WISH_ATTR = "search:wish"
-WISHES = ("stop", "requeue")
+REQUEST_ATTR = "search:wish"
+REQUESTS = ("stop", "requeue")
+# the columns by the names of `Claim`
+_CLAIM = tuple(column.label(column.key) for column in CLAIMS.c)
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,18 @@ class Claim:
     beat: int
     trial_id: int | None
     number: int | None
-    wish: str | None
+    request: str | None
 
 
 @dataclass(frozen=True)
 class Beat:
     """The answer to a beat.
 
-    wish: "stop" or "requeue" where somebody asks the owner to end its trial.
+    request: "stop" or "requeue" where somebody asks the owner to end its trial.
     ended: somebody else (the dashboard) finished the trial: nothing more can be written to it.
     """
 
-    wish: str | None = None
+    request: str | None = None
     ended: bool = False
 
 
@@ -130,7 +132,7 @@ def take_slot(connection: Connection, study_id: int, total: int | None, owner: s
 
 def find(connection: Connection, token: int, *, lock: bool) -> Claim:
     """The claim with this token. Raises LeaseLost if it is gone."""
-    query = sa.select(CLAIMS).where(CLAIMS.c.token == token)
+    query = sa.select(*_CLAIM).where(CLAIMS.c.token == token)
     row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:
         raise LeaseLost(token)
@@ -165,17 +167,17 @@ def attach(
         number = connection.execute(
             sa.select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id)
         ).scalar_one_or_none()
-    wish = connection.execute(
+    request = connection.execute(
         sa.select(SYSTEM_ATTRS.c.value_json).where(
-            SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WISH_ATTR
+            SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
         )
     ).scalar_one_or_none()
     values: dict[str, Any] = {"trial_id": trial_id, "number": number}
-    if wish is not None:
-        values["wish"] = json.loads(wish)
+    if request is not None:
+        values["request"] = json.loads(request)
         connection.execute(
             sa.delete(SYSTEM_ATTRS).where(
-                SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WISH_ATTR
+                SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
             )
         )
     done = connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token == token).values(values))
@@ -231,7 +233,7 @@ def beat(connection: Connection, token: int) -> Beat:
         sa.update(CLAIMS)
         .where(CLAIMS.c.token == token)
         .values(beat=CLAIMS.c.beat + 1)
-        .returning(CLAIMS.c.wish, CLAIMS.c.trial_id)
+        .returning(*_CLAIM)
     ).first()
     if row is None:
         raise LeaseLost(token)
@@ -240,7 +242,7 @@ def beat(connection: Connection, token: int) -> Beat:
         state = connection.execute(
             sa.select(TRIALS.c.state).where(TRIALS.c.trial_id == row.trial_id)
         ).scalar_one_or_none()
-    return Beat(wish=row.wish, ended=state is not None and state.is_finished())
+    return Beat(request=row.request, ended=state is not None and state.is_finished())
 
 
 def release(connection: Connection, token: int) -> bool:
@@ -252,7 +254,7 @@ def requeue(connection: Connection, trial_id: int, token: int | None, cause: Cau
     drop = sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id)
     if token is not None:
         drop = drop.where(CLAIMS.c.token == token)
-    dropped = connection.execute(drop.returning(*CLAIMS.c)).first()
+    dropped = connection.execute(drop.returning(*_CLAIM)).first()
     if dropped is None and token is not None:
         raise LeaseLost(token)
     return _put_back(connection, "requeued", trial_id, dropped, cause)
@@ -275,11 +277,11 @@ def _put_back(
         return False
     token, owner = (None, None) if dropped is None else (dropped.token, dropped.owner)
     events.record(connection, kind, trial_id, token, cause, worker=owner)
-    if dropped is not None and dropped.wish == "stop":
+    if dropped is not None and dropped.request == "stop":
         # the user wants it ended: its next owner hears of it at once
         connection.execute(
             sa.insert(SYSTEM_ATTRS).values(
-                trial_id=trial_id, key=WISH_ATTR, value_json=json.dumps(dropped.wish)
+                trial_id=trial_id, key=REQUEST_ATTR, value_json=json.dumps(dropped.request)
             )
         )
     return True
@@ -290,7 +292,7 @@ def reap(connection: Connection, claim: Claim, cause: Cause) -> bool | None:
     dropped = connection.execute(
         sa.delete(CLAIMS)
         .where(CLAIMS.c.token == claim.token, CLAIMS.c.beat == claim.beat)
-        .returning(*CLAIMS.c)
+        .returning(*_CLAIM)
     ).first()
     if dropped is None:
         return None
@@ -314,7 +316,7 @@ def adopt(connection: Connection, trial_id: int, cause: Cause) -> bool:
 
 
 def live(connection: Connection, study_id: int) -> list[Claim]:
-    query = sa.select(CLAIMS).where(CLAIMS.c.study_id == study_id).order_by(CLAIMS.c.token)
+    query = sa.select(*_CLAIM).where(CLAIMS.c.study_id == study_id).order_by(CLAIMS.c.token)
     return [Claim(**row) for row in connection.execute(query).mappings()]
 
 
@@ -339,20 +341,11 @@ def last_token(connection: Connection) -> int:
     return int(connection.execute(query, {"table": CLAIMS.name}).scalar() or 0)
 
 
-def set_wish(
-    connection: Connection,
-    study_id: int,
-    wish: str,
-    *,
-    trial_id: int | None = None,
-    number: int | None = None,
-) -> int:
+def ask_owners(connection: Connection, study_id: int, request: str, number: int | None) -> int:
     change = sa.update(CLAIMS).where(CLAIMS.c.study_id == study_id)
-    if trial_id is not None:
-        change = change.where(CLAIMS.c.trial_id == trial_id)
     if number is not None:
         change = change.where(CLAIMS.c.number == number)
-    return connection.execute(change.values(wish=wish)).rowcount
+    return connection.execute(change.values(request=request)).rowcount
 
 
 def _as_number(value_json: str | None) -> float:

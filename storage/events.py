@@ -39,6 +39,7 @@ OF_STATE: Mapping[TrialState, Kind] = {
     TrialState.FAIL: "failed",
     TrialState.WAITING: "requeued",
 }
+ENDS = frozenset({"pruned", "stopped", "cancelled", "finished", "failed"})
 
 
 @dataclass(frozen=True)

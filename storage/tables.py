@@ -31,7 +31,7 @@ CLAIMS = sa.Table(
     # unique: a trial has one owner. No foreign key, so that Optuna can delete its own rows
     sa.Column("trial_id", sa.Integer, nullable=True, unique=True),
     sa.Column("number", sa.Integer, nullable=True),
-    sa.Column("wish", sa.String(16), nullable=True),
+    sa.Column("wish", sa.String(16), key="request", nullable=True),
     sqlite_autoincrement=True,
 )
 EVENTS = sa.Table(

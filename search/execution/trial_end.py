@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from search.execution.worker_context import WorkerContext, load_data, say
 from search.study.run_records import trial_record
 from search.study.training_figures import figures
 from search.study.trial_notes import put_note, trial_note
+from search.study.verdicts import verdict_of
+from storage.events import UNKNOWN, Cause, Kind
 from trainer.config import (
     Config,
     to_yaml,
@@ -27,11 +30,20 @@ from trainer.runtime import applied
 from trainer.scoring import final_scores
 
 
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ends: its state, and as which event that is recorded, with its cause."""
+
+    state: TrialState
+    event: Kind
+    cause: Cause = UNKNOWN
+
+
 def finish(
     context: WorkerContext,
     trial: optuna.Trial,
     token: int,
-    state: TrialState,
+    end: TrialEnd,
     config: Config,
     out: Path,
     result: FitResult | None,
@@ -52,19 +64,24 @@ def finish(
     row = context.storage.get_trial(trial._trial_id)
     # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
     # by the one of the trial's next owner
-    row.state, row.datetime_complete = state, datetime.now()
+    row.state, row.datetime_complete = end.state, datetime.now()
     row.value = None if result is None else result.best_f
     write_config(context, row, config, out)
     _keep_artifacts(context, trial, out, weights, config)
     put_note(trial, trial_note(row, config.training.epochs))
+    with context.storage.ending(end.event, end.cause):
+        if result is None:
+            context.study.tell(trial, state=end.state)
+        else:
+            context.study.tell(trial, result.best_f)
     if result is None:
-        context.study.tell(trial, state=state)
         how = row.user_attrs.get("reason") or "stopped"
-        say(f"trial {trial.number}: {state.name}, {how}")
+        if verdict := verdict_of(row.user_attrs):
+            how += f": {verdict.text()}"
     else:
         assert result.best_f is not None, "a trial trains on the train part, so it is scored"
-        context.study.tell(trial, result.best_f)
-        say(f"trial {trial.number}: {state.name}, {result.best_f:.4f} (epoch {result.best_epoch})")
+        how = f"{result.best_f:.4f} (epoch {result.best_epoch})"
+    say(f"trial {trial.number}: {end.state.name}, {how}")
     context.storage.release(token)
 
 
@@ -83,7 +100,8 @@ def _history(out: Path) -> list[dict[str, Any]]:
 
 
 def write_config(context: WorkerContext, row: FrozenTrial, config: Config, out: Path) -> None:
-    record = trial_record(context.setup, row, context.study.user_attrs)
+    events = context.storage.events_of([row._trial_id])
+    record = trial_record(context.setup, row, context.study.user_attrs, events)
     atomic_write_text(out / "config.yaml", to_yaml(config, search=record))
 
 

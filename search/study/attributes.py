@@ -22,6 +22,8 @@ LEASE, DRAIN = "lease", "drain"
 CONTINUES, COPIED_FROM = "continues", "copied_from"
 # the constraint of a trial whose loss stopped being a number
 DIVERGED = "diverged"
+# why it was pruned, in numbers, see `search.study.verdicts`
+VERDICT = "verdict"
 # of a row that stands for a number of which nothing is left; its value is the reason
 LOST = "lost"
 # a request, a first trial, a repeat (configuration and slot): each is made once by this mark

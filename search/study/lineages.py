@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import CONTINUES, COPIED_FROM, DIVERGED
+from search.study.attributes import CONTINUES, COPIED_FROM, DIVERGED, VERDICT
 
-_OF_ONE_ROW = ("reason", "exceptions", "traceback")
+_OF_ONE_ROW = ("reason", "exceptions", "traceback", VERDICT)
 
 
 def utc(moment: datetime) -> datetime:

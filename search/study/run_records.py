@@ -27,17 +27,19 @@ if TYPE_CHECKING:
 import json
 import mimetypes
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from optuna.artifacts import ArtifactMeta
 from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState, create_trial
 
-from search.study.attributes import LOST
+from search.study.attributes import LOST, REBUILT
 from search.study.lineages import curve_of, rows_of
 from search.study.run_folders import token_folders, trial_folder
 from search.study.setup import Setup
+from search.study.verdicts import end_of
+from storage.events import ENDS, TrialEvent
 from trainer.config import read_yaml
 from trainer.errors import ConfigError
 
@@ -74,11 +76,16 @@ def _best_epoch(row: FrozenTrial) -> tuple[float | None, int | None]:
     return lineages.value(row), best
 
 
-def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any]) -> dict[str, Any]:
+def trial_record(
+    setup: Setup,
+    row: FrozenTrial,
+    study_attrs: Mapping[str, Any],
+    events: Sequence[TrialEvent] = (),
+) -> dict[str, Any]:
     """`search_record` with all that makes the row and its study again: see `search.rebuild`.
 
-    row: as it is, or as it is about to end. study_attrs: of its study. The setup is whole: a config
-    under a constant schedule does not tell the ramp of its base.
+    row: as it is, or as it is about to end. study_attrs: of its study. events: of the row so far.
+    The setup is whole: a config under a constant schedule does not tell the ramp of its base.
     """
     return search_record(setup, row) | {
         "row": {
@@ -98,6 +105,7 @@ def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any])
                 for key, item in row.system_attrs.items()
                 if not key.startswith("artifacts:")
             },
+            "events": [event.as_dict() for event in events],
         },
         "setup": setup.to_json(),
         TOTAL: study_attrs.get(TOTAL),
@@ -129,7 +137,7 @@ class Found:
     """What the runs folder holds of one study. rows: number -> trial as it is to come back.
 
     total, judged: attributes of the study, see `search.study.names`. token: the highest that a
-    claim of the study has had. amiss: lines for the person.
+    claim of the study has had. amiss: lines for the person. events: number -> what happened to it.
     """
 
     setup: Setup
@@ -138,6 +146,7 @@ class Found:
     token: int
     rows: dict[int, FrozenTrial]
     amiss: list[str] = field(default_factory=list)
+    events: dict[int, list[TrialEvent]] = field(default_factory=dict)
 
 
 def found_in(runs: Path, only: str | None = None) -> tuple[list[Found], list[str]]:
@@ -244,7 +253,38 @@ def _study(
             for epoch in curve_of(earlier):
                 row.intermediate_values.pop(epoch, None)
     token = max(int(folder.name) for folder in [*(r.folder for r in records), *damaged])
-    return Found(setup, total, judged, token, rows, amiss)
+    events = {number: _events(own, rows[number]) for number, own in by_number.items()}
+    return Found(setup, total, judged, token, rows, amiss, events)
+
+
+def _events(own: list[Record], row: FrozenTrial) -> list[TrialEvent]:
+    """What happened to a row, which waits where it had not ended. own: its records, newest first.
+
+    The newest record holds what had happened when it was written, the row how it ended. Without
+    events in it, as earlier versions wrote them, each record is a claim.
+    """
+    newest = own[0]
+    try:
+        events = [TrialEvent.from_dict(kept) for kept in newest.content["row"]["events"]]
+    except (KeyError, TypeError, ValueError):
+        events = [
+            TrialEvent(row.number, "claimed", REBUILT, {}, record.token, None, started)
+            for record in reversed(own)
+            if (started := _started(record)) is not None
+        ]
+    end = end_of(row, REBUILT, token=newest.token)
+    if not row.state.is_finished():
+        end = TrialEvent(row.number, "requeued", REBUILT, {}, None, None, datetime.now(UTC))
+    if end is not None and not any(event.event in ENDS for event in events):
+        events.append(end)
+    return events
+
+
+def _started(record: Record) -> datetime | None:
+    try:
+        return datetime.fromisoformat(record.content["row"]["started"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def lost(reason: str) -> FrozenTrial:
