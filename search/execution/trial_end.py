@@ -1,4 +1,4 @@
-"""The end of a trial: figures, artifacts, record and verdict."""
+"""The end of a trial: metrics, artifacts, record and verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.worker_context import WorkerContext, load_data, say
 from search.study.run_records import trial_record
-from search.study.training_figures import figures
+from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
 from trainer.config import (
     Config,
@@ -40,7 +40,7 @@ def finish(
     history = _history(out) if result is None else result.history
     weights = out / "best.pt" if result is None else result.best_checkpoint
     if history:
-        kept = figures(
+        kept = metrics(
             history, ce_weight=config.loss.ce_weight, dice_weight=config.loss.dice_weight
         )
         best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])

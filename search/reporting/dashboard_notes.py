@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from search.reporting.document import Section
 from search.reporting.markdown import body
 from search.results.trials import Results, results_of
-from search.study import lineages, training_figures
+from search.study import lineages, training_metrics
 from search.study.names import is_repeats
 from search.study.shared_state import total_of
 from search.study.trial_notes import put_note
@@ -63,7 +63,7 @@ def study_note(
             f"| | {' | '.join(escaped(one.name) for one in best)} |",
             f"|---|{'---:|' * len(best)}",
         ]
-        for heading, cells in training_figures.across([one.figures for one in best]):
+        for heading, cells in training_metrics.across([one.metrics for one in best]):
             lines.append(f"| {escaped(heading)} | {' | '.join(map(escaped, cells))} |")
         lines.append("")
     lines += [f"- {what}: {code(command)}" for what, command in commands.items()]

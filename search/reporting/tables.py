@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from search.reporting.document import Flag, Table
 from search.results.statistics.evidence import fall_after, wait_of
 from search.results.trials import Outcome, Results
-from search.study import lineages, requests, training_figures
+from search.study import lineages, requests, training_metrics
 from search.study.attributes import ENQUEUED, FIRST
 from search.study.search_space import format_value
 from search.study.wording import params_text
@@ -61,16 +61,16 @@ def comparison(results: Results) -> Table:
     names = list(dict.fromkeys(name for one in ordered for name in one.params))
     continued = any(one.continued for one in ordered)
     headings = ["run" if results.imported else "trial", "state"]
-    headings += [heading for heading, _ in training_figures.COLUMNS.values()]
+    headings += [heading for heading, _ in training_metrics.COLUMNS.values()]
     headings += [] if wait is None else [f"lost {wait} epoch{'s' * (wait > 1)} after best"]
     headings += ["continued from another run"] if continued else []
     rows = []
     for one in ordered:
         row = [one.name if results.imported else str(one.number), state_of(one)]
-        row += [_figure(name, one.figures.get(name)) for name in training_figures.COLUMNS]
+        row += [_metric_cell(name, one.metrics.get(name)) for name in training_metrics.COLUMNS]
         row += [] if wait is None else [_lost_text(one, wait)]
         row += [Flag(one.continued) if one.continued else "-"] if continued else []
-        row += [training_figures.setting(one.params.get(name)) for name in names]
+        row += [training_metrics.setting(one.params.get(name)) for name in names]
         rows.append(row)
     return Table([*headings, *names], rows, sortable=True)
 
@@ -90,8 +90,8 @@ def _lost_text(one: Outcome, wait: int) -> str:
     return "-" if lost is None else f"{lost:.4f}"
 
 
-def _figure(name: str, item: object) -> str:
-    text = training_figures.text(name, item)
+def _metric_cell(name: str, item: object) -> str:
+    text = training_metrics.text(name, item)
     return Flag(text) if name in _FLAGGED and item else text
 
 

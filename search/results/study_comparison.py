@@ -41,7 +41,7 @@ def own_rows(results: Results) -> list[FrozenTrial]:
 def epochs_trained(results: Results) -> int:
     """Epochs of all rows; of a table's rows what it tells."""
     if results.imported:
-        return sum(one.figures.get("epochs_trained") or 0 for one in results.outcomes)
+        return sum(one.metrics.get("epochs_trained") or 0 for one in results.outcomes)
     return sum(len(row.intermediate_values) for row in own_rows(results))
 
 

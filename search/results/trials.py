@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import lineages, training_figures
+from search.study import lineages, training_metrics
 from search.study.attributes import CONFIG, CONFIGURATION, CONTENT, CONTINUED, IMPORTED, RUN, SERIES
 from search.study.lookup import load_setup
 from search.study.names import is_imported, repeats_name
@@ -41,7 +41,7 @@ class Outcome:
     """One trial, all rows of its lineage together.
 
     name: of a person's own run, else `trial N`. value: highest score, in [0, 1], of the study's
-    metric. figures: the columns of `search.study.training_figures`. params: searched values by
+    metric. metrics: the columns of `search.study.training_metrics`. params: searched values by
     name. config: everything that is known of how it was trained, by dotted name, params included.
     series: what was recorded each epoch (val_f, train_f, lr, ...), name -> {epoch: number}, epochs
     from 1. per_class: F-score of the best epoch by class name, in [0, 1], None where a class is
@@ -53,7 +53,7 @@ class Outcome:
     name: str
     state: TrialState
     value: float | None
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     params: Mapping[str, Any]
     config: Mapping[str, Any]
     series: Mapping[str, Mapping[int, float]]
@@ -200,7 +200,7 @@ def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
         name=name,
         state=trial.state,
         value=lineages.value(trial),
-        figures=training_figures.row_of(trial),
+        metrics=training_metrics.row_of(trial),
         params=trial.params,
         config=config,
         series=series,
@@ -217,14 +217,14 @@ def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | 
     series = _columns(history)
     # the store has what was reported, a file perhaps another owner's epochs
     series["val_f"] = dict(trial.intermediate_values)
-    figures = training_figures.row_of(trial)
-    best = next((entry for entry in history if entry["epoch"] == figures["best_epoch"]), {})
+    metrics = training_metrics.row_of(trial)
+    best = next((entry for entry in history if entry["epoch"] == metrics["best_epoch"]), {})
     return Outcome(
         number=trial.number,
         name=f"trial {trial.number}",
         state=trial.state,
         value=lineages.value(trial),
-        figures=figures,
+        metrics=metrics,
         params=trial.params,
         config=_config(trial, setup),
         series=series,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import lineages, training_figures
+from search.study import lineages, training_metrics
 from search.study.attributes import CONTINUES, DIVERGED
 from search.study.requests import forecast_held
 from search.study.wording import escaped
@@ -18,20 +18,20 @@ def trial_note(trial: FrozenTrial, budget: int) -> str:
 
     budget: epochs of a whole training.
     """
-    row = training_figures.row_of(trial)
+    row = training_metrics.row_of(trial)
     lines = [f"**{escaped(line)}**  " for line in warnings_of(trial, budget)]
     if note := trial.user_attrs.get("note"):
         lines.append(f"{escaped(note)}  ")
     lines += ["", "| | |", "|---|---|"]
     lines += [
-        f"| {heading} | {training_figures.text(name, row[name])} |"
-        for name, (heading, _) in training_figures.COLUMNS.items()
+        f"| {heading} | {training_metrics.text(name, row[name])} |"
+        for name, (heading, _) in training_metrics.COLUMNS.items()
     ]
     return "\n".join(lines)
 
 
 def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
-    """What a person should know before believing a trial's figures."""
+    """What a person should know before believing a trial's metrics."""
     attrs, found = trial.user_attrs, []
     trained = max(trial.intermediate_values, default=0)
     if lineages.diverged(trial):

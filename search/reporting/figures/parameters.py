@@ -341,8 +341,8 @@ def _varies(trials: Sequence[Outcome], measure: Measure, value: Measure = dice_w
 
 
 def _known(name: str) -> Measure:
-    return lambda one: as_number(one.figures.get(name))
+    return lambda one: as_number(one.metrics.get(name))
 
 
 def _at_best(name: str) -> Measure:
-    return lambda one: one.series.get(name, {}).get(one.figures.get("best_epoch") or 0)
+    return lambda one: one.series.get(name, {}).get(one.metrics.get("best_epoch") or 0)

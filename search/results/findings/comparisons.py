@@ -41,7 +41,7 @@ def standing(seen: Evidence) -> list[str]:
                 f" ({results.metric})."
             )
         return lines
-    at = best.figures.get("best_epoch")
+    at = best.metrics.get("best_epoch")
     text = f"The best is {best.name} with {best.value:.4f} ({results.metric})"
     text += f", at epoch {at} of {best.budget} planned" if at else ""
     others = len(seen.complete) - 1
