@@ -120,7 +120,7 @@ class Board:
 
     def _deleted(self) -> bool:
         """Whether the study, or its store, is gone, of which the supervisor speaks."""
-        name, storage = self._study.study_name, self._study._storage
+        name, storage = self._study.study_name, storage_of(self._study)
         try:
             return name not in {study.study_name for study in storage.get_all_studies()}
         except StorageError:
