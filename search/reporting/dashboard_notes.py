@@ -24,6 +24,7 @@ from search.study.shared_state import total_of
 from search.study.trial_notes import put_note
 from search.study.wording import code, escaped
 from storage import StorageError
+from storage.optuna_internals import storage_of
 
 # figures of the report that the study's page shows
 SHOWN = ("confirm", "dice", "importances", "restarts")
