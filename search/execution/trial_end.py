@@ -55,7 +55,7 @@ def finish(
     # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
     # by the one of the trial's next owner
     row.state, row.datetime_complete = state, datetime.now()
-    row.value = None if result is None else result.best_f
+    row.value = None if result is None else result.best_f_score
     write_config(context, row, config, out)
     _keep_artifacts(context, trial, out, weights, config)
     put_note(trial, trial_note(row, config.training.epochs))
@@ -64,9 +64,12 @@ def finish(
         how = row.user_attrs.get(REASON) or "stopped"
         say(f"trial {trial.number}: {state.name}, {how}")
     else:
-        assert result.best_f is not None, "a trial trains on the train part, so it is scored"
-        context.study.tell(trial, result.best_f)
-        say(f"trial {trial.number}: {state.name}, {result.best_f:.4f} (epoch {result.best_epoch})")
+        assert result.best_f_score is not None, "a trial trains on the train part, so it is scored"
+        context.study.tell(trial, result.best_f_score)
+        say(
+            f"trial {trial.number}: {state.name}, {result.best_f_score:.4f}"
+            f" (epoch {result.best_epoch})"
+        )
     context.storage.release(token)
 
 
