@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
-    from search.strategy.equipping import load_study
+    from search.strategy.loading import load_study
     from search.study.run_folders import existing
     from storage import open_storage
 

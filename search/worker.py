@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.execution.stop_requests import AtOnce, WorkerSignals
     from search.execution.worker_context import WorkerContext
     from search.execution.worker_loop import work
-    from search.strategy.equipping import load_study
+    from search.strategy.loading import load_study
     from search.study.shared_state import lease_of
     from storage import StorageError, open_storage
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
+import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -14,10 +16,15 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+import space
 from search.study import attributes, lineages
 from search.study.attributes import TrialAttributes, attributes_of
+from search.study.histories import read_history
+from search.study.identity import differing_facts
+from search.study.setup import Setup
 from storage import counting
 from tests.support.paths import ROOT
+from tests.support.studies import setup_of
 
 SOURCES = [
     path for room in ("search", "storage", "scripts") for path in (ROOT / room).rglob("*.py")
@@ -107,7 +114,6 @@ def test_attributes_are_named_by_constants() -> None:
 
 
 def test_the_check_of_attributes_sees_each_form(tmp_path: Path) -> None:
-    path = ROOT / "x.py"
     text = 'row.user_attrs["note"]; a.attrs.get("seed"); "first" in t.user_attrs\n'
     text += 'trial.set_user_attr("reason", 1); storage.set_trial_user_attr(3, "stopped", 1)\n'
     # another dictionary's keys are its own
@@ -165,3 +171,72 @@ def test_one_default_of_each_lease_time() -> None:
 
 def test_figures_are_plots_and_metrics_numbers() -> None:
     assert places(r"\.figures\.get\(|\.figures\[\"|def figures_of|training_figures", "search") == []
+
+
+# ------------------------------------------------------------------------ histories, best epochs
+
+
+def test_one_reader_of_histories() -> None:
+    reading = r"json\.loads?\(.*history\.json|history\.json.*read_"
+    assert places(reading, "search") == ["search/study/histories.py"]
+
+
+def test_a_history_is_read_or_there_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    assert read_history(tmp_path) == []
+    file.write_text('[{"epoch": 1.0, "val_f": 0.5, "lr": 0.1}]')
+    assert read_history(tmp_path) == [{"epoch": 1, "val_f": 0.5, "lr": 0.1}]
+    for text in (
+        '[{"epoch": 1',
+        '{"epoch": 1}',
+        "3",
+        '[{"val_f": 0.5}]',
+        '[{"epoch": 1, "val_f": []}]',
+    ):
+        file.write_text(text)
+        assert read_history(tmp_path) == [], text
+
+
+def test_one_rule_says_which_epoch_is_the_best() -> None:
+    highest = r"max\(.*lambda (\w+): \((\w+)\[(\1|\"val_f\")\], -"
+    assert places(highest, "search", "trainer") == ["trainer/history.py"]
+
+
+# ------------------------------------------------------------------------------ setups of studies
+
+
+def test_one_rule_says_whose_scores_compare() -> None:
+    facts = r"\[\"fingerprint\"\].*[!=]=|\.metric [!=]= \w+\.|\.epochs\) ==|grids\[0\] !="
+    # a result's metric is also that of imported runs, which have no setup
+    assert places(facts, "search") == ["search/results/study_comparison.py"]
+    one = setup_of()
+    data = {**one.data, "fingerprint": "another"}
+    size = {**one.base, "data": {**one.base["data"], "image_size": 33}}
+    others = {
+        "data": dataclasses.replace(one, data=data),
+        "metric": dataclasses.replace(one, metric="another"),
+        "grid": dataclasses.replace(one, base=size),
+        "epochs": dataclasses.replace(one, epochs=one.epochs + 1),
+    }
+    for fact, other in others.items():
+        assert differing_facts(one, one, *others) == []
+        assert differing_facts(one, other, *others) == [fact]
+    # where they lie is no difference
+    assert (
+        differing_facts(one, dataclasses.replace(one, data={**one.data, "root": "x"}), "data") == []
+    )
+
+
+def test_a_space_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, parsed = setup_of(), list[str]()
+    read = space.from_json
+    monkeypatch.setattr(space, "from_json", lambda spec: (parsed.append("one"), read(spec))[1])
+    first = setup.specs()
+    assert len(parsed) == len(setup.space)
+    first.clear()
+    assert list(setup.specs())
+    assert len(parsed) == len(setup.space)
+    # what was parsed is no part of a setup
+    fresh = Setup.from_json(setup.to_json())
+    assert fresh == setup == pickle.loads(pickle.dumps(setup))
+    assert dataclasses.replace(setup, space={}).specs() == {}

@@ -25,7 +25,7 @@ from search.management.opening import planned
 from search.results.statistics.sequential_plan import PlanState, plan_state
 from search.results.trials import Outcome, results_of
 from search.study.attributes import CONFIGURATION, JUDGED, REPEAT, SEED
-from search.study.identity import differences, some_of
+from search.study.identity import identity_differences, summarised
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
 from search.study.repeats import score_of
@@ -179,9 +179,9 @@ def _setup(name: str, searched: Searched, summary: DataSummary, like: Setup) -> 
 
 
 def _refuse(stored: Setup, new: Setup, mend: str) -> None:
-    found = differences(stored, new)
+    found = identity_differences(stored, new)
     if found:
-        raise StudyError(f'study "{stored.name}" has {some_of(found)}: {mend}')
+        raise StudyError(f'study "{stored.name}" has {summarised(found)}: {mend}')
 
 
 def _distinct(outcomes: Iterable[Outcome], setup: Setup) -> list[Outcome]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -30,6 +29,7 @@ from search.execution.live_view import StudySnapshot, View
 from search.execution.stop_requests import Signals, SupervisorSignals
 from search.strategy.revival import Revivals, parked
 from search.study.attributes import CONTINUES
+from search.study.histories import read_history
 from search.study.lineages import finished, nothing_better_for, under_way
 from search.study.lookup import load_setup
 from search.study.run_folders import token_folders_of, trial_folder
@@ -376,9 +376,5 @@ def _epoch_seconds(folder: Path) -> float | None:
     own: dict[int, float] = {}
     for token in token_folders_of(folder):
         known |= own.keys()
-        try:
-            history = json.loads((token / "history.json").read_text(encoding="utf-8"))
-            own = {entry["epoch"]: entry["seconds"] for entry in history}
-        except (OSError, ValueError, LookupError):
-            own = {}
+        own = {row["epoch"]: row["seconds"] for row in read_history(token) if "seconds" in row}
     return next((own[epoch] for epoch in sorted(own, reverse=True) if epoch not in known), None)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
@@ -13,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.worker_context import WorkerContext, load_data, say
 from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON
+from search.study.histories import read_history
 from search.study.run_records import trial_record
 from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
@@ -39,7 +38,7 @@ def finish(
     result: FitResult | None,
 ) -> None:
     """Attributes and artifacts first, then the verdict: a finished trial takes no more of them."""
-    history = _history(out) if result is None else result.history
+    history = read_history(out) if result is None else result.history
     weights = out / "best.pt" if result is None else result.best_checkpoint
     if history:
         kept = metrics(
@@ -77,14 +76,6 @@ def _score_full(weights: Path, data: FaceData, config: Config) -> float:
     """The best epoch's score against the untouched masks."""
     with applied(config.runtime) as device:
         return float(final_scores(weights, data.val, device=device)["f_score_full"])
-
-
-def _history(out: Path) -> list[dict[str, Any]]:
-    try:
-        read = json.loads((out / "history.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    return list(read)
 
 
 def write_config(context: WorkerContext, row: FrozenTrial, config: Config, out: Path) -> None:

@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 from search.execution.objective import run_trial, suggest
 from search.execution.trial_end import finish, write_config
 from search.execution.worker_context import WorkerContext, load_data, say
-from search.strategy.equipping import equip
+from search.strategy.loading import set_sampler_and_pruner
 from search.strategy.revival import continued
 from search.study.attributes import (
     CANCELLED,
@@ -293,7 +293,7 @@ def refresh(context: WorkerContext) -> None:
     setup = load_setup(context.study)
     if setup != context.setup:
         context.setup = setup
-        equip(context.study, setup)
+        set_sampler_and_pruner(context.study, setup)
 
 
 def _after_epoch(

@@ -18,12 +18,12 @@ import space
 from search.management.enqueue import Request, complete, enqueue, read_requests
 from search.management.first_trials import enqueue_first
 from search.management.transfer import adopt
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study import search_space
 from search.study.attributes import SETUP
 from search.study.checkpoints import written_by
-from search.study.identity import agreed
-from search.study.lookup import load_setup
+from search.study.identity import resolved_setup
+from search.study.lookup import load_setup, study_or_none
 from search.study.names import CONFIRM_SUFFIX, default_name, is_repeats
 from search.study.run_folders import token_folders_of, trial_folder
 from search.study.search_space import Searched
@@ -50,7 +50,7 @@ from trainer.runtime import check_device
 
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
-from search.strategy.equipping import equip
+from search.strategy.loading import set_sampler_and_pruner
 from search.study.identity import METRIC_NAMES
 
 
@@ -139,7 +139,7 @@ def opened(
         load_study(storage, args.old)
     explicit = [name for name in ("seed", *CHANGEABLE) if getattr(args, name) is not None]
     # a study made for something else is refused before a long decoding
-    agreed(storage, plan.setup, explicit=explicit)
+    resolved_setup(study_or_none(storage, plan.setup.name), plan.setup, explicit=explicit)
     lease = lease_of(storage, plan.setup.name).changed(args.beat_s, args.grace_s)
     refuse_orphans(storage, plan.setup.name, Path(args.runs))
     data = plan.setup.base["data"]
@@ -256,14 +256,14 @@ def open_study(
 ) -> optuna.Study:
     """Make the study, or open it where its identity is the same.
 
-    explicit: as in `agreed`. The stored setup takes over ranges, fixed values, runtime and
+    explicit: as in `resolved_setup`. The stored setup takes over ranges, fixed values, runtime and
     `CHANGEABLE`. Raises StudyError, before anything is written.
     """
-    setup = agreed(storage, setup, explicit=explicit)
+    setup = resolved_setup(study_or_none(storage, setup.name), setup, explicit=explicit)
     study = optuna.create_study(
         study_name=setup.name, storage=storage, direction="maximize", load_if_exists=True
     )
-    equip(study, setup)
+    set_sampler_and_pruner(study, setup)
     study.set_user_attr(SETUP, setup.to_json())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

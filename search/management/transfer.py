@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.management import first_trials
 from search.management.enqueue import put_in_queue
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study import lineages
 from search.study.attributes import (
     CONTINUES,
@@ -27,6 +27,7 @@ from search.study.attributes import (
     PREDICTION,
     PRIORITY,
 )
+from search.study.identity import differing_facts, differing_keys
 from search.study.lookup import load_setup
 from search.study.search_space import Spec, Value, distribution, format_value, matching, widened
 from search.study.setup import Setup, StudyError, base_values
@@ -59,15 +60,13 @@ def _difference(old: Setup, new: Setup) -> str | None:
 
     A key that only one of them searches is no difference: it is judged trial by trial.
     """
-    if old.data["fingerprint"] != new.data["fingerprint"]:
-        return "other data"
-    if old.metric != new.metric:
-        return "another metric"
-    old_base, new_base = base_values(old), base_values(new)
-    for key in sorted(old_base.keys() & new_base.keys()):
-        if old_base[key] != new_base[key]:
-            return f"{key} {format_value(old_base[key])}, here {format_value(new_base[key])}"
-    return None
+    facts = differing_facts(old, new, "data", "metric")
+    if facts:
+        return {"data": "other data", "metric": "another metric"}[facts[0]]
+    keys = (one for one in differing_keys(old, new) if one.shared)
+    return next(
+        (f"{k.key} {format_value(k.before)}, here {format_value(k.now)}" for k in keys), None
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.results.trials import Outcome, Results
 from search.study import lineages
 from search.study.attributes import CONFIGURATION, COPIED_FROM
+from search.study.identity import differing_facts
 from search.study.search_space import describe, format_value, short
 from search.study.setup import Setup, base_values
 
@@ -102,10 +103,11 @@ def apart(one: Results, other: Results) -> list[str]:
         reasons.append(f'the metric "{one.metric}", not "{other.metric}"')
     if other.setup is None:
         return [*reasons, "trained here, not imported"]
-    if one.setup.data["fingerprint"] != other.setup.data["fingerprint"]:
+    facts = differing_facts(one.setup, other.setup, "data", "grid")
+    if "data" in facts:
         reasons.append(f"the data {data_text(one.setup)}, not {data_text(other.setup)}")
-    grids = [base_values(setup).get(GRID) for setup in (one.setup, other.setup)]
-    if grids[0] != grids[1]:
+    if "grid" in facts:
+        grids = [base_values(setup).get(GRID) for setup in (one.setup, other.setup)]
         reasons.append(f"scored on a grid of {grids[0]} pixels, not {grids[1]}")
     return reasons
 

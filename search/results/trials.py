@@ -6,7 +6,6 @@ searched here or imported from somebody's old results.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,8 @@ from search.study.attributes import (
     SEED,
     SERIES,
 )
+from search.study.histories import read_history
+from search.study.identity import differing_facts
 from search.study.lookup import load_setup
 from search.study.names import is_imported, repeats_name
 from search.study.repeats import confirmed_scores
@@ -185,8 +186,7 @@ def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
         there = load_setup(other)
     except (KeyError, StudyError):
         return {}
-    alike = (there.data["fingerprint"], there.epochs) == (setup.data["fingerprint"], setup.epochs)
-    return confirmed_scores(other) if alike else {}
+    return {} if differing_facts(there, setup, "data", "epochs") else confirmed_scores(other)
 
 
 def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
@@ -224,7 +224,9 @@ def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
 
 
 def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | None) -> Outcome:
-    history = [] if runs is None else _history(numbers, setup, runs)
+    # of a claim that has hardly begun there is none
+    folders = [] if runs is None else newest_claims(runs, setup.name, numbers)
+    history = next((rows for folder in folders if (rows := read_history(folder))), [])
     series = _columns(history)
     # the store has what was reported, a file perhaps another owner's epochs
     series["val_f"] = dict(trial.intermediate_values)
@@ -272,18 +274,6 @@ def _place(name: str) -> str:
     except ConfigError:
         # of another trainer
         return name
-
-
-def _history(numbers: Sequence[int], setup: Setup, runs: Path) -> list[dict[str, Any]]:
-    """A line per epoch, from the newest file of a trial's rows that holds; empty without any."""
-    for folder in newest_claims(runs, setup.name, numbers):
-        try:
-            history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-            return [{**entry, "epoch": int(entry["epoch"])} for entry in history]
-        except (OSError, ValueError, KeyError, TypeError):
-            # of a claim that had hardly begun, or another tool's file
-            continue
-    return []
 
 
 def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:

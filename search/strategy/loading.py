@@ -12,6 +12,7 @@ from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import make_pruner
 from search.strategy.samplers import make_sampler
 from search.study.attributes import SETUP
+from search.study.identity import differing_facts
 from search.study.names import is_search
 from storage.rdb import LeasedStorage
 
@@ -29,11 +30,11 @@ def load_study(storage: LeasedStorage, name: str) -> optuna.Study:
     """An existing search, ready to ask and tell. Raises StudyError, with the nearest name."""
     study = named_study(storage, name)
     setup = load_setup(study)
-    equip(study, setup)
+    set_sampler_and_pruner(study, setup)
     return study
 
 
-def equip(study: optuna.Study, setup: Setup) -> None:
+def set_sampler_and_pruner(study: optuna.Study, setup: Setup) -> None:
     """Give a study its sampler and pruner, which share what they know of it."""
     study_forecast = functools.cache(lambda: forecast_of_study(study, setup))
     study.sampler = make_sampler(setup, study_forecast)
@@ -48,6 +49,6 @@ def forecast_of_study(study: optuna.Study, setup: Setup) -> StudyForecast:
         for other in storage.get_all_studies()[: -_EARLIER - 1 : -1]
         if other.study_name != setup.name
         and is_search(other.study_name, other.user_attrs)
-        and (past := Setup.from_json(other.user_attrs[SETUP])).metric == setup.metric
+        and not differing_facts(past := Setup.from_json(other.user_attrs[SETUP]), setup, "metric")
     )
     return make_study_forecast(setup, earlier)

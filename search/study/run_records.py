@@ -34,11 +34,13 @@ from optuna.artifacts import ArtifactMeta
 from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState, create_trial
 
+from search.study.histories import read_history
 from search.study.lineages import curve_of, rows_of
 from search.study.run_folders import token_folders, trial_folder
 from search.study.setup import Setup
 from trainer.config import read_yaml
 from trainer.errors import ConfigError
+from trainer.history import best_epoch, f_scores
 
 
 def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
@@ -66,12 +68,11 @@ def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
 
 def _best_epoch(row: FrozenTrial) -> tuple[float | None, int | None]:
     """Score and number of the best epoch of a row's whole training."""
-    if row.state.is_finished() and "best_epoch" in row.user_attrs:
+    attrs = attributes_of(row.user_attrs)
+    if row.state.is_finished() and attrs.best_epoch is not None:
         # of a revived trial it may lie in an earlier row
-        return row.user_attrs["best_val_f"], row.user_attrs["best_epoch"]
-    curve = row.intermediate_values
-    best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
-    return lineages.value(row), best
+        return attrs.best_val_f, attrs.best_epoch
+    return lineages.value(row), best_epoch(row.intermediate_values)
 
 
 def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,13 +285,8 @@ def _curve(own: Iterable[Record]) -> dict[int, float]:
     """Epoch -> score, from all histories; an epoch that was trained twice counts as first told."""
     curve: dict[int, float] = {}
     for record in own:
-        try:
-            history = json.loads((record.folder / "history.json").read_text(encoding="utf-8"))
-            # newest first, so that the earlier ones overrule
-            curve |= {int(entry["epoch"]): float(entry["val_f"]) for entry in history}
-        except (OSError, ValueError, KeyError, TypeError):
-            # the trial goes on without it
-            continue
+        # newest first, so that the earlier ones overrule
+        curve |= f_scores(read_history(record.folder))
     return dict(sorted(curve.items()))
 
 

@@ -7,6 +7,7 @@ means is refused in one line; ranges, fixed values, sampler, pruner and revival 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import uuid
@@ -100,6 +101,10 @@ class Setup:
 
     def specs(self) -> dict[str, Spec]:
         """The searched parameters, in the order of the space."""
+        return dict(self._specs)
+
+    @functools.cached_property
+    def _specs(self) -> dict[str, Spec]:
         # PostgreSQL may keep JSON objects in another order, so the order is stored as a list
         read = {name: space.from_json(spec) for name, spec in self.space.items()}
         return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}

@@ -17,6 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import lineages
+from trainer.history import TRAIN_F_SCORE, best_epoch, f_scores
 
 # name -> (heading, format); the order of the table
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -45,16 +46,17 @@ def metrics(
     `instability` the standard deviation of the changes from epoch to epoch (None below three
     epochs). Raises ValueError for an empty history.
     """
-    if not history:
+    scores = f_scores(history)
+    at = best_epoch(scores)
+    if at is None:
         raise ValueError("history: no epoch to make metrics from, got an empty list")
-    val_f = [float(row["val_f"]) for row in history]
-    best_row = max(range(len(val_f)), key=lambda row: (val_f[row], -row))
-    best, final = val_f[best_row], val_f[-1]
-    train = history[best_row].get("train_f")
+    val_f = list(scores.values())
+    best, final = scores[at], val_f[-1]
+    train = next(row for row in history if row["epoch"] == at).get(TRAIN_F_SCORE)
     changes = [later - earlier for earlier, later in itertools.pairwise(val_f)]
     return {
         "best_val_f": best,
-        "best_epoch": int(history[best_row].get("epoch", best_row + 1)),
+        "best_epoch": at,
         "train_f_at_best": None if train is None else float(train),
         "gap": None if train is None else float(train) - best,
         "final_val_f": final,
@@ -108,8 +110,7 @@ def row_of(trial: FrozenTrial) -> dict[str, Any]:
     """
     curve = trial.intermediate_values
     known = {name: trial.user_attrs.get(name) for name in COLUMNS}
-    if known["best_val_f"] is None and curve:
-        top = max(curve, key=lambda epoch: (curve[epoch], -epoch))
+    if known["best_val_f"] is None and (top := best_epoch(curve)) is not None:
         final = curve[max(curve)]
         known |= {
             "best_val_f": curve[top],

@@ -23,6 +23,7 @@ from scipy import stats
 from search.results.statistics.groups import as_number
 from search.results.trials import Outcome
 from storage.optuna_internals import set_trial_id
+from trainer.history import best_epoch
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -185,8 +186,7 @@ def shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
 
 def peak(outcome: Outcome) -> int | None:
     """The epoch of the highest score, the earlier one on a tie; None without a curve."""
-    curve = outcome.curve
-    return max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+    return best_epoch(outcome.curve)
 
 
 def wait_of(outcome: Outcome) -> int:
