@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from bench_pool import Estimate
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -27,6 +26,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
+from scripts.benchmarks.pool import Estimate
 from search.study.attributes import CONTINUES
 from trainer.errors import UserError
 

@@ -28,9 +28,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_common import ROOT, count, interrupted_by_sigterm, tell, write_json
-from service_common import about, add_pieces, in_words, store_at
-
+from scripts.benchmarks.common import ROOT, count, interrupted_by_sigterm, tell, write_json
+from scripts.reliability.service import about, add_pieces, in_words, store_at
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 
@@ -200,7 +199,7 @@ def load(
     common = ["--url", url, "--kind", kind, "--study", study, "--reports", str(args.reports)]
     common += ["--trials", str(trials), "--total", str(trials * args.writers)]
     common += ["--seconds", str(seconds)]
-    command = [sys.executable, str(ROOT / "scripts/bench_store.py"), "child", *common]
+    command = [sys.executable, "-m", "scripts.benchmarks.store", "child", *common]
     roles = ["write"] * args.writers + ["dashboard", "export"]
     # threads of linear algebra would only be in each other's way
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -450,7 +449,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _child_parser() -> argparse.ArgumentParser:
-    it = Parser(prog="bench_store.py child")
+    it = Parser(prog="scripts.benchmarks.store child")
     for name in ("--url", "--kind", "--study", "--role"):
         it.add_argument(name, required=True)
     for name in ("--reports", "--trials", "--total"):

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_common import count, passing_on, record, tell, write_json
-
+from scripts.benchmarks.common import count, passing_on, record, tell, write_json
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 from trainer.files import atomic_write_text

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import bench_common
-from bench_common import ROOT, count, interrupted_by_sigterm
-
+from scripts.benchmarks import common
+from scripts.benchmarks.common import ROOT, count, interrupted_by_sigterm
 from trainer.cli import Parser, progress_bar, whole
 
 if TYPE_CHECKING:
     import numpy as np
 
-BANK = ROOT / "search" / "banks" / "real-faces-64.json"
+BANK = ROOT / "search/strategy/forecast/banks/real-faces-64.json"
 Result = TypeVar("Result")
 
 
@@ -118,4 +117,4 @@ def run(
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         return bench(args, words)
 
-    return bench_common.run(parser, in_processes, argv)
+    return common.run(parser, in_processes, argv)

@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench_common import ROOT, record, run, tell, write_json
-from large_study import NAME, filled, parser, setup_for
+from scripts.benchmarks.common import ROOT, record, run, tell, write_json
+from scripts.benchmarks.large_study import NAME, filled, parser, setup_for
 
 # the rival: what a person would write who has Optuna alone
 RIVAL = """\

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_common import (
+from scripts.benchmarks.common import (
     ROOT,
     commit,
     count,
@@ -32,7 +32,6 @@ from bench_common import (
     tell,
     write_json,
 )
-
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 
@@ -268,7 +267,15 @@ def ended(busy: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> Iterator[None
 
 
 def _started(job: Job, slot: WorkerPlan) -> subprocess.Popen[bytes]:
-    words = [sys.executable, __file__, "train-one", job.folder, "--device", slot.device]
+    words = [
+        sys.executable,
+        "-m",
+        "scripts.benchmarks.quality",
+        "train-one",
+        job.folder,
+        "--device",
+        slot.device,
+    ]
     words += ["--tta-flip"] if job.tta_flip else []
     with (job.folder / "log").open("ab") as log:
         return subprocess.Popen(
@@ -541,7 +548,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     interrupted_by_sigterm()
     if words[:1] == ["train-one"]:  # what this program starts
-        it = Parser(prog="bench_quality.py train-one")
+        it = Parser(prog="scripts.benchmarks.quality train-one")
         it.add_argument("folder", type=Path)
         it.add_argument("--device", required=True)
         it.add_argument("--tta-flip", action="store_true")

@@ -35,9 +35,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_common import count, record, write_json
-from bench_pool import Estimate, add_flags, estimates, run, spread
-
+from scripts.benchmarks.common import count, record, write_json
+from scripts.benchmarks.pool import Estimate, add_flags, estimates, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
 

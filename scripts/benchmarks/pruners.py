@@ -1,7 +1,7 @@
 """What pruning saves and what it loses, on recorded curves: `scripts/bench pruners`.
 
 Studies drawn at random from a bank of whole curves are replayed under every rule, each rule on
-the same studies (scripts/replay.py; the rules: scripts/replay_rules.py). For each rule, beside no
+the same studies (`replay`; the rules: `replay_rules`). For each rule, beside no
 pruning on the same studies, with the standard error of a bootstrap over configurations:
 
   epochs_share   epochs trained, revivals included, of all epochs
@@ -19,16 +19,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_common import count, record, write_json
-from bench_pool import BANK, Estimate, add_flags, run, spread
-
+from scripts.benchmarks.common import count, record, write_json
+from scripts.benchmarks.pool import BANK, Estimate, add_flags, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
 from trainer.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
-    from replay import Curves, Outcome, Study
+
+    from scripts.benchmarks.replay import Curves, Outcome, Study
 
 SIZES, STUDIES = (16, 40), 300
 # a share of a rule's studies that one process replays at a stretch
@@ -54,8 +54,8 @@ def _hold(studies: Sequence[Study], curves: Curves) -> None:
 
 def _replay(name: str, numbers: range) -> list[Outcome]:
     """Some of the held studies under one rule."""
-    from replay import Replay, Setting, distributions_of, sample_of
-    from replay_rules import grid, rules
+    from scripts.benchmarks.replay import Replay, Setting, distributions_of, sample_of
+    from scripts.benchmarks.replay_rules import grid, rules
 
     assert _held is not None, "_hold comes first"
     studies, curves = _held
@@ -102,7 +102,7 @@ def replayed(
 
 def table_of(figures: Mapping[str, Values], member: np.ndarray) -> Table:
     """Rule -> figure -> mean and standard error."""
-    from replay import estimate
+    from scripts.benchmarks.replay import estimate
 
     return {
         name: {figure: estimate(values, member) for figure, values in own.items()}
@@ -115,7 +115,7 @@ def ahead_of(ours: str, figures: Mapping[str, Values], member: np.ndarray) -> di
 
     It is one where either difference, study by study, lies within its standard error.
     """
-    from replay import estimate
+    from scripts.benchmarks.replay import estimate
 
     found = {}
     for name, theirs in figures.items():
@@ -130,7 +130,7 @@ def ahead_of(ours: str, figures: Mapping[str, Values], member: np.ndarray) -> di
 
 def markdown(table: Table) -> str:
     """The table as text: figures with their standard errors."""
-    from replay import FIGURES
+    from scripts.benchmarks.replay import FIGURES
 
     lines = [f"| rule | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
     for name, row in table.items():
@@ -155,7 +155,8 @@ def draw_front(tables: Mapping[int, Table], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from replay_rules import OURS
+
+    from scripts.benchmarks.replay_rules import OURS
 
     figure, axes = plt.subplots(
         1, len(tables), figsize=(8 * len(tables) + 4, 7), squeeze=False, layout="constrained"
@@ -207,8 +208,7 @@ def read_sources(args: argparse.Namespace) -> tuple[Curves, Curves | None, float
 
     Raises UserError.
     """
-    from replay import halves
-
+    from scripts.benchmarks.replay import halves
     from search.strategy.forecast.curve_banks import read_bank, seed_deviation
 
     bank = read_bank(args.bank)
@@ -232,8 +232,9 @@ def read_sources(args: argparse.Namespace) -> tuple[Curves, Curves | None, float
 def bench(args: argparse.Namespace, words: list[str]) -> int:
     """Replay, print, and write what is asked for."""
     import optuna
-    from replay import draw_studies, figures_of, membership
-    from replay_rules import LEFT_OUT, NO_PRUNING, OURS, grid, rules
+
+    from scripts.benchmarks.replay import draw_studies, figures_of, membership
+    from scripts.benchmarks.replay_rules import LEFT_OUT, NO_PRUNING, OURS, grid, rules
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     names = [NO_PRUNING, *grid()] if args.grid else list(rules())

@@ -22,9 +22,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bench_common import count, record, write_json
-from bench_pool import Estimate, add_flags, estimates, run, spread
-
+from scripts.benchmarks.common import count, record, write_json
+from scripts.benchmarks.pool import Estimate, add_flags, estimates, run, spread
 from trainer.cli import Parser
 
 if TYPE_CHECKING:

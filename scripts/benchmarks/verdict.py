@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from bench_common import record, run, tell, write_json
-from large_study import NAME, filled, parser, setup_for
+from scripts.benchmarks.common import record, run, tell, write_json
+from scripts.benchmarks.large_study import NAME, filled, parser, setup_for
 
 if TYPE_CHECKING:
     import optuna

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench_common import ROOT, count, interrupted_by_sigterm, tell, write_json
-from service_common import (
+from scripts.benchmarks.common import ROOT, count, interrupted_by_sigterm, tell, write_json
+from scripts.reliability.service import (
     about,
     end_all,
     in_words,
@@ -30,7 +30,6 @@ from service_common import (
     tiny,
     workers,
 )
-
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 

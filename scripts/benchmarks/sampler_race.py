@@ -24,8 +24,8 @@ import optuna
 import torch  # noqa: F401
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
-from replay import halves
 
+from scripts.benchmarks.replay import halves
 from search.strategy.forecast.curve_banks import read_bank
 from search.strategy.forecast.features import KNOTS, Array, ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, Prior, prior_from

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench_common import ROOT, commit, hardware
+from scripts.benchmarks.common import ROOT, commit, hardware
 
 # in the environment of every process that a measure started, with the measure's folder
 MARK = "FACE_PARSING_MEASURE"
@@ -108,7 +108,7 @@ def store_at(store: str, folder: Path) -> Iterator[str]:
     if store == "sqlite":
         yield f"sqlite:///{folder}/search.db"
     elif store == "postgresql":
-        from own_postgres import server
+        from scripts.reliability.own_postgres import server
 
         with server(folder / "postgresql") as running:
             yield str(running.get_uri())

@@ -16,8 +16,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from bench_common import count, passing_on, tell
-
+from scripts.benchmarks.common import count, passing_on, tell
 from search.study.names import STORAGE
 from trainer.cli import Parser, guarded, whole
 from trainer.errors import UserError

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_common import count
-
+from scripts.benchmarks.common import count
 from trainer.cli import Parser, progress_bar
 
 if TYPE_CHECKING:

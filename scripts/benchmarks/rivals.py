@@ -6,7 +6,8 @@ what a student finds in a day of profiling: pictures resized once and kept in me
 last, one log-softmax for the whole loss, fused AdamW, a moving average without a loop.
 This file stays as it is, whatever the trainer becomes: a yardstick that moves measures nothing.
 
-python scripts/rivals.py plain|tuned --data DIR --size N --width W --batch B --steps N --warmup N
+python -m scripts.benchmarks.rivals plain|tuned --data DIR --size N --width W --batch B
+    --steps N --warmup N
     --loader-workers K --threads T --device D --seed S
 prints one JSON line; the clock starts after the warm-up steps and nothing is scored.
 

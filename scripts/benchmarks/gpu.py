@@ -19,8 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_common import ROOT, count, record, tell, write_json
-
+from scripts.benchmarks.common import count, record, tell, write_json
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 
@@ -191,7 +190,7 @@ def _parts(bench: _Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
 
 
 def _rival(bench: _Bench, rival: str) -> Result:
-    """One rival's figures, as scripts/rivals.py prints them."""
+    """One rival's figures, as scripts.benchmarks.rivals prints them."""
     config, args = bench.config, bench.args
     flags = {
         "data": args.data,
@@ -206,13 +205,13 @@ def _rival(bench: _Bench, rival: str) -> Result:
     }
     if args.device != "cpu":
         flags["device"] = args.device
-    command = [sys.executable, str(ROOT / "scripts" / "rivals.py"), rival]
+    command = [sys.executable, "-m", "scripts.benchmarks.rivals", rival]
     for name, value in flags.items():
         command += [f"--{name}", str(value)]
     said = subprocess.run(command, capture_output=True, text=True)
     if said.returncode != 0:
         lines = said.stderr.strip().splitlines() or ["no output"]
-        raise UserError(f"scripts/rivals.py {rival}: {lines[-1].removeprefix('error: ')}")
+        raise UserError(f"scripts.benchmarks.rivals {rival}: {lines[-1].removeprefix('error: ')}")
     return dict(json.loads(said.stdout.strip().splitlines()[-1]))
 
 

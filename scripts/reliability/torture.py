@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_common import count, interrupted_by_sigterm, tell, write_json
-from service_common import (
+from scripts.benchmarks.common import count, interrupted_by_sigterm, tell, write_json
+from scripts.reliability.service import (
     about,
     add_pieces,
     end_all,
@@ -43,7 +43,6 @@ from service_common import (
     tiny,
     workers,
 )
-
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
 
@@ -309,7 +308,7 @@ class Torture:
 
     def look(self) -> None:
         """Remember the finished trials as they are now; name those that have changed."""
-        from torture_judge import FINISHED, digest, not_as_seen, read_rows
+        from scripts.reliability.torture_judge import FINISHED, digest, not_as_seen, read_rows
 
         with suppress(KeyError):
             study_id = self.storage.get_study_id_from_name(self.study)
@@ -323,7 +322,7 @@ class Torture:
 
     def close_study(self) -> None:
         """Judge the study that has ended, and note its figures."""
-        from torture_judge import (
+        from scripts.reliability.torture_judge import (
             Evidence,
             Kill,
             judge,
@@ -579,8 +578,8 @@ def watched(url: str) -> LeasedStorage:
 
 def _one_call(args: argparse.Namespace, progress: Progress) -> None:
     import optuna
-    from torture_judge import audit, end_audit, not_as_seen, read_rows
 
+    from scripts.reliability.torture_judge import audit, end_audit, not_as_seen, read_rows
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
