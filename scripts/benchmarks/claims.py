@@ -93,7 +93,7 @@ def searched(truth: str, way: str, trials: int, seed: int) -> optuna.Study:
     from search.strategy.equipping import equip
     from search.study.attributes import SETUP
     from search.study.search_space import distribution
-    from search.study.training_figures import figures
+    from search.study.training_metrics import metrics
 
     setup = setup_of(way, seed)
     study = optuna.create_study(study_name=setup.name, direction="maximize")
@@ -110,7 +110,7 @@ def searched(truth: str, way: str, trials: int, seed: int) -> optuna.Study:
             trial.report(line["val_f"], line["epoch"])
             if pruned := trial.should_prune():
                 break
-        told = figures(history[: line["epoch"]], dice_weight=trial.params["dice_weight"])
+        told = metrics(history[: line["epoch"]], dice_weight=trial.params["dice_weight"])
         for name, value in {**told, **parts, "seed": int(rng.integers(2**31))}.items():
             trial.set_user_attr(name, value)
         if pruned:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from search.study.training_figures import COLUMNS, figures, ratio, row_of, rows, still_rising, text
+from search.study.training_metrics import COLUMNS, metrics, ratio, row_of, rows, still_rising, text
 from tests.support.paths import SHARED
 from tests.support.studies import play, setup_of, store, study_of
 
@@ -32,7 +32,7 @@ def history(val_f: list[float], train_f: list[float] | None = None) -> list[dict
 
 
 def test_figures_of_a_history_counted_by_hand() -> None:
-    found = figures(history([0.1, 0.5, 0.4], [0.2, 0.6, 0.7]), dice_weight=1.5)
+    found = metrics(history([0.1, 0.5, 0.4], [0.2, 0.6, 0.7]), dice_weight=1.5)
     assert found == {
         "best_val_f": 0.5,
         "best_epoch": 2,
@@ -55,7 +55,7 @@ def test_figures_of_a_history_counted_by_hand() -> None:
 def test_figures_agree_with_the_table_that_was_made_by_hand(dice_weight: float) -> None:
     runs = {run["run"]: run for run in json.loads(SEED.read_text(encoding="utf-8"))}
     run = runs[RUNS[dice_weight]]
-    found = figures(history(run["val_f_score"], run["train_f_score"]), dice_weight=dice_weight)
+    found = metrics(history(run["val_f_score"], run["train_f_score"]), dice_weight=dice_weight)
     best, epoch, train, gap, final, lost, percent = BY_HAND[dice_weight]
     assert found["best_val_f"] == pytest.approx(best, abs=6e-5)
     assert found["best_epoch"] == epoch
@@ -68,7 +68,7 @@ def test_figures_agree_with_the_table_that_was_made_by_hand(dice_weight: float) 
 
 
 def test_one_epoch_has_no_instability() -> None:
-    found = figures(history([0.3]), dice_weight=1.0)
+    found = metrics(history([0.3]), dice_weight=1.0)
     assert found["instability"] is None
     assert found["still_rising"] is False
     assert json.loads(json.dumps(found)) == found
@@ -76,7 +76,7 @@ def test_one_epoch_has_no_instability() -> None:
 
 def test_an_empty_history_is_refused() -> None:
     with pytest.raises(ValueError, match="got an empty list"):
-        figures([], dice_weight=1.0)
+        metrics([], dice_weight=1.0)
 
 
 def test_a_score_that_climbs_to_the_end_is_still_rising() -> None:
@@ -102,14 +102,14 @@ def test_rows_put_complete_trials_first(tmp_path: Path) -> None:
     complete = [row["value"] for row in table if row["state"] == "COMPLETE"]
     assert complete == sorted(complete, reverse=True)
     assert len(rows(study, 3)) == 3
-    # no figures were kept: what the curve tells is there
+    # no metrics were kept: what the curve tells is there
     assert table[0]["best_val_f"] == table[0]["value"]
     assert table[0]["gap"] is None
     assert row_of(study.trials[0])["params"] == study.trials[0].params
 
 
 def test_cells_are_text() -> None:
-    row = figures(history([0.1, 0.5, 0.4], [0.2, 0.6, 0.7]), dice_weight=1.5)
+    row = metrics(history([0.1, 0.5, 0.4], [0.2, 0.6, 0.7]), dice_weight=1.5)
     assert [text(name, row[name]) for name in COLUMNS] == [
         *("0.5000", "2", "0.6000", "+0.1000", "0.4000", "0.1000", "20.0", "0.3536"),
         *("40:60", "3", "no"),

@@ -2,7 +2,7 @@
 
 Best F, best epoch, train F there, the gap, final F, degradation, instability, CE:Dice ratio,
 epochs trained, still rising or not. Figures come from a history (one row per epoch), the table
-from the figures kept as user attributes.
+from the metrics kept as user attributes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
-def figures(
+def metrics(
     history: Sequence[Mapping[str, Any]], *, ce_weight: float = 1.0, dice_weight: float
 ) -> dict[str, float | int | str | bool | None]:
-    """The table's figures of one training.
+    """The table's metrics of one training.
 
     history: rows with epoch, val_f and (where it was measured) train_f, scores in [0, 1].
     dice_weight: the mean level over training. Returns plain JSON values under the keys of
@@ -46,7 +46,7 @@ def figures(
     epochs). Raises ValueError for an empty history.
     """
     if not history:
-        raise ValueError("history: no epoch to make figures from, got an empty list")
+        raise ValueError("history: no epoch to make metrics from, got an empty list")
     val_f = [float(row["val_f"]) for row in history]
     best_row = max(range(len(val_f)), key=lambda row: (val_f[row], -row))
     best, final = val_f[best_row], val_f[-1]
@@ -101,7 +101,7 @@ def still_rising(val_f: Sequence[float]) -> bool:
 
 
 def row_of(trial: FrozenTrial) -> dict[str, Any]:
-    """One line of the comparison table: trial, state, value, the figures, the parameters.
+    """One line of the comparison table: trial, state, value, the metrics, the parameters.
 
     Figures that a trial does not have (it is running, or was made elsewhere) are None, but what
     its reported curve can tell is filled in.
@@ -170,7 +170,7 @@ def setting(value: object) -> str:
 
 
 def text(name: str, item: object) -> str:
-    """One cell as text; a dash for a figure that is not known.
+    """One cell as text; a dash for a metric that is not known.
 
     >>> text("gap", -0.0018), text("gap", None), text("still_rising", True)
     ('-0.0018', '-', 'yes')
