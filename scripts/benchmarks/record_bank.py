@@ -268,25 +268,15 @@ def collected(setup: Setup, rows: Sequence[FrozenTrial]) -> tuple[list[Recorded]
 
 
 def learning_rates(setup: Setup, row: FrozenTrial) -> list[float]:
-    """Of each epoch's last step, as the trainer computes them (`trainer.lr`)."""
+    """Of each epoch's last step, as the trainer computes them."""
     from search.study.setup import trial_config
-    from trainer.fit import schedule_ends
-    from trainer.lr import lr_at
     from trainer.presets import steps_per_epoch
+    from trainer.schedules import Schedules
 
     config = trial_config(row, setup)
-    training = config.training
     steps = steps_per_epoch(setup.data["train"], config.data.batch_size)
-    return [
-        lr_at(
-            epoch * steps - 1,
-            ends=schedule_ends(config, steps),
-            peak=training.learning_rate,
-            eta_min=training.scheduler_params.eta_min,
-            warmup_steps=round(training.warmup_epochs * steps),
-        )
-        for epoch in range(1, training.epochs + 1)
-    ]
+    schedules = Schedules(config, steps)
+    return [schedules.lr(epoch * steps - 1) for epoch in range(1, config.training.epochs + 1)]
 
 
 def in_words(curves: Sequence[Recorded]) -> str:

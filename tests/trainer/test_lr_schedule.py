@@ -7,12 +7,13 @@ from itertools import pairwise
 
 import pytest
 
-from trainer import lr
-from trainer.lr import cycle_ends, lr_at
+from trainer import lr_schedule
+from trainer.config import Config, with_values
+from trainer.lr_schedule import SCHEDULES, cycle_ends, lr_at
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(lr).failed == 0
+    assert doctest.testmod(lr_schedule).failed == 0
 
 
 @pytest.mark.parametrize("epochs", [7, 12, 20, 150])
@@ -55,3 +56,11 @@ def test_a_cycle_falls_without_a_bump() -> None:
 def test_no_cycle_is_no_cycle() -> None:
     with pytest.raises(ValueError, match="t_0_steps"):
         cycle_ends(10, t_0_steps=0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_is_a_value_of_the_config_and_falls_from_the_peak(schedule: str) -> None:
+    assert with_values(Config(), {"scheduler": schedule}).training.scheduler == schedule
+    rates = [lr_at(s, ends=[9], peak=1.0, eta_min=0.1, schedule=schedule) for s in range(9)]
+    assert max(rates) == rates[0] == 1.0
+    assert min(rates) >= 0.1
