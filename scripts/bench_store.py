@@ -72,18 +72,20 @@ def write(args: argparse.Namespace) -> dict[str, Any]:
 def _our_trial(args: argparse.Namespace, study: optuna.Study, result: dict[str, Any]) -> bool:
     """One trial as search.execution.trial_runner runs it; False where no place is left."""
     from search.execution.trial_runner import take_up
+    from search.study.names import BEAT_S, GRACE_S
     from storage import Heartbeat, LeasedStorage
+    from storage.optuna_internals import id_of_study
 
     storage = args.storage
     assert isinstance(storage, LeasedStorage)
     try:
-        token = storage.take_slot(study._study_id, args.total, f"writer:{os.getpid()}")
+        token = storage.take_slot(id_of_study(study), args.total, f"writer:{os.getpid()}")
         if token is None:
             return False
-        with Heartbeat(storage, token):
-            trial_id = storage.pop_waiting(study._study_id, token)
+        with Heartbeat(storage, token, BEAT_S, GRACE_S):
+            trial_id = storage.pop_waiting(id_of_study(study), token)
             if trial_id is None:
-                trial_id = storage.new_trial(study._study_id, token)
+                trial_id = storage.new_trial(id_of_study(study), token)
             trial = take_up(study, trial_id)
             result["numbers"].append(trial.number)
             trial.suggest_float("x", 0, 1)
@@ -134,6 +136,8 @@ def _kind(error: Exception) -> str:
 
 def read(args: argparse.Namespace) -> dict[str, Any]:
     """A dashboard, or somebody who exports, until standard input ends."""
+    from storage.optuna_internals import id_of_study, storage_of
+
     study = _study(args)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -148,7 +152,7 @@ def read(args: argparse.Namespace) -> dict[str, Any]:
                 study = _study(args)
                 _ = [trial for trial in study.get_trials(deepcopy=False) if trial.value is not None]
             else:
-                study._storage.get_all_trials(study._study_id, deepcopy=False)
+                storage_of(study).get_all_trials(id_of_study(study), deepcopy=False)
             result["reads"] += 1
         except Exception as error:
             result["errors"][_kind(error)] += 1

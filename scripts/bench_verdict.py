@@ -26,6 +26,8 @@ def timed(study: optuna.Study, epochs: int) -> dict[str, list[float]]:
     """Milliseconds of each report, and of each verdict of both pruners, over one trial."""
     import optuna
 
+    from storage.optuna_internals import id_of_trial, storage_of
+
     median_rule = optuna.pruners.MedianPruner()
     trial = study.ask()
     spent: dict[str, list[float]] = {"report": [], "ours": [], "median": []}
@@ -37,7 +39,7 @@ def timed(study: optuna.Study, epochs: int) -> dict[str, list[float]]:
         spent["report"].append(1000 * (time.perf_counter() - began))
         for name, rule in (("ours", study.pruner), ("median", median_rule)):
             began = time.perf_counter()
-            rule.prune(study, study._storage.get_trial(trial._trial_id))
+            rule.prune(study, storage_of(study).get_trial(id_of_trial(trial)))
             spent[name].append(1000 * (time.perf_counter() - began))
     return spent
 

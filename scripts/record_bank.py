@@ -141,9 +141,10 @@ def trained(args: argparse.Namespace, flags: Sequence[str], total: int) -> int:
 def rows_of(args: argparse.Namespace) -> list[FrozenTrial]:
     """The study's trials; none where there is no study yet."""
     from storage import open_storage
+    from storage.optuna_internals import id_of_study
 
     with closing(open_storage(args.storage)) as storage:
-        names = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        names = {study.study_name: id_of_study(study) for study in storage.get_all_studies()}
         return storage.get_all_trials(names[args.study]) if args.study in names else []
 
 

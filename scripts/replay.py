@@ -28,6 +28,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
 from search.study.attributes import CONTINUES
+from storage.optuna_internals import id_of_study, storage_of
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,9 +146,9 @@ class Replay:
             distributions={name: self._distributions[name] for name in curve.params},
             user_attrs=attributes,
         )
-        storage, study = self._study._storage, self._study
+        storage, study = storage_of(self._study), self._study
         # ask() would draw each parameter, which costs more than the whole replay of a trial
-        trial = optuna.Trial(study, storage.create_new_trial(study._study_id, row))
+        trial = optuna.Trial(study, storage.create_new_trial(id_of_study(study), row))
         for epoch in range(self._reached[index] + 1, self._epochs + 1):
             trial.report(curve.val_f[epoch - 1], step=epoch)
             self._reached[index] = epoch

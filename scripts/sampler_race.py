@@ -38,6 +38,7 @@ from search.study.names import SAMPLERS
 from search.study.search_space import distribution, drawn
 from search.study.setup import PRUNE_RISK
 from space import SPACE, Choice, Concrete, Int, concrete
+from storage.optuna_internals import id_of_study, storage_of
 from trainer.errors import UserError
 
 # what this project shows its samplers, and the rows of the store as they are
@@ -209,7 +210,7 @@ def play_surrogate(world: Surrogate, prior: Prior, arm: Arm, *, total: int, seed
 def go_on(study: optuna.Study, parked: FrozenTrial, curve: list[float]) -> None:
     """Revive a parked trial: a new row with the rest of its curve."""
     # not by ask(): the sampler has no say in it
-    row_id = study._storage.create_new_trial(study._study_id, continued(parked))
+    row_id = storage_of(study).create_new_trial(id_of_study(study), continued(parked))
     train(study, optuna.Trial(study, row_id), curve, max(parked.intermediate_values))
 
 

@@ -29,7 +29,20 @@ from search.importing.configs import Settings, settings_of
 from search.importing.hand_tables import Run
 from search.importing.run_files import read_runs
 from search.study import training_metrics
-from search.study.attributes import CONFIG, CONTENT, CONTINUED, IMPORTED, RUN, SERIES, SETUP
+from search.study.attributes import (
+    CONFIG,
+    CONTENT,
+    CONTINUED,
+    EXPERIMENT,
+    IGNORED,
+    IMPORTED,
+    NOTE,
+    RUN,
+    SEED,
+    SERIES,
+    SETUP,
+    SOURCE,
+)
 from search.study.identity import refuse_direction, refuse_foreign
 from search.study.lookup import named_study
 from search.study.search_space import is_number, short
@@ -40,9 +53,6 @@ from trainer.config import is_integer, key_path, leaf_keys
 from trainer.errors import UserError
 
 METRIC = "as reported by the imported runs; not comparable with f_score here"
-# attributes of a trial, beside those that `search.results` reads: what was written in its config
-# without an effect, the file it came from, its labels
-IGNORED, SOURCE, EXPERIMENT = "ignored", "source", "experiment"
 # how a run was computed or ended, not what was tried
 _NO_PARAMS = ("experiment.", "runtime.", "data.root", "training.early_stopping_patience")
 _LOG = {
@@ -270,8 +280,8 @@ def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[st
         SERIES: {name: list(values) for name, values in run.series.items()},
         IGNORED: settings.ignored,
         EXPERIMENT: {key: text for key, text in labels.items() if text},
-        "note": run.note,
-        "seed": _seed(run, settings),
+        NOTE: run.note,
+        SEED: _seed(run, settings),
         **_metrics(run, settings.config),
     }
     if oldconfig.continues(settings, run.val_f):

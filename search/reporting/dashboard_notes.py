@@ -24,6 +24,7 @@ from search.study.shared_state import total_of
 from search.study.trial_notes import put_note
 from search.study.wording import code, escaped
 from storage import StorageError
+from storage.optuna_internals import storage_of
 
 # figures of the report that the study's page shows
 SHOWN = ("confirm", "dice", "importances", "restarts")
@@ -120,7 +121,7 @@ class Board:
 
     def _deleted(self) -> bool:
         """Whether the study, or its store, is gone, of which the supervisor speaks."""
-        name, storage = self._study.study_name, self._study._storage
+        name, storage = self._study.study_name, storage_of(self._study)
         try:
             return name not in {study.study_name for study in storage.get_all_studies()}
         except StorageError:

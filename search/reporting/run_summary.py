@@ -14,6 +14,7 @@ from rich.table import Table
 
 from search.results.statistics.importances import importances
 from search.study import lineages, training_metrics
+from search.study.attributes import F_SCORE_FULL
 from search.study.lineages import revivals
 from search.study.names import RUNS, STORAGE
 from search.study.setup import Setup
@@ -89,7 +90,7 @@ def summary(
         tell(console, f"importance among complete trials: {text}")
     best = lineages.best(study)
     if best is not None:
-        full = best.user_attrs.get("f_score_full")
+        full = best.user_attrs.get(F_SCORE_FULL)
         tell(
             console,
             f"best: trial {best.number}, f_score {lineages.value(best):.4f} (one seed, per image on"

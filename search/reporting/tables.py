@@ -12,7 +12,7 @@ from search.reporting.document import Flag, Table
 from search.results.statistics.evidence import fall_after, wait_of
 from search.results.trials import Outcome, Results
 from search.study import lineages, requests, training_metrics
-from search.study.attributes import ENQUEUED, FIRST
+from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, FIRST, NOTE, PREDICTION, STOPPED
 from search.study.search_space import format_value
 from search.study.wording import params_text
 
@@ -29,12 +29,12 @@ _FLAGGED = ("still_rising",)
 
 def state_of(one: Outcome) -> str:
     """How a trial stands, in a word or two."""
-    if one.state == TrialState.FAIL and one.attrs.get("cancelled"):
+    if one.state == TrialState.FAIL and one.attrs.get(CANCELLED):
         return "cancelled"
     if one.state == TrialState.PRUNED:
         if lineages.diverged(one.row):
             return "pruned: diverged"
-        if one.attrs.get("stopped"):
+        if one.attrs.get(STOPPED):
             return "pruned: stopped by hand"
     return _STATES[one.state]
 
@@ -113,16 +113,16 @@ def queue(results: Results) -> Table | None:
 
 
 def _was_asked(one: Outcome) -> bool:
-    marks = (ENQUEUED, FIRST, "note", "expect", "prediction")
+    marks = (ENQUEUED, FIRST, NOTE, EXPECT, PREDICTION)
     ended = one.state in (TrialState.COMPLETE, TrialState.PRUNED)
     return not ended or any(mark in one.attrs for mark in marks)
 
 
 def _forecast(one: Outcome) -> tuple[str, str]:
     """What was expected of a trial, and whether that held."""
-    expected = one.attrs.get("expect")
+    expected = one.attrs.get(EXPECT)
     if expected is None:
-        told = one.attrs.get("prediction")
+        told = one.attrs.get(PREDICTION)
         return ("-", "-") if told is None else (str(told), "not comparable")
     low, high = (format_value(end) for end in expected)
     return f"{low} to {high}", held(one)
@@ -130,7 +130,7 @@ def _forecast(one: Outcome) -> tuple[str, str]:
 
 def held(one: Outcome) -> str:
     """Whether a trial's forecast held; "open" until it has been trained to its end."""
-    low, high = one.attrs["expect"]
+    low, high = one.attrs[EXPECT]
     complete = one.state == TrialState.COMPLETE
     kept = requests.forecast_held((low, high), one.value, complete=complete)
     if kept is None:

@@ -18,13 +18,24 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import lineages, training_metrics
-from search.study.attributes import CONFIG, CONFIGURATION, CONTENT, CONTINUED, IMPORTED, RUN, SERIES
+from search.study.attributes import (
+    CONFIG,
+    CONFIGURATION,
+    CONTENT,
+    CONTINUED,
+    IMPORTED,
+    NOTE,
+    RUN,
+    SEED,
+    SERIES,
+)
 from search.study.lookup import load_setup
 from search.study.names import is_imported, repeats_name
 from search.study.repeats import confirmed_scores
 from search.study.run_folders import newest_claims
 from search.study.search_space import is_number
 from search.study.setup import Setup, StudyError, base_values, config_for, flat
+from storage.optuna_internals import storage_of
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
 from trainer.notation import decimal
@@ -71,7 +82,7 @@ class Outcome:
     @property
     def note(self) -> str | None:
         """What was written beside an enqueued or first trial."""
-        return self.attrs.get("note")
+        return self.attrs.get(NOTE)
 
     @property
     def label(self) -> str:
@@ -80,7 +91,7 @@ class Outcome:
 
     @property
     def seed(self) -> int | None:
-        return self.attrs.get("seed")
+        return self.attrs.get(SEED)
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,7 @@ def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
     if name == study.study_name:
         return {}
     try:
-        other = optuna.Study(study_name=name, storage=study._storage)
+        other = optuna.Study(study_name=name, storage=storage_of(study))
         there = load_setup(other)
     except (KeyError, StudyError):
         return {}
@@ -238,7 +249,7 @@ def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | 
 
 def _config(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
     try:
-        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get("seed", 0)))
+        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get(SEED, 0)))
     except ConfigError:
         # a row of somebody else's making
         return {**base_values(setup), **_dotted(trial.params)}

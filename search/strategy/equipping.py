@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     pass
 from search.study.lookup import load_setup, named_study
 from search.study.setup import Setup
+from storage.optuna_internals import id_of_study, storage_of
 
 # studies of a store that a new one looks at, the latest ones
 _EARLIER = 12
@@ -41,9 +42,9 @@ def equip(study: optuna.Study, setup: Setup) -> None:
 
 def forecast_of_study(study: optuna.Study, setup: Setup) -> StudyForecast:
     """A fresh forecast of a study, which starts from the latest other ones of its store too."""
-    storage = study._storage
+    storage = storage_of(study)
     earlier = (
-        (past, storage.get_all_trials(other._study_id, deepcopy=False))
+        (past, storage.get_all_trials(id_of_study(other), deepcopy=False))
         for other in storage.get_all_studies()[: -_EARLIER - 1 : -1]
         if other.study_name != setup.name
         and is_search(other.study_name, other.user_attrs)

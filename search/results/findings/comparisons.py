@@ -13,6 +13,7 @@ from search.results.statistics.groups import differences as settings_apart
 from search.results.statistics.intervals import Pair, interval
 from search.results.statistics.verdicts import sentence
 from search.results.trials import Outcome
+from search.study.attributes import CANCELLED
 from search.study.lineages import diverged
 from search.study.wording import counted
 
@@ -64,7 +65,7 @@ def standing(seen: Evidence) -> list[str]:
 
 
 def _kind(outcome: Outcome) -> str:
-    if outcome.attrs.get("cancelled"):
+    if outcome.attrs.get(CANCELLED):
         return "cancelled"
     if outcome.state == TrialState.PRUNED and diverged(outcome.row):
         return "diverged"

@@ -22,6 +22,7 @@ from scipy import stats
 
 from search.results.statistics.groups import as_number
 from search.results.trials import Outcome
+from storage.optuna_internals import set_trial_id
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -162,7 +163,7 @@ def numbered(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Copies that the evaluator can tell apart: it does so by an id that only a store gives."""
     copies = [copy.copy(trial) for trial in trials]
     for number, trial in enumerate(copies):
-        trial._trial_id = number
+        set_trial_id(trial, number)
     return copies
 
 
