@@ -222,7 +222,9 @@ def _did_you_mean(name: str) -> str:
     # a name without its section is no nearer to one that is as short
     near += difflib.get_close_matches(name, known, n=1, cutoff=0.6) if "." in name else []
     near += [by_leaf[hit] for hit in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.5)]
-    return f"; did you mean {near[0]!r}?" if near else "; see README.md for the keys there are"
+    return (
+        f"; did you mean {near[0]!r}?" if near else "; see trainer/README.md for the keys there are"
+    )
 
 
 def _first_mistake(error: pydantic.ValidationError) -> str:
