@@ -10,7 +10,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.confirmation.plan import Task, enqueue, judged, missing, scores_by_slot
+from search.confirmation.looks import judged, scores_by_repeat
+from search.confirmation.plan import Task, enqueue, missing
 from search.confirmation.scores import score_images, show, unscored
 from search.execution.launchers.local import PrewarmedWorker
 from search.execution.live_view import View
@@ -141,17 +142,19 @@ class Repeating:
     def conclude(self, commands: Mapping[str, str]) -> None:
         """Print tables, the sentence, why it ended, and the commands that come next."""
         now = self.plan_state()
-        slots = {label: scores_by_slot(self.study, label) for label in self.task.labels}
+        by_repeat = {label: scores_by_repeat(self.study, label) for label in self.task.labels}
         scores: Mapping[str, Sequence[float]] = now.scores
         said = f"{sentence(scores, now.pairs)}."
         if not now.look:
-            scores = {label: [it for it in own if it is not None] for label, own in slots.items()}
+            scores = {
+                label: [it for it in own if it is not None] for label, own in by_repeat.items()
+            }
             said = "Not judged yet: the first look has not been reached."
         if any(scores.values()):
             searched = {one.label: one.value for one in self.task.configurations}
             show(self.view.console, self.study, self.runs, scores, searched, said, now.looks)
             self._list()
-        for line in self._remarks(now, slots, commands["confirm"]):
+        for line in self._remarks(now, by_repeat, commands["confirm"]):
             self.view.say(line)
         self.view.console.print()
         for what in ("watch", "report", "export"):
@@ -175,7 +178,7 @@ class Repeating:
                 self.view.say(f"  {one.label}: {params_text(one.params)}")
 
     def _remarks(
-        self, now: PlanState, slots: Mapping[str, Sequence[float | None]], again: str
+        self, now: PlanState, by_repeat: Mapping[str, Sequence[float | None]], again: str
     ) -> list[str]:
         """Why the run ended, and what else a reader of the table should know."""
         rows = [
@@ -186,9 +189,9 @@ class Repeating:
         lines = []
         if strange := sum(diverged(row) for row in rows):
             lines.append(f"{counted(strange, 'training')} diverged; what was reached before counts")
-        if nothing := sum(score is None for own in slots.values() for score in own):
+        if nothing := sum(score is None for own in by_repeat.values() for score in own):
             lines.append(f"{counted(nothing, 'training')} failed or stopped: so many seeds fewer")
-        if any(len(own) > self.args.seeds for own in slots.values()):
+        if any(len(own) > self.args.seeds for own in by_repeat.values()):
             lines.append(f"--seeds {self.args.seeds}: there are more; these stand in the report")
         waiting = sum(row.state in _OPEN for row in rows)
         if self.ended:

@@ -27,7 +27,7 @@ TIMEOUT_S = 30.0
 MOST_WAITING = 100
 
 
-class Notifier:
+class EventCommand:
     """Runs the command for each event, one at a time, in the order told.
 
     command: for `sh -c`; None: nobody is told. told: lines for the person. Used through `with`: at
@@ -46,7 +46,7 @@ class Notifier:
         self._child: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._run, name="on-event", daemon=True)
 
-    def __enter__(self) -> Notifier:
+    def __enter__(self) -> EventCommand:
         if self._command is not None:
             self._thread.start()
         return self
@@ -72,7 +72,7 @@ class Notifier:
                 left = self._events.qsize()
                 self.told.append(f"--on-event: the command took too long; {left} events are left")
 
-    def tell(self, event: str, **values: Any) -> None:
+    def send(self, event: str, **values: Any) -> None:
         """Hand an event over; returns at once."""
         if self._command is None:
             return
@@ -82,10 +82,10 @@ class Notifier:
         except queue.Full:
             self.told.append(f"--on-event: {MOST_WAITING} events wait already; one was left out")
 
-    def tell_all(self, news: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Hand over what `News` has found."""
-        for event, values in news:
-            self.tell(event, **values)
+    def send_all(self, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Hand over what `EventDetector` has found."""
+        for event, values in events:
+            self.send(event, **values)
 
     def _run(self) -> None:
         while (record := self._events.get()) is not None and not self._closing.is_set():
@@ -128,7 +128,7 @@ def _end_group(child: subprocess.Popen[str] | None) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-class News:
+class EventDetector:
     """What has happened since the last look: new best trials, and trials that failed."""
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:

@@ -16,8 +16,8 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial
 
-from search.execution.event_command import News, Notifier, described
-from search.execution.launchers.capacity import Place, workers_per_device
+from search.execution.event_command import EventCommand, EventDetector, described
+from search.execution.launchers.capacity import Device, workers_per_device
 from search.execution.launchers.local import (
     LocalLauncher,
     PrewarmedWorker,
@@ -134,27 +134,27 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
         "storage": redact(run.args.storage),
         "trials": run.args.trials,
     }
-    news = News(run.snapshot().trials)
-    with _telling(run, Notifier(run.args.on_event, common)) as notifier:
+    detector = EventDetector(run.snapshot().trials)
+    with _event_command(run, EventCommand(run.args.on_event, common)) as events:
         try:
             with (
                 SupervisorSignals(run.storage) as signals,
                 _crew(run, prewarmed) as launcher,
                 run.view,
             ):
-                reason = _watched(run, launcher, notifier, news, signals)
+                reason = _watched(run, launcher, events, detector, signals)
         except (UserError, StorageError) as error:
-            notifier.tell("failed", trial=None, reason=str(error))
+            events.send("failed", trial=None, reason=str(error))
             raise
         except KeyError:
             if run.study.study_name in {it.study_name for it in run.storage.get_all_studies()}:
                 raise
             line = f'study "{run.study.study_name}" was deleted while it was running'
-            notifier.tell("failed", trial=None, reason=line)
+            events.send("failed", trial=None, reason=line)
             raise StudyError(line) from None
         snapshot = run.snapshot()
-        notifier.tell_all(news.since(snapshot.trials))
-        notifier.tell(
+        events.send_all(detector.since(snapshot.trials))
+        events.send(
             "finished",
             reason=reason,
             finished=snapshot.finished,
@@ -165,17 +165,19 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
 
 
 @contextlib.contextmanager
-def _telling(run: Run, notifier: Notifier) -> Iterator[Notifier]:
-    """The notifier at work; what it has left to say is said, however the run ends."""
+def _event_command(run: Run, events: EventCommand) -> Iterator[EventCommand]:
+    """The events at work; what it has left to say is said, however the run ends."""
     try:
-        with notifier:
-            yield notifier
+        with events:
+            yield events
     finally:
-        for line in notifier.told:
+        for line in events.told:
             run.view.say(line)
 
 
-def _watched(run: Run, launcher: Workers, notifier: Notifier, news: News, signals: Signals) -> str:
+def _watched(
+    run: Run, launcher: Workers, events: EventCommand, detector: EventDetector, signals: Signals
+) -> str:
     """Look after the launcher until the run is over; why it is over."""
     view = run.view
     lease = lease_of(run.storage, run.study.study_name)
@@ -197,11 +199,11 @@ def _watched(run: Run, launcher: Workers, notifier: Notifier, news: News, signal
                     name = f"trial {reaped.number}" if row is None else name_of(row, trials)
                     view.say(f"{name} lost its worker; it waits in the queue")
             snapshot = run.snapshot()
-            for lines in (launcher.told, notifier.told):
+            for lines in (launcher.told, events.told):
                 # others append meanwhile
                 while lines:
                     view.say(lines.pop(0))
-            notifier.tell_all(news.since(snapshot.trials))
+            events.send_all(detector.since(snapshot.trials))
             launcher.trained |= progress.owners(snapshot.trials, reaper.claims)
             view.update(snapshot)
             _estimate(run, snapshot, launcher)
@@ -255,7 +257,7 @@ def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Workers]:
             yield ray_crew
         return
     with _signals_as_interrupt():
-        plans = _slots(run, most)
+        plans = _worker_plans(run, most)
     with LocalLauncher(command, plans, logs, prewarmed) as launcher:
         run.view.say(
             f"{counted(len(plans), 'worker')} on {plans[0].device},"
@@ -264,7 +266,7 @@ def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Workers]:
         yield launcher
 
 
-def _slots(run: Run, most: int) -> list[WorkerPlan]:
+def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:
     """Where the workers of this run compute."""
     args, runtime, cores = run.args, run.setup.runtime, usable_cores()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -286,8 +288,8 @@ def _slots(run: Run, most: int) -> list[WorkerPlan]:
 def _measured_per_device(run: Run, device: str, cores: int) -> int:
     setup = run.setup
     config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
-    place = Place(device, cores, setup.runtime["threads"])
-    return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
+    target = Device(device, cores, setup.runtime["threads"])
+    return workers_per_device(config, target, pictures=setup.data["train"], say=run.view.say)
 
 
 class _Progress:

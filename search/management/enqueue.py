@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.study.attributes import ENQUEUED
+from search.study.requests import marked
 from search.study.search_space import Value, canonical, inside, is_number
 from search.study.setup import Setup, config_for
 from trainer.config import read_yaml, spelt, takes_text
@@ -181,15 +182,6 @@ def put_in_queue(
         and trial.user_attrs.get(mark) in wanted
         and trial.state != TrialState.FAIL
     ]
-
-
-def marked(study: optuna.Study, mark: str) -> dict[Any, FrozenTrial]:
-    """The study's trials by their attribute `mark`, the earliest of each."""
-    found: dict[Any, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False):
-        if mark in trial.user_attrs:
-            found.setdefault(trial.user_attrs[mark], trial)
-    return found
 
 
 def _settle(study: optuna.Study, mark: str) -> None:

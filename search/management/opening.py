@@ -17,7 +17,7 @@ from rich.table import Table
 import space
 from search.management.enqueue import Request, complete, enqueue, read_requests
 from search.management.first_trials import enqueue_first
-from search.management.transfer import adopt
+from search.management.transfer import transfer_trials
 from search.strategy.equipping import load_study
 from search.study import search_space
 from search.study.attributes import SETUP
@@ -163,7 +163,7 @@ def opened(
         tell(console, DEMO_WARNING)
     for warning in warnings:
         tell(console, f"note: {warning}")
-    lines = adopt(study, storage, args.old) if args.old else []
+    lines = transfer_trials(study, storage, args.old) if args.old else []
     if plan.requests:
         made = enqueue(study, setup, plan.requests, where=str(args.enqueue))
         lines.append(f"{args.enqueue}: {len(made)} of {len(plan.requests)} configurations enqueued")

@@ -31,7 +31,7 @@ _OWN_MARKS = ("continues", "copied_from", "first", "enqueued", "priority")
 _KEPT_SYSTEM_ATTRS = ("constraints:", "artifacts:")
 
 
-def adopt(study: optuna.Study, storage: LeasedStorage, old_name: str) -> list[str]:
+def transfer_trials(study: optuna.Study, storage: LeasedStorage, old_name: str) -> list[str]:
     """Take over what can be taken over; lines to print. Repeating it changes nothing.
 
     Raises StudyError for an unknown study, or the study itself.

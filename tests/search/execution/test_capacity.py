@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from search.execution.launchers import capacity
 from search.execution.launchers.capacity import (
-    Place,
+    Device,
     Reading,
     candidates,
     chosen,
@@ -36,7 +36,7 @@ from trainer.data.dataset import describe
 
 TINY = {"width": 0.1, "image_size": 16, "batch_size": 8, "runtime.device": "cpu"}
 BRIEF = (0.05, 0.1)
-ONE_CORE = Place("cpu", 1, threads=1)
+ONE_CORE = Device("cpu", 1, threads=1)
 # a network that a device with room for four pictures, or for none, can train
 HUNGRY = """
 import torch
@@ -109,11 +109,11 @@ def test_the_fewest_workers_within_5_percent_of_the_best_are_chosen() -> None:
 
 
 def test_a_cpu_is_filled_up_to_its_cores_and_a_gpu_up_to_8() -> None:
-    assert candidates(Place("cpu", 1)) == [1]
-    assert candidates(Place("cpu", 6)) == [1, 2, 4, 6]
-    assert candidates(Place("cuda:0", 2)) == [1, 2, 4, 8]
-    assert Place("cpu", 6).threads_of(4) == 1
-    assert Place("cpu", 6, threads=3).threads_of(4) == 3
+    assert candidates(Device("cpu", 1)) == [1]
+    assert candidates(Device("cpu", 6)) == [1, 2, 4, 6]
+    assert candidates(Device("cuda:0", 2)) == [1, 2, 4, 8]
+    assert Device("cpu", 6).threads_of(4) == 1
+    assert Device("cpu", 6, threads=3).threads_of(4) == 3
 
 
 # ----------------------------------------------------------------------------------- real probes
@@ -181,7 +181,7 @@ def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
 
 
 def test_two_trainings_side_by_side_are_measured_together() -> None:
-    reading = side_by_side(tiny(), Place("cpu", 2), 2, pictures=8, seconds=BRIEF)
+    reading = side_by_side(tiny(), Device("cpu", 2), 2, pictures=8, seconds=BRIEF)
     assert reading is not None
     assert reading.images_per_s > 0
     # PyTorch alone takes more than 50 MB

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import create_trial
 
 from search.management.opening import open_study, planned
-from search.management.transfer import adopt
+from search.management.transfer import transfer_trials
 from search.results.findings.every_finding import advice_command
 from search.results.trials import results_of
 from search.run import parser
@@ -130,7 +130,7 @@ def test_the_command_starts_the_search_that_the_advice_describes(
     assert isinstance(wider, Float)
     assert wider.high > 4.0
     new = open_study(storage, plan.setup)
-    assert adopt(new, storage, "faces") == [
+    assert transfer_trials(new, storage, "faces") == [
         "--from faces: 40 trials taken over with their values and curves"
     ]
 
