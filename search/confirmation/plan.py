@@ -7,13 +7,13 @@ run that was ended goes on as if it had not been.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,7 +21,8 @@ import optuna
 import space
 from search.confirmation.looks import repeat_key, repeats_of
 from search.management.enqueue import put_in_queue
-from search.management.opening import planned
+from search.management.options import StudyOptions
+from search.management.planning import planned
 from search.results.trials import Outcome, results_of
 from search.study.attributes import CONFIGURATION, REPEAT
 from search.study.identity import differences, some_of
@@ -44,6 +45,27 @@ from trainer.config import Config, compose, get, is_integer, is_numeric
 from trainer.data.dataset import DataSummary, describe
 from trainer.errors import ConfigError
 from trainer.model import model_of
+
+
+@dataclass(frozen=True)
+class ConfirmOptions:
+    """What a run of repeats is asked for.
+
+    study: search whose `top` best are repeated, None: the latest; with compare (`KEY=V,V`) a name
+    for the repeats. config, data, preset: as in `StudyOptions`. seeds: of each configuration at
+    most. budget: epochs of all together at most. margin: difference that counts as none, in
+    standard deviations between seeds.
+    """
+
+    seeds: int
+    margin: float = 1.0
+    study: str | None = None
+    top: int | None = None
+    compare: str | None = None
+    config: Path | None = None
+    data: str | None = None
+    preset: str | None = None
+    budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,25 +135,25 @@ def best_of(
     )
 
 
-def compared(text: str, args: argparse.Namespace, name: str | None) -> Task:
+def compared(text: str, options: ConfirmOptions) -> Task:
     """The values of one key that `--compare` names, all else as search.run would resolve it.
 
-    args: of search.run. name: the study's, None: after data, preset, size and key. Raises
-    ConfigError for an unknown key and for values that cannot be compared.
+    Raises ConfigError for an unknown key and for values that cannot be compared.
     """
     key, values = _key_and_values(text)
-    plan = planned(args)
+    config, preset, data = options.config, options.preset, options.data
+    plan = planned(StudyOptions(config=config, preset=preset, data=data))
     composed = compose(
-        file=args.config,
-        preset=args.preset,
+        file=config,
+        preset=preset,
         default_preset=plan.preset,
-        flags={"data.root": args.data},
+        flags={"data.root": data},
         train_images=plan.summary.train,
         keep=[key],
     )
     try:
         searched = resolve(composed.config, table={key: _spec(values)})
-        name = repeats_name(name or f"{plan.setup.name}-{key}")
+        name = repeats_name(options.study or f"{plan.setup.name}-{key}")
         setup = _setup(name, searched, plan.summary, plan.setup)
         for value in values:
             _check(config_for(setup, {key: value}, seed=0), key, value)

@@ -1,4 +1,4 @@
-"""`--on-event CMD`: a command of the person's own, told what happens in a search.
+"""`--on-event CMD`: a command of the user's own that hears what happens in a search.
 
 The command runs in a shell and gets one JSON object on standard input. It runs beside the search:
 one that hangs is ended, one that fails is named in a line, and neither costs a trial.
@@ -7,6 +7,7 @@ one that hangs is ended, one that fails is named in a line, and neither costs a 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -22,22 +23,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.study import lineages
 
+LOG = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
 # events that wait for a slow command; more would come too late to be of use
 MOST_WAITING = 100
 
 
 class EventCommand:
-    """Runs the command for each event, one at a time, in the order told.
+    """Runs the command for each event, one at a time, in the order sent.
 
-    command: for `sh -c`; None: nobody is told. told: lines for the person. Used through `with`: at
-    the end the events that wait are still delivered, within timeout_s in all.
+    command: for `sh -c`; None: nothing is run. Used through `with`: at the end the events that wait
+    are still delivered, within timeout_s in all.
     """
 
     def __init__(
         self, command: str | None, common: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        self.told: list[str] = []
         self._command = command
         self._common = dict(common)
         self._timeout_s = timeout_s
@@ -70,7 +71,7 @@ class EventCommand:
                 _end_group(self._child)
                 self._thread.join(1.0)
                 left = self._events.qsize()
-                self.told.append(f"--on-event: the command took too long; {left} events are left")
+                LOG.info(f"--on-event: the command took too long; {left} events are left")
 
     def send(self, event: str, **values: Any) -> None:
         """Hand an event over; returns at once."""
@@ -80,7 +81,7 @@ class EventCommand:
         try:
             self._events.put_nowait(record)
         except queue.Full:
-            self.told.append(f"--on-event: {MOST_WAITING} events wait already; one was left out")
+            LOG.info(f"--on-event: {MOST_WAITING} events wait already; one was left out")
 
     def send_all(self, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Hand over what `EventDetector` has found."""
@@ -94,7 +95,7 @@ class EventCommand:
             except OSError as error:
                 trouble = f"could not be started: {error.strerror}"
             if trouble is not None:
-                self.told.append(f"--on-event: the command {trouble} (event {record['event']})")
+                LOG.info(f"--on-event: the command {trouble} (event {record['event']})")
 
     def _deliver(self, text: str) -> str | None:
         """Run the command once; what went wrong, or None."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 import contextlib
 import errno
+import logging
 import traceback
 from typing import cast
 
@@ -27,7 +28,7 @@ from optuna.trial import TrialState
 
 from search.execution.objective import run_trial, suggest
 from search.execution.trial_end import finish, write_config
-from search.execution.worker_context import WorkerContext, load_data, say
+from search.execution.worker_context import WorkerContext, load_data
 from search.strategy.equipping import equip
 from search.strategy.revival import continued
 from search.study.attributes import DIVERGED
@@ -43,6 +44,8 @@ from trainer.config import (
 from trainer.errors import Diverged
 from trainer.fit import FitResult, Progress
 from trainer.runtime import choose_runtime
+
+LOG = logging.getLogger(__name__)
 
 
 def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
@@ -118,7 +121,9 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
                 if _is_machines(error):
                     raise
                 if isinstance(error, KeyError) and _is_deleted(context, trial_id):
-                    say(f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped")
+                    LOG.info(
+                        f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped"
+                    )
                     context.storage.release(token)
                     return
                 _failed(context, trial_id, token, error)
@@ -190,12 +195,12 @@ def _failed(context: WorkerContext, trial_id: int, token: int, error: Exception)
     line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if times == 1:
         context.storage.requeue(trial_id, token)
-        say(f"trial {row.number}: {line}; it is tried once more")
+        LOG.info(f"trial {row.number}: {line}; it is tried once more", extra={"trial": row.number})
         return
     context.storage.set_trial_user_attr(trial_id, "reason", line)
     context.storage.set_trial_state_values(trial_id, TrialState.FAIL)
     context.storage.release(token)
-    say(f"trial {row.number}: FAIL, {line}")
+    LOG.info(f"trial {row.number}: FAIL, {line}", extra={"trial": row.number})
     _check_failures(context, line)
 
 
@@ -245,7 +250,10 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     state = TrialState.COMPLETE
     try:
         if start is not None:
-            say(f"trial {trial.number} goes on from epoch {start.epoch}")
+            LOG.info(
+                f"trial {trial.number} goes on from epoch {start.epoch}",
+                extra={"trial": trial.number},
+            )
             _report_missing(trial, start, reported, config.training.epochs)
         while result is None:
             try:

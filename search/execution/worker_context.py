@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from search.study.shared_state import drain_mark
 from storage import LeasedStorage
 from trainer.data.dataset import FaceData, load_faces
 from trainer.errors import DataError
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,7 +54,7 @@ class WorkerContext:
         self.signals.busy = self.storage.at_work
         self.setup = load_setup(self.study)
         refuse_direction(self.study)
-        self.revivals = Revivals(self.study, self.runs, say)
+        self.revivals = Revivals(self.study, self.runs, LOG.info)
         self._drain_mark = drain_mark(self.study)
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         self.failed_before = frozenset(trial.number for trial in failed)
@@ -89,7 +92,3 @@ def load_data(context: WorkerContext) -> FaceData:
         )
     context.data = faces
     return faces
-
-
-def say(line: str) -> None:
-    print(line, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from trainer.errors import UserError
 from trainer.files import atomic_write_text
 from trainer.probe import OUT_OF_MEMORY, READY
 
+LOG = logging.getLogger(__name__)
 ON_A_GPU = (1, 2, 4, 8)
 # a sum that grows by less is not worth twice the processes
 GROWTH = 1.05
@@ -126,12 +128,11 @@ def workers_per_device(
     device: Device,
     *,
     pictures: int,
-    say: Callable[[str], None],
     seconds: tuple[float, float] = (2.0, 4.0),
 ) -> int:
     """How many trainings of `config` side by side are fastest on one device.
 
-    pictures: of the train part, which lies in a GPU's memory. say: gets a line on what was found.
+    pictures: of the train part, which lies in a GPU's memory.
     seconds: warm-up and measuring of each step. Remembered in the cache folder by device, versions
     and what decides on speed and memory. Raises UserError if the config cannot be trained.
     """
@@ -141,7 +142,7 @@ def workers_per_device(
     sums = _remembered(file)
     remembered = sums is not None
     if sums is None:
-        say(f"measuring how many workers {device.hardware} carries: about a minute, once")
+        LOG.info(f"measuring how many workers {device.hardware} carries: about a minute, once")
         sums = climb(
             candidates(device),
             lambda workers: side_by_side(
@@ -149,7 +150,7 @@ def workers_per_device(
             ),
         )
         atomic_write_text(file, json.dumps({"key": key, "images_per_s": sums}, indent=1))
-    say(result_line(sums, remembered=remembered))
+    LOG.info(result_line(sums, remembered=remembered))
     return chosen(sums)
 
 
