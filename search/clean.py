@@ -52,7 +52,7 @@ def _main(args: argparse.Namespace) -> int:
         unnamed_artifacts,
         useless_of_study,
     )
-    from search.strategy.equipping import load_study
+    from search.strategy.loading import load_study
     from search.study.run_folders import existing
     from storage import open_storage
 

@@ -49,7 +49,7 @@ def _main(options: argparse.Namespace) -> int:
     from search.execution.stop_requests import WorkerSignals
     from search.execution.worker_context import WorkerContext
     from search.execution.worker_loop import work
-    from search.strategy.equipping import load_study
+    from search.strategy.loading import load_study
     from search.study.shared_state import lease_of
     from storage import open_storage
 

@@ -22,6 +22,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import lineages
+from search.study.attributes import CANCELLED, F_SCORE_FULL, REASON
 
 LOG = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
@@ -141,7 +142,7 @@ class EventDetector:
         for trial in _failures(trials):
             if trial.number not in self._failed:
                 self._failed.add(trial.number)
-                yield "failed", {"trial": trial.number, "reason": trial.user_attrs.get("reason")}
+                yield "failed", {"trial": trial.number, "reason": trial.user_attrs.get(REASON)}
         best = _best_value(trials)
         if best is not None and (self._best is None or best > self._best):
             yield "new_best", {**described(lineages.best_of(trials)), "before": self._best}
@@ -155,7 +156,7 @@ def described(trial: FrozenTrial | None) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "value": lineages.value(trial),
-        "f_score_full": trial.user_attrs.get("f_score_full"),
+        F_SCORE_FULL: trial.user_attrs.get(F_SCORE_FULL),
         "params": dict(trial.params),
     }
 
@@ -169,5 +170,5 @@ def _failures(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [
         trial
         for trial in trials
-        if trial.state == TrialState.FAIL and not trial.user_attrs.get("cancelled")
+        if trial.state == TrialState.FAIL and not trial.user_attrs.get(CANCELLED)
     ]

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from search.strategy.revival import Revivals
 from search.study import lineages
-from search.study.attributes import CONTINUES, COPIED_FROM
+from search.study.attributes import CONTINUES, COPIED_FROM, STOPPED
 from search.study.checkpoints import newest_checkpoint
 from search.study.lookup import load_setup
 from search.study.run_folders import token_folders, token_folders_of, trial_folder
@@ -21,6 +21,7 @@ from search.study.run_records import ARTIFACTS
 from search.study.setup import Setup, trial_config
 from search.study.shared_state import total_of
 from storage import LeasedStorage
+from storage.optuna_internals import id_of_study
 from trainer.errors import ConfigError, UserError
 
 KEPT_BEST = 5
@@ -98,7 +99,7 @@ def kept_files(storage: LeasedStorage, study: optuna.Study, revivals: Revivals) 
     rows = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     # after the rows: whoever claims a trial later finds it as it is now
     claims = {
-        c.number: c.token for c in storage.live_claims(study._study_id) if c.number is not None
+        c.number: c.token for c in storage.live_claims(id_of_study(study)) if c.number is not None
     }
     living: set[int] = set()
     for trial in rows.values():
@@ -142,7 +143,7 @@ def useless_of(
         return
     kept: list[Path] = []
     what = f"checkpoints of {'failed' if state == 'FAIL' else state.lower()} trials"
-    hopeless = lineages.diverged(row) or bool(row.user_attrs.get("stopped"))
+    hopeless = lineages.diverged(row) or bool(row.user_attrs.get(STOPPED))
     gone = kept_files.reached and (parked or hopeless)
     heir = kept_files.heirs.get(number)
     if heir is not None and _is_heir(kept_files.rows[heir], tokens):
@@ -192,7 +193,9 @@ def unnamed_artifacts(storage: LeasedStorage, runs: Path, *, remove: bool) -> It
     named = set()
     for study in storage.get_all_studies():
         attrs = [study.system_attrs]
-        attrs += [t.system_attrs for t in storage.get_all_trials(study._study_id, deepcopy=False)]
+        attrs += [
+            t.system_attrs for t in storage.get_all_trials(id_of_study(study), deepcopy=False)
+        ]
         for key in (key for some in attrs for key in some):
             if found := _ARTIFACT.search(key):
                 named.add(found.group())

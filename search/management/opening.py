@@ -17,7 +17,7 @@ from search.management.first_trials import enqueue_first
 from search.management.options import StudyOptions
 from search.management.planning import Plan
 from search.management.transfer import transfer_trials
-from search.strategy.equipping import equip, load_study
+from search.strategy.loading import set_sampler_and_pruner, load_study
 from search.study import search_space
 from search.study.attributes import SETUP
 from search.study.checkpoints import written_by
@@ -173,7 +173,7 @@ def open_study(
     study = optuna.create_study(
         study_name=setup.name, storage=storage, direction="maximize", load_if_exists=True
     )
-    equip(study, setup)
+    set_sampler_and_pruner(study, setup)
     study.set_user_attr(SETUP, setup.to_json())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -11,6 +11,7 @@ from search.study.run_records import Found
 from search.study.setup import StudyError
 from search.study.shared_state import set_total
 from storage import LeasedStorage
+from storage.optuna_internals import id_of_study
 
 
 def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
@@ -23,7 +24,7 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
         study.add_trial(row)
         if len(study.get_trials(deepcopy=False)) != number + 1:
             raise StudyError("the store was away and holds a trial twice: repeat this command")
-    _pass_over(storage, study._study_id, found.token)
+    _pass_over(storage, id_of_study(study), found.token)
     if found.total is not None:
         set_total(study, found.total)
     if found.judged is not None:

@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.study import lineages
+from search.study.attributes import RUNTIME, SEED
 from search.study.lookup import load_setup
 from search.study.run_records import search_record
 from search.study.setup import StudyError, config_for
@@ -33,7 +34,7 @@ def chosen_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
             )
         first = lineages.rows_of(trials, by_number[number])[0].number
         trial = next(one for one in lineages.merged(trials) if one.number == first)
-    if "seed" not in trial.user_attrs:
+    if SEED not in trial.user_attrs:
         # also one that was set COMPLETE in the dashboard
         raise StudyError(
             f"study {study.study_name}: trial {trial.number} is {trial.state.name} and has never"
@@ -57,7 +58,7 @@ def config_and_record(
     config = config_for(
         setup,
         trial.params,
-        seed=trial.user_attrs["seed"],
-        runtime=trial.user_attrs.get("runtime"),
+        seed=trial.user_attrs[SEED],
+        runtime=trial.user_attrs.get(RUNTIME),
     )
     return config, search_record(setup, trial) | {"epochs": setup.epochs, "command": command}

@@ -27,6 +27,7 @@ from search.web.guard import ARTIFACTS, Guard
 from search.web.password import HOST, PASSWORD, PORT, password_of
 from search.web.path_prefix import Rebased, checked
 from storage import LeasedStorage, StorageError, open_storage
+from storage.optuna_internals import id_of_study
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def serve(options: ServerOptions) -> None:
     storage = open_storage(options.storage, create=False, read_only=options.read_only)
     for study in storage.get_all_studies():
         try:
-            storage.check_numbers(study._study_id)
+            storage.check_numbers(id_of_study(study))
         except StorageError as error:
             # the others can be looked at
             print(f"warning: one of them is not shown: {error}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from search.execution import objective
 from search.execution.trial_runner import FAILURES_IN_A_ROW
 from search.execution.worker_loop import work
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.checkpoints import newest_checkpoint
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder

@@ -25,7 +25,7 @@ from search.dashboard import main
 from search.execution.worker_loop import work
 from search.reporting.dashboard_notes import publish
 from search.reporting.run_summary import command
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.web.guard import MOST_FAILURES
 from search.web.password import PASSWORD
 from tests.support.browser import browse

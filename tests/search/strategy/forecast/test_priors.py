@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.strategy.equipping import forecast_of_study
+from search.strategy.loading import forecast_of_study
 from search.strategy.forecast.curve_banks import read_bank
 from search.strategy.forecast.features import FEATURES, from_log
 from search.strategy.forecast.priors import BANKS, features_of, make_study_forecast
