@@ -215,8 +215,8 @@ def requests(rows: Sequence[FrozenTrial], seeds: int) -> list[Request]:
 
 def collect(args: argparse.Namespace) -> int:
     """Write what the study holds; the exit code. Raises StudyError, UserError."""
-    from search.strategy.loading import load_study
     from search.strategy.forecast.curve_banks import write_bank
+    from search.strategy.loading import load_study
     from search.study.lookup import load_setup
     from storage import open_storage
 

@@ -30,7 +30,6 @@ from search.execution.objective import run_trial, suggest
 from search.execution.trial_end import finish, write_config
 from search.execution.worker_context import WorkerContext, load_data
 from search.strategy.loading import set_sampler_and_pruner
-from search.strategy.revival import continued
 from search.study.attributes import (
     CANCELLED,
     COPIED_FROM,
@@ -101,12 +100,12 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Revival:
-    """A trial without a place of the budget. parent: to go on from; None: one that waits.
+    """A trial without a place of the budget. row: the new one that goes on; None: one that waits.
 
     known: how many rows of the study went on from another one when that was decided.
     """
 
-    parent: FrozenTrial | None
+    row: FrozenTrial | None
     known: int
 
 
@@ -167,10 +166,9 @@ def _begun(context: WorkerContext, token: int, revival: Revival | None) -> int |
         if trial_id is None and context.setup.draws:
             return context.storage.new_trial(context.study_id, token)
         return trial_id
-    if revival.parent is None:
+    if revival.row is None:
         return context.storage.pop_waiting(context.study_id, token, revivals=True)
-    row = continued(revival.parent)
-    return context.storage.revive(context.study_id, token, row, revival.known)
+    return context.storage.revive(context.study_id, token, revival.row, revival.known)
 
 
 def _keep_verdict(context: WorkerContext, trial_id: int, token: int) -> None:

@@ -17,7 +17,7 @@ from search.management.first_trials import enqueue_first
 from search.management.options import StudyOptions
 from search.management.planning import Plan
 from search.management.transfer import transfer_trials
-from search.strategy.loading import set_sampler_and_pruner, load_study
+from search.strategy.loading import load_study, set_sampler_and_pruner
 from search.study import search_space
 from search.study.attributes import SETUP
 from search.study.checkpoints import written_by

@@ -54,9 +54,14 @@ def test_a_log_in_text_is_appended_to_and_ends_with_what_ended_the_command(tmp_p
     shown: list[str] = []
     file = tmp_path / "log"
     file.write_text("of yesterday\n")
-    with pytest.raises(UserError), messages(shown.append, log=str(file), worker="host:17"):
-        LOG.info("trial 3: a\nb", extra={"trial": 3})
-        raise UserError("the disk is full")
+
+    def ended() -> None:
+        with messages(shown.append, log=str(file), worker="host:17"):
+            LOG.info("trial 3: a\nb", extra={"trial": 3})
+            raise UserError("the disk is full")
+
+    with pytest.raises(UserError):
+        ended()
     lines = file.read_text().splitlines()
     assert lines[0] == "of yesterday"
     assert lines[1].endswith(" INFO trial=3 worker=host:17: trial 3: a b")

@@ -22,7 +22,9 @@ def events(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_every_event_reaches_the_command_in_order_as_one_json_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_event_reaches_the_command_in_order_as_one_json_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     heard = tmp_path / "heard"
     with EventCommand(f"cat >> '{heard}'", {"study": "faces", "trials": 3}) as command:
         command.send("new_best", trial=1, value=0.5)
@@ -34,7 +36,9 @@ def test_every_event_reaches_the_command_in_order_as_one_json_line(tmp_path: Pat
     assert caplog.messages == []
 
 
-def test_a_command_that_fails_is_named_and_the_next_event_is_told_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_fails_is_named_and_the_next_event_is_told_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     heard = tmp_path / "heard"
     script = f"cat >> '{heard}'; echo one >&2; echo no such channel >&2; exit 3"
     with EventCommand(script, {}) as command:
@@ -47,7 +51,9 @@ def test_a_command_that_fails_is_named_and_the_next_event_is_told_all_the_same(t
     ]
 
 
-def test_a_command_that_does_not_exist_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_does_not_exist_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with EventCommand(str(tmp_path / "absent"), {}) as command:
         command.send("finished")
     (line,) = caplog.messages
@@ -55,7 +61,9 @@ def test_a_command_that_does_not_exist_is_named(tmp_path: Path, caplog: pytest.L
     assert "not found" in line
 
 
-def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     alive = tmp_path / "alive"
     # the shell starts another process, which is the one that hangs
     script = f"(while true; do touch '{alive}'; sleep 0.1; done) & wait"
@@ -72,7 +80,9 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, 
     assert not alive.exists()
 
 
-def test_telling_does_not_wait_for_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_telling_does_not_wait_for_the_command(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     told = tmp_path / "told"
     # ends once it was told, and would never end if telling waited for it
     script = f"while [ ! -e '{told}' ]; do sleep 0.05; done"
@@ -122,7 +132,9 @@ def test_news_are_told_once_and_what_was_there_before_is_none() -> None:
     assert list(detector.since(rows)) == []
 
 
-def test_a_command_that_still_hangs_at_the_end_does_not_outlive_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_still_hangs_at_the_end_does_not_outlive_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     alive = tmp_path / "alive"
     script = f"(while true; do touch '{alive}'; sleep 0.1; done) & wait"
     with EventCommand(script, {}, timeout_s=1.0) as command:
@@ -136,7 +148,9 @@ def test_a_command_that_still_hangs_at_the_end_does_not_outlive_the_run(tmp_path
     assert not alive.exists()
 
 
-def test_a_command_that_says_something_that_is_no_text_is_heard_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_says_something_that_is_no_text_is_heard_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with EventCommand(r"printf 'so \377\n' >&2; exit 1", {}) as command:
         command.send("new_best")
         command.send("finished")

@@ -114,7 +114,9 @@ def test_a_worker_is_told_where_to_compute_and_whom_to_outlive(tmp_path: Path) -
     assert (tmp_path / "logs" / "1.log").read_text() == f"{flags} 1 1\n"
 
 
-def test_a_worker_started_ahead_becomes_the_first_of_the_crew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_started_ahead_becomes_the_first_of_the_crew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     plans = [WorkerPlan("cpu", 1)] * 2
     with PrewarmedWorker() as ahead, LocalLauncher(["--help"], plans, tmp_path, ahead) as launcher:
         assert owner_name(ahead._process.pid) in launcher.owners
@@ -184,7 +186,9 @@ def test_a_worker_that_trains_in_between_may_die_as_often_as_it_likes(tmp_path: 
             wait_until(look, "the end of the run")
 
 
-def test_a_workers_complaint_is_passed_on_as_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_workers_complaint_is_passed_on_as_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     code = "print('trial 0: COMPLETE')\nprint('error: faces: gone')\nprint('bye')\nsys.exit(2)"
     with crew_that(code, tmp_path) as launcher:
         assert look_until_error(launcher) == "faces: gone"
@@ -198,7 +202,9 @@ def test_the_words_of_an_earlier_run_are_not_taken_for_the_last_ones(tmp_path: P
         assert look_until_error(launcher) == "no output"
 
 
-def test_a_killed_worker_is_started_again_and_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_killed_worker_is_started_again_and_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with crew_that("time.sleep(60)", tmp_path, workers=2) as launcher:
         before = launcher.owners
         victim = min(before)
@@ -213,14 +219,18 @@ def test_a_killed_worker_is_started_again_and_remembered(tmp_path: Path, caplog:
         assert before - launcher.owners == {victim}
 
 
-def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with crew_that("pass", tmp_path) as launcher:
         assert launcher.wait(20)
         assert not launcher.look(lambda: True)
         assert caplog.messages == []
 
 
-def test_a_worker_that_somebody_else_sent_away_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_somebody_else_sent_away_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with crew_that("pass", tmp_path) as launcher:
         assert launcher.wait(20)
         left = launcher.owners

@@ -13,10 +13,10 @@ from search.execution import objective
 from search.execution.worker_loop import work
 from search.management.opening import open_study
 from search.results.exported_trial import exported
-from search.strategy.loading import load_study
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.loading import load_study
 from search.strategy.revival import SHARE, Revivals, allowance, choose, continued, parked
 from search.study.lineages import best, merged, rows_of
 from search.study.lookup import load_setup
