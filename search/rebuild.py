@@ -15,7 +15,7 @@ from trainer.streams import command_line
 if TYPE_CHECKING:
     import optuna
 
-    from search.study.run_records import Found
+    from search.study.run_records import RecordedStudy
 
 EXAMPLES = """\
 examples:
@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     from search.management.recovery import rebuilt
     from search.study.run_folders import existing
-    from search.study.run_records import found_in
+    from search.study.run_records import recorded_studies
     from search.study.setup import StudyError
     from storage import open_storage
     from trainer.errors import UserError
 
     runs = existing(args.runs)
     # all is read before the store is touched
-    found, unreadable = found_in(runs, args.study)
+    found, unreadable = recorded_studies(runs, args.study)
     for line in unreadable:
         print(f"note: {line}", file=sys.stderr)
     if not found:
@@ -80,7 +80,7 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _report(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
+def _report(study: optuna.Study, found: RecordedStudy, args: argparse.Namespace) -> None:
     """What came back, and the way on."""
     from search.execution.options import RunOptions, worker_command
     from search.study import lineages
@@ -88,7 +88,7 @@ def _report(study: optuna.Study, found: Found, args: argparse.Namespace) -> None
     from search.study.wording import counted
     from storage import redact
 
-    for line in found.amiss:
+    for line in found.problems:
         print(f"note: {line}", file=sys.stderr)
     trials = study.get_trials(deepcopy=False)
     lost = [trial for trial in trials if LOST in trial.user_attrs]

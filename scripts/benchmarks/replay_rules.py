@@ -37,7 +37,7 @@ from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import THRESHOLDS, RestartAwarePruner, Thresholds, first_epoch
-from search.strategy.revival import choose
+from search.strategy.revival import trial_to_revive
 from search.study import lineages
 from search.study.attributes import CONTINUES
 from search.study.setup import PRUNE_RISK
@@ -68,7 +68,7 @@ def restart_aware(
 
     def revive(study: optuna.Study, total: int) -> int | None:
         rows = study.get_trials(deepcopy=False)
-        return choose(
+        return trial_to_revive(
             rows,
             study_forecast,
             epochs=setting.epochs,

@@ -31,7 +31,7 @@ from search.strategy.forecast.features import KNOTS, Array, ConfigurationFeature
 from search.strategy.forecast.model import Forecast, Prior, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import RestartAwarePruner
-from search.strategy.revival import choose, continued
+from search.strategy.revival import revival_row, trial_to_revive
 from search.strategy.samplers import LineageSampler, draw_seed
 from search.study import lineages
 from search.study.names import SAMPLERS
@@ -181,7 +181,7 @@ def play_surrogate(world: Surrogate, prior: Prior, arm: Arm, *, total: int, seed
     def revive() -> None:
         while True:
             rows = study.get_trials(deepcopy=False)
-            number = choose(
+            number = trial_to_revive(
                 rows, study_forecast, epochs=world.epochs, total=total, limit=None, risk=PRUNE_RISK
             )
             if number is None:
@@ -210,7 +210,7 @@ def play_surrogate(world: Surrogate, prior: Prior, arm: Arm, *, total: int, seed
 def go_on(study: optuna.Study, parked: FrozenTrial, curve: list[float]) -> None:
     """Revive a parked trial: a new row with the rest of its curve."""
     # not by ask(): the sampler has no say in it
-    row_id = storage_of(study).create_new_trial(id_of_study(study), continued(parked))
+    row_id = storage_of(study).create_new_trial(id_of_study(study), revival_row(parked))
     train(study, optuna.Trial(study, row_id), curve, max(parked.intermediate_values))
 
 

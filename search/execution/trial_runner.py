@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from trainer.config import Config, to_dict
 from trainer.errors import UserError
+from trainer.history import f_scores
 
 if TYPE_CHECKING:
     pass
@@ -366,10 +367,11 @@ def _report_missing(
     trial: optuna.Trial, start: ResumePoint, reported: set[int], epochs: int
 ) -> None:
     """Report epochs that are on disk and not in the store: the owner died in between."""
-    missing = [entry for entry in start.history if int(entry["epoch"]) not in reported]
-    for entry in missing:
-        trial.report(float(entry["val_f"]), step=int(entry["epoch"]))
-        reported.add(int(entry["epoch"]))
+    scores = f_scores(start.history)
+    missing = [epoch for epoch in scores if epoch not in reported]
+    for epoch in missing:
+        trial.report(scores[epoch], step=epoch)
+        reported.add(epoch)
     if missing and start.epoch < epochs and trial.should_prune():
         raise optuna.TrialPruned(f"after epoch {start.epoch}")
 

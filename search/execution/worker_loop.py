@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.trial_runner import Revival, one_trial, refresh
 from search.execution.worker_context import WorkerContext, load_data
-from search.strategy.revival import Revivals, continued
+from search.strategy.revival import Revivals, revival_row
 from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
 from search.study.setup import StudyError
@@ -83,4 +83,4 @@ def _revival(
     number = revivals.next(trials, context.setup, total)
     if number is None:
         return None
-    return Revival(continued(next(row for row in trials if row.number == number)), known)
+    return Revival(revival_row(next(row for row in trials if row.number == number)), known)

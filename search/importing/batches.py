@@ -51,6 +51,7 @@ from search.study.wording import params_text
 from storage.rdb import LeasedStorage
 from trainer.config import is_integer, key_path, leaf_keys
 from trainer.errors import UserError
+from trainer.history import F_SCORE, TRAIN_F_SCORE
 
 METRIC = "as reported by the imported runs; not comparable with f_score here"
 # how a run was computed or ended, not what was tried
@@ -196,7 +197,7 @@ def _rows(batch: Batch, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial
                     CONTENT: batch.marks[place],
                     SOURCE: batch.path.name,
                 },
-                intermediate_values=dict(enumerate(run.val_f, 1)),
+                intermediate_values=dict(enumerate(run.f_scores, 1)),
             )
         )
     return rows, len(batch.runs) - len(new)
@@ -234,7 +235,7 @@ def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
 def _mark(run: Run, settings: Settings) -> str:
     """By which a run is known again, whatever its file is called and however it is written."""
     seed = _seed(run, settings)
-    given = [run.name, seed, settings.config, run.val_f, run.series, run.metrics]
+    given = [run.name, seed, settings.config, run.f_scores, run.series, run.metrics]
     text = json.dumps(given, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -284,7 +285,7 @@ def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[st
         SEED: _seed(run, settings),
         **_metrics(run, settings.config),
     }
-    if oldconfig.continues(settings, run.val_f):
+    if oldconfig.continues(settings, run.f_scores):
         given[CONTINUED] = oldconfig.parent(settings, others)
     return {key: value for key, value in given.items() if value is not None}
 
@@ -293,15 +294,16 @@ def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     """The seed's table of one run; what cannot be known is left out."""
     dice, ce = config.get("loss.dice_weight"), config.get("loss.ce_weight", 1.0)
     weights = {"ce_weight": ce, "dice_weight": dice} if is_number(dice) and is_number(ce) else None
-    if not run.val_f:
+    if not run.f_scores:
         given = _completed(run.metrics)
         if weights is not None:
             given.setdefault("ce_dice_ratio", training_metrics.ratio(**weights))
         return given
-    train = run.series.get("train_f")
+    train = run.series.get(TRAIN_F_SCORE)
     history = [
-        {"epoch": epoch, "val_f": score, **({} if train is None else {"train_f": train[epoch - 1]})}
-        for epoch, score in enumerate(run.val_f, 1)
+        {"epoch": epoch, F_SCORE: score}
+        | ({} if train is None else {TRAIN_F_SCORE: train[epoch - 1]})
+        for epoch, score in enumerate(run.f_scores, 1)
     ]
     found = training_metrics.metrics(history, **(weights or {"dice_weight": 0.0}))
     return found if weights else {**found, "ce_dice_ratio": None}

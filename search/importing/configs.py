@@ -119,11 +119,11 @@ def _split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return read, ignored
 
 
-def continues(settings: Settings, val_f: Sequence[float]) -> bool:
+def continues(settings: Settings, f_scores: Sequence[float]) -> bool:
     """Whether a run started from another run's weights: it says so, or its first epoch does."""
     text = f"{settings.experiment} {settings.description}".lower()
     # nobody learns most of it in one epoch; a run that never learned anything is flat too
-    high_at_once = len(val_f) >= 10 and val_f[0] >= 0.3 and val_f[0] >= 0.8 * max(val_f)
+    high_at_once = len(f_scores) >= 10 and f_scores[0] >= max(0.3, 0.8 * max(f_scores))
     return bool(
         settings.weights
         or _CONTINUES.search(settings.experiment.lower())

@@ -80,7 +80,7 @@ class Run:
     """One run, as its file tells it.
 
     name: None where the file gives none. where: file and run, for messages. config: nested, as it
-    was written. val_f: score of every epoch, in [0, 1]; empty for a row of a table. series: what
+    was written. f_scores: of every epoch, in [0, 1]; empty for a row of a table. series: what
     else was recorded, name -> one number per epoch. metrics: columns of
     `search.study.training_metrics` that a table gave. metric: what its file says that the score
     is. notes: what was left out.
@@ -89,7 +89,7 @@ class Run:
     name: str | None
     where: str
     config: dict[str, Any]
-    val_f: tuple[float, ...] = ()
+    f_scores: tuple[float, ...] = ()
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
@@ -100,7 +100,7 @@ class Run:
     @property
     def best(self) -> float:
         """The highest score."""
-        return max(self.val_f, default=self.metrics.get("best_val_f", 0.0))
+        return max(self.f_scores, default=self.metrics.get("best_val_f", 0.0))
 
 
 @dataclass(frozen=True)

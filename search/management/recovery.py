@@ -7,14 +7,14 @@ import optuna
 from search.management.opening import open_study
 from search.study.attributes import JUDGED, REBUILT, SETUP
 from search.study.identity import refuse_foreign
-from search.study.run_records import Found
+from search.study.run_records import RecordedStudy
 from search.study.setup import StudyError
 from search.study.shared_state import set_total
 from storage import LeasedStorage
 from storage.optuna_internals import id_of_study
 
 
-def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
+def rebuilt(storage: LeasedStorage, found: RecordedStudy) -> optuna.Study:
     """Make one study in the store. Raises StudyError where it has trials there already."""
     name = found.setup.name
     _make_room(storage, name)

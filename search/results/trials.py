@@ -39,6 +39,7 @@ from search.study.setup import Setup, StudyError, base_values, config_for, flat
 from storage.optuna_internals import storage_of
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
+from trainer.history import F_SCORE
 from trainer.notation import decimal
 
 EPOCHS = "training.epochs"
@@ -78,7 +79,7 @@ class Outcome:
     @property
     def curve(self) -> Mapping[int, float]:
         """Epoch -> score on the validation part."""
-        return self.series["val_f"]
+        return self.series[F_SCORE]
 
     @property
     def note(self) -> str | None:
@@ -194,7 +195,7 @@ def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
     series = {
         name: dict(enumerate(values, 1)) for name, values in {**attrs.get(SERIES, {})}.items()
     }
-    series["val_f"] = dict(trial.intermediate_values)
+    series[F_SCORE] = dict(trial.intermediate_values)
     config = {**attrs.get(CONFIG, {}), **_dotted(trial.params)}
     name = str(attrs.get(RUN) or f"trial {trial.number}")
     told, budget = config.get(EPOCHS), len(trial.intermediate_values)
@@ -229,7 +230,7 @@ def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | 
     history = next((rows for folder in folders if (rows := read_history(folder))), [])
     series = _columns(history)
     # the store has what was reported, a file perhaps another owner's epochs
-    series["val_f"] = dict(trial.intermediate_values)
+    series[F_SCORE] = dict(trial.intermediate_values)
     metrics = training_metrics.row_of(trial)
     best = next((entry for entry in history if entry["epoch"] == metrics["best_epoch"]), {})
     return Outcome(

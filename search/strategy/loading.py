@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import optuna
 
@@ -13,14 +12,11 @@ from search.strategy.pruners import make_pruner
 from search.strategy.samplers import make_sampler
 from search.study.attributes import SETUP
 from search.study.identity import differing_facts
-from search.study.names import is_search
-from storage.rdb import LeasedStorage
-
-if TYPE_CHECKING:
-    pass
 from search.study.lookup import load_setup, named_study
+from search.study.names import is_search
 from search.study.setup import Setup
 from storage.optuna_internals import id_of_study, storage_of
+from storage.rdb import LeasedStorage
 
 # studies of a store that a new one looks at, the latest ones
 _EARLIER = 12

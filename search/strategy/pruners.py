@@ -88,7 +88,7 @@ class RestartAwarePruner(BasePruner):
             return False
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
-        study_forecast.see(rows)
+        study_forecast.update(rows)
         if (
             knots_by(epoch, self._epochs) < _PATIENCE
             and study_forecast.forecast.strangeness > _STRANGE

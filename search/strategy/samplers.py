@@ -72,19 +72,19 @@ class LineageSampler(BaseSampler):
         self._view: StudyView | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._inner = self._seeded(study, trial.number)
+        self._inner = self._seeded_sampler(study, trial.number)
         self._view = None
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        found = self._inner.infer_relative_search_space(self._seen(study), trial)
+        found = self._inner.infer_relative_search_space(self._view_of(study), trial)
         return {name: dist for name, dist in found.items() if name not in self._fixed}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._inner.sample_relative(self._seen(study), trial, search_space)
+        return self._inner.sample_relative(self._view_of(study), trial, search_space)
 
     def sample_independent(
         self,
@@ -96,7 +96,7 @@ class LineageSampler(BaseSampler):
         if param_name in self._fixed:
             return self._fixed[param_name]
         return self._inner.sample_independent(
-            self._seen(study), trial, param_name, param_distribution
+            self._view_of(study), trial, param_name, param_distribution
         )
 
     def after_trial(
@@ -112,13 +112,13 @@ class LineageSampler(BaseSampler):
         # the seed of a trial's draws is its number: nothing to add for threads
         pass
 
-    def _seen(self, study: optuna.Study) -> optuna.Study:
+    def _view_of(self, study: optuna.Study) -> optuna.Study:
         # one view per trial: all its draws rest on the same evidence
         if self._view is None:
-            self._view = StudyView(study, self._rewritten)
+            self._view = StudyView(study, self._shown_trials)
         return self._view  # type: ignore[return-value]
 
-    def _seeded(self, study: optuna.Study, number: int) -> BaseSampler:
+    def _seeded_sampler(self, study: optuna.Study, number: int) -> BaseSampler:
         seed = draw_seed(self._seed, number)
         if self._name == "random":
             return RandomSampler(seed=seed)
@@ -133,12 +133,12 @@ class LineageSampler(BaseSampler):
                 return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
         return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
 
-    def _rewritten(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    def _shown_trials(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         shown = []
         merged = lineages.merged(trials)
         study_forecast = self._study_forecast()
-        study_forecast.see(trials)
-        likely = _likely(merged, study_forecast)
+        study_forecast.update(trials)
+        likely = _likely_values(merged, study_forecast)
         lowest = min(
             (t.value for t in merged if t.state == TrialState.COMPLETE and t.value is not None),
             default=0.0,
@@ -177,7 +177,9 @@ class LineageSampler(BaseSampler):
         return shown
 
 
-def _likely(merged: Sequence[FrozenTrial], study_forecast: StudyForecast) -> dict[int, float]:
+def _likely_values(
+    merged: Sequence[FrozenTrial], study_forecast: StudyForecast
+) -> dict[int, float]:
     """What each pruned trial would likely have reached, by number.
 
     None above the best that was measured: where the forecast is so bold, all come down by as much.

@@ -106,7 +106,7 @@ def _same_training(stored: dict[str, Any], config: Config) -> bool:
 
 
 def written_by(folder: Path) -> str | None:
-    """The uid of the study that wrote a token's folder; None where it does not tell."""
+    """The uid of the study that wrote a token's folder; None where that is not known."""
     try:
         record = read_yaml(folder / "config.yaml")["search"]
         return str(record["study_uid"])

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import optuna
 
 from search.study.attributes import SETUP
 from search.study.names import is_imported, is_search
-from storage.rdb import LeasedStorage
-
-if TYPE_CHECKING:
-    pass
-
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from storage import LeasedStorage
 from search.study.setup import Setup, StudyError
 from storage.optuna_internals import id_of_study
+from storage.rdb import LeasedStorage
 
 
 def named_study(storage: LeasedStorage, name: str) -> optuna.Study:
@@ -48,6 +38,7 @@ def load_setup(study: optuna.Study) -> Setup:
 
 
 def study_or_none(storage: LeasedStorage, name: str) -> optuna.Study | None:
+    """An existing study of any kind. Raises StorageError where two trials have one number."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -73,8 +64,6 @@ def latest_study(storage: LeasedStorage) -> str:
 
     Raises StudyError if there is none.
     """
-    from search.study.setup import StudyError
-
     for activity in storage.studies_by_activity():
         if is_search(activity.name, storage.get_study_user_attrs(activity.study_id)):
             return activity.name

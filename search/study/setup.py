@@ -1,8 +1,4 @@
-"""A study and what it remembers: the identity that makes its trials comparable.
-
-`Setup` is stored with the study. Opening it again with anything that would change what a score
-means is refused in one line; ranges, fixed values, sampler, pruner and revival may change.
-"""
+"""What a study remembers: `Setup`, its space and base config, and the configs of its trials."""
 
 from __future__ import annotations
 
@@ -38,23 +34,10 @@ from trainer.streams import shown
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
 
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
 METRIC = "f_score per image, training grid"
-
-
 # how a study searches may change from run to run
 CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
-
-
 SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.05
-
-
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
@@ -68,7 +51,7 @@ class Setup:
     """All that a worker needs to know.
 
     base: the config without experiment, runtime, searched keys, data root and seeds.
-    runtime: what the person asked for (auto where nothing). space: name -> parameter as JSON.
+    runtime: what the user asked for (auto where nothing). space: name -> parameter as JSON.
     fixed: name -> value. defaults: name -> what a trial takes that does not name it.
     data: root, name, fingerprint, train, val. revive: how many pruned trials may go on, or "auto".
     prune_risk: accepted risk, in (0, 1), of an answer that is worse by more than the noise between
@@ -192,7 +175,7 @@ def config_for(
     """The config that a trial trains with.
 
     Under a constant schedule the ramp is written as 0, whatever was sampled. Early stopping is
-    off: in a search that is the pruner's work. runtime None: as the person asked. Raises
+    off: in a search that is the pruner's work. runtime None: as the user asked. Raises
     ConfigError for values that cannot be trained together.
     """
     whole = _nested_copy(setup.base)

@@ -1,7 +1,7 @@
 """The columns of the user's hand-written table, for every trial.
 
 Best F, best epoch, train F there, the gap, final F, degradation, instability, CE:Dice ratio,
-epochs trained, still rising or not. Figures come from a history (one row per epoch), the table
+epochs trained, still rising or not. Metrics come from a history (one row per epoch), the table
 from the metrics kept as user attributes.
 """
 
@@ -50,10 +50,10 @@ def metrics(
     at = best_epoch(scores)
     if at is None:
         raise ValueError("history: no epoch to make metrics from, got an empty list")
-    val_f = list(scores.values())
-    best, final = scores[at], val_f[-1]
+    f_score = list(scores.values())
+    best, final = scores[at], f_score[-1]
     train = next(row for row in history if row["epoch"] == at).get(TRAIN_F_SCORE)
-    changes = [later - earlier for earlier, later in itertools.pairwise(val_f)]
+    changes = [later - earlier for earlier, later in itertools.pairwise(f_score)]
     return {
         "best_val_f": best,
         "best_epoch": at,
@@ -64,8 +64,8 @@ def metrics(
         "degradation_pct": 100 * (best - final) / best if best > 0 else 0.0,
         "instability": statistics.stdev(changes) if len(changes) >= 2 else None,
         "ce_dice_ratio": ratio(ce_weight, dice_weight),
-        "epochs_trained": len(val_f),
-        "still_rising": still_rising(val_f),
+        "epochs_trained": len(f_score),
+        "still_rising": still_rising(f_score),
     }
 
 
@@ -80,7 +80,7 @@ def ratio(ce_weight: float, dice_weight: float) -> str:
     return f"{share:.0f}:{100 - round(share):.0f}"
 
 
-def still_rising(val_f: Sequence[float]) -> bool:
+def still_rising(f_score: Sequence[float]) -> bool:
     """Whether the score was going up when training ended.
 
     True when the mean of the last tenth of the epochs lies above the mean of the tenth before it
@@ -91,12 +91,12 @@ def still_rising(val_f: Sequence[float]) -> bool:
     >>> still_rising([0.5, 0.6, 0.7, 0.7, 0.69, 0.68])
     False
     """
-    part = max(1, len(val_f) // 10)
-    if len(val_f) < 2 * part + 1:
-        return len(val_f) > 1 and val_f[-1] > val_f[0]
-    last = statistics.fmean(val_f[-part:])
-    before = statistics.fmean(val_f[-2 * part : -part])
-    recent = val_f[-4 * part :]
+    part = max(1, len(f_score) // 10)
+    if len(f_score) < 2 * part + 1:
+        return len(f_score) > 1 and f_score[-1] > f_score[0]
+    last = statistics.fmean(f_score[-part:])
+    before = statistics.fmean(f_score[-2 * part : -part])
+    recent = f_score[-4 * part :]
     changes = [later - earlier for earlier, later in itertools.pairwise(recent)]
     noise = statistics.pstdev(changes) if len(changes) > 1 else 0.0
     return last - before > noise / math.sqrt(part)

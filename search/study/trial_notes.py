@@ -31,7 +31,7 @@ def trial_note(trial: FrozenTrial, budget: int) -> str:
 
 
 def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
-    """What a person should know before believing a trial's metrics."""
+    """What users should know before believing a trial's metrics."""
     attrs, found = attributes_of(trial.user_attrs), list[str]()
     trained = max(trial.intermediate_values, default=0)
     if lineages.diverged(trial):
@@ -61,7 +61,7 @@ def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
 
 
 def put_note(of: optuna.Study | optuna.Trial, body: str) -> None:
-    """Write a note; what a person has written below the line of the last one stays.
+    """Write a note; what users have written below the line of the last one stays.
 
     A note without the line is somebody else's and is left alone.
     """

@@ -17,7 +17,7 @@ from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.loading import load_study
-from search.strategy.revival import SHARE, Revivals, allowance, choose, continued, parked
+from search.strategy.revival import SHARE, Revivals, allowance, parked, revival_row, trial_to_revive
 from search.study.lineages import best, merged, rows_of
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
@@ -46,7 +46,7 @@ def chosen(rows: list[FrozenTrial], *, total: int = 0, **options: Any) -> int | 
         Forecast([START], ConfigurationFeatures(EPOCHS)), [curve.params for curve in bank(20)]
     )
     given: dict[str, Any] = {"limit": None, "risk": 0.05}
-    return choose(rows, study_forecast, epochs=EPOCHS, total=total, **(given | options))
+    return trial_to_revive(rows, study_forecast, epochs=EPOCHS, total=total, **(given | options))
 
 
 def whole(number: int, base: Mapping[str, Any]) -> FrozenTrial:
@@ -160,7 +160,7 @@ def test_a_revival_inherits_what_makes_its_curve_and_nothing_of_how_it_ended() -
         priority=4,
         best_epoch=4,
     )
-    child = continued(parent)
+    child = revival_row(parent)
     assert child.user_attrs == {"seed": 7, "runtime": {"threads": 1}, "continues": 3}
     assert (child.params, child.distributions) == (parent.params, parent.distributions)
     assert (child.state, child.intermediate_values) == (R, {})
