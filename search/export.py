@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.commands import add_runs, add_storage, add_study, run_command, study_name
-from search.study.names import RUNS, STORAGE, is_imported, repeats_name, search_name
+from search.study.attributes import is_imported
+from search.study.names import RUNS, STORAGE, repeats_name, search_name
 from trainer.cli import Parser
 from trainer.errors import UserError
 from trainer.streams import command_line, write_product

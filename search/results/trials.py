@@ -27,11 +27,12 @@ from search.study.attributes import (
     RUN,
     SEED,
     SERIES,
+    is_imported,
 )
 from search.study.histories import read_history
 from search.study.identity import differing_facts
 from search.study.lookup import load_setup
-from search.study.names import is_imported, repeats_name
+from search.study.names import repeats_name
 from search.study.repeats import confirmed_scores
 from search.study.run_folders import newest_claims
 from search.study.search_space import is_number

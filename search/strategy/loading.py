@@ -12,8 +12,7 @@ from search.strategy.pruners import make_pruner
 from search.strategy.samplers import make_sampler
 from search.study.attributes import SETUP
 from search.study.identity import differing_facts
-from search.study.lookup import load_setup, named_study
-from search.study.names import is_search
+from search.study.lookup import is_search, load_setup, named_study
 from search.study.setup import Setup
 from storage.optuna_internals import id_of_study, storage_of
 from storage.rdb import LeasedStorage

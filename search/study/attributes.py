@@ -95,3 +95,8 @@ _KEYS = tuple(known.name for known in fields(TrialAttributes))
 def attributes_of(stored: Mapping[str, Any]) -> TrialAttributes:
     """A trial's attributes from its `user_attrs`."""
     return TrialAttributes(**{key: stored[key] for key in _KEYS if key in stored})
+
+
+def is_imported(study_attrs: Mapping[str, Any]) -> bool:
+    """Whether a study holds results of another trainer."""
+    return bool(study_attrs.get(IMPORTED)) and SETUP not in study_attrs

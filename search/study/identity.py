@@ -10,8 +10,7 @@ from typing import Any
 import optuna
 
 import space
-from search.study.attributes import REBUILT, SETUP
-from search.study.names import is_imported
+from search.study.attributes import REBUILT, SETUP, is_imported
 from search.study.search_space import describe, format_value, same_kind
 from search.study.setup import CHANGEABLE, Setup, StudyError, base_values
 from storage.optuna_internals import METRIC_NAMES_KEY, system_attrs_of

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import optuna
 
-from search.study.attributes import SETUP
-from search.study.names import is_imported, is_search
+from search.study.attributes import IMPORTED, SETUP, is_imported
+from search.study.names import is_repeats
 from search.study.setup import Setup, StudyError
 from storage.optuna_internals import id_of_study
 from storage.rdb import LeasedStorage
@@ -48,7 +49,7 @@ def study_or_none(storage: LeasedStorage, name: str) -> optuna.Study | None:
 
 
 def chosen_study(storage: LeasedStorage, given: str | None, tell: Callable[[str], None]) -> str:
-    """The study that a person named, else the latest search, which is told.
+    """The study that the user named, else the latest search, of which `tell` gets a line.
 
     Raises StudyError if there is none.
     """
@@ -57,6 +58,11 @@ def chosen_study(storage: LeasedStorage, given: str | None, tell: Callable[[str]
     name = latest_study(storage)
     tell(f"study {name} (the latest; another: --study NAME)")
     return name
+
+
+def is_search(name: str, attrs: Mapping[str, Any]) -> bool:
+    """Whether a study is one that search.run made: no repeats, and nothing imported."""
+    return SETUP in attrs and not (is_repeats(name) or attrs.get(IMPORTED))
 
 
 def latest_study(storage: LeasedStorage) -> str:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
-from typing import Any
-
-from search.study.attributes import IMPORTED, SETUP
 
 STORAGE, RUNS = "sqlite:///runs/search.db", "runs"
 # studies that are not searches of their own
@@ -53,13 +49,3 @@ def repeats_name(name: str) -> str:
 def is_repeats(name: str) -> bool:
     """Whether a study holds repeats of chosen configurations."""
     return name.endswith(CONFIRM_SUFFIX)
-
-
-def is_imported(attrs: Mapping[str, Any]) -> bool:
-    """Whether a study holds results of another trainer."""
-    return bool(attrs.get(IMPORTED)) and SETUP not in attrs
-
-
-def is_search(name: str, attrs: Mapping[str, Any]) -> bool:
-    """Whether a study is one that search.run made: no repeats, and nothing imported."""
-    return SETUP in attrs and not (is_repeats(name) or attrs.get(IMPORTED))
