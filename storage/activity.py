@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from storage.tables import STUDIES, TRIALS
+from storage.optuna_internals import STUDIES, TRIALS
 
 
 @dataclass(frozen=True)

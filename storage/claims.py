@@ -19,14 +19,12 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from storage import events
+from storage.counting import CONTINUES, COUNTED_STATES, PRIORITY, UNCOUNTED
 from storage.errors import LeaseLost
 from storage.events import Cause
-from storage.tables import CLAIMS, STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, USER_ATTRS
+from storage.optuna_internals import STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, USER_ATTRS
+from storage.tables import CLAIMS
 
-# A row that goes on from another one holds its number here.
-CONTINUES = "continues"
-# Rows that stand for work done elsewhere: they never count towards the budget.
-UNCOUNTED = (CONTINUES, "copied_from")
 # A stop that the owner did not carry out is kept here for the trial's next owner.
 REQUEST_ATTR = "search:wish"
 REQUESTS = ("stop", "requeue")
@@ -78,7 +76,7 @@ def _finished(study_id: int) -> sa.Select[int]:
         .select_from(TRIALS)
         .where(
             TRIALS.c.study_id == study_id,
-            TRIALS.c.state.in_((TrialState.COMPLETE, TrialState.PRUNED)),
+            TRIALS.c.state.in_([TrialState[name] for name in COUNTED_STATES]),
             ~_uncounted(TRIALS.c.trial_id),
         )
     )
@@ -214,7 +212,7 @@ def waiting(
     """
     priority = (
         sa.select(USER_ATTRS.c.value_json)
-        .where(USER_ATTRS.c.trial_id == TRIALS.c.trial_id, USER_ATTRS.c.key == "priority")
+        .where(USER_ATTRS.c.trial_id == TRIALS.c.trial_id, USER_ATTRS.c.key == PRIORITY)
         .scalar_subquery()
     )
     started = sa.exists().where(STEPS.c.trial_id == TRIALS.c.trial_id)

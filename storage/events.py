@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
-from storage.tables import CLAIMS, EVENTS, TRIALS
+from storage.optuna_internals import TRIALS
+from storage.tables import CLAIMS, EVENTS
 
 Kind = Literal[
     "claimed",  # a worker has it

@@ -4,14 +4,13 @@ refused within its own transaction where the trial belongs to somebody else by n
 
 from __future__ import annotations
 
-import functools
 import random
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic.util import CommandError
@@ -22,9 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from storage import claims, postgres, rows, sqlite, tables, trouble
 from storage.errors import StorageError
+from storage.optuna_internals import GuardedRDBStorage
 from storage.url import StoreUrl, for_optuna, parse_url
 
-F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
 PAUSE_S = 0.2
@@ -32,39 +31,7 @@ _TELL_AFTER_S = 3.0
 _INIT_ATTEMPTS = 20
 
 
-def reads(method: F) -> F:
-    """A method that only reads: it takes no write lock, and waits while the store is away."""
-
-    @functools.wraps(method)
-    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        with self._marked("reading", True):
-            return self._patiently(lambda: method(self, *args, **kwargs))
-
-    return cast(F, call)
-
-
-def writes(method: F) -> F:
-    """A method that writes and may be tried again: it waits while the store is away."""
-
-    @functools.wraps(method)
-    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        return self._patiently(lambda: method(self, *args, **kwargs))
-
-    return cast(F, call)
-
-
-def fenced(method: F) -> F:
-    """A write to a trial: refused in its own transaction where our claim on the trial is gone."""
-
-    @functools.wraps(method)
-    def call(self: PatientStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
-        with self._marked("fence", self._fence_of(trial_id)):
-            return self._patiently(lambda: method(self, trial_id, *args, **kwargs))
-
-    return cast(F, call)
-
-
-class PatientStorage(RDBStorage):
+class PatientStorage(GuardedRDBStorage):
     """Optuna's storage on a store that is checked when opened and waited for when away.
 
     Arguments and errors: see `storage.rdb.LeasedStorage`.
@@ -143,6 +110,24 @@ class PatientStorage(RDBStorage):
         """
         self.scoped_session.remove()
         _leave(self.engine, self._file)
+
+    def guarded(
+        self, attempt: Callable[[], R], *, reading: bool = False, trial_id: int | None = None
+    ) -> R:
+        """Wait while the store is away; a reader takes no write lock.
+
+        A write to a trial is refused in its own transaction where our claim on the trial is gone.
+        """
+        if reading:
+            with self._marked("reading", True):
+                return self._patiently(attempt)
+        if trial_id is None:
+            return self._patiently(attempt)
+        with self._marked("fence", self._fence_of(trial_id)):
+            return self._patiently(attempt)
+
+    def free_number(self, connection: Connection, study_id: int, trial_id: int) -> int:
+        return rows.free_number(connection, study_id, trial_id)
 
     # Trouble
 
@@ -292,12 +277,11 @@ class PatientStorage(RDBStorage):
             time.sleep(PAUSE_S * random.random())
 
     def _check_schema(self) -> None:
-        manager = self._version_manager
         try:
-            present = manager.get_current_version()
-            if present == manager.get_head_version():
+            present = self.get_current_version()
+            if present == self.get_head_version():
                 return
-            known = manager.get_all_versions()
+            known = self.get_all_versions()
         except (SQLAlchemyError, StorageInternalError, CommandError) as error:
             raise _refusal(error, self.address) from None
         if present in known:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
-from typing import Any, cast
 
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
 from storage import activity, claims, events, rows, tables
 from storage.activity import StudyActivity
 from storage.claims import Beat, Claim
+from storage.counting import CONTINUES
 from storage.errors import StorageError
 from storage.events import UNKNOWN, Cause, TrialEvent
-from storage.patience import PAUSE_S, PatientStorage, fenced, reads, writes
+from storage.optuna_internals import STUDIES
+from storage.patience import PAUSE_S, PatientStorage
 
 
 class LeasedStorage(PatientStorage):
@@ -35,38 +32,10 @@ class LeasedStorage(PatientStorage):
     raise StorageError when patience ends or the trouble is a lasting one, such as a full disk.
     """
 
-    # Optuna's methods. `_create_new_trial`, `_set_trial_param`, `_get_trials` and
-    # `_get_best_trial_id` are what its public methods and its cache end in.
-    create_new_study = writes(RDBStorage.create_new_study)
-    set_study_user_attr = writes(RDBStorage.set_study_user_attr)
-    set_study_system_attr = writes(RDBStorage.set_study_system_attr)
-    _create_new_trial = writes(RDBStorage._create_new_trial)
-
-    get_study_id_from_name = reads(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = reads(RDBStorage.get_study_name_from_id)
-    get_study_directions = reads(RDBStorage.get_study_directions)
-    get_study_user_attrs = reads(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = reads(RDBStorage.get_study_system_attrs)
-    get_all_studies = reads(RDBStorage.get_all_studies)
-    get_trial_user_attrs = reads(RDBStorage.get_trial_user_attrs)
-    get_trial_system_attrs = reads(RDBStorage.get_trial_system_attrs)
-    get_trial_param = reads(RDBStorage.get_trial_param)
-    get_trial_id_from_study_id_trial_number = reads(
-        RDBStorage.get_trial_id_from_study_id_trial_number
-    )
-    get_trial = reads(RDBStorage.get_trial)
-    _get_best_trial_id = reads(RDBStorage._get_best_trial_id)
-
-    _set_trial_param = fenced(RDBStorage._set_trial_param)
-    set_trial_intermediate_value = fenced(RDBStorage.set_trial_intermediate_value)
-    set_trial_user_attr = fenced(RDBStorage.set_trial_user_attr)
-    set_trial_system_attr = fenced(RDBStorage.set_trial_system_attr)
-
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         attempts = 0
-        fence = self._fence_of(trial_id)
         event = self._event_of_state(trial_id, state, values)
 
         def attempt() -> bool:
@@ -83,8 +52,7 @@ class LeasedStorage(PatientStorage):
                     return True
                 raise
 
-        with self._marked("fence", fence):
-            return self._patiently(attempt)
+        return self.guarded(attempt, trial_id=trial_id)
 
     def _event_of_state(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None
@@ -103,33 +71,6 @@ class LeasedStorage(PatientStorage):
         """Within the block, this thread's change of a trial's state is recorded as this event."""
         return self._marked("ending", (kind, cause))
 
-    @reads
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        if states is None:
-            missing = included_trial_ids - {trial._trial_id for trial in trials}
-            trials += [_deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing]
-            for trial in trials:
-                if trial.state.is_finished():
-                    self._unfinished.pop(trial._trial_id, None)
-                else:
-                    self._unfinished[trial._trial_id] = trial.number
-        return trials
-
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Any
-    ) -> models.TrialModel:
-        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        # the study is locked
-        trial.number = rows.free_number(session.connection(), study_id, cast(int, trial.trial_id))
-        return trial
-
     def delete_study(self, study_id: int) -> None:
         self._patiently(lambda: super(LeasedStorage, self).delete_study(study_id))
 
@@ -139,14 +80,6 @@ class LeasedStorage(PatientStorage):
 
         # the database does so itself; this is for a store whose triggers were lost
         self._write(delete_ours)
-
-    def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
-        # Optuna turns UTC into this machine's time without saying which of the two hours it is
-        # that autumn's change of clocks runs through twice
-        one = super()._build_frozen_trial_from_trial_model(trial)
-        one.datetime_start = _local(trial._datetime_start_utc)
-        one.datetime_complete = _local(trial._datetime_complete_utc)
-        return one
 
     # Places and leases
 
@@ -203,7 +136,7 @@ class LeasedStorage(PatientStorage):
         allowed: Callable[[Connection], bool],
     ) -> int | None:
         def attempt() -> int | None:
-            with _create_scoped_session(self.scoped_session) as session:
+            with self.session() as session:
                 connection = session.connection()
                 claim = claims.find(connection, token, lock=True)
                 if claim.trial_id is not None:
@@ -212,13 +145,11 @@ class LeasedStorage(PatientStorage):
                 claims.lock_study(connection, study_id)
                 if not allowed(connection):
                     return None
-                trial = self._get_prepared_new_trial(study_id, row, session)
-                session.flush()
-                trial_id, number = cast(int, trial.trial_id), cast(int, trial.number)
+                trial_id, number = self.added(session, study_id, row)
                 if row is None:
                     claims.attach(connection, token, trial_id, number, Cause("new"))
                 else:
-                    parent = {claims.CONTINUES: row.user_attrs[claims.CONTINUES]}
+                    parent = {CONTINUES: row.user_attrs[CONTINUES]}
                     claims.attach(
                         connection, token, trial_id, number, Cause(detail=parent), "revived"
                     )
@@ -336,7 +267,7 @@ class LeasedStorage(PatientStorage):
             return
         *_, last = twice.trial_ids
         name = connection.execute(
-            sa.select(tables.STUDIES.c.study_name).where(tables.STUDIES.c.study_id == study_id)
+            sa.select(STUDIES.c.study_name).where(STUDIES.c.study_id == study_id)
         ).scalar()
         raise StorageError(
             f'store {self._shown()}: {len(twice.trial_ids)} trials of study "{name}" have the'
@@ -382,20 +313,3 @@ def open_storage(
                 tell(f"store {opened.address.path or opened.address.shown} answers again")
             return opened
         time.sleep(PAUSE_S * (0.5 + random.random()))
-
-
-def _deleted(trial_id: int, number: int) -> FrozenTrial:
-    """What stands for a trial whose row was deleted while it ran or waited.
-
-    Optuna's cache would go on showing it as it was, and whoever waits for its end would for ever.
-    """
-    frozen = create_trial(state=TrialState.FAIL, user_attrs={"reason": "its row was deleted"})
-    frozen.number, frozen._trial_id = number, trial_id
-    return frozen
-
-
-def _local(naive_utc: datetime | None) -> datetime | None:
-    """This machine's naive time, its `fold` set, so that `.astimezone(UTC)` leads back."""
-    if naive_utc is None:
-        return None
-    return datetime.fromtimestamp(naive_utc.replace(tzinfo=UTC).timestamp())

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
-from storage.tables import CLAIMS, EVENTS, STUDIES, TRIALS
+from storage.optuna_internals import ALL_TABLES, STUDIES, TRIALS, StudyRow, TrialRow
+from storage.tables import CLAIMS, EVENTS
 
 # trials and studies -> every column that holds one of their ids
 _HOLDERS = {
     owner: [
         cast("sa.Column[int]", column)
-        for table in (*models.BaseModel.metadata.tables.values(), CLAIMS, EVENTS)
+        for table in (*ALL_TABLES, CLAIMS, EVENTS)
         for column in table.columns
         if column is owner.primary_key.columns[0]
         or any(key.column.table is owner for key in column.foreign_keys)
@@ -45,9 +45,9 @@ class Doubled:
 def give_ids(session: Any, *_: object) -> None:
     """For a session's `before_flush`: new trials and studies get ids that nothing refers to yet."""
     for row in session.new:
-        if isinstance(row, models.TrialModel) and row.trial_id is None:
+        if isinstance(row, TrialRow) and row.trial_id is None:
             row.trial_id = _free_id(session.connection(), TRIALS)
-        if isinstance(row, models.StudyModel) and row.study_id is None:
+        if isinstance(row, StudyRow) and row.study_id is None:
             row.study_id = _free_id(session.connection(), STUDIES)
 
 

@@ -1,17 +1,10 @@
-"""The tables: Optuna's, and beside them ours for claims and trial events."""
+"""Our tables beside Optuna's: claims and trial events."""
 
 from __future__ import annotations
 
-from typing import cast
-
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 
-STUDIES = cast(sa.Table, models.StudyModel.__table__)
-TRIALS = cast(sa.Table, models.TrialModel.__table__)
-USER_ATTRS = cast(sa.Table, models.TrialUserAttributeModel.__table__)
-SYSTEM_ATTRS = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
-STEPS = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
+from storage.optuna_internals import STUDIES
 
 OURS = sa.MetaData()
 

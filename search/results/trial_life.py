@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from optuna.trial import FrozenTrial
 
-from search.study.attributes import VERDICT
 from search.study.lineages import utc
 from search.study.verdicts import end_of, verdict_of
 from storage.events import ENDS, TrialEvent
+from storage.optuna_internals import id_of_trial
 from storage.rdb import LeasedStorage
 
 # how what is known besides an event's cause follows it
@@ -31,7 +31,7 @@ def life_of(storage: LeasedStorage, rows: Sequence[FrozenTrial]) -> list[TrialEv
 
     What no event tells (see `UNRECORDED`) comes from the row.
     """
-    recorded = storage.events_of([row._trial_id for row in rows])
+    recorded = storage.events_of([id_of_trial(row) for row in rows])
     return [
         event
         for row in rows
@@ -58,7 +58,7 @@ def line(event: TrialEvent) -> str:
 
 
 def _why(event: TrialEvent) -> str:
-    if verdict := verdict_of({VERDICT: event.detail}):
+    if verdict := verdict_of(event.detail):
         return verdict.text()
     known = (
         form.format(event.detail[name]) for name, form in _DETAILS.items() if name in event.detail

@@ -22,10 +22,10 @@ from optuna.trial import FrozenTrial
 
 from search.strategy.forecast.features import from_log, knots_by
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.samplers import StudyView
 from search.study import lineages
 from search.study.attributes import CONTINUES, TOTAL
 from search.study.verdicts import Verdict
+from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
     from search.study.setup import Setup
@@ -92,7 +92,7 @@ class RestartAwarePruner(BasePruner):
             return False
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
-        study_forecast.see(rows)
+        study_forecast.update(rows)
         if (
             knots_by(epoch, self._epochs) < _PATIENCE
             and study_forecast.forecast.strangeness > _STRANGE

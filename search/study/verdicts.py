@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import COPIED_FROM, VERDICT
+from search.study.attributes import attributes_of
 from search.study.lineages import utc
 from storage.events import OF_STATE, TrialEvent
 
@@ -59,11 +59,11 @@ chance 0.3 %, asked for at least 2.1 %'
         )
 
 
-def verdict_of(attrs: Mapping[str, Any]) -> Verdict | None:
-    """The verdict among a trial's attributes; None where none was kept."""
+def verdict_of(kept: Mapping[str, Any] | None) -> Verdict | None:
+    """The verdict of an attribute or an event's detail; None where that holds none."""
     try:
-        return Verdict(**attrs[VERDICT])
-    except (KeyError, TypeError):
+        return Verdict(**(kept or {}))
+    except TypeError:
         return None
 
 
@@ -82,17 +82,20 @@ def end_of(row: FrozenTrial, cause: str, *, token: int | None = None) -> TrialEv
     """The end of a finished row as an event; None for another row. token: of its last claim."""
     if not row.state.is_finished() or row.datetime_complete is None:
         return None
-    attrs = row.user_attrs
-    marks = {"stopped": TrialState.PRUNED, "cancelled": TrialState.FAIL}
-    kind = next((it for it, state in marks.items() if attrs.get(it) and row.state == state), None)
-    detail: dict[str, Any] = {}
+    attrs = attributes_of(row.user_attrs)
+    kind = OF_STATE[row.state]
+    if attrs.stopped and kind == "pruned":
+        kind = "stopped"
+    if attrs.cancelled and kind == "failed":
+        kind = "cancelled"
+    detail: Mapping[str, Any] = {}
     if row.state == TrialState.COMPLETE:
         detail = {"value": row.value}
-    elif verdict := verdict_of(attrs):
-        detail = verdict.as_dict()
-    elif reason := attrs.get("reason"):
-        detail = {"error": reason}
-    if origin := attrs.get(COPIED_FROM):
-        cause = f"copied from {origin}"
+    elif verdict_of(attrs.verdict):
+        detail = attrs.verdict or {}
+    elif attrs.reason:
+        detail = {"error": attrs.reason}
+    if attrs.copied_from:
+        cause = f"copied from {attrs.copied_from}"
     ended = utc(row.datetime_complete)
-    return TrialEvent(row.number, kind or OF_STATE[row.state], cause, detail, token, None, ended)
+    return TrialEvent(row.number, kind, cause, detail, token, None, ended)

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.execution.worker_loop import work
 from search.queue import main
-from search.strategy import equipping
-from search.strategy.equipping import load_study
+from search.strategy import loading
+from search.strategy.loading import load_study
 from search.study.verdicts import Verdict
 from storage import open_storage
 from tests.support.paths import ROOT
@@ -293,7 +293,7 @@ def test_show_tells_of_a_trial_that_was_killed_resumed_pruned_and_revived(
     worker.send_signal(signal.SIGKILL)
     worker.communicate()
     pruner = PrunesOnce()
-    monkeypatch.setattr(equipping, "make_pruner", lambda *_: pruner)
+    monkeypatch.setattr(loading, "make_pruner", lambda *_: pruner)
     work(post_at(tmp_path, storage))
     assert pruner.verdict is not None
     out = told(tmp_path, capsys, "show", "0", "--study", "faces")
