@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import SHARED
-from trainer.config import Config, ConfigError, as_today, config_from_dict, read_config, to_dict
+from trainer.config import Config, as_today, config_from_dict, read_config, to_dict
+from trainer.errors import ConfigError
 
 HISTORIES = SHARED / "seed" / "histories.json"
 
