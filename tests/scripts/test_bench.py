@@ -26,9 +26,9 @@ from tests.support.data_folders import course, save_mask
 from tests.support.paths import ROOT
 from tests.support.scripts import SCRIPTS
 from trainer.config import Config, with_values
-from trainer.data.audit import sides_swapped
 from trainer.data.classes import IDS, SWAP
-from trainer.data.sources import list_folder, read_ids
+from trainer.data.layouts import list_folder
+from trainer.data.mask_files import read_ids, sides_swapped
 from trainer.losses import dice_loss, segmentation_loss
 
 BENCHES = [

@@ -19,10 +19,12 @@ from tests.support import class_orders, data_folders
 from tests.support.paths import ROOT
 from tests.support.shells import LOCALES, command, locale_of, surroundings
 from trainer.check import main, repair
-from trainer.data.audit import OURS, audit, is_reversed, order_of, shape_of, sides_vote
+from trainer.data.audit import audit
+from trainer.data.class_order import OURS, order_of
 from trainer.data.classes import IDS, PALETTE, SWAP
 from trainer.data.dataset import describe, mask_warnings
-from trainer.data.sources import read_ids
+from trainer.data.mask_files import read_ids
+from trainer.data.mask_geometry import is_reversed, shape_of, sides_vote
 from trainer.data.synthetic import SEED, face
 from trainer.data.synthetic.person import Face
 from trainer.errors import DataError
