@@ -98,6 +98,7 @@ def _main(args: argparse.Namespace) -> int:
     from search.web.guard import Guard
     from search.web.path_prefix import Rebased, checked
     from storage import StorageError, open_storage
+    from storage.optuna_internals import id_of_study
     from trainer.errors import UserError
 
     password = _password(args.password_file)
@@ -117,7 +118,7 @@ def _main(args: argparse.Namespace) -> int:
     storage = open_storage(args.storage, create=False, read_only=args.read_only)
     for study in storage.get_all_studies():
         try:
-            storage.check_numbers(study._study_id)
+            storage.check_numbers(id_of_study(study))
         except StorageError as error:
             # the others can be looked at
             print(f"warning: one of them is not shown: {error}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.study.attributes import RUNTIME, SEED
 from search.study.names import RUNS, STORAGE, is_imported, repeats_name, search_name
 from trainer.cli import Parser, guarded
 from trainer.errors import UserError
@@ -127,8 +128,8 @@ def _config_and_record(
     config = config_for(
         setup,
         trial.params,
-        seed=trial.user_attrs["seed"],
-        runtime=trial.user_attrs.get("runtime"),
+        seed=trial.user_attrs[SEED],
+        runtime=trial.user_attrs.get(RUNTIME),
     )
     return config, search_record(setup, trial) | {"epochs": setup.epochs, "command": command}
 
@@ -240,7 +241,7 @@ def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
             )
         first = lineages.rows_of(trials, by_number[number])[0].number
         trial = next(one for one in lineages.merged(trials) if one.number == first)
-    if "seed" not in trial.user_attrs:
+    if SEED not in trial.user_attrs:
         # also one that was told COMPLETE in the dashboard
         raise StudyError(
             f"study {study.study_name}: trial {trial.number} is {trial.state.name} and has never"

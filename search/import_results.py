@@ -94,7 +94,7 @@ def _table(runs: Sequence[Outcome]) -> Table:
     """The runs that were added, the best first."""
     from rich.table import Table
 
-    from search.study.training_figures import text
+    from search.study.training_metrics import text
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
@@ -102,13 +102,13 @@ def _table(runs: Sequence[Outcome]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for one in runs:
-        marks = ["still rising"] if one.figures["still_rising"] else []
+        marks = ["still rising"] if one.metrics["still_rising"] else []
         marks += ["continued"] if one.continued else []
-        trained, planned = one.figures["epochs_trained"], one.config.get("training.epochs")
+        trained, planned = one.metrics["epochs_trained"], one.config.get("training.epochs")
         told = trained is not None or planned is not None
         table.add_row(
             one.name,
-            *(text(name, one.figures[name]) for name in ("best_val_f", "best_epoch")),
+            *(text(name, one.metrics[name]) for name in ("best_val_f", "best_epoch")),
             f"{trained or '-'} of {planned or '-'}" if told else "-",
             ", ".join(marks),
         )

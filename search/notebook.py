@@ -113,7 +113,7 @@ class LoadedStudy:
     def _type(self, head: str, column: Sequence[Any]) -> str:
         if head in _TYPES:
             return _TYPES[head]
-        from search.study.training_figures import COLUMNS
+        from search.study.training_metrics import COLUMNS
 
         if head in COLUMNS:
             return "float64"

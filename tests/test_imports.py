@@ -24,7 +24,7 @@ ALLOWED = {
     "search": {
         *HOUSE,
         *("torch", "numpy", "optuna", "optuna_dashboard", "rich", "scipy", "plotly", "yaml"),
-        *("pandas", "pydantic", "ray", "waitress"),
+        *("pandas", "pydantic", "ray", "waitress", "jinja2", "markupsafe"),
     },
 }
 

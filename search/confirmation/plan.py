@@ -24,7 +24,7 @@ from search.management.enqueue import marked, put_in_queue
 from search.management.opening import planned
 from search.results.statistics.sequential_plan import PlanState, plan_state
 from search.results.trials import Outcome, results_of
-from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
+from search.study.attributes import CONFIGURATION, JUDGED, REPEAT, SEED
 from search.study.identity import differences, some_of
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
@@ -106,7 +106,7 @@ def best_of(
     # the confirming study fixes nothing: whatever a trial had is one of its parameters
     setup = _setup(repeats_name(parent.name), Searched(specs, {}, config), summary, parent)
     _refuse(parent, setup, "repeats would not compare with its trials")
-    seeds = (row.user_attrs.get("seed") for row in study.get_trials(deepcopy=False))
+    seeds = (row.user_attrs.get(SEED) for row in study.get_trials(deepcopy=False))
     return Task(
         setup,
         summary,
@@ -288,13 +288,13 @@ def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
     used = set(task.used) | {
         seed
         for row in study.get_trials(deepcopy=False)
-        if (seed := row.user_attrs.get("seed")) is not None
+        if (seed := row.user_attrs.get(SEED)) is not None
     }
     # seed by seed, so that an interrupted run knows as much of each
     for slot, one in missing(study, task, wanted):
         seed = fresh_seed(task.setup.seed, one.label, slot, used)
         used.add(seed)
-        attrs = {REPEAT: _key(one.label, slot), CONFIGURATION: one.label, "seed": seed}
+        attrs = {REPEAT: _key(one.label, slot), CONFIGURATION: one.label, SEED: seed}
         rows.append((one.params, attrs))
     put_in_queue(study, REPEAT, rows)
 

@@ -21,6 +21,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import lineages
+from search.study.attributes import CANCELLED, F_SCORE_FULL, REASON
 
 TIMEOUT_S = 30.0
 # events that wait for a slow command; more would come too late to be of use
@@ -140,7 +141,7 @@ class News:
         for trial in _failures(trials):
             if trial.number not in self._failed:
                 self._failed.add(trial.number)
-                yield "failed", {"trial": trial.number, "reason": trial.user_attrs.get("reason")}
+                yield "failed", {"trial": trial.number, "reason": trial.user_attrs.get(REASON)}
         best = _best_value(trials)
         if best is not None and (self._best is None or best > self._best):
             yield "new_best", {**described(lineages.best_of(trials)), "before": self._best}
@@ -154,7 +155,7 @@ def described(trial: FrozenTrial | None) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "value": lineages.value(trial),
-        "f_score_full": trial.user_attrs.get("f_score_full"),
+        F_SCORE_FULL: trial.user_attrs.get(F_SCORE_FULL),
         "params": dict(trial.params),
     }
 
@@ -168,5 +169,5 @@ def _failures(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [
         trial
         for trial in trials
-        if trial.state == TrialState.FAIL and not trial.user_attrs.get("cancelled")
+        if trial.state == TrialState.FAIL and not trial.user_attrs.get(CANCELLED)
     ]

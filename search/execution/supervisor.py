@@ -37,6 +37,7 @@ from search.study.setup import Setup, StudyError, config_for
 from search.study.shared_state import drain_mark, lease_of, total_of
 from search.study.wording import counted, duration, name_of
 from storage import Claim, LeasedStorage, Reaper, StorageError, redact
+from storage.optuna_internals import id_of_study
 from trainer.errors import UserError
 from trainer.runtime import usable_cores
 
@@ -179,7 +180,7 @@ def _watched(run: Run, launcher: Workers, notifier: Notifier, news: News, signal
     """Look after the launcher until the run is over; why it is over."""
     view = run.view
     lease = lease_of(run.storage, run.study.study_name)
-    reaper = Reaper(run.storage, run.study._study_id, lease.grace_s)
+    reaper = Reaper(run.storage, id_of_study(run.study), lease.grace_s)
     until = None if run.args.timeout is None else run.began_s + run.args.timeout
     progress = _Progress()
     try:
@@ -322,7 +323,7 @@ def _free_claims(run: Run, owners: Collection[str]) -> None:
     """Put back the trials of workers of ours that ended without doing so."""
     # a store that is away cannot be told: the reaper of the next run does it
     with contextlib.suppress(StorageError):
-        for claim in run.storage.live_claims(run.study._study_id):
+        for claim in run.storage.live_claims(id_of_study(run.study)):
             if claim.owner in owners:
                 run.storage.reap(claim)
 

@@ -1,4 +1,4 @@
-"""The end of a trial: figures, artifacts, record and verdict."""
+"""The end of a trial: metrics, artifacts, record and verdict."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.worker_context import WorkerContext, load_data, say
+from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON
 from search.study.run_records import trial_record
-from search.study.training_figures import figures
+from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
+from storage.optuna_internals import id_of_trial
 from trainer.config import (
     Config,
     to_yaml,
@@ -40,31 +42,34 @@ def finish(
     history = _history(out) if result is None else result.history
     weights = out / "best.pt" if result is None else result.best_checkpoint
     if history:
-        kept = figures(
+        kept = metrics(
             history, ce_weight=config.loss.ce_weight, dice_weight=config.loss.dice_weight
         )
         best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])
-        kept |= {name: best_row.get(name) for name in ("f_large", "f_small")}
+        kept |= {name: best_row.get(name) for name in (F_LARGE, F_SMALL)}
         if result is not None:
-            kept["f_score_full"] = _score_full(weights, load_data(context), config)
+            kept[F_SCORE_FULL] = _score_full(weights, load_data(context), config)
         for name, value in kept.items():
             trial.set_user_attr(name, value)
-    row = context.storage.get_trial(trial._trial_id)
+    row = context.storage.get_trial(id_of_trial(trial))
     # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
     # by the one of the trial's next owner
     row.state, row.datetime_complete = state, datetime.now()
-    row.value = None if result is None else result.best_f
+    row.value = None if result is None else result.best_f_score
     write_config(context, row, config, out)
     _keep_artifacts(context, trial, out, weights, config)
     put_note(trial, trial_note(row, config.training.epochs))
     if result is None:
         context.study.tell(trial, state=state)
-        how = row.user_attrs.get("reason") or "stopped"
+        how = row.user_attrs.get(REASON) or "stopped"
         say(f"trial {trial.number}: {state.name}, {how}")
     else:
-        assert result.best_f is not None, "a trial trains on the train part, so it is scored"
-        context.study.tell(trial, result.best_f)
-        say(f"trial {trial.number}: {state.name}, {result.best_f:.4f} (epoch {result.best_epoch})")
+        assert result.best_f_score is not None, "a trial trains on the train part, so it is scored"
+        context.study.tell(trial, result.best_f_score)
+        say(
+            f"trial {trial.number}: {state.name}, {result.best_f_score:.4f}"
+            f" (epoch {result.best_epoch})"
+        )
     context.storage.release(token)
 
 

@@ -30,7 +30,20 @@ from search.execution.trial_end import finish, write_config
 from search.execution.worker_context import WorkerContext, load_data, say
 from search.strategy.equipping import equip
 from search.strategy.revival import continued
-from search.study.attributes import DIVERGED
+from search.study.attributes import (
+    CANCELLED,
+    COPIED_FROM,
+    DIVERGED,
+    EXCEPTIONS,
+    MICRO_BATCH,
+    REASON,
+    RUNTIME,
+    RUNTIME_CHANGED,
+    SEED,
+    STOPPED,
+    TRACEBACK,
+    attributes_of,
+)
 from search.study.checkpoints import ResumePoint, clear_strangers, taken_over
 from search.study.lineages import curve_of, rows_of, utc
 from search.study.lookup import load_setup
@@ -183,16 +196,16 @@ def _put_back(context: WorkerContext, trial_id: int | None, token: int) -> None:
 def _failed(context: WorkerContext, trial_id: int, token: int, error: Exception) -> None:
     """Keep the traceback; the first time the trial waits again, the second time it is FAIL."""
     row = context.storage.get_trial(trial_id)
-    times = int(row.user_attrs.get("exceptions", 0)) + 1
+    times = attributes_of(row.user_attrs).exceptions + 1
     text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
-    context.storage.set_trial_user_attr(trial_id, "exceptions", times)
-    context.storage.set_trial_user_attr(trial_id, "traceback", text)
+    context.storage.set_trial_user_attr(trial_id, EXCEPTIONS, times)
+    context.storage.set_trial_user_attr(trial_id, TRACEBACK, text)
     line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if times == 1:
         context.storage.requeue(trial_id, token)
         say(f"trial {row.number}: {line}; it is tried once more")
         return
-    context.storage.set_trial_user_attr(trial_id, "reason", line)
+    context.storage.set_trial_user_attr(trial_id, REASON, line)
     context.storage.set_trial_state_values(trial_id, TrialState.FAIL)
     context.storage.release(token)
     say(f"trial {row.number}: FAIL, {line}")
@@ -207,8 +220,8 @@ def _check_failures(context: WorkerContext, line: str) -> None:
         if trial.state.is_finished()
         and trial.datetime_complete is not None
         and trial.number not in context.failed_before
-        and not trial.user_attrs.get("cancelled")
-        and trial.user_attrs.get("copied_from") is None
+        and not trial.user_attrs.get(CANCELLED)
+        and trial.user_attrs.get(COPIED_FROM) is None
     ]
     ended.sort(key=lambda trial: utc(cast(datetime, trial.datetime_complete)))
     latest = ended[-FAILURES_IN_A_ROW:]
@@ -226,8 +239,8 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     refresh(context)
     trial = take_up(context.study, trial_id)
     suggest(trial, context.setup)
-    if "seed" not in trial.user_attrs:
-        trial.set_user_attr("seed", trial_seed(context.setup.seed, trial.number))
+    if SEED not in trial.user_attrs:
+        trial.set_user_attr(SEED, trial_seed(context.setup.seed, trial.number))
     config = _with_runtime(
         context, trial, trial_config(trial, context.setup, data_root=context.data_root)
     )
@@ -263,15 +276,15 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
                 start = taken_over(folders, config, context.setup.uid, out)
     except optuna.TrialPruned as stop:
         state = TrialState.PRUNED
-        trial.set_user_attr("reason", f"pruned {stop}")
+        trial.set_user_attr(REASON, f"pruned {stop}")
     except Diverged as reason:
         state = TrialState.PRUNED
         if DIVERGED not in trial.constraints:
             trial.set_constraint(DIVERGED, 1.0)
-        trial.set_user_attr("reason", f"diverged: {reason}")
+        trial.set_user_attr(REASON, f"diverged: {reason}")
     except _Stopped:
         state = TrialState.PRUNED
-        trial.set_user_attr("stopped", True)
+        trial.set_user_attr(STOPPED, True)
     finish(context, trial, token, state, config, out, result)
 
 
@@ -301,7 +314,7 @@ def _after_epoch(
 
 def _with_runtime(context: WorkerContext, trial: optuna.Trial, config: Config) -> Config:
     """Decide how to compute, once per trial: a requeued one keeps what it was begun with."""
-    recorded = trial.user_attrs.get("runtime")
+    recorded = attributes_of(trial.user_attrs).runtime
     # this machine's own flags stand before what the study's config asks for
     own = {"runtime.device": context.device, "runtime.threads": context.threads}
     own = {name: value for name, value in own.items() if value is not None}
@@ -319,13 +332,13 @@ def _with_runtime(context: WorkerContext, trial: optuna.Trial, config: Config) -
                 with_values(config, {"runtime.device": "auto", "runtime.precision": "auto", **own})
             )
             trial.set_user_attr(
-                "runtime_changed",
+                RUNTIME_CHANGED,
                 f"begun on {recorded['device']} ({recorded['precision']}), went on on "
                 f"{config.runtime.device} ({config.runtime.precision}): digits may differ",
             )
     now = to_dict(config)["runtime"]
     if now != recorded:
-        trial.set_user_attr("runtime", now)
+        trial.set_user_attr(RUNTIME, now)
     return config
 
 
@@ -338,8 +351,8 @@ def _halved(trial: optuna.Trial, config: Config, error: RuntimeError) -> Config:
     traceback.clear_frames(error.__traceback__)
     torch.cuda.empty_cache()
     config = with_values(config, {"runtime.micro_batch": batch // 2})
-    trial.set_user_attr("micro_batch", batch // 2)
-    trial.set_user_attr("runtime", to_dict(config)["runtime"])
+    trial.set_user_attr(MICRO_BATCH, batch // 2)
+    trial.set_user_attr(RUNTIME, to_dict(config)["runtime"])
     return config
 
 

@@ -28,8 +28,21 @@ from search.importing import configs as oldconfig
 from search.importing.configs import Settings, settings_of
 from search.importing.hand_tables import Run
 from search.importing.run_files import read_runs
-from search.study import training_figures
-from search.study.attributes import CONFIG, CONTENT, CONTINUED, IMPORTED, RUN, SERIES, SETUP
+from search.study import training_metrics
+from search.study.attributes import (
+    CONFIG,
+    CONTENT,
+    CONTINUED,
+    EXPERIMENT,
+    IGNORED,
+    IMPORTED,
+    NOTE,
+    RUN,
+    SEED,
+    SERIES,
+    SETUP,
+    SOURCE,
+)
 from search.study.identity import refuse_direction, refuse_foreign
 from search.study.lookup import named_study
 from search.study.search_space import is_number, short
@@ -40,9 +53,6 @@ from trainer.config import is_integer, key_path, leaf_keys
 from trainer.errors import UserError
 
 METRIC = "as reported by the imported runs; not comparable with f_score here"
-# attributes of a trial, beside those that `search.results` reads: what was written in its config
-# without an effect, the file it came from, its labels
-IGNORED, SOURCE, EXPERIMENT = "ignored", "source", "experiment"
 # how a run was computed or ended, not what was tried
 _NO_PARAMS = ("experiment.", "runtime.", "data.root", "training.early_stopping_patience")
 _LOG = {
@@ -224,7 +234,7 @@ def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
 def _mark(run: Run, settings: Settings) -> str:
     """By which a run is known again, whatever its file is called and however it is written."""
     seed = _seed(run, settings)
-    told = [run.name, seed, settings.config, run.val_f, run.series, run.figures]
+    told = [run.name, seed, settings.config, run.val_f, run.series, run.metrics]
     text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -270,35 +280,35 @@ def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[st
         SERIES: {name: list(values) for name, values in run.series.items()},
         IGNORED: settings.ignored,
         EXPERIMENT: {key: text for key, text in labels.items() if text},
-        "note": run.note,
-        "seed": _seed(run, settings),
-        **_figures(run, settings.config),
+        NOTE: run.note,
+        SEED: _seed(run, settings),
+        **_metrics(run, settings.config),
     }
     if oldconfig.continues(settings, run.val_f):
         told[CONTINUED] = oldconfig.parent(settings, others)
     return {key: value for key, value in told.items() if value is not None}
 
 
-def _figures(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     """The seed's table of one run; what cannot be known is left out."""
     dice, ce = config.get("loss.dice_weight"), config.get("loss.ce_weight", 1.0)
     weights = {"ce_weight": ce, "dice_weight": dice} if is_number(dice) and is_number(ce) else None
     if not run.val_f:
-        told = _completed(run.figures)
+        told = _completed(run.metrics)
         if weights is not None:
-            told.setdefault("ce_dice_ratio", training_figures.ratio(**weights))
+            told.setdefault("ce_dice_ratio", training_metrics.ratio(**weights))
         return told
     train = run.series.get("train_f")
     history = [
         {"epoch": epoch, "val_f": score, **({} if train is None else {"train_f": train[epoch - 1]})}
         for epoch, score in enumerate(run.val_f, 1)
     ]
-    found = training_figures.figures(history, **(weights or {"dice_weight": 0.0}))
+    found = training_metrics.metrics(history, **(weights or {"dice_weight": 0.0}))
     return found if weights else {**found, "ce_dice_ratio": None}
 
 
 def _completed(told: Mapping[str, Any]) -> dict[str, Any]:
-    """A table's figures, with those that follow from the others."""
+    """A table's metrics, with those that follow from the others."""
     all_ = dict(told)
     best = all_["best_val_f"]
     if "train_f_at_best" in all_:

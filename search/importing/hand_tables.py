@@ -81,8 +81,8 @@ class Run:
 
     name: None where the file gives none. where: file and run, for messages. config: nested, as it
     was written. val_f: score of every epoch, in [0, 1]; empty for a row of a table. series: what
-    else was recorded, name -> one number per epoch. figures: columns of
-    `search.study.training_figures` that a table gave. metric: what its file says that the score
+    else was recorded, name -> one number per epoch. metrics: columns of
+    `search.study.training_metrics` that a table gave. metric: what its file says that the score
     is. notes: what was left out.
     """
 
@@ -91,7 +91,7 @@ class Run:
     config: dict[str, Any]
     val_f: tuple[float, ...] = ()
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     note: str | None = None
     metric: str | None = None
@@ -100,7 +100,7 @@ class Run:
     @property
     def best(self) -> float:
         """The highest score."""
-        return max(self.val_f, default=self.figures.get("best_val_f", 0.0))
+        return max(self.val_f, default=self.metrics.get("best_val_f", 0.0))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Unfinished:
 def run_of_row(
     row: Mapping[str, Any], where: str, above: Mapping[str, Any], *, commas: bool = False
 ) -> Run | Unfinished:
-    """A run of which a table tells the figures.
+    """A run of which a table tells the metrics.
 
     commas: whether the table writes decimals with a comma. Raises UserError naming row, column and
     value for a cell that holds no number where one is needed.
@@ -125,7 +125,7 @@ def run_of_row(
             f"{where}: config: {str(config)[:40]!r} is none; keys and values are needed"
         )
     config = plain(config)
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     told: dict[str, Any] = {}
     taken: dict[str, str] = {}
     remarks, why = [], "empty"
@@ -138,10 +138,10 @@ def run_of_row(
             if column == "best_val_f" and _bare(cell) in _UNFINISHED:
                 why = str(cell).strip() or "empty"
                 continue
-            for name, value in _figures_in(column, heading, cell, where, commas).items():
-                if figures.get(name, value) != value:
-                    raise _told_twice(where, name, figures[name], taken[name], value, heading)
-                figures[name], taken[name] = value, heading
+            for name, value in _metrics_in(column, heading, cell, where, commas).items():
+                if metrics.get(name, value) != value:
+                    raise _told_twice(where, name, metrics[name], taken[name], value, heading)
+                metrics[name], taken[name] = value, heading
         elif words in _NAMES:
             told["name"] = str(cell).strip() or None
         elif words in ("seed", "metric"):
@@ -159,14 +159,14 @@ def run_of_row(
                 raise _told_twice(where, name, before, taken.get(name, "config"), value, heading)
             taken[".".join(path)] = heading
             put(config, path, value)
-    if "best_val_f" not in figures:
+    if "best_val_f" not in metrics:
         return Unfinished(where, why)
-    _check_row(figures, where)
+    _check_row(metrics, where)
     return Run(
         name=told.get("name"),
         where=where,
         config=config,
-        figures=figures,
+        metrics=metrics,
         seed=read_seed(told.get("seed"), where),
         note=", ".join(remarks) or None,
         metric=read_metric(told, above),
@@ -202,8 +202,8 @@ def _told_twice(
     )
 
 
-def _figures_in(column: str, heading: str, cell: Any, where: str, commas: bool) -> dict[str, Any]:
-    """One cell of the seed's table, by column; empty where it says that there is no figure."""
+def _metrics_in(column: str, heading: str, cell: Any, where: str, commas: bool) -> dict[str, Any]:
+    """One cell of the seed's table, by column; empty where it says that there is no number."""
     if _bare(cell) in _ABSENT:
         return {}
     if column == "ce_dice_ratio":
@@ -247,14 +247,14 @@ def _whole_in(cell: Any, heading: str, where: str, commas: bool, needed: str) ->
     return int(number)
 
 
-def _check_row(figures: Mapping[str, Any], where: str) -> None:
-    best, final = figures["best_val_f"], figures.get("final_val_f")
+def _check_row(metrics: Mapping[str, Any], where: str) -> None:
+    best, final = metrics["best_val_f"], metrics.get("final_val_f")
     if final is not None and final > best:
         raise UserError(
             f"{where}: the final score {final:g} lies above the best one {best:g}; is a column"
             " mistaken for another?"
         )
-    at, trained = figures.get("best_epoch"), figures.get("epochs_trained")
+    at, trained = metrics.get("best_epoch"), metrics.get("epochs_trained")
     if at is not None and trained is not None and at > trained:
         raise UserError(f"{where}: the best epoch {at} lies after the last one {trained}; mend one")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.study.attributes import CONTINUES, COPIED_FROM
+from search.study.attributes import CONTINUES, COPIED_FROM, STOPPED
+from storage.optuna_internals import id_of_study
 
 if TYPE_CHECKING:
     import optuna
@@ -103,7 +104,7 @@ def kept_files(storage: LeasedStorage, study: optuna.Study, revivals: Revivals) 
     rows = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     # after the rows: whoever claims a trial later finds it as it is now
     claims = {
-        c.number: c.token for c in storage.live_claims(study._study_id) if c.number is not None
+        c.number: c.token for c in storage.live_claims(id_of_study(study)) if c.number is not None
     }
     living: set[int] = set()
     for trial in rows.values():
@@ -149,7 +150,7 @@ def useless_of(
         return
     kept: list[Path] = []
     what = f"checkpoints of {'failed' if state == 'FAIL' else state.lower()} trials"
-    hopeless = lineages.diverged(row) or bool(row.user_attrs.get("stopped"))
+    hopeless = lineages.diverged(row) or bool(row.user_attrs.get(STOPPED))
     gone = kept_files.reached and (parked or hopeless)
     heir = kept_files.heirs.get(number)
     if heir is not None and _is_heir(kept_files.rows[heir], tokens):
@@ -207,7 +208,9 @@ def unnamed_artifacts(storage: LeasedStorage, runs: Path, *, remove: bool) -> It
     named = set()
     for study in storage.get_all_studies():
         attrs = [study.system_attrs]
-        attrs += [t.system_attrs for t in storage.get_all_trials(study._study_id, deepcopy=False)]
+        attrs += [
+            t.system_attrs for t in storage.get_all_trials(id_of_study(study), deepcopy=False)
+        ]
         for key in (key for some in attrs for key in some):
             if found := _ARTIFACT.search(key):
                 named.add(found.group())

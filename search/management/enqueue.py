@@ -19,9 +19,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import ENQUEUED
+from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, NOTE, PRIORITY, SEED
 from search.study.search_space import Value, canonical, inside, is_number
 from search.study.setup import Setup, config_for
+from storage.optuna_internals import id_of_trial, storage_of
 from trainer.config import read_yaml, spelt, takes_text
 from trainer.errors import ConfigError
 from trainer.notation import KeyPath, decimal
@@ -148,14 +149,14 @@ def enqueue(
         key = hashlib.sha256(f"{text} {seen[text]}".encode()).hexdigest()[:16]
         attrs: dict[str, Any] = {
             ENQUEUED: uuid.uuid4().hex[:16] if again else key,
-            "priority": request.priority,
+            PRIORITY: request.priority,
         }
         if request.seed is not None:
-            attrs["seed"] = request.seed
+            attrs[SEED] = request.seed
         if request.note is not None:
-            attrs["note"] = request.note
+            attrs[NOTE] = request.note
         if request.expect is not None:
-            attrs["expect"] = list(request.expect)
+            attrs[EXPECT] = list(request.expect)
         rows.append((params, attrs))
     return put_in_queue(study, ENQUEUED, rows)
 
@@ -195,12 +196,12 @@ def marked(study: optuna.Study, mark: str) -> dict[Any, FrozenTrial]:
 def _settle(study: optuna.Study, mark: str) -> None:
     """Two runs that enqueue at the same moment make doubles: the later rows are cancelled."""
     first = marked(study, mark)
-    storage = study._storage
+    storage = storage_of(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         key = trial.user_attrs.get(mark)
         if key is not None and first[key].number != trial.number:
-            storage.set_trial_user_attr(trial._trial_id, "cancelled", "enqueued twice at once")
-            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            storage.set_trial_user_attr(id_of_trial(trial), CANCELLED, "enqueued twice at once")
+            storage.set_trial_state_values(id_of_trial(trial), TrialState.FAIL)
 
 
 def _expectation(value: object, where: str) -> tuple[float, float] | None:

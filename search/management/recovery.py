@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search.study.attributes import JUDGED, REBUILT, SETUP
+from storage.optuna_internals import id_of_study
 
 if TYPE_CHECKING:
     import optuna
@@ -29,7 +30,7 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
         study.add_trial(row)
         if len(study.get_trials(deepcopy=False)) != number + 1:
             raise StudyError("the store was away and holds a trial twice: repeat this command")
-    _pass_over(storage, study._study_id, found.token)
+    _pass_over(storage, id_of_study(study), found.token)
     if found.total is not None:
         set_total(study, found.total)
     if found.judged is not None:

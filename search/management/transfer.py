@@ -18,7 +18,15 @@ from search.management import first_trials
 from search.management.enqueue import put_in_queue
 from search.strategy.equipping import load_study
 from search.study import lineages
-from search.study.attributes import COPIED_FROM, FIRST
+from search.study.attributes import (
+    CONTINUES,
+    COPIED_FROM,
+    ENQUEUED,
+    FIRST,
+    NOTE,
+    PREDICTION,
+    PRIORITY,
+)
 from search.study.lookup import load_setup
 from search.study.search_space import Spec, Value, distribution, format_value, matching, widened
 from search.study.setup import Setup, StudyError, base_values
@@ -27,7 +35,7 @@ from trainer.config import key_path
 
 BEST_CONFIGS = 5
 # marks of a row's own place in its study, which a copy does not inherit
-_OWN_MARKS = ("continues", "copied_from", "first", "enqueued", "priority")
+_OWN_MARKS = (CONTINUES, COPIED_FROM, FIRST, ENQUEUED, PRIORITY)
 _KEPT_SYSTEM_ATTRS = ("constraints:", "artifacts:")
 
 
@@ -167,10 +175,10 @@ def _enqueue_best(
                 params,
                 {
                     FIRST: f"{old.name}/{trial.number}",
-                    "note": f"from study {old.name}, trial {trial.number}",
-                    "prediction": f"{trial.value:.4f} there, with {difference}",
+                    NOTE: f"from study {old.name}, trial {trial.number}",
+                    PREDICTION: f"{trial.value:.4f} there, with {difference}",
                     # the person named this study: before the seed's own first trials
-                    "priority": first_trials.PRIORITY + 1,
+                    PRIORITY: first_trials.FIRST_PRIORITY + 1,
                 },
             )
         )

@@ -18,8 +18,8 @@ from search.reporting.document import Document, Section, Table
 from search.results.export_formats import train_words
 from search.results.statistics.intervals import Interval, interval, over_images
 from search.results.trials import Outcome, Results, results_of
-from search.study import training_figures
-from search.study.attributes import CONFIGURATION, SETUP
+from search.study import training_metrics
+from search.study.attributes import CONFIGURATION, SETUP, attributes_of
 from search.study.lookup import named_study
 from search.study.names import is_repeats, repeats_name, search_name
 from search.study.repeats import confirmed_scores
@@ -188,16 +188,16 @@ def _label(chosen: Outcome) -> str:
 
 
 def _scores(chosen: Outcome, repeats: Repeats | None, confirm: str) -> Section:
-    figures = chosen.figures
+    metrics = chosen.metrics
     rows = [
         ("f_score (its value)", _score(chosen.value)),
-        ("f_score_full", _score(chosen.attrs.get("f_score_full"))),
+        ("f_score_full", _score(attributes_of(chosen.attrs).f_score_full)),
         (
             "best epoch",
-            f"{training_figures.text('best_epoch', figures['best_epoch'])} of {chosen.budget}",
+            f"{training_metrics.text('best_epoch', metrics['best_epoch'])} of {chosen.budget}",
         ),
         *(
-            (training_figures.COLUMNS[name][0], training_figures.text(name, figures[name]))
+            (training_metrics.COLUMNS[name][0], training_metrics.text(name, metrics[name]))
             for name in ("train_f_at_best", "gap", "final_val_f")
         ),
     ]

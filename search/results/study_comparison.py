@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.results.trials import Outcome, Results
 from search.study import lineages
-from search.study.attributes import COPIED_FROM
+from search.study.attributes import CONFIGURATION, COPIED_FROM
 from search.study.search_space import describe, format_value, short
 from search.study.setup import Setup, base_values
 
@@ -41,7 +41,7 @@ def own_rows(results: Results) -> list[FrozenTrial]:
 def epochs_trained(results: Results) -> int:
     """Epochs of all rows; of a table's rows what it tells."""
     if results.imported:
-        return sum(one.figures.get("epochs_trained") or 0 for one in results.outcomes)
+        return sum(one.metrics.get("epochs_trained") or 0 for one in results.outcomes)
     return sum(len(row.intermediate_values) for row in own_rows(results))
 
 
@@ -180,7 +180,7 @@ def repeats(results: Results) -> dict[str, list[Outcome]]:
     """
     found: dict[str, list[Outcome]] = {}
     for one in results.complete():
-        label = one.attrs.get("configuration")
+        label = one.attrs.get(CONFIGURATION)
         if label is not None:
             found.setdefault(str(label), []).append(one)
     return dict(sorted(found.items(), key=lambda item: -mean(item[1])))

@@ -17,14 +17,25 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import lineages, training_figures
-from search.study.attributes import CONFIG, CONFIGURATION, CONTENT, CONTINUED, IMPORTED, RUN, SERIES
+from search.study import lineages, training_metrics
+from search.study.attributes import (
+    CONFIG,
+    CONFIGURATION,
+    CONTENT,
+    CONTINUED,
+    IMPORTED,
+    NOTE,
+    RUN,
+    SEED,
+    SERIES,
+)
 from search.study.lookup import load_setup
 from search.study.names import is_imported, repeats_name
 from search.study.repeats import confirmed_scores
 from search.study.run_folders import newest_claims
 from search.study.search_space import is_number
 from search.study.setup import Setup, StudyError, base_values, config_for, flat
+from storage.optuna_internals import storage_of
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
 from trainer.notation import decimal
@@ -41,7 +52,7 @@ class Outcome:
     """One trial, all rows of its lineage together.
 
     name: of a person's own run, else `trial N`. value: highest score, in [0, 1], of the study's
-    metric. figures: the columns of `search.study.training_figures`. params: searched values by
+    metric. metrics: the columns of `search.study.training_metrics`. params: searched values by
     name. config: everything that is known of how it was trained, by dotted name, params included.
     series: what was recorded each epoch (val_f, train_f, lr, ...), name -> {epoch: number}, epochs
     from 1. per_class: F-score of the best epoch by class name, in [0, 1], None where a class is
@@ -53,7 +64,7 @@ class Outcome:
     name: str
     state: TrialState
     value: float | None
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     params: Mapping[str, Any]
     config: Mapping[str, Any]
     series: Mapping[str, Mapping[int, float]]
@@ -71,7 +82,7 @@ class Outcome:
     @property
     def note(self) -> str | None:
         """What was written beside an enqueued or first trial."""
-        return self.attrs.get("note")
+        return self.attrs.get(NOTE)
 
     @property
     def label(self) -> str:
@@ -80,7 +91,7 @@ class Outcome:
 
     @property
     def seed(self) -> int | None:
-        return self.attrs.get("seed")
+        return self.attrs.get(SEED)
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,7 @@ def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
     if name == study.study_name:
         return {}
     try:
-        other = optuna.Study(study_name=name, storage=study._storage)
+        other = optuna.Study(study_name=name, storage=storage_of(study))
         there = load_setup(other)
     except (KeyError, StudyError):
         return {}
@@ -200,7 +211,7 @@ def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
         name=name,
         state=trial.state,
         value=lineages.value(trial),
-        figures=training_figures.row_of(trial),
+        metrics=training_metrics.row_of(trial),
         params=trial.params,
         config=config,
         series=series,
@@ -217,14 +228,14 @@ def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | 
     series = _columns(history)
     # the store has what was reported, a file perhaps another owner's epochs
     series["val_f"] = dict(trial.intermediate_values)
-    figures = training_figures.row_of(trial)
-    best = next((entry for entry in history if entry["epoch"] == figures["best_epoch"]), {})
+    metrics = training_metrics.row_of(trial)
+    best = next((entry for entry in history if entry["epoch"] == metrics["best_epoch"]), {})
     return Outcome(
         number=trial.number,
         name=f"trial {trial.number}",
         state=trial.state,
         value=lineages.value(trial),
-        figures=figures,
+        metrics=metrics,
         params=trial.params,
         config=_config(trial, setup),
         series=series,
@@ -238,7 +249,7 @@ def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | 
 
 def _config(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
     try:
-        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get("seed", 0)))
+        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get(SEED, 0)))
     except ConfigError:
         # a row of somebody else's making
         return {**base_values(setup), **_dotted(trial.params)}

@@ -22,9 +22,9 @@ from optuna.trial import FrozenTrial
 
 from search.strategy.forecast.features import knots_by
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.samplers import StudyView
 from search.study import lineages
 from search.study.attributes import CONTINUES, TOTAL
+from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
     from search.study.setup import Setup

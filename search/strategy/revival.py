@@ -18,7 +18,7 @@ from search.strategy.equipping import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import THRESHOLDS, Thresholds
 from search.study import lineages
-from search.study.attributes import CONTINUES, COPIED_FROM
+from search.study.attributes import CONTINUES, COPIED_FROM, RUNTIME, SEED, STOPPED
 from search.study.lineages import curve_of, revivals, rows_of, under_way
 from search.study.run_folders import trial_folder
 from search.study.setup import Setup
@@ -31,7 +31,7 @@ SHARE = 0.25
 
 
 # what the rows of one trial have in common; all else tells how a row came or ended
-_INHERITED = ("seed", "runtime")
+_INHERITED = (SEED, RUNTIME)
 
 
 def choose(
@@ -127,7 +127,7 @@ def parked(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
 
 def _parkable(row: FrozenTrial) -> bool:
     attrs = row.user_attrs
-    return not (lineages.diverged(row) or attrs.get("stopped") or COPIED_FROM in attrs)
+    return not (lineages.diverged(row) or attrs.get(STOPPED) or COPIED_FROM in attrs)
 
 
 def allowance(trials: Sequence[FrozenTrial], epochs: int) -> float:

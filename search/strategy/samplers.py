@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -21,15 +21,17 @@ from optuna.trial import FrozenTrial, TrialState
 from search.strategy.forecast.features import from_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
+from search.study.attributes import ENQUEUED, FIRST
 from search.study.names import SAMPLERS
 from search.study.search_space import Spec, Value, distribution, matching
+from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
     from search.study.setup import Setup
 
 # drawn at random before the model is asked; planned trials come on top, since they lie together
 STARTUP_TRIALS = 10
-PLANNED = ("first", "enqueued")
+PLANNED = (FIRST, ENQUEUED)
 
 
 def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> LineageSampler:
@@ -41,41 +43,6 @@ def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> L
         specs=setup.specs(),
         fixed=setup.fixed,
     )
-
-
-class StudyView:
-    """A study whose trials are shown through `trials_of`; everything else is the study's own."""
-
-    def __init__(
-        self, study: optuna.Study, trials_of: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
-    ) -> None:
-        self._study = study
-        self._trials_of = trials_of
-        self._shown: list[FrozenTrial] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        return self.get_trials()
-
-    def get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        if self._shown is None:
-            self._shown = self._trials_of(self._study.get_trials(deepcopy=False))
-        shown = [trial for trial in self._shown if states is None or trial.state in states]
-        return copy.deepcopy(shown) if deepcopy else shown
-
-    # Optuna's own samplers and pruners read through this one
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        return self.get_trials(deepcopy, states)
 
 
 class LineageSampler(BaseSampler):

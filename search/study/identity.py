@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     pass
 from search.study.lookup import study_or_none
 from search.study.setup import CHANGEABLE, Setup, StudyError, flat
+from storage.optuna_internals import system_attrs_of
 
 METRIC_NAMES = ["f_score"]
 
@@ -76,7 +77,7 @@ def refuse_foreign(
     way_on: what to do about it. maker: which command makes those that are wanted.
     """
     attrs = study.user_attrs
-    system = study._storage.get_study_system_attrs(study._study_id)
+    system = system_attrs_of(study)
     metrics = system.pop(_METRIC_NAMES, METRIC_NAMES)
     # a note that was written in the dashboard is no program's
     others = sorted([*attrs, *(key for key in system if not key.startswith("dashboard:"))])

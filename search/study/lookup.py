@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from storage import LeasedStorage
 from search.study.setup import Setup, StudyError
+from storage.optuna_internals import id_of_study
 
 
 def named_study(storage: LeasedStorage, name: str) -> optuna.Study:
@@ -51,7 +52,7 @@ def study_or_none(storage: LeasedStorage, name: str) -> optuna.Study | None:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
-    storage.check_numbers(study._study_id)
+    storage.check_numbers(id_of_study(study))
     return study
 
 

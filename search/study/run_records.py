@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.study import lineages
-from search.study.attributes import JUDGED, TOTAL
+from search.study.attributes import JUDGED, LOST, TOTAL, attributes_of
 from trainer.presets import DEMO_WARNING
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ from optuna.artifacts import ArtifactMeta
 from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState, create_trial
 
-from search.study.attributes import LOST
 from search.study.lineages import curve_of, rows_of
 from search.study.run_folders import token_folders, trial_folder
 from search.study.setup import Setup
@@ -44,16 +43,17 @@ from trainer.errors import ConfigError
 
 def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
     """The `search` section that goes with a trial's config: where it came from."""
+    attrs = attributes_of(row.user_attrs)
     score, epoch = _best_epoch(row)
     return {
         "study": setup.name,
         "study_uid": setup.uid,
         "trial": row.number,
         "value": score,
-        "f_score_full": row.user_attrs.get("f_score_full"),
+        "f_score_full": attrs.f_score_full,
         "epoch": epoch,
         "metric": setup.metric,
-        "seed": row.user_attrs.get("seed"),
+        "seed": attrs.seed,
         "data": {key: setup.data[key] for key in ("name", "fingerprint", "train", "val")},
         "preset": setup.preset,
         **({"note": DEMO_WARNING} if setup.preset == "demo" else {}),

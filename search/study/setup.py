@@ -18,6 +18,7 @@ import optuna
 
 import space
 from search.study import search_space
+from search.study.attributes import RUNTIME, SEED
 from search.study.names import (
     PRUNERS,
     SAMPLERS,
@@ -262,7 +263,7 @@ def trial_config(
     return config_for(
         setup,
         trial.params,
-        seed=trial.user_attrs["seed"],
-        runtime=trial.user_attrs.get("runtime") if runtime is None else runtime,
+        seed=trial.user_attrs[SEED],
+        runtime=trial.user_attrs.get(RUNTIME) if runtime is None else runtime,
         data_root=data_root,
     )

@@ -22,7 +22,7 @@ from search.notebook import LoadedStudy
 from search.results.findings.every_finding import findings
 from search.study.attributes import IMPORTED, RUN, SERIES
 from search.study.setup import StudyError
-from search.study.training_figures import COLUMNS
+from search.study.training_metrics import COLUMNS
 from storage import StorageError
 from tests.support.documents import section
 from tests.support.studies import (

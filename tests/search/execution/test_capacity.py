@@ -275,10 +275,9 @@ def test_a_trial_for_which_one_picture_is_too_much_fails_with_the_reason(
 
 @pytest.fixture
 def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     # threads that wait for busy cores take many times as long as one
     monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
-    return importlib.import_module("bench_gpu")
+    return importlib.import_module("scripts.benchmarks.gpu")
 
 
 def bench_flags(folder: Path) -> list[str]:
@@ -336,7 +335,7 @@ def test_full_training_goes_on_from_its_checkpoint(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_the_bench_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "bench_gpu.py"), "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "scripts.benchmarks.gpu", "--data", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert said.returncode == 2

@@ -275,7 +275,7 @@ def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
         config = config_from_dict(content)
         faces = load_faces("synthetic", image_size=16, synthetic_images=40, parts=("train", "val"))
         result = fit(config, faces, out=tmp_path / "again")
-        assert (result.best_f, result.best_epoch) == (record["value"], record["epoch"])
+        assert (result.best_f_score, result.best_epoch) == (record["value"], record["epoch"])
 
 
 def test_a_revival_killed_in_the_middle_ends_as_the_unbroken_trial(
