@@ -90,7 +90,7 @@ def searched(truth: str, way: str, trials: int, seed: int) -> optuna.Study:
     import numpy as np
     import optuna
 
-    from search.strategy.equipping import equip
+    from search.strategy.loading import set_sampler_and_pruner
     from search.study.attributes import SETUP
     from search.study.search_space import distribution
     from search.study.training_metrics import metrics
@@ -98,7 +98,7 @@ def searched(truth: str, way: str, trials: int, seed: int) -> optuna.Study:
     setup = setup_of(way, seed)
     study = optuna.create_study(study_name=setup.name, direction="maximize")
     study.set_user_attr(SETUP, setup.to_json())
-    equip(study, setup)
+    set_sampler_and_pruner(study, setup)
     spaces = {name: distribution(spec) for name, spec in setup.specs().items()}
     rng = np.random.default_rng([seed, TRUTHS.index(truth), WAYS.index(way)])
     for _ in range(trials):

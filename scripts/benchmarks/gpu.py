@@ -172,17 +172,20 @@ def _full(args: argparse.Namespace, summary: DataSummary) -> Config:
 
 def _parts(bench: _Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
     """Every measurement by its name, the short ones first."""
-    from search.execution.launchers.capacity import Place, candidates
+    from search.execution.launchers.capacity import Device, candidates
     from trainer.runtime import usable_cores
 
-    place = Place(bench.args.device, usable_cores())
+    device = Device(bench.args.device, usable_cores())
     for rival in RIVALS:
         yield f"rival {rival}", partial(_rival, bench, rival)
-    yield "ours", partial(_side_by_side, bench, place, bench.config.data.image_size, 1)
+    yield "ours", partial(_side_by_side, bench, device, bench.config.data.image_size, 1)
     yield "network alone", partial(_network_alone, bench.config)
     for size in [bench.args.size] if bench.args.size else SIZES:
-        for workers in candidates(place):
-            yield f"{workers} at {size} pixels", partial(_side_by_side, bench, place, size, workers)
+        for workers in candidates(device):
+            yield (
+                f"{workers} at {size} pixels",
+                partial(_side_by_side, bench, device, size, workers),
+            )
     yield "full", partial(_trained, bench)
 
 
@@ -215,19 +218,19 @@ def _rival(bench: _Bench, rival: str) -> Result:
     return dict(json.loads(said.stdout.strip().splitlines()[-1]))
 
 
-def _side_by_side(bench: _Bench, place: Any, size: int, workers: int) -> Result:
+def _side_by_side(bench: _Bench, device: Any, size: int, workers: int) -> Result:
     """Trainings at the same time: pictures a second together, and unpruned trials an hour."""
     from search.execution.launchers.capacity import side_by_side
     from trainer.config import with_values
     from trainer.data.dataset import describe
 
     config = with_values(
-        bench.config, {"data.image_size": size, "runtime.threads": place.threads_of(workers)}
+        bench.config, {"data.image_size": size, "runtime.threads": device.threads_of(workers)}
     )
     seconds = bench.args.seconds
     reading = side_by_side(
         config,
-        place,
+        device,
         workers,
         pictures=describe(bench.args.data).train,
         seconds=(seconds / 2, seconds),

@@ -167,7 +167,7 @@ def repeats(rows: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def enqueue_repeats(args: argparse.Namespace) -> None:
     """Put the trainings with other seeds in the queue, each once however often this is called."""
     from search.management.enqueue import enqueue
-    from search.strategy.equipping import load_study
+    from search.strategy.loading import load_study
     from search.study.lookup import load_setup
     from storage import open_storage
 
@@ -215,8 +215,8 @@ def requests(rows: Sequence[FrozenTrial], seeds: int) -> list[Request]:
 
 def collect(args: argparse.Namespace) -> int:
     """Write what the study holds; the exit code. Raises StudyError, UserError."""
-    from search.strategy.equipping import load_study
     from search.strategy.forecast.curve_banks import write_bank
+    from search.strategy.loading import load_study
     from search.study.lookup import load_setup
     from storage import open_storage
 

@@ -48,7 +48,7 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
     """Measure, print, and write what is asked for."""
     import optuna
 
-    from search.strategy.equipping import load_study
+    from search.strategy.loading import load_study
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from search.confirmation.plan import judged
+from search.confirmation.looks import judged
 from search.confirmation.scores import ByImage, by_image
 from search.reporting.document import Document, Section, Table
 from search.results.export_formats import train_words

@@ -29,11 +29,11 @@ def load_study(storage: LeasedStorage, name: str) -> optuna.Study:
     """An existing search, ready to ask and tell. Raises StudyError, with the nearest name."""
     study = named_study(storage, name)
     setup = load_setup(study)
-    equip(study, setup)
+    set_sampler_and_pruner(study, setup)
     return study
 
 
-def equip(study: optuna.Study, setup: Setup) -> None:
+def set_sampler_and_pruner(study: optuna.Study, setup: Setup) -> None:
     """Give a study its sampler and pruner, which share what they know of it."""
     study_forecast = functools.cache(lambda: forecast_of_study(study, setup))
     study.sampler = make_sampler(setup, study_forecast)

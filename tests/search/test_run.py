@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 import space
 from search import clean, compare, confirm, export, queue, rebuild, report, worker
 from search.run import main, parser
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.lookup import load_setup
 from search.study.names import PRUNERS, SAMPLERS
 from search.study.shared_state import Lease, lease_of

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from search.confirm import main
-from search.confirmation.plan import best_of, fresh_seed, judged
+from search.confirmation.looks import judged
+from search.confirmation.plan import best_of, fresh_seed
 from search.confirmation.scores import (
     CONFIGURATION,
     ByImage,
