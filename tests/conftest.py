@@ -32,13 +32,32 @@ from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
-from tests.support import postgres  # noqa: E402
+from tests.support import fork_server, postgres  # noqa: E402
 
 # what takes a process half a minute and more, the longest first
 LONG = (
     *("test_run.py", "test_confirm.py", "test_failures.py", "test_storage_contract.py"),
     *("test_revive.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py"),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="the tests marked long too, and every process started in earnest, not forked",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--all"):
+        fork_server.install()
+    elif config.option.markexpr == "not proof and not long":
+        config.option.markexpr = "not proof"
+
+
+def pytest_unconfigure() -> None:
+    fork_server.uninstall()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
