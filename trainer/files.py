@@ -28,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes private files; a result is as readable as any other file of the person's
+        # mkstemp makes private files; a result is as readable as any other file of the user's
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:

@@ -69,7 +69,7 @@ def _cpu_likes_bfloat16(config: Config) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raises ConfigError with the mend if a device cannot be used here."""
+    """Raises ConfigError with the fix if a device cannot be used here."""
     if not device.startswith("cuda"):
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

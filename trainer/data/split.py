@@ -107,7 +107,7 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 class Names:
-    """Finds stems by the names that a person writes: `17`, `17.jpg`, and `00017` for 17."""
+    """Finds stems by the names that a user writes: `17`, `17.jpg`, and `00017` for 17."""
 
     def __init__(self, stems: Collection[str]) -> None:
         self._stems = {composed(stem): stem for stem in stems}
