@@ -95,10 +95,7 @@ def complain(message: object) -> int:
 
 
 def guarded(
-    body: Callable[[], int],
-    errors: tuple[type[Exception], ...] = (),
-    *,
-    printed: bool = False,
+    body: Callable[[], int], errors: tuple[type[Exception], ...] = (), *, printed: bool = False
 ) -> int:
     """Run a command's body and turn a user's mistakes into one line and exit code 2.
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from trainer.config import Config, RuntimeConfig, with_values
+from trainer.config import Config, with_values
+from trainer.config.sections import RuntimeConfig
 from trainer.errors import ConfigError
 
 

@@ -135,9 +135,7 @@ def stem_of(name: str) -> str:
 
 
 def split(
-    stems: Sequence[str],
-    given: Mapping[str, Sequence[str]],
-    twins: Mapping[str, str] | None = None,
+    stems: Sequence[str], given: Mapping[str, Sequence[str]], twins: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, ...]]:
     """part -> its stems, in sorted order; every stem is in one part at most.
 
