@@ -90,6 +90,7 @@ def document(
     shown: dict[str, dict[str, Any]] = {
         "standing": {"tables": [tables.standing(results, total)]},
         "comparison": {"tables": [tables.comparison(results)] if results.outcomes else []},
+        "pruning": {"tables": [it for it in [tables.verdicts(results)] if it is not None]},
         "enqueued": {"tables": [it for it in [tables.queue(results)] if it is not None]},
         "pictures": {"pictures": [] if sheet is None else [sheet]},
         "advice": {"commands": [] if command is None else [command]},

@@ -12,8 +12,18 @@ from search.reporting.document import Flag, Table
 from search.results.statistics.evidence import fall_after, wait_of
 from search.results.trials import Outcome, Results
 from search.study import lineages, requests, training_metrics
-from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, FIRST, NOTE, PREDICTION, STOPPED
+from search.study.attributes import (
+    CANCELLED,
+    ENQUEUED,
+    EXPECT,
+    FIRST,
+    NOTE,
+    PREDICTION,
+    STOPPED,
+    VERDICT,
+)
 from search.study.search_space import format_value
+from search.study.verdicts import percent, verdict_of
 from search.study.wording import params_text
 
 _STATES = {
@@ -47,6 +57,27 @@ def standing(results: Results, total: int | None) -> Table:
     rows = [(word, str(found[word])) for word in words if found[word] or ":" not in word]
     wanted = [] if total is None else [("finished trials wanted", str(total))]
     return Table(("state", "trials"), [*rows, *wanted], "Trials by state")
+
+
+def verdicts(results: Results) -> Table | None:
+    """Why each pruned trial was pruned, in numbers; None where no pruner kept any."""
+    rows = []
+    for one in results.outcomes:
+        verdict = verdict_of(one.attrs.get(VERDICT)) if one.state == TrialState.PRUNED else None
+        if verdict is None:
+            continue
+        scores = (verdict.best, verdict.forecast, verdict.deviation, verdict.against)
+        rows.append(
+            (
+                str(one.number),
+                f"{verdict.epoch} of {verdict.epochs}",
+                *("-" if score is None else f"{score:.4f}" for score in scores),
+                percent(verdict.chance),
+                percent(verdict.needed),
+            )
+        )
+    headings = ("trial", "epoch", "best F", "forecast", "±", "to beat", "chance", "asked for")
+    return Table(headings, rows, "Why trials were pruned", sortable=True) if rows else None
 
 
 # ------------------------------------------------------------------------------- all trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 
 from optuna.trial import TrialState
@@ -10,9 +11,10 @@ from optuna.trial import TrialState
 from search.results.findings.judged_study import Evidence
 from search.results.findings.wording import listed, some
 from search.results.trials import Outcome
-from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED
+from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED, VERDICT
 from search.study.lineages import diverged, revivals, rows_of
 from search.study.requests import forecast_held
+from search.study.verdicts import percent, verdict_of
 from search.study.wording import counted
 
 _SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
@@ -39,7 +41,26 @@ def pruning(seen: Evidence) -> list[str]:
     ]
     told = [f"{count} {kind}" for count, kind in kinds if count]
     text += f"; {listed(told)} among them" if told else ""
-    return [f"{text}.", *_revived(seen)]
+    return [f"{text}.", *_verdicts(pruned), *_revived(seen)]
+
+
+def _verdicts(pruned: Sequence[Outcome]) -> list[str]:
+    """What the pruner's forecast gave the pruned trials; nothing where it kept no numbers."""
+    known = [
+        (verdict.chance / verdict.needed, one.name, verdict)
+        for one in pruned
+        if (verdict := verdict_of(one.attrs.get(VERDICT)))
+        and verdict.chance is not None
+        and verdict.needed
+    ]
+    if not known:
+        return []
+    _, name, closest = max(known, key=lambda it: it[0])
+    chances = statistics.median(verdict.chance or 0.0 for *_, verdict in known)
+    return [
+        f"The forecast gave {counted(len(known), 'trial')} a chance of {percent(chances)} (median)"
+        f" to bring the answer when pruned; nearest to going on was {name}: {closest.text()}."
+    ]
 
 
 def _left(outcome: Outcome) -> int:

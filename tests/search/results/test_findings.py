@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from search.reporting.tables import verdicts
 from search.results.findings.every_finding import TOPICS, advice_command, findings
 from search.results.statistics.evidence import rank_correlation
 from search.results.trials import Outcome, Results, results_of
@@ -545,6 +546,29 @@ def test_revived_trials_tell_what_they_brought(tmp_path: Path) -> None:
     text = said(results_of(made), "pruning")
     assert "1 pruned trial went on later (0) for 1 epoch" in text
     assert "1 became complete, the highest with 0.7000, which is the best of the study" in text
+
+
+def test_verdicts_are_told_in_numbers() -> None:
+    def verdict(chance: float) -> dict[str, Any]:
+        numbers = {"best": 0.3, "forecast": 0.5, "deviation": 0.01, "against": 0.6, "to_come": 2}
+        where = {"rule": "restart-aware", "epoch": 4, "epochs": 10}
+        return {"verdict": {**where, **numbers, "chance": chance, "needed": 0.02}}
+
+    ones = [run(0, 0.6), run(1, 0.3, state=PRUNED, curve={4: 0.3}, attrs=verdict(0.003))]
+    ones.append(run(2, 0.3, state=PRUNED, curve={4: 0.3}, attrs=verdict(0.015)))
+    text = said(study(ones), "pruning")
+    assert "gave 2 trials a chance of 0.9 % (median)" in text
+    nearest = (
+        "trial 2: at epoch 4 of 10, forecast 0.5000 ± 0.0100 against 0.6000 and 2 trials to come"
+    )
+    assert nearest in text
+    table = verdicts(study(ones))
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["1", "2"]
+    assert table.rows[0][1:] == (
+        *("4 of 10", "0.3000", "0.5000", "0.0100", "0.6000", "0.3 %", "2 %"),
+    )
+    assert verdicts(study([run(0, 0.6)])) is None
 
 
 def test_each_forecast_is_set_beside_what_came() -> None:
