@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.study.names import STORAGE
-from trainer.cli import Parser, guarded
+from search.commands import add_storage, add_study, run_command, study_name
+from search.study.attributes import CANCELLED, CONTINUES, STOPPED, TOTAL, attributes_of
+from trainer.cli import Parser
 
 if TYPE_CHECKING:
     import optuna
@@ -40,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "what", nargs="?", metavar="FILE|N", help="add: a YAML list; stop, cancel: a trial number"
     )
-    it.add_argument("--study", metavar="NAME", help="(default: the one with the latest activity)")
-    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    add_study(it)
+    add_storage(it)
     it.add_argument(
         "--set",
         dest="sets",
@@ -60,29 +61,20 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
     printed = args.action == "list"
-    return guarded(lambda: _main(args), errors=(StorageError,), printed=printed)
+    return run_command(lambda: _main(args), printed=printed)
 
 
 def _main(args: argparse.Namespace) -> int:
-    import optuna
-
-    from search.strategy.equipping import load_study
-    from search.study.lookup import latest_study
+    from search.strategy.loading import load_study
     from storage import open_storage
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     _check_idle(args)
     storage = open_storage(args.storage, create=False, read_only=args.action == "list")
-    name = args.study or latest_study(storage)
-    study = load_study(storage, name)
+    quiet = args.action == "list"
+    study = load_study(storage, study_name(storage, args.study, quiet=quiet))
     if args.action == "list":
         return _list(storage, study)
-    if args.study is None:
-        print(f"study {name} (the latest; another: --study NAME)", file=sys.stderr)
     if args.action == "add":
         return _add(study, args)
     if args.action == "stop":
@@ -110,15 +102,16 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
     from search.study import lineages
     from search.study.requests import planned_params
     from search.study.wording import params_text
+    from storage.optuna_internals import id_of_study
 
-    # a person's note may hold brackets
+    # a user's note may hold brackets
     console = Console(highlight=False, markup=False)
     studies = Table(title="Studies", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("", "study", "finished", "wanted", "complete", "pruned", "running", "waiting"):
         studies.add_column(heading)
     for activity in storage.studies_by_activity():
         counts = storage.count_states(activity.study_id)
-        wanted = storage.get_study_user_attrs(activity.study_id).get("total")
+        wanted = storage.get_study_user_attrs(activity.study_id).get(TOTAL)
         studies.add_row(
             "*" if activity.name == study.study_name else "",
             activity.name,
@@ -135,7 +128,7 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
             ),
         )
     console.print(studies)
-    owners = {claim.number: claim.owner for claim in storage.live_claims(study._study_id)}
+    owners = {claim.number: claim.owner for claim in storage.live_claims(id_of_study(study))}
     trials = Table(
         title=f"Trials of {study.study_name} (*)",
         title_justify="left",
@@ -145,14 +138,14 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
     for heading in ("trial", "state", "epochs", "best F", "prio", "note or parameters"):
         trials.add_column(heading)
     for trial in study.get_trials(deepcopy=False):
-        value = lineages.value(trial)
+        value, attrs = lineages.value(trial), attributes_of(trial.user_attrs)
         trials.add_row(
             str(trial.number),
             _state_text(trial, owners),
             str(len(trial.intermediate_values) or "-"),
             "-" if value is None else f"{value:.4f}",
-            f"{trial.user_attrs['priority']:g}" if "priority" in trial.user_attrs else "-",
-            str(trial.user_attrs.get("note") or params_text(planned_params(trial))),
+            "-" if attrs.priority is None else f"{attrs.priority:g}",
+            str(attrs.note or params_text(planned_params(trial))),
         )
     console.print(trials)
     return 0
@@ -160,9 +153,9 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
 
 def _state_text(trial: FrozenTrial, owners: dict[int | None, str]) -> str:
     text = trial.state.name.lower()
-    if "continues" in trial.user_attrs:
-        text += f", goes on from {trial.user_attrs['continues']}"
-    for mark in ("stopped", "cancelled"):
+    if CONTINUES in trial.user_attrs:
+        text += f", goes on from {trial.user_attrs[CONTINUES]}"
+    for mark in (STOPPED, CANCELLED):
         if trial.user_attrs.get(mark):
             text += f", {mark}"
     owner = owners.get(trial.number)
@@ -223,6 +216,7 @@ def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
 
 def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
     from search.study.shared_state import drain
+    from storage.optuna_internals import id_of_study
     from trainer.errors import ConfigError
 
     if what is None:
@@ -235,7 +229,7 @@ def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
             f"queue stop: trial {what} is {trial.state.name}, not RUNNING; a waiting one is"
             " withdrawn with queue cancel"
         )
-    if not storage.set_wish_for_number(study._study_id, trial.number, "stop"):
+    if not storage.set_wish_for_number(id_of_study(study), trial.number, "stop"):
         raise ConfigError(f"queue stop: nobody is at work on trial {what}; try again in a minute")
     print(f"trial {what} is asked to stop: it ends after its epoch and counts as pruned")
     return 0
@@ -244,6 +238,7 @@ def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
 def _cancel(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
     from optuna.trial import TrialState
 
+    from storage.optuna_internals import id_of_trial
     from trainer.errors import ConfigError
 
     trial = _trial(study, what, "cancel")
@@ -252,8 +247,8 @@ def _cancel(storage: LeasedStorage, study: optuna.Study, what: str | None) -> in
             f"queue cancel: trial {what} is {trial.state.name}, not WAITING; a running one is ended"
             " with queue stop"
         )
-    storage.set_trial_user_attr(trial._trial_id, "cancelled", True)
-    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    storage.set_trial_user_attr(id_of_trial(trial), CANCELLED, True)
+    storage.set_trial_state_values(id_of_trial(trial), TrialState.FAIL)
     print(f"trial {what} is withdrawn: it is not counted and will not run")
     return 0
 

@@ -12,20 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
+from storage.counting import CONTINUES, COUNTED_STATES, PRIORITY, UNCOUNTED
 from storage.errors import LeaseLost
-
-STUDIES = cast(sa.Table, models.StudyModel.__table__)
-TRIALS = cast(sa.Table, models.TrialModel.__table__)
-USER_ATTRS = cast(sa.Table, models.TrialUserAttributeModel.__table__)
-SYSTEM_ATTRS = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
-STEPS = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
+from storage.optuna_internals import STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, USER_ATTRS
 
 METADATA = sa.MetaData()
 CLAIMS = sa.Table(
@@ -58,10 +53,6 @@ sa.event.listen(
     ).execute_if(dialect="sqlite"),
 )
 
-# A row that goes on from another one holds its number here.
-CONTINUES = "continues"
-# Rows that stand for work done elsewhere: they never count towards the budget.
-UNCOUNTED = (CONTINUES, "copied_from")
 # A stop that the owner did not carry out is kept here for the trial's next owner.
 WISH_ATTR = "search:wish"
 WISHES = ("stop", "requeue")
@@ -109,7 +100,7 @@ def _finished(study_id: int) -> sa.Select[int]:
         .select_from(TRIALS)
         .where(
             TRIALS.c.study_id == study_id,
-            TRIALS.c.state.in_((TrialState.COMPLETE, TrialState.PRUNED)),
+            TRIALS.c.state.in_([TrialState[name] for name in COUNTED_STATES]),
             ~_uncounted(TRIALS.c.trial_id),
         )
     )
@@ -237,7 +228,7 @@ def waiting(
     """
     priority = (
         sa.select(USER_ATTRS.c.value_json)
-        .where(USER_ATTRS.c.trial_id == TRIALS.c.trial_id, USER_ATTRS.c.key == "priority")
+        .where(USER_ATTRS.c.trial_id == TRIALS.c.trial_id, USER_ATTRS.c.key == PRIORITY)
         .scalar_subquery()
     )
     started = sa.exists().where(STEPS.c.trial_id == TRIALS.c.trial_id)

@@ -29,8 +29,8 @@ class Heartbeat(BackgroundThread):
         self,
         storage: LeasedStorage,
         token: int,
-        every_s: float = 2.0,
-        grace_s: float = 20.0,
+        every_s: float,
+        grace_s: float,
     ) -> None:
         if not 0 < every_s < grace_s:
             raise ValueError(f"beats need 0 < every_s < grace_s, got {every_s=} {grace_s=}")

@@ -6,30 +6,28 @@ a fence: a write to a trial whose claim is gone is refused inside the write's ow
 
 from __future__ import annotations
 
-import functools
 import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage import claims, postgres, rows, sqlite, trouble
 from storage.claims import Beat, Claim
 from storage.errors import StorageError
+from storage.optuna_internals import STUDIES, TRIALS, GuardedRDBStorage
 from storage.url import StoreUrl, for_optuna, parse_url
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,39 +47,7 @@ class StudyActivity:
     latest: datetime | None
 
 
-def _reads(method: F) -> F:
-    """A method that only reads: it takes no write lock, and waits while the store is away."""
-
-    @functools.wraps(method)
-    def call(self: LeasedStorage, *args: Any, **kwargs: Any) -> Any:
-        with self._marked("reading", True):
-            return self._patiently(lambda: method(self, *args, **kwargs))
-
-    return cast(F, call)
-
-
-def _writes(method: F) -> F:
-    """A method that writes and may be tried again: it waits while the store is away."""
-
-    @functools.wraps(method)
-    def call(self: LeasedStorage, *args: Any, **kwargs: Any) -> Any:
-        return self._patiently(lambda: method(self, *args, **kwargs))
-
-    return cast(F, call)
-
-
-def _fenced(method: F) -> F:
-    """A write to a trial: refused in its own transaction where our claim on the trial is gone."""
-
-    @functools.wraps(method)
-    def call(self: LeasedStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
-        with self._marked("fence", self._fence_of(trial_id)):
-            return self._patiently(lambda: method(self, trial_id, *args, **kwargs))
-
-    return cast(F, call)
-
-
-class LeasedStorage(RDBStorage):
+class LeasedStorage(GuardedRDBStorage):
     """An Optuna storage with claims. Open it with `open_storage`.
 
     url: sqlite:///FILE or postgresql://...; create: make a missing store; read_only: never write.
@@ -163,32 +129,23 @@ class LeasedStorage(RDBStorage):
         self.scoped_session.remove()
         _leave(self.engine, self._file)
 
-    # Optuna's methods. `_create_new_trial`, `_set_trial_param`, `_get_trials` and
-    # `_get_best_trial_id` are what its public methods and its cache end in.
-    create_new_study = _writes(RDBStorage.create_new_study)
-    set_study_user_attr = _writes(RDBStorage.set_study_user_attr)
-    set_study_system_attr = _writes(RDBStorage.set_study_system_attr)
-    _create_new_trial = _writes(RDBStorage._create_new_trial)
+    def guarded(
+        self, attempt: Callable[[], R], *, reading: bool = False, trial_id: int | None = None
+    ) -> R:
+        """Wait while the store is away; a reader takes no write lock.
 
-    get_study_id_from_name = _reads(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = _reads(RDBStorage.get_study_name_from_id)
-    get_study_directions = _reads(RDBStorage.get_study_directions)
-    get_study_user_attrs = _reads(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = _reads(RDBStorage.get_study_system_attrs)
-    get_all_studies = _reads(RDBStorage.get_all_studies)
-    get_trial_user_attrs = _reads(RDBStorage.get_trial_user_attrs)
-    get_trial_system_attrs = _reads(RDBStorage.get_trial_system_attrs)
-    get_trial_param = _reads(RDBStorage.get_trial_param)
-    get_trial_id_from_study_id_trial_number = _reads(
-        RDBStorage.get_trial_id_from_study_id_trial_number
-    )
-    get_trial = _reads(RDBStorage.get_trial)
-    _get_best_trial_id = _reads(RDBStorage._get_best_trial_id)
+        A write to a trial is refused in its own transaction where our claim on the trial is gone.
+        """
+        if reading:
+            with self._marked("reading", True):
+                return self._patiently(attempt)
+        if trial_id is None:
+            return self._patiently(attempt)
+        with self._marked("fence", self._fence_of(trial_id)):
+            return self._patiently(attempt)
 
-    _set_trial_param = _fenced(RDBStorage._set_trial_param)
-    set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
-    set_trial_user_attr = _fenced(RDBStorage.set_trial_user_attr)
-    set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)
+    def free_number(self, connection: Connection, study_id: int, trial_id: int) -> int:
+        return rows.free_number(connection, study_id, trial_id)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -206,35 +163,7 @@ class LeasedStorage(RDBStorage):
                     return True
                 raise
 
-        with self._marked("fence", self._fence_of(trial_id)):
-            return self._patiently(attempt)
-
-    @_reads
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        if states is None:
-            missing = included_trial_ids - {trial._trial_id for trial in trials}
-            trials += [_deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing]
-            for trial in trials:
-                if trial.state.is_finished():
-                    self._unfinished.pop(trial._trial_id, None)
-                else:
-                    self._unfinished[trial._trial_id] = trial.number
-        return trials
-
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Any
-    ) -> models.TrialModel:
-        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        # the study is locked
-        trial.number = rows.free_number(session.connection(), study_id, cast(int, trial.trial_id))
-        return trial
+        return self.guarded(attempt, trial_id=trial_id)
 
     def delete_study(self, study_id: int) -> None:
         self._patiently(lambda: super(LeasedStorage, self).delete_study(study_id))
@@ -244,14 +173,6 @@ class LeasedStorage(RDBStorage):
                 sa.delete(claims.CLAIMS).where(claims.CLAIMS.c.study_id == study_id)
             )
         )
-
-    def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
-        # Optuna turns UTC into this machine's time without saying which of the two hours it is
-        # that autumn's change of clocks runs through twice
-        one = super()._build_frozen_trial_from_trial_model(trial)
-        one.datetime_start = _local(trial._datetime_start_utc)
-        one.datetime_complete = _local(trial._datetime_complete_utc)
-        return one
 
     # Places and leases
 
@@ -308,7 +229,7 @@ class LeasedStorage(RDBStorage):
         allowed: Callable[[Connection], bool],
     ) -> int | None:
         def attempt() -> int | None:
-            with _create_scoped_session(self.scoped_session) as session:
+            with self.session() as session:
                 connection = session.connection()
                 claim = claims.find(connection, token, lock=True)
                 if claim.trial_id is not None:
@@ -317,9 +238,7 @@ class LeasedStorage(RDBStorage):
                 claims.lock_study(connection, study_id)
                 if not allowed(connection):
                     return None
-                trial = self._get_prepared_new_trial(study_id, row, session)
-                session.flush()
-                trial_id, number = cast(int, trial.trial_id), cast(int, trial.number)
+                trial_id, number = self.added(session, study_id, row)
                 claims.attach(connection, token, trial_id, number)
                 return trial_id
 
@@ -412,7 +331,7 @@ class LeasedStorage(RDBStorage):
 
     def count_states(self, study_id: int) -> dict[TrialState, int]:
         """Number of rows in each state, zeros included."""
-        trials = claims.TRIALS
+        trials = TRIALS
         query = (
             sa.select(trials.c.state, sa.func.count())
             .where(trials.c.study_id == study_id)
@@ -435,7 +354,7 @@ class LeasedStorage(RDBStorage):
             return
         *_, last = twice.trial_ids
         name = connection.execute(
-            sa.select(claims.STUDIES.c.study_name).where(claims.STUDIES.c.study_id == study_id)
+            sa.select(STUDIES.c.study_name).where(STUDIES.c.study_id == study_id)
         ).scalar()
         raise StorageError(
             f'store {self._shown()}: {len(twice.trial_ids)} trials of study "{name}" have the'
@@ -448,7 +367,7 @@ class LeasedStorage(RDBStorage):
 
     def studies_by_activity(self) -> list[StudyActivity]:
         """All studies, the one with the latest start or end of a trial first."""
-        trials, studies = claims.TRIALS, claims.STUDIES
+        trials, studies = TRIALS, STUDIES
         query = (
             sa.select(
                 studies.c.study_id,
@@ -615,12 +534,11 @@ class LeasedStorage(RDBStorage):
             time.sleep(_PAUSE_S * random.random())
 
     def _check_schema(self) -> None:
-        manager = self._version_manager
         try:
-            present = manager.get_current_version()
-            if present == manager.get_head_version():
+            present = self.get_current_version()
+            if present == self.get_head_version():
                 return
-            known = manager.get_all_versions()
+            known = self.get_all_versions()
         except (SQLAlchemyError, StorageInternalError, CommandError) as error:
             raise _refusal(error, self.address) from None
         if present in known:
@@ -669,28 +587,11 @@ def open_storage(
         time.sleep(_PAUSE_S * (0.5 + random.random()))
 
 
-def _deleted(trial_id: int, number: int) -> FrozenTrial:
-    """What stands for a trial whose row was deleted while it ran or waited.
-
-    Optuna's cache would go on showing it as it was, and whoever waits for its end would for ever.
-    """
-    frozen = create_trial(state=TrialState.FAIL, user_attrs={"reason": "its row was deleted"})
-    frozen.number, frozen._trial_id = number, trial_id
-    return frozen
-
-
 def _leave(engine: sa.Engine, file: sqlite.SqliteFile | None) -> None:
     """Close every connection, and leave a SQLite store whole in its one file."""
     engine.dispose()
     if file is not None:
         file.settle()
-
-
-def _local(naive_utc: datetime | None) -> datetime | None:
-    """This machine's naive time, its `fold` set, so that `.astimezone(UTC)` leads back."""
-    if naive_utc is None:
-        return None
-    return datetime.fromtimestamp(naive_utc.replace(tzinfo=UTC).timestamp())
 
 
 def _refusal(error: Exception, address: StoreUrl) -> StorageError:

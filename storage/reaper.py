@@ -51,7 +51,7 @@ class Reaper:
         self,
         storage: LeasedStorage,
         study_id: int,
-        grace_s: float = 20.0,
+        grace_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._storage = storage

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection
 
-from storage.claims import CLAIMS, STUDIES, TRIALS
+from storage.claims import CLAIMS
+from storage.optuna_internals import ALL_TABLES, STUDIES, TRIALS, StudyRow, TrialRow
 
 # trials and studies -> every column that holds one of their ids
 _HOLDERS = {
     owner: [
         cast("sa.Column[int]", column)
-        for table in (*models.BaseModel.metadata.tables.values(), CLAIMS)
+        for table in (*ALL_TABLES, CLAIMS)
         for column in table.columns
         # search_claims has no foreign key on trials
         if column is owner.primary_key.columns[0]
@@ -45,9 +45,9 @@ class Doubled:
 def give_ids(session: Any, *_: object) -> None:
     """For a session's `before_flush`: new trials and studies get ids that nothing refers to yet."""
     for row in session.new:
-        if isinstance(row, models.TrialModel) and row.trial_id is None:
+        if isinstance(row, TrialRow) and row.trial_id is None:
             row.trial_id = _free_id(session.connection(), TRIALS)
-        if isinstance(row, models.StudyModel) and row.study_id is None:
+        if isinstance(row, StudyRow) and row.study_id is None:
             row.study_id = _free_id(session.connection(), STUDIES)
 
 

@@ -26,20 +26,18 @@ from trainer.augment import Draws, drawn
 from trainer.capture import CapturedStep, can_be_captured
 from trainer.config import Config, base_identity, to_dict
 from trainer.data.dataset import FaceData, Part
-from trainer.dice_schedule import dice_weight_at
 from trainer.ema import decay_for
 from trainer.errors import CheckpointError, Diverged
 from trainer.fast import quicken
 from trainer.files import atomic_write_text
-from trainer.lr import cycle_ends, lr_at
+from trainer.history import F_SCORE, TRAIN_F_SCORE, Row, best_epoch, f_scores
 from trainer.model import model_of, parameter_count
 from trainer.presets import steps_per_epoch
 from trainer.runtime import applied
+from trainer.schedules import Schedules
 from trainer.scoring import Measured, measure
 from trainer.step import Lap, Numbers, Pixels, Stepper
 from trainer.writer import Writer
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,24 +45,24 @@ class Progress:
     """Where a training stands after an epoch; its checkpoint is on disk by then.
 
     epoch, epochs: done, and the budget. step: optimiser steps done. f_score: of this epoch on the
-    validation part. row: the epoch's line of history.json.
+    validation part. best_f_score, best_epoch: so far. row: the epoch's line of history.json.
     """
 
     epoch: int
     epochs: int
     step: int
     f_score: float
-    best_f: float
+    best_f_score: float
     best_epoch: int
     row: Row
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """A finished training. best_f and best_epoch are None where nothing was scored (all data)."""
+    """A finished training; best_f_score and best_epoch are None where nothing was scored."""
 
     history: list[Row]
-    best_f: float | None
+    best_f_score: float | None
     best_epoch: int | None
     best_checkpoint: Path
     parameters: int
@@ -94,15 +92,6 @@ def patience_epochs(config: Config) -> float | None:
     return patience
 
 
-def schedule_ends(config: Config, steps: int) -> list[int]:
-    """Last steps of the learning rate's cycles for `steps` optimiser steps an epoch."""
-    return cycle_ends(
-        config.training.epochs * steps,
-        t_0_steps=config.t_0_epochs * steps,
-        t_mult=config.training.scheduler_params.T_mult,
-    )
-
-
 class _Training:
     """One training while it runs: model, average, optimiser, and the history so far."""
 
@@ -118,9 +107,7 @@ class _Training:
         self.scored_model.requires_grad_(False)
         self.batch_size = min(config.data.batch_size, len(self.train_part))
         self.steps = steps_per_epoch(len(self.train_part), config.data.batch_size)
-        self.total_steps = config.training.epochs * self.steps
-        self.ends = schedule_ends(config, self.steps)
-        self.warmup_steps = round(config.training.warmup_epochs * self.steps)
+        self.schedules = Schedules(config, self.steps)
         self.stepper = Stepper(
             config,
             model,
@@ -157,7 +144,8 @@ class _Training:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.stepper.model.train()
         for batch in range(self.steps):
-            lr, dice_weight = self._scheduled()
+            lr = self.schedules.lr(self.step)
+            dice_weight = self.schedules.dice_weight(self.step)
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             sums += self._optimise(chosen, draws[batch], self.stepper.numbers(lr, dice_weight))
             self.step += 1
@@ -194,24 +182,6 @@ class _Training:
                 self._step = CapturedStep.of(self.stepper, chosen, draws) or self.stepper
         return self._step(chosen, draws, numbers)
 
-    def _scheduled(self) -> tuple[float, float]:
-        """Learning rate and Dice weight of the coming step."""
-        training, loss = self.config.training, self.config.loss
-        lr = lr_at(
-            self.step,
-            ends=self.ends,
-            peak=training.learning_rate,
-            eta_min=training.scheduler_params.eta_min,
-            warmup_steps=self.warmup_steps,
-        )
-        dice_weight = dice_weight_at(
-            self.step / self.total_steps,
-            level=loss.dice_weight,
-            ramp=loss.dice_ramp,
-            schedule=loss.dice_schedule,
-        )
-        return lr, dice_weight
-
     def _score(self) -> Row:
         """The scored columns: averaged weights, eval mode, no augmentation, on both parts alike."""
         if self.val_part is None:
@@ -223,8 +193,8 @@ class _Training:
         return {
             "val_ce": val.ce,
             "val_dice": val.dice,
-            "train_f": train.scores.f_score,
-            "val_f": val.scores.f_score,
+            TRAIN_F_SCORE: train.scores.f_score,
+            F_SCORE: val.scores.f_score,
             "val_f_per_class": val.scores.f_per_class,
             "f_large": val.scores.f_large,
             "f_small": val.scores.f_small,
@@ -244,7 +214,8 @@ class _Training:
 
     def progress(self) -> Progress | None:
         """Where training stands after the latest epoch; None where nothing is scored."""
-        best = self.best
+        scores = f_scores(self.history)
+        best = best_epoch(scores)
         if best is None:
             return None
         row = self.history[-1]
@@ -252,17 +223,11 @@ class _Training:
             epoch=row["epoch"],
             epochs=self.config.training.epochs,
             step=row["step"],
-            f_score=row["val_f"],
-            best_f=best["val_f"],
-            best_epoch=best["epoch"],
+            f_score=scores[row["epoch"]],
+            best_f_score=scores[best],
+            best_epoch=best,
             row=row,
         )
-
-    @property
-    def best(self) -> Row | None:
-        """The row of the best epoch, the earlier one on a tie."""
-        scored = [row for row in self.history if "val_f" in row]
-        return max(scored, key=lambda row: (row["val_f"], -row["epoch"]), default=None)
 
     def snapshot(self, out: Path) -> Callable[[], None]:
         """What writes best.pt where this epoch is the best, then last.pt and history.json.
@@ -280,7 +245,7 @@ class _Training:
             "step": self.step,
             "history": history,
         }
-        is_best = self.best is None or self.best["epoch"] == epoch
+        is_best = best_epoch(f_scores(history)) in (None, epoch)
         whole = content | {
             "raw": flat.state(flat.weights.detach().clone(), flat.buffers.clone()),
             "adamw": {
@@ -307,7 +272,7 @@ class _Training:
             raise CheckpointError(f"checkpoint {path} holds weights only; resume from a last.pt")
         _check_same(checkpoint.config_of(content, path), self.config, path)
         # no key of the config says on which parts it was trained
-        if all("val_f" in row for row in content["history"]) != (self.val_part is not None):
+        if all(F_SCORE in row for row in content["history"]) != (self.val_part is not None):
             was, mend = (
                 ("the train part alone", "leave --all-data out")
                 if self.val_part is None
@@ -388,8 +353,8 @@ def fit(
         patience = patience_epochs(config)
         last = min(last_epoch or config.training.epochs, config.training.epochs)
         for epoch in range(len(training.history) + 1, last + 1):
-            best = training.best
-            if patience is not None and best is not None and epoch - best["epoch"] > patience:
+            best = best_epoch(f_scores(training.history))
+            if patience is not None and best is not None and epoch - best > patience:
                 break
             try:
                 row = training.run_epoch(epoch, writer.poll)
@@ -403,11 +368,12 @@ def fit(
             writer.start(training.snapshot(out), then=told)
             lap("checkpoint")
         writer.wait()
-        best = training.best
+        scores = f_scores(training.history)
+        best = best_epoch(scores)
         return FitResult(
             history=training.history,
-            best_f=best["val_f"] if best else None,
-            best_epoch=best["epoch"] if best else None,
+            best_f_score=None if best is None else scores[best],
+            best_epoch=best,
             best_checkpoint=out / "best.pt",
             parameters=parameter_count(training.stepper.model),
         )

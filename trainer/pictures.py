@@ -16,6 +16,7 @@ from trainer.data.cache import usable_folder, usable_home
 from trainer.data.classes import NUM_CLASSES, PALETTE
 from trainer.data.dataset import Part
 from trainer.files import atomic_path
+from trainer.history import TRAIN_F_SCORE, best_epoch, f_scores
 from trainer.metrics import confusion, image_f_scores
 from trainer.scoring import batches, class_ids, load_model, logits_of, to_device
 
@@ -106,17 +107,14 @@ def curves_picture(
     figure = Figure(figsize=(9, 7), layout="constrained")
     FigureCanvasAgg(figure)
     scores, losses, knobs = figure.subplots(3, 1, sharex=True)
-    if any("val_f" in row for row in history):
-        best = max(history, key=lambda row: row["val_f"])
-        scores.plot(epochs, [row["val_f"] for row in history], label="val F", color="C0")
-        scores.plot(epochs, [row["train_f"] for row in history], "--", label="train F", color="C1")
-        scores.plot(
-            [best["epoch"]],
-            [best["val_f"]],
-            "o",
-            color="C0",
-            label=f"best {best['val_f']:.4f} in epoch {best['epoch']}",
-        )
+    val = f_scores(history)
+    best = best_epoch(val)
+    if best is not None:
+        train = [row[TRAIN_F_SCORE] for row in history]
+        scores.plot(epochs, list(val.values()), label="val F", color="C0")
+        scores.plot(epochs, train, "--", label="train F", color="C1")
+        label = f"best {val[best]:.4f} in epoch {best}"
+        scores.plot([best], [val[best]], "o", color="C0", label=label)
         scores.legend(loc="lower right")
         losses.plot(epochs, [row["val_ce"] for row in history], label="val CE", color="C0")
         losses.plot(epochs, [row["val_dice"] for row in history], label="val Dice", color="C2")

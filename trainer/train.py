@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.cli import Parser, guarded, progress_bar
+from trainer.history import TRAIN_F_SCORE
 
 if TYPE_CHECKING:
     from trainer.config import Config
@@ -231,40 +232,41 @@ class _Shown:
         self.bar.stop()
 
     def report(self, progress: Progress) -> None:
-        row = progress.row
         text = (
-            f"val F {row['val_f']:.4f}, train F {row['train_f']:.4f}, loss {row['train_loss']:.4f}"
+            f"val F {progress.f_score:.4f}, train F {progress.row[TRAIN_F_SCORE]:.4f},"
+            f" loss {progress.row['train_loss']:.4f}"
         )
         if self.live:
             self.bar.update(
                 self.task,
                 completed=progress.epoch,
-                description=f"{text}, best {progress.best_f:.4f} in epoch {progress.best_epoch}",
+                description=f"{text}, best {progress.best_f_score:.4f}"
+                f" in epoch {progress.best_epoch}",
             )
         else:
             print(f"epoch {progress.epoch}/{progress.epochs}: {text}", flush=True)
 
 
 def _finish(console: Any, config: Config, result: FitResult, out: Path, data: Any) -> None:
-    from trainer.fit import schedule_ends
     from trainer.pictures import contact_sheet, curves_picture
     from trainer.presets import steps_per_epoch
+    from trainer.schedules import Schedules
     from trainer.scoring import final_scores
 
     steps = steps_per_epoch(len(data.train), config.data.batch_size)
-    restarts = [end / steps for end in schedule_ends(config, steps)[:-1]]
+    restarts = [end / steps for end in Schedules(config, steps).cycle_ends[:-1]]
     curves_picture(
         result.history, out / "curves.png", title=config.experiment.name, restarts=restarts
     )
     sheet = out / "contact_sheet.png"
     contact_sheet(result.best_checkpoint, data.val, sheet, device=config.runtime.device)
-    if result.best_f is None:
+    if result.best_f_score is None:
         console.print(f"trained on all data; weights in {out / 'best.pt'}", markup=False)
         return
     scores = final_scores(result.best_checkpoint, data.val, device=config.runtime.device)
     console.print(
-        f"best epoch {result.best_epoch}: f_score {result.best_f:.6f} (per image, prediction on the"
-        f" {config.data.image_size}-pixel grid against the reduced mask), f_score_full"
+        f"best epoch {result.best_epoch}: f_score {result.best_f_score:.6f} (per image, prediction"
+        f" on the {config.data.image_size}-pixel grid against the reduced mask), f_score_full"
         f" {scores['f_score_full']:.6f} (logits upsampled to the mask's own size, untouched mask)",
         markup=False,
     )

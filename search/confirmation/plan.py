@@ -1,34 +1,33 @@
 """Which configurations are repeated, and with which fresh seeds.
 
-A study of repeats, `<name>-confirm`, holds one trial for each configuration and slot, a slot being
-the place of a seed: slot 0 is the configuration's first repeat. Everything that a run decides
-follows from the trials that have ended, so a run that was ended goes on as if it had not been.
+A study of repeats, `<name>-confirm`, holds one trial for each configuration and repeat index, which
+counts its seeds from 0. Everything that a run decides follows from the trials that have ended, so a
+run that was ended goes on as if it had not been.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
 import space
-from search.management.enqueue import marked, put_in_queue
-from search.management.opening import planned
-from search.results.statistics.sequential_plan import PlanState, plan_state
+from search.confirmation.looks import repeat_key, repeats_of
+from search.management.enqueue import put_in_queue
+from search.management.options import StudyOptions
+from search.management.planning import planned
 from search.results.trials import Outcome, results_of
-from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
-from search.study.identity import differences, some_of
+from search.study.attributes import CONFIGURATION, REPEAT, SEED
+from search.study.identity import identity_differences, summarised
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
-from search.study.repeats import score_of
 from search.study.requests import planned_params
 from search.study.search_space import (
     Searched,
@@ -49,6 +48,27 @@ from trainer.model import model_of
 
 
 @dataclass(frozen=True)
+class ConfirmOptions:
+    """What a run of repeats is asked for.
+
+    study: search whose `top` best are repeated, None: the latest; with compare (`KEY=V,V`) a name
+    for the repeats. config, data, preset: as in `StudyOptions`. seeds: of each configuration at
+    most. budget: epochs of all together at most. margin: difference that counts as none, in
+    standard deviations between seeds.
+    """
+
+    seeds: int
+    margin: float = 1.0
+    study: str | None = None
+    top: int | None = None
+    compare: str | None = None
+    config: Path | None = None
+    data: str | None = None
+    preset: str | None = None
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
 class Configuration:
     """What is repeated. label: its name in tables. value: its score at the search, None without."""
 
@@ -61,7 +81,7 @@ class Configuration:
 class Task:
     """Configurations to repeat in the study that `setup` describes.
 
-    used: seeds that are not fresh. notes: lines for the person.
+    used: seeds that are not fresh. notes: lines to show.
     """
 
     setup: Setup
@@ -80,7 +100,7 @@ def best_of(
 ) -> Task:
     """The `top` best complete trials of a search, those of one configuration counted once.
 
-    root, preset: as the person gave them, None: the search's own. Raises StudyError where the
+    root, preset: as the user gave them, None: the search's own. Raises StudyError where the
     search has no complete trial, or its trials were trained on other data or another way.
     """
     study = named_study(storage, search_name(name))
@@ -106,7 +126,7 @@ def best_of(
     # the confirming study fixes nothing: whatever a trial had is one of its parameters
     setup = _setup(repeats_name(parent.name), Searched(specs, {}, config), summary, parent)
     _refuse(parent, setup, "repeats would not compare with its trials")
-    seeds = (row.user_attrs.get("seed") for row in study.get_trials(deepcopy=False))
+    seeds = (row.user_attrs.get(SEED) for row in study.get_trials(deepcopy=False))
     return Task(
         setup,
         summary,
@@ -115,25 +135,25 @@ def best_of(
     )
 
 
-def compared(text: str, args: argparse.Namespace, name: str | None) -> Task:
+def compared(text: str, options: ConfirmOptions) -> Task:
     """The values of one key that `--compare` names, all else as search.run would resolve it.
 
-    args: of search.run. name: the study's, None: after data, preset, size and key. Raises
-    ConfigError for an unknown key and for values that cannot be compared.
+    Raises ConfigError for an unknown key and for values that cannot be compared.
     """
     key, values = _key_and_values(text)
-    plan = planned(args)
+    config, preset, data = options.config, options.preset, options.data
+    plan = planned(StudyOptions(config=config, preset=preset, data=data))
     composed = compose(
-        file=args.config,
-        preset=args.preset,
+        file=config,
+        preset=preset,
         default_preset=plan.preset,
-        flags={"data.root": args.data},
+        flags={"data.root": data},
         train_images=plan.summary.train,
         keep=[key],
     )
     try:
         searched = resolve(composed.config, table={key: _spec(values)})
-        name = repeats_name(name or f"{plan.setup.name}-{key}")
+        name = repeats_name(options.study or f"{plan.setup.name}-{key}")
         setup = _setup(name, searched, plan.summary, plan.setup)
         for value in values:
             _check(config_for(setup, {key: value}, seed=0), key, value)
@@ -143,19 +163,19 @@ def compared(text: str, args: argparse.Namespace, name: str | None) -> Task:
     return Task(setup, plan.summary, configurations, notes=composed.notes)
 
 
-def joined(task: Task, study: optuna.Study, mend: str) -> Task:
+def joined(task: Task, study: optuna.Study, fix: str) -> Task:
     """The task in a study of repeats that exists: its ranges hold what both of them need.
 
-    mend: what to do about a study that repeats something else. Raises StudyError with it.
+    fix: what to do about a study that repeats something else. Raises StudyError with it.
     """
     stored = load_setup(study)
-    _refuse(stored, task.setup, mend)
+    _refuse(stored, task.setup, fix)
     for one in task.configurations:
-        for row in slots(study, one.label)[:1]:
+        for row in repeats_of(study, one.label)[:1]:
             # a search may have been made anew under its old name
             if planned_params(row) != dict(one.params):
                 name = study.study_name
-                raise StudyError(f'study "{name}" repeats another {one.label} than this: {mend}')
+                raise StudyError(f'study "{name}" repeats another {one.label} than this: {fix}')
     ranges = {n: it for n, it in stored.specs().items() if not isinstance(it, space.Choice)}
     ends = [{n: getattr(it, end) for n, it in ranges.items()} for end in ("low", "high")]
     specs = _holding(task.setup.specs(), ends)
@@ -178,10 +198,10 @@ def _setup(name: str, searched: Searched, summary: DataSummary, like: Setup) -> 
     )
 
 
-def _refuse(stored: Setup, new: Setup, mend: str) -> None:
-    found = differences(stored, new)
+def _refuse(stored: Setup, new: Setup, fix: str) -> None:
+    found = identity_differences(stored, new)
     if found:
-        raise StudyError(f'study "{stored.name}" has {some_of(found)}: {mend}')
+        raise StudyError(f'study "{stored.name}" has {summarised(found)}: {fix}')
 
 
 def _distinct(outcomes: Iterable[Outcome], setup: Setup) -> list[Outcome]:
@@ -206,9 +226,9 @@ def _holding(specs: Mapping[str, Spec], values: Iterable[Mapping[str, Any]]) -> 
 def _key_and_values(text: str) -> tuple[str, list[Value]]:
     """Raises ConfigError with one line."""
     name, equals, rest = (part.strip() for part in text.partition("="))
-    mend = "write KEY=VALUE,VALUE, as in dice_weight=1.0,1.5,2.0"
+    fix = "write KEY=VALUE,VALUE, as in dice_weight=1.0,1.5,2.0"
     if not (name and equals and rest):
-        raise ConfigError(f"--compare {text}: {mend}")
+        raise ConfigError(f"--compare {text}: {fix}")
     try:
         key = canonical(name, list(space.SPACE))
     except ConfigError as error:
@@ -224,7 +244,7 @@ def _key_and_values(text: str) -> tuple[str, list[Value]]:
         if value in values[:place]:
             raise ConfigError(f"--compare {text}: {_shown(value)} stands there twice; name it once")
     if len(values) < 2:
-        raise ConfigError(f"--compare {text}: one value has nothing to be compared with; {mend}")
+        raise ConfigError(f"--compare {text}: one value has nothing to be compared with; {fix}")
     return key, values
 
 
@@ -254,47 +274,25 @@ def _check(config: Config, key: str, value: Value) -> None:
 
 
 def _shown(value: Value) -> str:
-    """As a person writes it, and no two values alike."""
+    """As a user writes it, and no two values alike."""
     if isinstance(value, float):
         return short if float(short := f"{value:g}") == value else repr(value)
     return str(value)
 
 
-def slots(study: optuna.Study, label: str) -> list[FrozenTrial]:
-    """The repeats of a configuration, in the order of their slots."""
-    found = marked(study, REPEAT)
-    keys = (_key(label, slot) for slot in itertools.count())
-    return [found[key] for key in itertools.takewhile(found.__contains__, keys)]
-
-
-def scores_by_slot(study: optuna.Study, label: str) -> list[float | None]:
-    """Score of each slot up to the first that has not ended; None for one that came to nothing."""
-    ended = itertools.takewhile(lambda row: row.state.is_finished(), slots(study, label))
-    return [score_of(row) for row in ended]
-
-
-def judged(study: optuna.Study) -> PlanState | None:
-    """The looks at a study of repeats, as its latest run was to make them; None before a run."""
-    how = study.user_attrs.get(JUDGED)
-    if how is None:
-        return None
-    scores = {label: scores_by_slot(study, label) for label in how["labels"]}
-    return plan_state(scores, cap=how["cap"], first=how["first"], margin=how["margin"])
-
-
 def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
-    """Put repeats in the queue, until each configuration has as many slots as are wanted."""
+    """Put repeats in the queue, until each configuration has as many as are wanted."""
     rows: list[tuple[Mapping[str, Value], Mapping[str, Any]]] = []
     used = set(task.used) | {
         seed
         for row in study.get_trials(deepcopy=False)
-        if (seed := row.user_attrs.get("seed")) is not None
+        if (seed := row.user_attrs.get(SEED)) is not None
     }
     # seed by seed, so that an interrupted run knows as much of each
-    for slot, one in missing(study, task, wanted):
-        seed = fresh_seed(task.setup.seed, one.label, slot, used)
+    for index, one in missing(study, task, wanted):
+        seed = fresh_seed(task.setup.seed, one.label, index, used)
         used.add(seed)
-        attrs = {REPEAT: _key(one.label, slot), CONFIGURATION: one.label, "seed": seed}
+        attrs = {REPEAT: repeat_key(one.label, index), CONFIGURATION: one.label, SEED: seed}
         rows.append((one.params, attrs))
     put_in_queue(study, REPEAT, rows)
 
@@ -302,25 +300,21 @@ def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
 def missing(
     study: optuna.Study, task: Task, wanted: Mapping[str, int]
 ) -> list[tuple[int, Configuration]]:
-    """Slots that are wanted and not there yet, the lowest first."""
-    there = {label: len(slots(study, label)) for label in wanted}
+    """Repeats that are wanted and not there yet, with their index, the lowest first."""
+    there = {label: len(repeats_of(study, label)) for label in wanted}
     return sorted(
         (
-            (slot, one)
+            (index, one)
             for one in task.configurations
-            for slot in range(there.get(one.label, 0), wanted.get(one.label, 0))
+            for index in range(there.get(one.label, 0), wanted.get(one.label, 0))
         ),
         key=lambda row: row[0],
     )
 
 
-def fresh_seed(study_seed: int, label: str, slot: int, used: Collection[int]) -> int:
+def fresh_seed(study_seed: int, label: str, index: int, used: Collection[int]) -> int:
     """The training seed of a repeat, in [0, 2^31): always the same one that is not used."""
-    texts = (f"repeat {study_seed} {label} {slot} {again}" for again in itertools.count())
+    texts = (f"repeat {study_seed} {label} {index} {again}" for again in itertools.count())
     digests = (hashlib.sha256(text.encode()).digest() for text in texts)
     drawn = (int.from_bytes(digest[:4], "big") % 2**31 for digest in digests)
     return next(seed for seed in drawn if seed not in used)
-
-
-def _key(label: str, slot: int) -> str:
-    return f"{label} #{slot}"

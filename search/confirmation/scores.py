@@ -43,13 +43,13 @@ def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     """
     repeats = repeats_name(name)
     words = ["python", "-m", "search.confirm", "--study", search_name(name)]
-    mend = f"run {command_line(words)}"
+    fix = f"run {command_line(words)}"
     if repeats not in {study.study_name for study in storage.get_all_studies()}:
-        raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {mend}')
+        raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {fix}')
     study = named_study(storage, repeats)
     scores = confirmed_scores(study)
     if not scores:
-        raise StudyError(f'study "{repeats}" has no finished repeat yet; {mend}')
+        raise StudyError(f'study "{repeats}" has no finished repeat yet; {fix}')
     means = {label: statistics.fmean(own) for label, own in scores.items()}
     winner = max(means, key=lambda label: means[label])
     apart = {

@@ -1,20 +1,22 @@
-"""The end of a trial: figures, artifacts, record and verdict."""
+"""The end of a trial: metrics, artifacts, record and verdict."""
 
 from __future__ import annotations
 
-import json
+import logging
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import FrozenTrial, TrialState
 
-from search.execution.worker_context import WorkerContext, load_data, say
+from search.execution.worker_context import WorkerContext, load_data
+from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON
+from search.study.histories import read_history
 from search.study.run_records import trial_record
-from search.study.training_figures import figures
+from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
+from storage.optuna_internals import id_of_trial
 from trainer.config import (
     Config,
     to_yaml,
@@ -25,6 +27,8 @@ from trainer.fit import FitResult
 from trainer.pictures import contact_sheet
 from trainer.runtime import applied
 from trainer.scoring import final_scores
+
+LOG = logging.getLogger(__name__)
 
 
 def finish(
@@ -37,34 +41,38 @@ def finish(
     result: FitResult | None,
 ) -> None:
     """Attributes and artifacts first, then the verdict: a finished trial takes no more of them."""
-    history = _history(out) if result is None else result.history
+    history = read_history(out) if result is None else result.history
     weights = out / "best.pt" if result is None else result.best_checkpoint
     if history:
-        kept = figures(
+        kept = metrics(
             history, ce_weight=config.loss.ce_weight, dice_weight=config.loss.dice_weight
         )
         best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])
-        kept |= {name: best_row.get(name) for name in ("f_large", "f_small")}
+        kept |= {name: best_row.get(name) for name in (F_LARGE, F_SMALL)}
         if result is not None:
-            kept["f_score_full"] = _score_full(weights, load_data(context), config)
+            kept[F_SCORE_FULL] = _score_full(weights, load_data(context), config)
         for name, value in kept.items():
             trial.set_user_attr(name, value)
-    row = context.storage.get_trial(trial._trial_id)
+    row = context.storage.get_trial(id_of_trial(trial))
     # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
     # by the one of the trial's next owner
     row.state, row.datetime_complete = state, datetime.now()
-    row.value = None if result is None else result.best_f
+    row.value = None if result is None else result.best_f_score
     write_config(context, row, config, out)
     _keep_artifacts(context, trial, out, weights, config)
     put_note(trial, trial_note(row, config.training.epochs))
     if result is None:
         context.study.tell(trial, state=state)
-        how = row.user_attrs.get("reason") or "stopped"
-        say(f"trial {trial.number}: {state.name}, {how}")
+        how = row.user_attrs.get(REASON) or "stopped"
+        LOG.info(f"trial {trial.number}: {state.name}, {how}", extra={"trial": trial.number})
     else:
-        assert result.best_f is not None, "a trial trains on the train part, so it is scored"
-        context.study.tell(trial, result.best_f)
-        say(f"trial {trial.number}: {state.name}, {result.best_f:.4f} (epoch {result.best_epoch})")
+        assert result.best_f_score is not None, "a trial trains on the train part, so it is scored"
+        context.study.tell(trial, result.best_f_score)
+        LOG.info(
+            f"trial {trial.number}: {state.name}, {result.best_f_score:.4f}"
+            f" (epoch {result.best_epoch})",
+            extra={"trial": trial.number},
+        )
     context.storage.release(token)
 
 
@@ -72,14 +80,6 @@ def _score_full(weights: Path, data: FaceData, config: Config) -> float:
     """The best epoch's score against the untouched masks."""
     with applied(config.runtime) as device:
         return float(final_scores(weights, data.val, device=device)["f_score_full"])
-
-
-def _history(out: Path) -> list[dict[str, Any]]:
-    try:
-        read = json.loads((out / "history.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    return list(read)
 
 
 def write_config(context: WorkerContext, row: FrozenTrial, config: Config, out: Path) -> None:

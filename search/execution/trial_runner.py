@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from trainer.config import Config, to_dict
 from trainer.errors import UserError
+from trainer.history import f_scores
 
 if TYPE_CHECKING:
     pass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 import contextlib
 import errno
+import logging
 import traceback
 from typing import cast
 
@@ -27,10 +29,22 @@ from optuna.trial import TrialState
 
 from search.execution.objective import run_trial, suggest
 from search.execution.trial_end import finish, write_config
-from search.execution.worker_context import WorkerContext, load_data, say
-from search.strategy.equipping import equip
-from search.strategy.revival import continued
-from search.study.attributes import DIVERGED
+from search.execution.worker_context import WorkerContext, load_data
+from search.strategy.loading import set_sampler_and_pruner
+from search.study.attributes import (
+    CANCELLED,
+    COPIED_FROM,
+    DIVERGED,
+    EXCEPTIONS,
+    MICRO_BATCH,
+    REASON,
+    RUNTIME,
+    RUNTIME_CHANGED,
+    SEED,
+    STOPPED,
+    TRACEBACK,
+    attributes_of,
+)
 from search.study.checkpoints import ResumePoint, clear_strangers, taken_over
 from search.study.lineages import curve_of, rows_of, utc
 from search.study.lookup import load_setup
@@ -43,6 +57,8 @@ from trainer.config import (
 from trainer.errors import Diverged
 from trainer.fit import FitResult, Progress
 from trainer.runtime import choose_runtime
+
+LOG = logging.getLogger(__name__)
 
 
 def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
@@ -85,12 +101,12 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Revival:
-    """A trial without a place of the budget. parent: to go on from; None: one that waits.
+    """A trial without a place of the budget. row: the new one that goes on; None: one that waits.
 
     known: how many rows of the study went on from another one when that was decided.
     """
 
-    parent: FrozenTrial | None
+    row: FrozenTrial | None
     known: int
 
 
@@ -118,7 +134,9 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
                 if _is_machines(error):
                     raise
                 if isinstance(error, KeyError) and _is_deleted(context, trial_id):
-                    say(f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped")
+                    LOG.info(
+                        f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped"
+                    )
                     context.storage.release(token)
                     return
                 _failed(context, trial_id, token, error)
@@ -149,10 +167,9 @@ def _begun(context: WorkerContext, token: int, revival: Revival | None) -> int |
         if trial_id is None and context.setup.draws:
             return context.storage.new_trial(context.study_id, token)
         return trial_id
-    if revival.parent is None:
+    if revival.row is None:
         return context.storage.pop_waiting(context.study_id, token, revivals=True)
-    row = continued(revival.parent)
-    return context.storage.revive(context.study_id, token, row, revival.known)
+    return context.storage.revive(context.study_id, token, revival.row, revival.known)
 
 
 def _keep_verdict(context: WorkerContext, trial_id: int, token: int) -> None:
@@ -183,19 +200,19 @@ def _put_back(context: WorkerContext, trial_id: int | None, token: int) -> None:
 def _failed(context: WorkerContext, trial_id: int, token: int, error: Exception) -> None:
     """Keep the traceback; the first time the trial waits again, the second time it is FAIL."""
     row = context.storage.get_trial(trial_id)
-    times = int(row.user_attrs.get("exceptions", 0)) + 1
+    times = attributes_of(row.user_attrs).exceptions + 1
     text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
-    context.storage.set_trial_user_attr(trial_id, "exceptions", times)
-    context.storage.set_trial_user_attr(trial_id, "traceback", text)
+    context.storage.set_trial_user_attr(trial_id, EXCEPTIONS, times)
+    context.storage.set_trial_user_attr(trial_id, TRACEBACK, text)
     line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if times == 1:
         context.storage.requeue(trial_id, token)
-        say(f"trial {row.number}: {line}; it is tried once more")
+        LOG.info(f"trial {row.number}: {line}; it is tried once more", extra={"trial": row.number})
         return
-    context.storage.set_trial_user_attr(trial_id, "reason", line)
+    context.storage.set_trial_user_attr(trial_id, REASON, line)
     context.storage.set_trial_state_values(trial_id, TrialState.FAIL)
     context.storage.release(token)
-    say(f"trial {row.number}: FAIL, {line}")
+    LOG.info(f"trial {row.number}: FAIL, {line}", extra={"trial": row.number})
     _check_failures(context, line)
 
 
@@ -207,8 +224,8 @@ def _check_failures(context: WorkerContext, line: str) -> None:
         if trial.state.is_finished()
         and trial.datetime_complete is not None
         and trial.number not in context.failed_before
-        and not trial.user_attrs.get("cancelled")
-        and trial.user_attrs.get("copied_from") is None
+        and not trial.user_attrs.get(CANCELLED)
+        and trial.user_attrs.get(COPIED_FROM) is None
     ]
     ended.sort(key=lambda trial: utc(cast(datetime, trial.datetime_complete)))
     latest = ended[-FAILURES_IN_A_ROW:]
@@ -226,8 +243,8 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     refresh(context)
     trial = take_up(context.study, trial_id)
     suggest(trial, context.setup)
-    if "seed" not in trial.user_attrs:
-        trial.set_user_attr("seed", trial_seed(context.setup.seed, trial.number))
+    if SEED not in trial.user_attrs:
+        trial.set_user_attr(SEED, trial_seed(context.setup.seed, trial.number))
     config = _with_runtime(
         context, trial, trial_config(trial, context.setup, data_root=context.data_root)
     )
@@ -245,7 +262,10 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     state = TrialState.COMPLETE
     try:
         if start is not None:
-            say(f"trial {trial.number} goes on from epoch {start.epoch}")
+            LOG.info(
+                f"trial {trial.number} goes on from epoch {start.epoch}",
+                extra={"trial": trial.number},
+            )
             _report_missing(trial, start, reported, config.training.epochs)
         while result is None:
             try:
@@ -263,15 +283,15 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
                 start = taken_over(folders, config, context.setup.uid, out)
     except optuna.TrialPruned as stop:
         state = TrialState.PRUNED
-        trial.set_user_attr("reason", f"pruned {stop}")
+        trial.set_user_attr(REASON, f"pruned {stop}")
     except Diverged as reason:
         state = TrialState.PRUNED
         if DIVERGED not in trial.constraints:
             trial.set_constraint(DIVERGED, 1.0)
-        trial.set_user_attr("reason", f"diverged: {reason}")
+        trial.set_user_attr(REASON, f"diverged: {reason}")
     except _Stopped:
         state = TrialState.PRUNED
-        trial.set_user_attr("stopped", True)
+        trial.set_user_attr(STOPPED, True)
     finish(context, trial, token, state, config, out, result)
 
 
@@ -280,7 +300,7 @@ def refresh(context: WorkerContext) -> None:
     setup = load_setup(context.study)
     if setup != context.setup:
         context.setup = setup
-        equip(context.study, setup)
+        set_sampler_and_pruner(context.study, setup)
 
 
 def _after_epoch(
@@ -301,7 +321,7 @@ def _after_epoch(
 
 def _with_runtime(context: WorkerContext, trial: optuna.Trial, config: Config) -> Config:
     """Decide how to compute, once per trial: a requeued one keeps what it was begun with."""
-    recorded = trial.user_attrs.get("runtime")
+    recorded = attributes_of(trial.user_attrs).runtime
     # this machine's own flags stand before what the study's config asks for
     own = {"runtime.device": context.device, "runtime.threads": context.threads}
     own = {name: value for name, value in own.items() if value is not None}
@@ -319,13 +339,13 @@ def _with_runtime(context: WorkerContext, trial: optuna.Trial, config: Config) -
                 with_values(config, {"runtime.device": "auto", "runtime.precision": "auto", **own})
             )
             trial.set_user_attr(
-                "runtime_changed",
+                RUNTIME_CHANGED,
                 f"begun on {recorded['device']} ({recorded['precision']}), went on on "
                 f"{config.runtime.device} ({config.runtime.precision}): digits may differ",
             )
     now = to_dict(config)["runtime"]
     if now != recorded:
-        trial.set_user_attr("runtime", now)
+        trial.set_user_attr(RUNTIME, now)
     return config
 
 
@@ -338,8 +358,8 @@ def _halved(trial: optuna.Trial, config: Config, error: RuntimeError) -> Config:
     traceback.clear_frames(error.__traceback__)
     torch.cuda.empty_cache()
     config = with_values(config, {"runtime.micro_batch": batch // 2})
-    trial.set_user_attr("micro_batch", batch // 2)
-    trial.set_user_attr("runtime", to_dict(config)["runtime"])
+    trial.set_user_attr(MICRO_BATCH, batch // 2)
+    trial.set_user_attr(RUNTIME, to_dict(config)["runtime"])
     return config
 
 
@@ -347,10 +367,11 @@ def _report_missing(
     trial: optuna.Trial, start: ResumePoint, reported: set[int], epochs: int
 ) -> None:
     """Report epochs that are on disk and not in the store: the owner died in between."""
-    missing = [entry for entry in start.history if int(entry["epoch"]) not in reported]
-    for entry in missing:
-        trial.report(float(entry["val_f"]), step=int(entry["epoch"]))
-        reported.add(int(entry["epoch"]))
+    scores = f_scores(start.history)
+    missing = [epoch for epoch in scores if epoch not in reported]
+    for epoch in missing:
+        trial.report(scores[epoch], step=epoch)
+        reported.add(epoch)
     if missing and start.epoch < epochs and trial.should_prune():
         raise optuna.TrialPruned(f"after epoch {start.epoch}")
 

@@ -10,13 +10,13 @@ import optuna
 from optuna.trial import TrialState
 
 from search.execution.stop_requests import WorkerSignals
-from search.strategy.revival import Revivals
 from search.study.identity import refuse_direction
 from search.study.lookup import load_setup
-from search.study.names import BEAT_S, GRACE_S, owner_name
+from search.study.names import owner_name
 from search.study.setup import Setup
 from search.study.shared_state import drain_mark
 from storage import LeasedStorage
+from storage.optuna_internals import id_of_study
 from trainer.data.dataset import FaceData, load_faces
 from trainer.errors import DataError
 
@@ -33,17 +33,16 @@ class WorkerContext:
     study: optuna.Study
     runs: Path
     signals: WorkerSignals
+    beat_s: float
+    grace_s: float
     device: str | None = None
     threads: int | None = None
     data_root: str | None = None
     stop_after: int | None = None
-    beat_s: float = BEAT_S
-    grace_s: float = GRACE_S
     parent: int | None = None
     owner: str = field(default_factory=lambda: owner_name(os.getpid()))
     setup: Setup = field(init=False)
     data: FaceData | None = field(init=False, default=None)
-    revivals: Revivals = field(init=False)
     failed_before: frozenset[int] = field(init=False)
     _drain_mark: str | None = field(init=False)
 
@@ -51,14 +50,13 @@ class WorkerContext:
         self.signals.busy = self.storage.at_work
         self.setup = load_setup(self.study)
         refuse_direction(self.study)
-        self.revivals = Revivals(self.study, self.runs, say)
         self._drain_mark = drain_mark(self.study)
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         self.failed_before = frozenset(trial.number for trial in failed)
 
     @property
     def study_id(self) -> int:
-        return self.study._study_id
+        return id_of_study(self.study)
 
     def leaving(self) -> bool:
         """Whether somebody asked the worker to end: a signal, a drain, or the parent's end."""
@@ -89,7 +87,3 @@ def load_data(context: WorkerContext) -> FaceData:
         )
     context.data = faces
     return faces
-
-
-def say(line: str) -> None:
-    print(line, flush=True)

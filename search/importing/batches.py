@@ -28,8 +28,21 @@ from search.importing import configs as oldconfig
 from search.importing.configs import Settings, settings_of
 from search.importing.hand_tables import Run
 from search.importing.run_files import read_runs
-from search.study import training_figures
-from search.study.attributes import CONFIG, CONTENT, CONTINUED, IMPORTED, RUN, SERIES, SETUP
+from search.study import training_metrics
+from search.study.attributes import (
+    CONFIG,
+    CONTENT,
+    CONTINUED,
+    EXPERIMENT,
+    IGNORED,
+    IMPORTED,
+    NOTE,
+    RUN,
+    SEED,
+    SERIES,
+    SETUP,
+    SOURCE,
+)
 from search.study.identity import refuse_direction, refuse_foreign
 from search.study.lookup import named_study
 from search.study.search_space import is_number, short
@@ -38,11 +51,9 @@ from search.study.wording import params_text
 from storage.rdb import LeasedStorage
 from trainer.config import is_integer, key_path, leaf_keys
 from trainer.errors import UserError
+from trainer.history import F_SCORE, TRAIN_F_SCORE
 
 METRIC = "as reported by the imported runs; not comparable with f_score here"
-# attributes of a trial, beside those that `search.results` reads: what was written in its config
-# without an effect, the file it came from, its labels
-IGNORED, SOURCE, EXPERIMENT = "ignored", "source", "experiment"
 # how a run was computed or ended, not what was tried
 _NO_PARAMS = ("experiment.", "runtime.", "data.root", "training.early_stopping_patience")
 _LOG = {
@@ -56,7 +67,7 @@ class Batch:
     """The runs of one file or folder, read and checked.
 
     settings, marks: of each run, what its config says and by which it is known again. metric: as
-    given or told, None for neither. notes: lines for a person.
+    given, None for neither. notes: lines to show.
     """
 
     path: Path
@@ -77,16 +88,16 @@ class Imported:
 
 
 def read_batch(path: Path, metric: str | None = None) -> Batch:
-    """Read and check a file or folder. Raises UserError, with file, run and mend."""
+    """Read and check a file or folder. Raises UserError, with file, run and fix."""
     runs, left_out = read_runs(path)
     settings = [settings_of(run.config) for run in runs]
     for run, known in zip(runs, settings, strict=True):
         _check_storable(run, known)
     marks = [_mark(run, known) for run, known in zip(runs, settings, strict=True)]
     _refuse_twins(runs, marks)
-    told = {run.metric or known.metric for run, known in zip(runs, settings, strict=True)}
-    if metric is None and len(told) > 1:
-        shown = "; ".join(sorted(text or "none told" for text in told))
+    given = {run.metric or known.metric for run, known in zip(runs, settings, strict=True)}
+    if metric is None and len(given) > 1:
+        shown = "; ".join(sorted(text or "none given" for text in given))
         raise UserError(
             f"{path}: its runs have several metrics ({shown}); split the file, or say --metric"
         )
@@ -95,7 +106,7 @@ def read_batch(path: Path, metric: str | None = None) -> Batch:
     idle = sorted({key for known in settings for key in known.ignored})
     if idle:
         keys.append(f"without an effect on these runs, kept apart: {', '.join(idle)}")
-    return Batch(path, runs, settings, marks, metric or next(iter(told)), [*left_out, *keys])
+    return Batch(path, runs, settings, marks, metric or next(iter(given)), [*left_out, *keys])
 
 
 def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
@@ -146,13 +157,13 @@ def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
     return study
 
 
-def _agreed_metric(study: optuna.Study | None, name: str, told: str | None) -> str:
+def _agreed_metric(study: optuna.Study | None, name: str, given: str | None) -> str:
     stored = {} if study is None else study.user_attrs.get(IMPORTED, {})
     if not stored:
-        return told or METRIC
-    if told is not None and told != stored["metric"]:
+        return given or METRIC
+    if given is not None and given != stored["metric"]:
         raise StudyError(
-            f'study "{name}" has the metric "{stored["metric"]}", these runs have "{told}": name'
+            f'study "{name}" has the metric "{stored["metric"]}", these runs have "{given}": name'
             " another study with --study"
         )
     return str(stored["metric"])
@@ -186,7 +197,7 @@ def _rows(batch: Batch, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial
                     CONTENT: batch.marks[place],
                     SOURCE: batch.path.name,
                 },
-                intermediate_values=dict(enumerate(run.val_f, 1)),
+                intermediate_values=dict(enumerate(run.f_scores, 1)),
             )
         )
     return rows, len(batch.runs) - len(new)
@@ -199,9 +210,9 @@ def _check_storable(run: Run, settings: Settings) -> None:
         raise UserError(
             f"{run.where}: {oldconfig.EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
         )
-    told = (run.name, run.note, run.metric, run.config)
+    given = (run.name, run.note, run.metric, run.config)
     try:
-        json.dumps(told, default=str, ensure_ascii=False).encode()
+        json.dumps(given, default=str, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         found = error.object[error.start : error.end]
         # the run's name may hold it
@@ -224,8 +235,8 @@ def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
 def _mark(run: Run, settings: Settings) -> str:
     """By which a run is known again, whatever its file is called and however it is written."""
     seed = _seed(run, settings)
-    told = [run.name, seed, settings.config, run.val_f, run.series, run.figures]
-    text = json.dumps(told, sort_keys=True, default=str)
+    given = [run.name, seed, settings.config, run.f_scores, run.series, run.metrics]
+    text = json.dumps(given, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -265,41 +276,42 @@ def _label(batch: Batch, place: int) -> str:
 
 def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[str, Any]:
     labels = {"name": settings.experiment, "description": settings.description}
-    told = {
+    given = {
         CONFIG: settings.config,
         SERIES: {name: list(values) for name, values in run.series.items()},
         IGNORED: settings.ignored,
         EXPERIMENT: {key: text for key, text in labels.items() if text},
-        "note": run.note,
-        "seed": _seed(run, settings),
-        **_figures(run, settings.config),
+        NOTE: run.note,
+        SEED: _seed(run, settings),
+        **_metrics(run, settings.config),
     }
-    if oldconfig.continues(settings, run.val_f):
-        told[CONTINUED] = oldconfig.parent(settings, others)
-    return {key: value for key, value in told.items() if value is not None}
+    if oldconfig.continues(settings, run.f_scores):
+        given[CONTINUED] = oldconfig.parent(settings, others)
+    return {key: value for key, value in given.items() if value is not None}
 
 
-def _figures(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     """The seed's table of one run; what cannot be known is left out."""
     dice, ce = config.get("loss.dice_weight"), config.get("loss.ce_weight", 1.0)
     weights = {"ce_weight": ce, "dice_weight": dice} if is_number(dice) and is_number(ce) else None
-    if not run.val_f:
-        told = _completed(run.figures)
+    if not run.f_scores:
+        given = _completed(run.metrics)
         if weights is not None:
-            told.setdefault("ce_dice_ratio", training_figures.ratio(**weights))
-        return told
-    train = run.series.get("train_f")
+            given.setdefault("ce_dice_ratio", training_metrics.ratio(**weights))
+        return given
+    train = run.series.get(TRAIN_F_SCORE)
     history = [
-        {"epoch": epoch, "val_f": score, **({} if train is None else {"train_f": train[epoch - 1]})}
-        for epoch, score in enumerate(run.val_f, 1)
+        {"epoch": epoch, F_SCORE: score}
+        | ({} if train is None else {TRAIN_F_SCORE: train[epoch - 1]})
+        for epoch, score in enumerate(run.f_scores, 1)
     ]
-    found = training_figures.figures(history, **(weights or {"dice_weight": 0.0}))
+    found = training_metrics.metrics(history, **(weights or {"dice_weight": 0.0}))
     return found if weights else {**found, "ce_dice_ratio": None}
 
 
-def _completed(told: Mapping[str, Any]) -> dict[str, Any]:
-    """A table's figures, with those that follow from the others."""
-    all_ = dict(told)
+def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's metrics, with those that follow from the others."""
+    all_ = dict(given)
     best = all_["best_val_f"]
     if "train_f_at_best" in all_:
         all_.setdefault("gap", all_["train_f_at_best"] - best)

@@ -80,18 +80,18 @@ class Run:
     """One run, as its file tells it.
 
     name: None where the file gives none. where: file and run, for messages. config: nested, as it
-    was written. val_f: score of every epoch, in [0, 1]; empty for a row of a table. series: what
-    else was recorded, name -> one number per epoch. figures: columns of
-    `search.study.training_figures` that a table gave. metric: what its file says that the score
+    was written. f_scores: of every epoch, in [0, 1]; empty for a row of a table. series: what
+    else was recorded, name -> one number per epoch. metrics: columns of
+    `search.study.training_metrics` that a table gave. metric: what its file says that the score
     is. notes: what was left out.
     """
 
     name: str | None
     where: str
     config: dict[str, Any]
-    val_f: tuple[float, ...] = ()
+    f_scores: tuple[float, ...] = ()
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     note: str | None = None
     metric: str | None = None
@@ -100,7 +100,7 @@ class Run:
     @property
     def best(self) -> float:
         """The highest score."""
-        return max(self.val_f, default=self.figures.get("best_val_f", 0.0))
+        return max(self.f_scores, default=self.metrics.get("best_val_f", 0.0))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Unfinished:
 def run_of_row(
     row: Mapping[str, Any], where: str, above: Mapping[str, Any], *, commas: bool = False
 ) -> Run | Unfinished:
-    """A run of which a table tells the figures.
+    """A run of which a table tells the metrics.
 
     commas: whether the table writes decimals with a comma. Raises UserError naming row, column and
     value for a cell that holds no number where one is needed.
@@ -125,8 +125,8 @@ def run_of_row(
             f"{where}: config: {str(config)[:40]!r} is none; keys and values are needed"
         )
     config = plain(config)
-    figures: dict[str, Any] = {}
-    told: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     taken: dict[str, str] = {}
     remarks, why = [], "empty"
     for heading, cell in row.items():
@@ -138,14 +138,14 @@ def run_of_row(
             if column == "best_val_f" and _bare(cell) in _UNFINISHED:
                 why = str(cell).strip() or "empty"
                 continue
-            for name, value in _figures_in(column, heading, cell, where, commas).items():
-                if figures.get(name, value) != value:
-                    raise _told_twice(where, name, figures[name], taken[name], value, heading)
-                figures[name], taken[name] = value, heading
+            for name, value in _metrics_in(column, heading, cell, where, commas).items():
+                if metrics.get(name, value) != value:
+                    raise _given_twice(where, name, metrics[name], taken[name], value, heading)
+                metrics[name], taken[name] = value, heading
         elif words in _NAMES:
-            told["name"] = str(cell).strip() or None
+            given["name"] = str(cell).strip() or None
         elif words in ("seed", "metric"):
-            told[words] = cell
+            given[words] = cell
         elif words in _NOTES:
             remarks.append(str(cell))
         else:
@@ -156,20 +156,20 @@ def run_of_row(
             before = _at(config, path)
             if before is not None and before != value:
                 name = ".".join(path)
-                raise _told_twice(where, name, before, taken.get(name, "config"), value, heading)
+                raise _given_twice(where, name, before, taken.get(name, "config"), value, heading)
             taken[".".join(path)] = heading
             put(config, path, value)
-    if "best_val_f" not in figures:
+    if "best_val_f" not in metrics:
         return Unfinished(where, why)
-    _check_row(figures, where)
+    _check_row(metrics, where)
     return Run(
-        name=told.get("name"),
+        name=given.get("name"),
         where=where,
         config=config,
-        figures=figures,
-        seed=read_seed(told.get("seed"), where),
+        metrics=metrics,
+        seed=read_seed(given.get("seed"), where),
         note=", ".join(remarks) or None,
-        metric=read_metric(told, above),
+        metric=read_metric(given, above),
     )
 
 
@@ -194,7 +194,7 @@ def holds_text(path: Sequence[str]) -> bool:
     )
 
 
-def _told_twice(
+def _given_twice(
     where: str, name: str, one: object, heading: str, other: object, second: str
 ) -> UserError:
     return UserError(
@@ -202,8 +202,8 @@ def _told_twice(
     )
 
 
-def _figures_in(column: str, heading: str, cell: Any, where: str, commas: bool) -> dict[str, Any]:
-    """One cell of the seed's table, by column; empty where it says that there is no figure."""
+def _metrics_in(column: str, heading: str, cell: Any, where: str, commas: bool) -> dict[str, Any]:
+    """One cell of the seed's table, by column; empty where it says that there is no number."""
     if _bare(cell) in _ABSENT:
         return {}
     if column == "ce_dice_ratio":
@@ -247,16 +247,16 @@ def _whole_in(cell: Any, heading: str, where: str, commas: bool, needed: str) ->
     return int(number)
 
 
-def _check_row(figures: Mapping[str, Any], where: str) -> None:
-    best, final = figures["best_val_f"], figures.get("final_val_f")
+def _check_row(metrics: Mapping[str, Any], where: str) -> None:
+    best, final = metrics["best_val_f"], metrics.get("final_val_f")
     if final is not None and final > best:
         raise UserError(
             f"{where}: the final score {final:g} lies above the best one {best:g}; is a column"
             " mistaken for another?"
         )
-    at, trained = figures.get("best_epoch"), figures.get("epochs_trained")
+    at, trained = metrics.get("best_epoch"), metrics.get("epochs_trained")
     if at is not None and trained is not None and at > trained:
-        raise UserError(f"{where}: the best epoch {at} lies after the last one {trained}; mend one")
+        raise UserError(f"{where}: the best epoch {at} lies after the last one {trained}; fix one")
 
 
 def check_inside(value: float, name: str, limits: tuple[float, float], where: str) -> None:
@@ -264,9 +264,9 @@ def check_inside(value: float, name: str, limits: tuple[float, float], where: st
     low, high = limits
     if not low <= value <= high:
         percent = high == 1 and 1 < value <= 100
-        mend = "is it in percent? divide by 100" if percent else "write what was measured"
+        fix = "is it in percent? divide by 100" if percent else "write what was measured"
         bounds = f"from {low:g} on" if math.isinf(high) else f"in [{low:g}, {high:g}]"
-        raise UserError(f"{where}: {name} is {value:g}, not {bounds}; {mend}")
+        raise UserError(f"{where}: {name} is {value:g}, not {bounds}; {fix}")
 
 
 # ------------------------------------------------------------------------------------------ cells
@@ -298,7 +298,7 @@ def _bare(cell: Any) -> Any:
 
 
 def _number_in(
-    cell: Any, what: str, commas: bool, mend: str = "write it like 0.6889"
+    cell: Any, what: str, commas: bool, fix: str = "write it like 0.6889"
 ) -> tuple[int | float, bool, float | None]:
     """The number that a cell spells, whether in percent, and the percentage in brackets behind it.
 
@@ -311,7 +311,7 @@ def _number_in(
     text = cell.strip().replace("\u2212", "-") if isinstance(cell, str) else ""
     match = _CELL.fullmatch(text)
     if match is None or any(unicodedata.category(letter) == "Sc" for letter in text):
-        raise UserError(f"{what}: {cell!r} is no number; {mend}")
+        raise UserError(f"{what}: {cell!r} is no number; {fix}")
     for mark, used in ((",", True), (".", commas)):
         if used and re.fullmatch(_GROUPED % re.escape(mark), match[1]):
             whole, parts = match[1].replace(mark, ""), match[1].replace(",", ".")
@@ -319,7 +319,7 @@ def _number_in(
     number = decimal(match[1].replace(",", "."))
     inner = None if match[3] is None else decimal(match[3].replace(",", "."))
     if number is None or (match[3] is not None and inner is None):
-        raise UserError(f"{what}: {cell!r} is beyond what a number can be here; {mend}")
+        raise UserError(f"{what}: {cell!r} is beyond what a number can be here; {fix}")
     return number, bool(match[2]), inner
 
 
@@ -390,7 +390,7 @@ def plain(value: Any) -> Any:
 
 
 def read_seed(value: Any, where: str) -> int | None:
-    """A seed, None where none is told. Raises UserError for anything but a whole number."""
+    """A seed, None where none is given. Raises UserError for anything but a whole number."""
     if value is None or _bare(value) in _ABSENT:
         return None
     seed = decimal(value.strip()) if isinstance(value, str) else value
@@ -402,5 +402,5 @@ def read_seed(value: Any, where: str) -> int | None:
 
 def read_metric(entry: Mapping[str, Any], above: Mapping[str, Any]) -> str | None:
     """What a run, or the mapping around all runs, says that its scores are."""
-    told = entry.get("metric") or above.get("metric")
-    return None if told is None else str(told)
+    given = entry.get("metric") or above.get("metric")
+    return None if given is None else str(given)

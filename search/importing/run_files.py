@@ -29,13 +29,14 @@ from search.study.search_space import is_number
 from search.study.wording import counted
 from trainer.config import read_yaml
 from trainer.errors import UserError
+from trainer.history import F_SCORE, TRAIN_F_SCORE
 from trainer.notation import load_json, read_text
 
 HISTORY = "history.json"
 CONFIGS = ("config.yaml", "config.yml", "config.json")
 # how a list of one number per epoch is called in files -> here
-_CURVES = {"val_f_score": "val_f", "train_f_score": "train_f", "learning_rate": "lr"}
-_SCORES = ("val_f", "train_f")
+_CURVES = {"val_f_score": F_SCORE, "train_f_score": TRAIN_F_SCORE, "learning_rate": "lr"}
+_SCORES = (F_SCORE, TRAIN_F_SCORE)
 # rows without a score that are named one by one
 _NAMED = 5
 
@@ -43,7 +44,7 @@ _NAMED = 5
 def read_runs(path: Path) -> tuple[list[Run], list[str]]:
     """Every run of a file or folder, in its order, and lines on what was left out.
 
-    Raises UserError (one line with file, run and mend) if anything in it is amiss.
+    Raises UserError (one line with file, run and fix) if anything in it is invalid.
     """
     notes: list[str] = []
     if not path.exists():
@@ -167,7 +168,7 @@ def _is_history(data: Any) -> bool:
 
 
 def _is_epoch(row: Any) -> bool:
-    return isinstance(row, Mapping) and {"epoch", "val_f"} <= row.keys()
+    return isinstance(row, Mapping) and {"epoch", F_SCORE} <= row.keys()
 
 
 def _has_curve(entry: Any) -> bool:
@@ -176,7 +177,7 @@ def _has_curve(entry: Any) -> bool:
 
 def _curve_key(entry: Mapping[str, Any]) -> str | None:
     """The key under which an entry has its scores by epoch."""
-    return next((key for key in ("val_f_score", "val_f") if isinstance(entry.get(key), list)), None)
+    return next((key for key in ("val_f_score", F_SCORE) if isinstance(entry.get(key), list)), None)
 
 
 def _of_history(data: Any, path: Path, name: str) -> Run:
@@ -203,7 +204,7 @@ def _config_beside(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
             config = _data(beside)
             if not isinstance(config, Mapping):
                 raise UserError(
-                    f"{beside}: sections such as `model:` are needed; mend it or take it away"
+                    f"{beside}: sections such as `model:` are needed; fix it or take it away"
                 )
             return dict(config), []
     return None, [f"{path}: no {' or '.join(CONFIGS)} beside it, so its settings are not known"]
@@ -254,7 +255,7 @@ def _of_list(
 def _of_entry(
     entry: Mapping[str, Any], where: str, above: Mapping[str, Any], notes: Sequence[str]
 ) -> Run:
-    """A run with its curve. notes: what has been found amiss already."""
+    """A run with its curve. notes: what has been found invalid already."""
     key = _curve_key(entry)
     if key is None:
         raise UserError(f"{where}: no list val_f_score; add one score per epoch, or leave it out")
@@ -288,7 +289,7 @@ def _of_entry(
         name=None if entry.get("run") is None else str(entry["run"]),
         where=where,
         config=plain(config),
-        val_f=tuple(series.pop("val_f")),
+        f_scores=tuple(series.pop(F_SCORE)),
         series=series,
         seed=read_seed(entry.get("seed"), where),
         note=None if entry.get("note") is None else str(entry["note"]),

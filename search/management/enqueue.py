@@ -1,4 +1,4 @@
-"""Trials that a person asks for: `--enqueue FILE.yaml` and `queue add`.
+"""Trials that a user asks for: `--enqueue FILE.yaml` and `queue add`.
 
 The file is a YAML list of `{params: {name: value}, seed?, note?, priority?, expect?}`. What an
 entry does not name it takes from the study's base config. Optuna ignores unknown names and takes
@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from search.study.attributes import ENQUEUED
+from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, NOTE, PRIORITY, SEED
+from search.study.requests import marked
 from search.study.search_space import Value, canonical, inside, is_number
 from search.study.setup import Setup, config_for
+from storage.optuna_internals import id_of_trial, storage_of
 from trainer.config import read_yaml, spelt, takes_text
 from trainer.errors import ConfigError
 from trainer.notation import KeyPath, decimal
@@ -33,7 +35,7 @@ _KEYS = ("params", "seed", "note", "priority", "expect")
 class Request:
     """One asked-for trial.
 
-    params: only what the person named. priority: higher first. expect: the person's own forecast
+    params: only what the user named. priority: higher first. expect: the user's own forecast
     of the score, low and high in [0, 1], kept for the report.
     """
 
@@ -45,7 +47,7 @@ class Request:
 
 
 def read_requests(path: Path) -> list[Request]:
-    """The entries of a file. Raises ConfigError naming the file, the entry and the mend."""
+    """The entries of a file. Raises ConfigError naming the file, the entry and the fix."""
     data = read_yaml(path, _holds_text)
     if not isinstance(data, list):
         raise ConfigError(f"{path}: a list is needed, as in `- params: {{dice_weight: 1.5}}`")
@@ -91,7 +93,7 @@ def _spelt(value: Any) -> Any:
 
 
 def complete(request: Request, setup: Setup, where: str = "enqueued") -> dict[str, Value]:
-    """Every searched parameter of the trial. Raises ConfigError for names or values amiss."""
+    """Every searched parameter of the trial. Raises ConfigError for invalid names or values."""
     specs = setup.specs()
     values, named = dict(setup.defaults), dict[str, str]()
     for written, value in request.params.items():
@@ -148,14 +150,14 @@ def enqueue(
         key = hashlib.sha256(f"{text} {seen[text]}".encode()).hexdigest()[:16]
         attrs: dict[str, Any] = {
             ENQUEUED: uuid.uuid4().hex[:16] if again else key,
-            "priority": request.priority,
+            PRIORITY: request.priority,
         }
         if request.seed is not None:
-            attrs["seed"] = request.seed
+            attrs[SEED] = request.seed
         if request.note is not None:
-            attrs["note"] = request.note
+            attrs[NOTE] = request.note
         if request.expect is not None:
-            attrs["expect"] = list(request.expect)
+            attrs[EXPECT] = list(request.expect)
         rows.append((params, attrs))
     return put_in_queue(study, ENQUEUED, rows)
 
@@ -183,34 +185,25 @@ def put_in_queue(
     ]
 
 
-def marked(study: optuna.Study, mark: str) -> dict[Any, FrozenTrial]:
-    """The study's trials by their attribute `mark`, the earliest of each."""
-    found: dict[Any, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False):
-        if mark in trial.user_attrs:
-            found.setdefault(trial.user_attrs[mark], trial)
-    return found
-
-
 def _settle(study: optuna.Study, mark: str) -> None:
     """Two runs that enqueue at the same moment make doubles: the later rows are cancelled."""
     first = marked(study, mark)
-    storage = study._storage
+    storage = storage_of(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         key = trial.user_attrs.get(mark)
         if key is not None and first[key].number != trial.number:
-            storage.set_trial_user_attr(trial._trial_id, "cancelled", "enqueued twice at once")
-            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            storage.set_trial_user_attr(id_of_trial(trial), CANCELLED, "enqueued twice at once")
+            storage.set_trial_state_values(id_of_trial(trial), TrialState.FAIL)
 
 
 def _expectation(value: object, where: str) -> tuple[float, float] | None:
     if value is None:
         return None
-    mend = "write [low, high], scores from 0 to 1"
+    fix = "write [low, high], scores from 0 to 1"
     ends = [_spelt(end) for end in value] if isinstance(value, list) else []
     if len(ends) != 2 or not all(is_number(end) for end in ends):
-        raise ConfigError(f"{where}: expect: {value!r}: {mend}")
+        raise ConfigError(f"{where}: expect: {value!r}: {fix}")
     low, high = map(float, ends)
     if not 0 <= low <= high <= 1:
-        raise ConfigError(f"{where}: expect: [{low:g}, {high:g}]: {mend}")
+        raise ConfigError(f"{where}: expect: [{low:g}, {high:g}]: {fix}")
     return low, high

@@ -9,14 +9,14 @@ import optuna
 
 import space
 from search.management.enqueue import put_in_queue
-from search.study.attributes import FIRST
+from search.study.attributes import FIRST, NOTE, PREDICTION, PRIORITY
 from search.study.requests import planned_params
 from search.study.search_space import Spec, Value, describe, format_value, matching, nearest_end
 from search.study.setup import Setup, config_for
 from trainer.errors import ConfigError
 
-# after everything that a person asked for
-PRIORITY = -1_000_000
+# after everything that a user asked for
+FIRST_PRIORITY = -1_000_000
 
 
 LARGEST_SHARE = 4
@@ -42,16 +42,16 @@ def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
             break
         if number in present:
             continue
-        params, amiss = _fitted(trial.params, named.params, specs, setup)
+        params, reason = _fitted(trial.params, named.params, specs, setup)
         double = next((other for other in taken if _same(other[1], params)), None)
-        if amiss is None and double is not None:
-            amiss = f"the same as {double[0]}"
-        if amiss is not None:
-            lines.append(f"first trial {number} ({trial.note}) left out: {amiss}")
+        if reason is None and double is not None:
+            reason = f"the same as {double[0]}"
+        if reason is not None:
+            lines.append(f"first trial {number} ({trial.note}) left out: {reason}")
             continue
-        attrs: dict[str, Any] = {FIRST: number, "note": trial.note, "priority": PRIORITY}
+        attrs: dict[str, Any] = {FIRST: number, NOTE: trial.note, PRIORITY: FIRST_PRIORITY}
         if trial.prediction is not None:
-            attrs["prediction"] = trial.prediction
+            attrs[PREDICTION] = trial.prediction
         chosen.append((params, attrs))
         taken.append((f"first trial {number}", params))
     made = put_in_queue(study, FIRST, chosen)

@@ -16,10 +16,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.management import first_trials
 from search.management.enqueue import put_in_queue
-from search.strategy.equipping import load_study
 from search.study import lineages
-from search.study.attributes import COPIED_FROM, FIRST
-from search.study.lookup import load_setup
+from search.study.attributes import (
+    CONTINUES,
+    COPIED_FROM,
+    ENQUEUED,
+    FIRST,
+    NOTE,
+    PREDICTION,
+    PRIORITY,
+)
+from search.study.identity import differing_facts, differing_keys
+from search.study.lookup import load_setup, named_study
 from search.study.search_space import Spec, Value, distribution, format_value, matching, widened
 from search.study.setup import Setup, StudyError, base_values
 from storage.rdb import LeasedStorage
@@ -27,18 +35,18 @@ from trainer.config import key_path
 
 BEST_CONFIGS = 5
 # marks of a row's own place in its study, which a copy does not inherit
-_OWN_MARKS = ("continues", "copied_from", "first", "enqueued", "priority")
+_OWN_MARKS = (CONTINUES, COPIED_FROM, FIRST, ENQUEUED, PRIORITY)
 _KEPT_SYSTEM_ATTRS = ("constraints:", "artifacts:")
 
 
-def adopt(study: optuna.Study, storage: LeasedStorage, old_name: str) -> list[str]:
+def transfer_trials(study: optuna.Study, storage: LeasedStorage, old_name: str) -> list[str]:
     """Take over what can be taken over; lines to print. Repeating it changes nothing.
 
     Raises StudyError for an unknown study, or the study itself.
     """
     if old_name == study.study_name:
         raise StudyError(f"--from {old_name}: this is the study itself: name another with --study")
-    old_study = load_study(storage, old_name)
+    old_study = named_study(storage, old_name)
     old, new = load_setup(old_study), load_setup(study)
     difference = _difference(old, new)
     if difference is None:
@@ -51,15 +59,13 @@ def _difference(old: Setup, new: Setup) -> str | None:
 
     A key that only one of them searches is no difference: it is judged trial by trial.
     """
-    if old.data["fingerprint"] != new.data["fingerprint"]:
-        return "other data"
-    if old.metric != new.metric:
-        return "another metric"
-    old_base, new_base = base_values(old), base_values(new)
-    for key in sorted(old_base.keys() & new_base.keys()):
-        if old_base[key] != new_base[key]:
-            return f"{key} {format_value(old_base[key])}, here {format_value(new_base[key])}"
-    return None
+    facts = differing_facts(old, new, "data", "metric")
+    if facts:
+        return {"data": "other data", "metric": "another metric"}[facts[0]]
+    keys = (one for one in differing_keys(old, new) if one.shared)
+    return next(
+        (f"{k.key} {format_value(k.before)}, here {format_value(k.now)}" for k in keys), None
+    )
 
 
 @dataclass(frozen=True)
@@ -167,10 +173,10 @@ def _enqueue_best(
                 params,
                 {
                     FIRST: f"{old.name}/{trial.number}",
-                    "note": f"from study {old.name}, trial {trial.number}",
-                    "prediction": f"{trial.value:.4f} there, with {difference}",
-                    # the person named this study: before the seed's own first trials
-                    "priority": first_trials.PRIORITY + 1,
+                    NOTE: f"from study {old.name}, trial {trial.number}",
+                    PREDICTION: f"{trial.value:.4f} there, with {difference}",
+                    # the user named this study: before the seed's own first trials
+                    PRIORITY: first_trials.FIRST_PRIORITY + 1,
                 },
             )
         )

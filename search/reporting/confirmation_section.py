@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import rich.table
 
-from search.confirmation.plan import judged
+from search.confirmation.looks import judged
 from search.confirmation.scores import (
     IMAGES_COVERED,
     by_image,

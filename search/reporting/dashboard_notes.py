@@ -18,12 +18,13 @@ from optuna.trial import TrialState
 from search.reporting.document import Section
 from search.reporting.markdown import body
 from search.results.trials import Results, results_of
-from search.study import lineages, training_figures
+from search.study import lineages, training_metrics
 from search.study.names import is_repeats
 from search.study.shared_state import total_of
 from search.study.trial_notes import put_note
 from search.study.wording import code, escaped
 from storage import StorageError
+from storage.optuna_internals import storage_of
 
 # figures of the report that the study's page shows
 SHOWN = ("confirm", "dice", "importances", "restarts")
@@ -63,7 +64,7 @@ def study_note(
             f"| | {' | '.join(escaped(one.name) for one in best)} |",
             f"|---|{'---:|' * len(best)}",
         ]
-        for heading, cells in training_figures.across([one.figures for one in best]):
+        for heading, cells in training_metrics.across([one.metrics for one in best]):
             lines.append(f"| {escaped(heading)} | {' | '.join(map(escaped, cells))} |")
         lines.append("")
     lines += [f"- {what}: {code(command)}" for what, command in commands.items()]
@@ -120,7 +121,7 @@ class Board:
 
     def _deleted(self) -> bool:
         """Whether the study, or its store, is gone, of which the supervisor speaks."""
-        name, storage = self._study.study_name, self._study._storage
+        name, storage = self._study.study_name, storage_of(self._study)
         try:
             return name not in {study.study_name for study in storage.get_all_studies()}
         except StorageError:

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from search.confirmation.plan import judged
+from search.confirmation.looks import judged
 from search.confirmation.scores import ByImage, by_image
 from search.reporting.document import Document, Section, Table
 from search.results.export_formats import train_words
 from search.results.statistics.intervals import Interval, interval, over_images
 from search.results.trials import Outcome, Results, results_of
-from search.study import training_figures
-from search.study.attributes import CONFIGURATION, SETUP
+from search.study import training_metrics
+from search.study.attributes import CONFIGURATION, SETUP, attributes_of
+from search.study.identity import differing_facts
 from search.study.lookup import named_study
 from search.study.names import is_repeats, repeats_name, search_name
 from search.study.repeats import confirmed_scores
@@ -114,17 +115,18 @@ def _with_configuration(
     if name not in studies or SETUP not in studies[name].user_attrs:
         return None, None
     other = results_of(named_study(storage, name))
-    wanted = _identity(results, chosen)
-    same = (one for one in other.outcomes if _identity(other, one) == wanted)
-    one = next(same, None)
+    assert results.setup is not None
+    assert other.setup is not None
+    if differing_facts(results.setup, other.setup, "data"):
+        return None, None
+    wanted = _config(chosen)
+    one = next((one for one in other.outcomes if _config(one) == wanted), None)
     return (None, None) if one is None else (other, one)
 
 
-def _identity(results: Results, outcome: Outcome) -> tuple[object, dict[str, object]]:
-    """What a score depends on besides the seed: the data, wherever they lie, and the config."""
-    assert results.setup is not None
-    config = {key: value for key, value in outcome.config.items() if key != "data.root"}
-    return results.setup.data["fingerprint"], config
+def _config(outcome: Outcome) -> dict[str, object]:
+    """All that was trained with besides the seed, wherever the data lie."""
+    return {key: value for key, value in outcome.config.items() if key != "data.root"}
 
 
 # -------------------------------------------------------------------------------------- the card
@@ -188,16 +190,16 @@ def _label(chosen: Outcome) -> str:
 
 
 def _scores(chosen: Outcome, repeats: Repeats | None, confirm: str) -> Section:
-    figures = chosen.figures
+    metrics = chosen.metrics
     rows = [
         ("f_score (its value)", _score(chosen.value)),
-        ("f_score_full", _score(chosen.attrs.get("f_score_full"))),
+        ("f_score_full", _score(attributes_of(chosen.attrs).f_score_full)),
         (
             "best epoch",
-            f"{training_figures.text('best_epoch', figures['best_epoch'])} of {chosen.budget}",
+            f"{training_metrics.text('best_epoch', metrics['best_epoch'])} of {chosen.budget}",
         ),
         *(
-            (training_figures.COLUMNS[name][0], training_figures.text(name, figures[name]))
+            (training_metrics.COLUMNS[name][0], training_metrics.text(name, metrics[name]))
             for name in ("train_f_at_best", "gap", "final_val_f")
         ),
     ]

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from search.results.statistics.importances import importances
-from search.study import lineages, training_figures
+from search.study import lineages, training_metrics
+from search.study.attributes import F_SCORE_FULL
 from search.study.lineages import revivals
 from search.study.names import RUNS, STORAGE
 from search.study.setup import Setup
@@ -51,12 +52,12 @@ def commands(study: str, *, storage: str, runs: str) -> dict[str, str]:
 
 def comparison(study: optuna.Study, count: int = 5) -> Table:
     """The seed's table for the best trials: a column a trial, so that it fits 80 columns."""
-    rows = training_figures.rows(study, count)
+    rows = training_metrics.rows(study, count)
     table = Table(title="The best trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for row in rows:
         table.add_column(f"trial {row['trial']}", justify="right")
-    for heading, cells in training_figures.across(rows):
+    for heading, cells in training_metrics.across(rows):
         table.add_row(heading, *cells)
     return table
 
@@ -89,7 +90,7 @@ def summary(
         tell(console, f"importance among complete trials: {text}")
     best = lineages.best(study)
     if best is not None:
-        full = best.user_attrs.get("f_score_full")
+        full = best.user_attrs.get(F_SCORE_FULL)
         tell(
             console,
             f"best: trial {best.number}, f_score {lineages.value(best):.4f} (one seed, per image on"

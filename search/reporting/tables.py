@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from search.reporting.document import Flag, Table
 from search.results.statistics.evidence import fall_after, wait_of
 from search.results.trials import Outcome, Results
-from search.study import lineages, requests, training_figures
-from search.study.attributes import ENQUEUED, FIRST
+from search.study import lineages, requests, training_metrics
+from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, FIRST, NOTE, PREDICTION, STOPPED
 from search.study.search_space import format_value
 from search.study.wording import params_text
 
@@ -29,12 +29,12 @@ _FLAGGED = ("still_rising",)
 
 def state_of(one: Outcome) -> str:
     """How a trial stands, in a word or two."""
-    if one.state == TrialState.FAIL and one.attrs.get("cancelled"):
+    if one.state == TrialState.FAIL and one.attrs.get(CANCELLED):
         return "cancelled"
     if one.state == TrialState.PRUNED:
         if lineages.diverged(one.row):
             return "pruned: diverged"
-        if one.attrs.get("stopped"):
+        if one.attrs.get(STOPPED):
             return "pruned: stopped by hand"
     return _STATES[one.state]
 
@@ -61,16 +61,16 @@ def comparison(results: Results) -> Table:
     names = list(dict.fromkeys(name for one in ordered for name in one.params))
     continued = any(one.continued for one in ordered)
     headings = ["run" if results.imported else "trial", "state"]
-    headings += [heading for heading, _ in training_figures.COLUMNS.values()]
+    headings += [heading for heading, _ in training_metrics.COLUMNS.values()]
     headings += [] if wait is None else [f"lost {wait} epoch{'s' * (wait > 1)} after best"]
     headings += ["continued from another run"] if continued else []
     rows = []
     for one in ordered:
         row = [one.name if results.imported else str(one.number), state_of(one)]
-        row += [_figure(name, one.figures.get(name)) for name in training_figures.COLUMNS]
+        row += [_metric_cell(name, one.metrics.get(name)) for name in training_metrics.COLUMNS]
         row += [] if wait is None else [_lost_text(one, wait)]
         row += [Flag(one.continued) if one.continued else "-"] if continued else []
-        row += [training_figures.setting(one.params.get(name)) for name in names]
+        row += [training_metrics.setting(one.params.get(name)) for name in names]
         rows.append(row)
     return Table([*headings, *names], rows, sortable=True)
 
@@ -90,8 +90,8 @@ def _lost_text(one: Outcome, wait: int) -> str:
     return "-" if lost is None else f"{lost:.4f}"
 
 
-def _figure(name: str, item: object) -> str:
-    text = training_figures.text(name, item)
+def _metric_cell(name: str, item: object) -> str:
+    text = training_metrics.text(name, item)
     return Flag(text) if name in _FLAGGED and item else text
 
 
@@ -113,16 +113,16 @@ def queue(results: Results) -> Table | None:
 
 
 def _was_asked(one: Outcome) -> bool:
-    marks = (ENQUEUED, FIRST, "note", "expect", "prediction")
+    marks = (ENQUEUED, FIRST, NOTE, EXPECT, PREDICTION)
     ended = one.state in (TrialState.COMPLETE, TrialState.PRUNED)
     return not ended or any(mark in one.attrs for mark in marks)
 
 
 def _forecast(one: Outcome) -> tuple[str, str]:
     """What was expected of a trial, and whether that held."""
-    expected = one.attrs.get("expect")
+    expected = one.attrs.get(EXPECT)
     if expected is None:
-        told = one.attrs.get("prediction")
+        told = one.attrs.get(PREDICTION)
         return ("-", "-") if told is None else (str(told), "not comparable")
     low, high = (format_value(end) for end in expected)
     return f"{low} to {high}", held(one)
@@ -130,7 +130,7 @@ def _forecast(one: Outcome) -> tuple[str, str]:
 
 def held(one: Outcome) -> str:
     """Whether a trial's forecast held; "open" until it has been trained to its end."""
-    low, high = one.attrs["expect"]
+    low, high = one.attrs[EXPECT]
     complete = one.state == TrialState.COMPLETE
     kept = requests.forecast_held((low, high), one.value, complete=complete)
     if kept is None:

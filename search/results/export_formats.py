@@ -11,7 +11,7 @@ from typing import Any
 
 from search.results.trials import Results
 from search.study.search_space import short
-from search.study.training_figures import COLUMNS
+from search.study.training_metrics import COLUMNS
 from trainer.cli import one_line
 from trainer.config import Config, get, leaf_keys, value_text
 from trainer.presets import PRESETS, preset_values
@@ -78,7 +78,7 @@ def table(results: Results) -> tuple[list[str], list[list[Any]]]:
     rows = [
         [
             *(one.number, one.label, one.state.name, one.value),
-            *(one.figures.get(name) for name in COLUMNS),
+            *(one.metrics.get(name) for name in COLUMNS),
             *(one.params.get(name) for name in params),
             *(one.seed, one.note),
         ]

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.results.trials import Outcome, Results
 from search.study import lineages
-from search.study.attributes import COPIED_FROM
+from search.study.attributes import CONFIGURATION, COPIED_FROM
+from search.study.identity import differing_facts
 from search.study.search_space import describe, format_value, short
 from search.study.setup import Setup, base_values
 
@@ -41,7 +42,7 @@ def own_rows(results: Results) -> list[FrozenTrial]:
 def epochs_trained(results: Results) -> int:
     """Epochs of all rows; of a table's rows what it tells."""
     if results.imported:
-        return sum(one.figures.get("epochs_trained") or 0 for one in results.outcomes)
+        return sum(one.metrics.get("epochs_trained") or 0 for one in results.outcomes)
     return sum(len(row.intermediate_values) for row in own_rows(results))
 
 
@@ -102,10 +103,11 @@ def apart(one: Results, other: Results) -> list[str]:
         reasons.append(f'the metric "{one.metric}", not "{other.metric}"')
     if other.setup is None:
         return [*reasons, "trained here, not imported"]
-    if one.setup.data["fingerprint"] != other.setup.data["fingerprint"]:
+    facts = differing_facts(one.setup, other.setup, "data", "grid")
+    if "data" in facts:
         reasons.append(f"the data {data_text(one.setup)}, not {data_text(other.setup)}")
-    grids = [base_values(setup).get(GRID) for setup in (one.setup, other.setup)]
-    if grids[0] != grids[1]:
+    if "grid" in facts:
+        grids = [base_values(setup).get(GRID) for setup in (one.setup, other.setup)]
         reasons.append(f"scored on a grid of {grids[0]} pixels, not {grids[1]}")
     return reasons
 
@@ -180,7 +182,7 @@ def repeats(results: Results) -> dict[str, list[Outcome]]:
     """
     found: dict[str, list[Outcome]] = {}
     for one in results.complete():
-        label = one.attrs.get("configuration")
+        label = one.attrs.get(CONFIGURATION)
         if label is not None:
             found.setdefault(str(label), []).append(one)
     return dict(sorted(found.items(), key=lambda item: -mean(item[1])))

@@ -6,7 +6,6 @@ searched here or imported from somebody's old results.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +16,31 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import lineages, training_figures
-from search.study.attributes import CONFIG, CONFIGURATION, CONTENT, CONTINUED, IMPORTED, RUN, SERIES
+from search.study import lineages, training_metrics
+from search.study.attributes import (
+    CONFIG,
+    CONFIGURATION,
+    CONTENT,
+    CONTINUED,
+    IMPORTED,
+    NOTE,
+    RUN,
+    SEED,
+    SERIES,
+    is_imported,
+)
+from search.study.histories import read_history
+from search.study.identity import differing_facts
 from search.study.lookup import load_setup
-from search.study.names import is_imported, repeats_name
+from search.study.names import repeats_name
 from search.study.repeats import confirmed_scores
 from search.study.run_folders import newest_claims
 from search.study.search_space import is_number
 from search.study.setup import Setup, StudyError, base_values, config_for, flat
+from storage.optuna_internals import storage_of
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
+from trainer.history import F_SCORE
 from trainer.notation import decimal
 
 EPOCHS = "training.epochs"
@@ -41,7 +55,7 @@ class Outcome:
     """One trial, all rows of its lineage together.
 
     name: of a person's own run, else `trial N`. value: highest score, in [0, 1], of the study's
-    metric. figures: the columns of `search.study.training_figures`. params: searched values by
+    metric. metrics: the columns of `search.study.training_metrics`. params: searched values by
     name. config: everything that is known of how it was trained, by dotted name, params included.
     series: what was recorded each epoch (val_f, train_f, lr, ...), name -> {epoch: number}, epochs
     from 1. per_class: F-score of the best epoch by class name, in [0, 1], None where a class is
@@ -53,7 +67,7 @@ class Outcome:
     name: str
     state: TrialState
     value: float | None
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     params: Mapping[str, Any]
     config: Mapping[str, Any]
     series: Mapping[str, Mapping[int, float]]
@@ -66,12 +80,12 @@ class Outcome:
     @property
     def curve(self) -> Mapping[int, float]:
         """Epoch -> score on the validation part."""
-        return self.series["val_f"]
+        return self.series[F_SCORE]
 
     @property
     def note(self) -> str | None:
         """What was written beside an enqueued or first trial."""
-        return self.attrs.get("note")
+        return self.attrs.get(NOTE)
 
     @property
     def label(self) -> str:
@@ -80,7 +94,7 @@ class Outcome:
 
     @property
     def seed(self) -> int | None:
-        return self.attrs.get("seed")
+        return self.attrs.get(SEED)
 
 
 @dataclass(frozen=True)
@@ -170,12 +184,11 @@ def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
     if name == study.study_name:
         return {}
     try:
-        other = optuna.Study(study_name=name, storage=study._storage)
+        other = optuna.Study(study_name=name, storage=storage_of(study))
         there = load_setup(other)
     except (KeyError, StudyError):
         return {}
-    alike = (there.data["fingerprint"], there.epochs) == (setup.data["fingerprint"], setup.epochs)
-    return confirmed_scores(other) if alike else {}
+    return {} if differing_facts(there, setup, "data", "epochs") else confirmed_scores(other)
 
 
 def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
@@ -183,7 +196,7 @@ def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
     series = {
         name: dict(enumerate(values, 1)) for name, values in {**attrs.get(SERIES, {})}.items()
     }
-    series["val_f"] = dict(trial.intermediate_values)
+    series[F_SCORE] = dict(trial.intermediate_values)
     config = {**attrs.get(CONFIG, {}), **_dotted(trial.params)}
     name = str(attrs.get(RUN) or f"trial {trial.number}")
     told, budget = config.get(EPOCHS), len(trial.intermediate_values)
@@ -200,7 +213,7 @@ def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
         name=name,
         state=trial.state,
         value=lineages.value(trial),
-        figures=training_figures.row_of(trial),
+        metrics=training_metrics.row_of(trial),
         params=trial.params,
         config=config,
         series=series,
@@ -213,18 +226,20 @@ def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
 
 
 def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | None) -> Outcome:
-    history = [] if runs is None else _history(numbers, setup, runs)
+    # of a claim that has hardly begun there is none
+    folders = [] if runs is None else newest_claims(runs, setup.name, numbers)
+    history = next((rows for folder in folders if (rows := read_history(folder))), [])
     series = _columns(history)
     # the store has what was reported, a file perhaps another owner's epochs
-    series["val_f"] = dict(trial.intermediate_values)
-    figures = training_figures.row_of(trial)
-    best = next((entry for entry in history if entry["epoch"] == figures["best_epoch"]), {})
+    series[F_SCORE] = dict(trial.intermediate_values)
+    metrics = training_metrics.row_of(trial)
+    best = next((entry for entry in history if entry["epoch"] == metrics["best_epoch"]), {})
     return Outcome(
         number=trial.number,
         name=f"trial {trial.number}",
         state=trial.state,
         value=lineages.value(trial),
-        figures=figures,
+        metrics=metrics,
         params=trial.params,
         config=_config(trial, setup),
         series=series,
@@ -238,7 +253,7 @@ def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | 
 
 def _config(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
     try:
-        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get("seed", 0)))
+        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get(SEED, 0)))
     except ConfigError:
         # a row of somebody else's making
         return {**base_values(setup), **_dotted(trial.params)}
@@ -261,18 +276,6 @@ def _place(name: str) -> str:
     except ConfigError:
         # of another trainer
         return name
-
-
-def _history(numbers: Sequence[int], setup: Setup, runs: Path) -> list[dict[str, Any]]:
-    """A line per epoch, from the newest file of a trial's rows that holds; empty without any."""
-    for folder in newest_claims(runs, setup.name, numbers):
-        try:
-            history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-            return [{**entry, "epoch": int(entry["epoch"])} for entry in history]
-        except (OSError, ValueError, KeyError, TypeError):
-            # of a claim that had hardly begun, or another tool's file
-            continue
-    return []
 
 
 def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:

@@ -22,9 +22,9 @@ from optuna.trial import FrozenTrial
 
 from search.strategy.forecast.features import knots_by
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.samplers import StudyView
 from search.study import lineages
 from search.study.attributes import CONTINUES, TOTAL
+from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
     from search.study.setup import Setup
@@ -88,7 +88,7 @@ class RestartAwarePruner(BasePruner):
             return False
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
-        study_forecast.see(rows)
+        study_forecast.update(rows)
         if (
             knots_by(epoch, self._epochs) < _PATIENCE
             and study_forecast.forecast.strangeness > _STRANGE

@@ -1,8 +1,8 @@
 """Parked, not killed: which pruned trial to go on with, and how much that may cost.
 
 A revival is a new row with the attribute `continues`: it has the parent's parameters, seed and
-runtime, goes on from its checkpoint, and is not counted. `choose` depends on the trials alone, so
-that the same evidence always gives the same answer.
+runtime, goes on from its checkpoint, and is not counted. `trial_to_revive` depends on the trials
+alone, so that the same evidence always gives the same answer.
 """
 
 from __future__ import annotations
@@ -14,27 +14,23 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.strategy.equipping import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.loading import forecast_of_study
 from search.strategy.pruners import THRESHOLDS, Thresholds
 from search.study import lineages
-from search.study.attributes import CONTINUES, COPIED_FROM
+from search.study.attributes import CONTINUES, COPIED_FROM, RUNTIME, SEED, STOPPED
 from search.study.lineages import curve_of, revivals, rows_of, under_way
 from search.study.run_folders import trial_folder
 from search.study.setup import Setup
 
 AUTO = "auto"
-
-
 # of the epochs that pruning has saved, what `auto` spends at most
 SHARE = 0.25
+# what the rows of one trial have in common; all else says how a row came or ended
+_INHERITED = (SEED, RUNTIME)
 
 
-# what the rows of one trial have in common; all else tells how a row came or ended
-_INHERITED = ("seed", "runtime")
-
-
-def choose(
+def trial_to_revive(
     trials: Sequence[FrozenTrial],
     study_forecast: StudyForecast,
     *,
@@ -53,7 +49,7 @@ def choose(
     evidence has turned need not wait for the end. risk: accepted risk of an answer that is worse
     by more than the noise between seeds. without: numbers of rows that cannot be gone on from.
     """
-    study_forecast.see(trials)
+    study_forecast.update(trials)
     at_end = study_forecast.to_come(total) == 0
     if limit is not None and len(revivals(trials)) >= limit:
         return None
@@ -105,7 +101,7 @@ def candidates(
 def parked(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
     """Each trial that may go on: the number of its last row, and its rows merged.
 
-    Not one that diverged, was stopped by a person or copied, nor one whose revival failed or was
+    Not one that diverged, was stopped by the user or copied, nor one whose revival failed or was
     withdrawn. One that was revived and pruned again waits for another that began later and is
     complete: without new evidence it would be pruned again.
     """
@@ -127,7 +123,7 @@ def parked(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
 
 def _parkable(row: FrozenTrial) -> bool:
     attrs = row.user_attrs
-    return not (lineages.diverged(row) or attrs.get("stopped") or COPIED_FROM in attrs)
+    return not (lineages.diverged(row) or attrs.get(STOPPED) or COPIED_FROM in attrs)
 
 
 def allowance(trials: Sequence[FrozenTrial], epochs: int) -> float:
@@ -153,7 +149,7 @@ def _rows(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
     return rows_of(trials, next(trial for trial in trials if trial.number == number))
 
 
-def continued(parent: FrozenTrial) -> FrozenTrial:
+def revival_row(parent: FrozenTrial) -> FrozenTrial:
     """A running row that goes on from `parent`."""
     attrs = {key: parent.user_attrs[key] for key in _INHERITED if key in parent.user_attrs}
     return create_trial(
@@ -183,14 +179,14 @@ class Revivals:
         self._study_forecast: StudyForecast | None = None
 
     def next(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> int | None:
-        """See `choose`."""
+        """See `trial_to_revive`."""
         limit = limit_of(setup)
         if limit == 0 or not parked(trials):
             return None
         if self._study_forecast is None:
             self._study_forecast = forecast_of_study(self._study, setup)
         while True:
-            number = choose(
+            number = trial_to_revive(
                 trials,
                 self._study_forecast,
                 epochs=setup.epochs,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -21,15 +21,17 @@ from optuna.trial import FrozenTrial, TrialState
 from search.strategy.forecast.features import from_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
+from search.study.attributes import ENQUEUED, FIRST
 from search.study.names import SAMPLERS
 from search.study.search_space import Spec, Value, distribution, matching
+from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
     from search.study.setup import Setup
 
 # drawn at random before the model is asked; planned trials come on top, since they lie together
 STARTUP_TRIALS = 10
-PLANNED = ("first", "enqueued")
+PLANNED = (FIRST, ENQUEUED)
 
 
 def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> LineageSampler:
@@ -41,41 +43,6 @@ def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> L
         specs=setup.specs(),
         fixed=setup.fixed,
     )
-
-
-class StudyView:
-    """A study whose trials are shown through `trials_of`; everything else is the study's own."""
-
-    def __init__(
-        self, study: optuna.Study, trials_of: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
-    ) -> None:
-        self._study = study
-        self._trials_of = trials_of
-        self._shown: list[FrozenTrial] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        return self.get_trials()
-
-    def get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        if self._shown is None:
-            self._shown = self._trials_of(self._study.get_trials(deepcopy=False))
-        shown = [trial for trial in self._shown if states is None or trial.state in states]
-        return copy.deepcopy(shown) if deepcopy else shown
-
-    # Optuna's own samplers and pruners read through this one
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        return self.get_trials(deepcopy, states)
 
 
 class LineageSampler(BaseSampler):
@@ -105,19 +72,19 @@ class LineageSampler(BaseSampler):
         self._view: StudyView | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._inner = self._seeded(study, trial.number)
+        self._inner = self._seeded_sampler(study, trial.number)
         self._view = None
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        found = self._inner.infer_relative_search_space(self._seen(study), trial)
+        found = self._inner.infer_relative_search_space(self._view_of(study), trial)
         return {name: dist for name, dist in found.items() if name not in self._fixed}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._inner.sample_relative(self._seen(study), trial, search_space)
+        return self._inner.sample_relative(self._view_of(study), trial, search_space)
 
     def sample_independent(
         self,
@@ -129,7 +96,7 @@ class LineageSampler(BaseSampler):
         if param_name in self._fixed:
             return self._fixed[param_name]
         return self._inner.sample_independent(
-            self._seen(study), trial, param_name, param_distribution
+            self._view_of(study), trial, param_name, param_distribution
         )
 
     def after_trial(
@@ -145,13 +112,13 @@ class LineageSampler(BaseSampler):
         # the seed of a trial's draws is its number: nothing to add for threads
         pass
 
-    def _seen(self, study: optuna.Study) -> optuna.Study:
+    def _view_of(self, study: optuna.Study) -> optuna.Study:
         # one view per trial: all its draws rest on the same evidence
         if self._view is None:
-            self._view = StudyView(study, self._rewritten)
+            self._view = StudyView(study, self._shown_trials)
         return self._view  # type: ignore[return-value]
 
-    def _seeded(self, study: optuna.Study, number: int) -> BaseSampler:
+    def _seeded_sampler(self, study: optuna.Study, number: int) -> BaseSampler:
         seed = draw_seed(self._seed, number)
         if self._name == "random":
             return RandomSampler(seed=seed)
@@ -166,12 +133,12 @@ class LineageSampler(BaseSampler):
                 return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
         return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
 
-    def _rewritten(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    def _shown_trials(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         shown = []
         merged = lineages.merged(trials)
         study_forecast = self._study_forecast()
-        study_forecast.see(trials)
-        likely = _likely(merged, study_forecast)
+        study_forecast.update(trials)
+        likely = _likely_values(merged, study_forecast)
         lowest = min(
             (t.value for t in merged if t.state == TrialState.COMPLETE and t.value is not None),
             default=0.0,
@@ -210,7 +177,9 @@ class LineageSampler(BaseSampler):
         return shown
 
 
-def _likely(merged: Sequence[FrozenTrial], study_forecast: StudyForecast) -> dict[int, float]:
+def _likely_values(
+    merged: Sequence[FrozenTrial], study_forecast: StudyForecast
+) -> dict[int, float]:
     """What each pruned trial would likely have reached, by number.
 
     None above the best that was measured: where the forecast is so bold, all come down by as much.

@@ -1,9 +1,17 @@
-"""What a study and its trials keep in attributes: every key that two modules share, in one place.
+"""What a study and its trials keep in attributes: every key, and trials' attributes typed.
 
 A key is stored for good: it may get a better constant here, never another text.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from storage.counting import CONTINUES as CONTINUES
+from storage.counting import COPIED_FROM as COPIED_FROM
+from storage.counting import PRIORITY as PRIORITY
 
 # ------------------------------------------------------------------------------- of a study
 
@@ -18,8 +26,6 @@ LEASE, DRAIN = "lease", "drain"
 
 # ------------------------------------------------------------------------------- of a trial
 
-# the number of the row that this one goes on from, and STUDY/NUMBER of the trial that it repeats
-CONTINUES, COPIED_FROM = "continues", "copied_from"
 # the constraint of a trial whose loss stopped being a number
 DIVERGED = "diverged"
 # of a row that stands for a number of which nothing is left; its value is the reason
@@ -28,6 +34,18 @@ LOST = "lost"
 ENQUEUED, FIRST, REPEAT = "enqueued", "first", "repeat"
 # of a repeat: the label of the configuration that it repeats
 CONFIGURATION = "configuration"
+# what was written beside an enqueued trial: text, the user's [low, high] of its score, and what the
+# seed's table says of it
+NOTE, EXPECT, PREDICTION = "note", "expect", "prediction"
+# how it trains: seed, what it was computed with, a warning where that has changed, and pictures in
+# each part of a batch where a whole one did not fit
+SEED, RUNTIME, RUNTIME_CHANGED, MICRO_BATCH = "seed", "runtime", "runtime_changed", "micro_batch"
+# how it ended: why, how often an exception interrupted it, the last one's traceback, and whether
+# the user ended it or withdrew it
+REASON, EXCEPTIONS, TRACEBACK = "reason", "exceptions", "traceback"
+STOPPED, CANCELLED = "stopped", "cancelled"
+# its scores, in [0, 1]; the others are `search.study.training_metrics.COLUMNS`
+F_SCORE_FULL, F_LARGE, F_SMALL = "f_score_full", "f_large", "f_small"
 
 # ------------------------------------------------------------------------------- of an imported one
 
@@ -35,3 +53,50 @@ CONFIGURATION = "configuration"
 # epoch (name -> one number per epoch, from the first on), the run whose weights it started from,
 # and the hash by which a run is known again
 RUN, CONFIG, SERIES, CONTINUED, CONTENT = "run", "config", "series", "continued_from", "content"
+# what the other trainer did not read, the name of its file, and what it called the experiment
+IGNORED, SOURCE, EXPERIMENT = "ignored", "source", "experiment"
+
+
+@dataclass(frozen=True)
+class TrialAttributes:
+    """A trial's user attributes, each under its stored key; see the constants for what they are.
+
+    continues: number of a row. copied_from: STUDY/NUMBER. cancelled: a text is the reason.
+    best_val_f, best_epoch: score, in [0, 1], and number of the best epoch, from 1, of all rows.
+    """
+
+    continues: int | None = None
+    copied_from: str | None = None
+    configuration: str | None = None
+    priority: float | None = None
+    note: str | None = None
+    expect: Sequence[float] | None = None
+    prediction: str | None = None
+    seed: int | None = None
+    runtime: Mapping[str, Any] | None = None
+    runtime_changed: str | None = None
+    micro_batch: int | None = None
+    reason: str | None = None
+    exceptions: int = 0
+    traceback: str | None = None
+    stopped: bool = False
+    cancelled: bool | str = False
+    f_score_full: float | None = None
+    f_large: float | None = None
+    f_small: float | None = None
+    best_val_f: float | None = None
+    best_epoch: int | None = None
+    still_rising: bool | None = None
+
+
+_KEYS = tuple(known.name for known in fields(TrialAttributes))
+
+
+def attributes_of(stored: Mapping[str, Any]) -> TrialAttributes:
+    """A trial's attributes from its `user_attrs`."""
+    return TrialAttributes(**{key: stored[key] for key in _KEYS if key in stored})
+
+
+def is_imported(study_attrs: Mapping[str, Any]) -> bool:
+    """Whether a study holds results of another trainer."""
+    return bool(study_attrs.get(IMPORTED)) and SETUP not in study_attrs

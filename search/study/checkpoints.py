@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from trainer import checkpoint
 from trainer.config import Config, base_identity, config_from_dict, read_yaml
 from trainer.errors import CheckpointError, ConfigError
 from trainer.files import atomic_path, atomic_write_text
+from trainer.history import best_epoch, f_scores
 
 _COPY_ATTEMPTS = 3
 
@@ -53,14 +54,10 @@ def taken_over(
             path=start.path, epoch=int(stored["epoch"]), history=list(stored["history"])
         )
         # one that was killed between the two has left a newer best, which comes again (on a CPU)
-        if checkpoint.read(out / "best.pt")["epoch"] == _best_epoch(start.history):
+        if checkpoint.read(out / "best.pt")["epoch"] == best_epoch(f_scores(start.history)):
             break
     atomic_write_text(out / "history.json", json.dumps(start.history, indent=1))
     return replace(start, path=path)
-
-
-def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    return int(max(history, key=lambda entry: (entry["val_f"], -entry["epoch"]))["epoch"])
 
 
 def newest_checkpoint(
@@ -109,7 +106,7 @@ def _same_training(stored: dict[str, Any], config: Config) -> bool:
 
 
 def written_by(folder: Path) -> str | None:
-    """The uid of the study that wrote a token's folder; None where it does not tell."""
+    """The uid of the study that wrote a token's folder; None where that is not known."""
     try:
         record = read_yaml(folder / "config.yaml")["search"]
         return str(record["study_uid"])

@@ -3,59 +3,132 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
 import space
-from search.study.attributes import REBUILT, SETUP
-from search.study.names import is_imported
-from search.study.search_space import (
-    describe,
-    format_value,
-    same_kind,
-)
-from storage.rdb import LeasedStorage
+from search.study.attributes import REBUILT, SETUP, is_imported
+from search.study.search_space import describe, format_value, same_kind
+from search.study.setup import CHANGEABLE, Setup, StudyError, base_values
+from storage.optuna_internals import METRIC_NAMES_KEY, system_attrs_of
 from trainer.config import key_path
 from trainer.streams import command_line
 
-if TYPE_CHECKING:
-    pass
-from search.study.lookup import study_or_none
-from search.study.setup import CHANGEABLE, Setup, StudyError, flat
-
 METRIC_NAMES = ["f_score"]
 
+# what a score rests on besides the config: which pictures in which parts, how predictions are
+# scored and on what grid, and how long was trained
+_FACTS: dict[str, Callable[[Setup], Any]] = {
+    "data": lambda setup: setup.data["fingerprint"],
+    "metric": lambda setup: setup.metric,
+    "grid": lambda setup: base_values(setup).get("data.image_size"),
+    "epochs": lambda setup: setup.epochs,
+}
 
-# where Optuna keeps them
-_METRIC_NAMES = "study:metric_names"
 
+def differing_facts(one: Setup, other: Setup, *facts: str) -> list[str]:
+    """Those of the facts by which scores of two setups do not compare, in the order given.
 
-def agreed(storage: LeasedStorage, setup: Setup, *, explicit: Collection[str] = ()) -> Setup:
-    """The setup that the study will have: as given, with what an existing study holds on to.
-
-    explicit: which of "seed" and `CHANGEABLE` the person gave; for the others what is stored
-    holds. Raises StudyError that names each difference and the way on.
+    facts: of "data" (fingerprint of pictures and split), "metric", "grid", "epochs".
     """
-    study = study_or_none(storage, setup.name)
+    return [fact for fact in facts if _FACTS[fact](one) != _FACTS[fact](other)]
+
+
+@dataclass(frozen=True)
+class KeyDifference:
+    """A key of the base config, which neither searches, with both values.
+
+    shared: whether both have it; a value is None where a setup has not.
+    """
+
+    key: str
+    before: Any
+    now: Any
+    shared: bool
+
+
+def differing_keys(one: Setup, other: Setup) -> list[KeyDifference]:
+    """Keys of the base configs that differ, sorted; what one of the two searches is none."""
+    searched = {".".join(key_path(name)) for name in (*one.specs(), *other.specs())}
+    old, new = base_values(one), base_values(other)
+    return [
+        KeyDifference(key, old.get(key), new.get(key), key in old and key in new)
+        for key in sorted((old.keys() | new.keys()) - searched)
+        if old.get(key) != new.get(key)
+    ]
+
+
+def identity_differences(stored: Setup, new: Setup) -> list[str]:
+    """Every difference of identity, each as "KEY THEN, this run has NOW"; empty if there is none.
+
+    Changed ranges (low, high) are none.
+    """
+    found = [
+        f"{one.key} {format_value(one.before)}, this run has {format_value(one.now)}"
+        for one in differing_keys(stored, new)
+    ]
+    texts: dict[str, Callable[[Setup], str]] = {"data": _data_text, "metric": lambda s: s.metric}
+    for fact in differing_facts(stored, new, *texts):
+        found.append(f"{fact} {texts[fact](stored)}, this run has {texts[fact](new)}")
+    old_specs, new_specs = stored.specs(), new.specs()
+    for name in sorted(old_specs.keys() | new_specs.keys()):
+        was, is_now = old_specs.get(name), new_specs.get(name)
+        if was is None and is_now is not None:
+            found.append(f"{name} not searched, this run searches {describe(is_now)}")
+        elif is_now is None and was is not None:
+            found.append(f"{name} searched in {describe(was)}, this run does not search it")
+        elif was is None or is_now is None or same_kind(was, is_now):
+            continue
+        # shares of another budget are no news: the epochs have been named already
+        elif not (isinstance(is_now, space.Choice) and stored.epochs != new.epochs):
+            found.append(f"{name} as {describe(was)}, this run has {describe(is_now)}")
+    return found
+
+
+def summarised(differences: Sequence[str]) -> str:
+    """The first few differences in one line."""
+    more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(differences[:3]) + more
+
+
+def resolved_setup(
+    study: optuna.Study | None, new: Setup, *, explicit: Collection[str] = ()
+) -> Setup:
+    """The setup that the study will have: `new`, with what an existing study holds on to.
+
+    study: the existing one of that name. explicit: which of "seed" and `CHANGEABLE` the user gave;
+    for the others what is stored holds. Raises StudyError that names each difference and what to do
+    about it.
+    """
     if study is None:
-        return setup
-    stored = study.user_attrs.get(SETUP)
-    if stored is not None:
-        refuse_direction(
-            study,
-            f"give this run another name with --study NAME (add --from {setup.name} to take its"
-            " trials over)",
-        )
-        return _agreed(Setup.from_json(stored), setup, explicit)
-    if is_imported(study.user_attrs):
+        return new
+    if SETUP not in study.user_attrs:
+        if is_imported(study.user_attrs):
+            raise StudyError(
+                f'study "{new.name}" holds imported runs, which cannot go on: name another with'
+                " --study"
+            )
+        refuse_foreign(study)
+        return new
+    refuse_direction(
+        study,
+        f"give this run another name with --study NAME (add --from {new.name} to take its"
+        " trials over)",
+    )
+    stored = Setup.from_json(study.user_attrs[SETUP])
+    found = identity_differences(stored, new)
+    if "seed" in explicit and stored.seed != new.seed:
+        found.insert(0, f"seed {stored.seed}, this run has {new.seed}")
+    if found:
         raise StudyError(
-            f'study "{setup.name}" holds imported runs, which cannot go on: name another with'
-            " --study"
+            f'study "{stored.name}" has {summarised(found)}: give this run another name with'
+            f" --study NAME (add --from {command_line([stored.name])} to take its trials over)"
         )
-    refuse_foreign(study)
-    return setup
+    kept = {name: getattr(stored, name) for name in CHANGEABLE if name not in explicit}
+    return dataclasses.replace(new, seed=stored.seed, uid=stored.uid, **kept)
 
 
 def refuse_direction(study: optuna.Study, way_on: str = "name another with --study") -> None:
@@ -76,8 +149,8 @@ def refuse_foreign(
     way_on: what to do about it. maker: which command makes those that are wanted.
     """
     attrs = study.user_attrs
-    system = study._storage.get_study_system_attrs(study._study_id)
-    metrics = system.pop(_METRIC_NAMES, METRIC_NAMES)
+    system = system_attrs_of(study)
+    metrics = system.pop(METRIC_NAMES_KEY, METRIC_NAMES)
     # a note that was written in the dashboard is no program's
     others = sorted([*attrs, *(key for key in system if not key.startswith("dashboard:"))])
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
@@ -105,55 +178,6 @@ def _wrong_direction(study: optuna.Study) -> str | None:
     several = f"{len(found)} objectives ({', '.join(found)})"
     what = f"the direction {found[0]}" if len(found) == 1 else several
     return f"has {what}, and scores here are one objective to maximize"
-
-
-def differences(stored: Setup, new: Setup) -> list[str]:
-    """Every difference of identity, each as "KEY THEN, this run has NOW"; empty if there is none.
-
-    Changed ranges (low, high) are none.
-    """
-    old_specs, new_specs = stored.specs(), new.specs()
-    searched = {".".join(key_path(name)) for name in (*old_specs, *new_specs)}
-    old_base, new_base = dict(flat(stored.base)), dict(flat(new.base))
-    found = []
-    for key in sorted((old_base.keys() | new_base.keys()) - searched):
-        before, now = old_base.get(key), new_base.get(key)
-        if before != now:
-            found.append(f"{key} {format_value(before)}, this run has {format_value(now)}")
-    if stored.data["fingerprint"] != new.data["fingerprint"]:
-        found.append(f"data {_data_text(stored)}, this run has {_data_text(new)}")
-    if stored.metric != new.metric:
-        found.append(f"metric {stored.metric}, this run has {new.metric}")
-    for name in sorted(old_specs.keys() | new_specs.keys()):
-        was, is_now = old_specs.get(name), new_specs.get(name)
-        if was is None and is_now is not None:
-            found.append(f"{name} not searched, this run searches {describe(is_now)}")
-        elif is_now is None and was is not None:
-            found.append(f"{name} searched in {describe(was)}, this run does not search it")
-        elif was is None or is_now is None or same_kind(was, is_now):
-            continue
-        # shares of another budget are no news: the epochs have been named already
-        elif not (isinstance(is_now, space.Choice) and stored.epochs != new.epochs):
-            found.append(f"{name} as {describe(was)}, this run has {describe(is_now)}")
-    return found
-
-
-def some_of(found: Sequence[str]) -> str:
-    """The first few differences in one line."""
-    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-def _agreed(stored: Setup, new: Setup, explicit: Collection[str]) -> Setup:
-    found = differences(stored, new)
-    if "seed" in explicit and stored.seed != new.seed:
-        found.insert(0, f"seed {stored.seed}, this run has {new.seed}")
-    if found:
-        raise StudyError(
-            f'study "{stored.name}" has {some_of(found)}: give this run another name with --study'
-            f" NAME (add --from {command_line([stored.name])} to take its trials over)"
-        )
-    kept = {name: getattr(stored, name) for name in CHANGEABLE if name not in explicit}
-    return dataclasses.replace(new, seed=stored.seed, uid=stored.uid, **kept)
 
 
 def _data_text(setup: Setup) -> str:

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import CONTINUES, COPIED_FROM, DIVERGED
+from search.study.attributes import CONTINUES, DIVERGED, EXCEPTIONS, REASON, TRACEBACK
+from storage.counting import COUNTED_STATES, UNCOUNTED
 
-_OF_ONE_ROW = ("reason", "exceptions", "traceback")
+_OF_ONE_ROW = (REASON, EXCEPTIONS, TRACEBACK)
 
 
 def utc(moment: datetime) -> datetime:
@@ -28,10 +29,8 @@ def utc(moment: datetime) -> datetime:
 
 def counts(trial: FrozenTrial) -> bool:
     """Whether a row counts towards `--trials`: finished, neither a revival nor a copy."""
-    return (
-        trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        and trial.user_attrs.get(CONTINUES) is None
-        and trial.user_attrs.get(COPIED_FROM) is None
+    return trial.state.name in COUNTED_STATES and not any(
+        key in trial.user_attrs for key in UNCOUNTED
     )
 
 

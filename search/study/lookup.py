@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import optuna
 
-from search.study.attributes import SETUP
-from search.study.names import is_imported, is_search
-from storage.rdb import LeasedStorage
-
-if TYPE_CHECKING:
-    pass
-
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from storage import LeasedStorage
+from search.study.attributes import IMPORTED, SETUP, is_imported
+from search.study.names import is_repeats
 from search.study.setup import Setup, StudyError
+from storage.optuna_internals import id_of_study
+from storage.rdb import LeasedStorage
 
 
 def named_study(storage: LeasedStorage, name: str) -> optuna.Study:
@@ -47,16 +39,17 @@ def load_setup(study: optuna.Study) -> Setup:
 
 
 def study_or_none(storage: LeasedStorage, name: str) -> optuna.Study | None:
+    """An existing study of any kind. Raises StorageError where two trials have one number."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
-    storage.check_numbers(study._study_id)
+    storage.check_numbers(id_of_study(study))
     return study
 
 
 def chosen_study(storage: LeasedStorage, given: str | None, tell: Callable[[str], None]) -> str:
-    """The study that a person named, else the latest search, which is told.
+    """The study that the user named, else the latest search, of which `tell` gets a line.
 
     Raises StudyError if there is none.
     """
@@ -67,13 +60,16 @@ def chosen_study(storage: LeasedStorage, given: str | None, tell: Callable[[str]
     return name
 
 
+def is_search(name: str, attrs: Mapping[str, Any]) -> bool:
+    """Whether a study is one that search.run made: no repeats, and nothing imported."""
+    return SETUP in attrs and not (is_repeats(name) or attrs.get(IMPORTED))
+
+
 def latest_study(storage: LeasedStorage) -> str:
     """The search with the latest activity; repeats and imported studies are left out.
 
     Raises StudyError if there is none.
     """
-    from search.study.setup import StudyError
-
     for activity in storage.studies_by_activity():
         if is_search(activity.name, storage.get_study_user_attrs(activity.study_id)):
             return activity.name

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    pass
-from search.study.attributes import IMPORTED, SETUP
-
-STORAGE = "sqlite:///runs/search.db"
-
-
-RUNS = "runs"
-
-
+STORAGE, RUNS = "sqlite:///runs/search.db", "runs"
 # studies that are not searches of their own
 CONFIRM_SUFFIX = "-confirm"
-
-
 # seconds between the beats of a worker, and seconds of silence after which it counts as dead
 BEAT_S = 2.0
-
-
 GRACE_S = 20.0
-
-
 # what a setup may name; `search.strategy` makes them
 SAMPLERS = ("tpe", "gp", "random")
-
-
 PRUNERS = (
     *("restart-aware", "median", "percentile", "hyperband", "successive-halving", "patient"),
     "none",
 )
-
-
 # seeds of each configuration that search.confirm repeats at most
 SEEDS = 10
 
@@ -70,13 +49,3 @@ def repeats_name(name: str) -> str:
 def is_repeats(name: str) -> bool:
     """Whether a study holds repeats of chosen configurations."""
     return name.endswith(CONFIRM_SUFFIX)
-
-
-def is_imported(attrs: Mapping[str, Any]) -> bool:
-    """Whether a study holds results of another trainer."""
-    return bool(attrs.get(IMPORTED)) and SETUP not in attrs
-
-
-def is_search(name: str, attrs: Mapping[str, Any]) -> bool:
-    """Whether a study is one that search.run made: no repeats, and nothing imported."""
-    return SETUP in attrs and not (is_repeats(name) or attrs.get(IMPORTED))

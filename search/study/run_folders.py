@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
-
-from collections.abc import Iterable
 
 
 def trial_folder(runs: Path, study_name: str, number: int) -> Path:
@@ -29,7 +22,7 @@ def trial_folder(runs: Path, study_name: str, number: int) -> Path:
 
 
 def existing(runs: str) -> Path:
-    """The runs folder that a person named. Raises UserError where there is none."""
+    """The runs folder that the user named. Raises UserError where there is none."""
     if not Path(runs).is_dir():
         raise UserError(f"--runs {runs}: no such folder; name the one that search.run wrote to")
     return Path(runs)

@@ -1,59 +1,49 @@
-"""A study and what it remembers: the identity that makes its trials comparable.
-
-`Setup` is stored with the study. Opening it again with anything that would change what a score
-means is refused in one line; ranges, fixed values, sampler, pruner and revival may change.
-"""
+"""Records of trials in the runs folder: written beside each trial, read to rebuild its study."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import optuna
-from optuna.trial import FrozenTrial
-
-from search.study import lineages
-from search.study.attributes import JUDGED, TOTAL
-from trainer.presets import DEMO_WARNING
-
-if TYPE_CHECKING:
-    pass
-
-
 import json
 import mimetypes
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+import optuna
 from optuna.artifacts import ArtifactMeta
 from optuna.distributions import json_to_distribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.study.attributes import LOST
+from search.study import lineages
+from search.study.attributes import JUDGED, LOST, TOTAL, attributes_of
+from search.study.histories import read_history
 from search.study.lineages import curve_of, rows_of
 from search.study.run_folders import token_folders, trial_folder
 from search.study.setup import Setup
 from trainer.config import read_yaml
 from trainer.errors import ConfigError
+from trainer.history import best_epoch, f_scores
+from trainer.presets import DEMO_WARNING
+
+ARTIFACTS = "artifacts"
 
 
 def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
     """The `search` section that goes with a trial's config: where it came from."""
+    attrs = attributes_of(row.user_attrs)
     score, epoch = _best_epoch(row)
     return {
         "study": setup.name,
         "study_uid": setup.uid,
         "trial": row.number,
         "value": score,
-        "f_score_full": row.user_attrs.get("f_score_full"),
+        "f_score_full": attrs.f_score_full,
         "epoch": epoch,
         "metric": setup.metric,
-        "seed": row.user_attrs.get("seed"),
+        "seed": attrs.seed,
         "data": {key: setup.data[key] for key in ("name", "fingerprint", "train", "val")},
         "preset": setup.preset,
         **({"note": DEMO_WARNING} if setup.preset == "demo" else {}),
@@ -66,19 +56,18 @@ def search_record(setup: Setup, row: FrozenTrial) -> dict[str, Any]:
 
 def _best_epoch(row: FrozenTrial) -> tuple[float | None, int | None]:
     """Score and number of the best epoch of a row's whole training."""
-    if row.state.is_finished() and "best_epoch" in row.user_attrs:
+    attrs = attributes_of(row.user_attrs)
+    if row.state.is_finished() and attrs.best_epoch is not None:
         # of a revived trial it may lie in an earlier row
-        return row.user_attrs["best_val_f"], row.user_attrs["best_epoch"]
-    curve = row.intermediate_values
-    best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
-    return lineages.value(row), best
+        return attrs.best_val_f, attrs.best_epoch
+    return lineages.value(row), best_epoch(row.intermediate_values)
 
 
 def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any]) -> dict[str, Any]:
     """`search_record` with all that makes the row and its study again: see `search.rebuild`.
 
     row: as it is, or as it is about to end. study_attrs: of its study. The setup is whole: a config
-    under a constant schedule does not tell the ramp of its base.
+    under a constant schedule does not say the ramp of its base.
     """
     return search_record(setup, row) | {
         "row": {
@@ -109,9 +98,6 @@ def _utc_text(moment: datetime | None) -> str | None:
     return None if moment is None else lineages.utc(moment).isoformat()
 
 
-ARTIFACTS = "artifacts"
-
-
 @dataclass(frozen=True)
 class Record:
     """One `config.yaml`: its folder, runs/<study>/<number>/<token>, and its `search` section."""
@@ -125,11 +111,11 @@ class Record:
 
 
 @dataclass
-class Found:
+class RecordedStudy:
     """What the runs folder holds of one study. rows: number -> trial as it is to come back.
 
     total, judged: attributes of the study, see `search.study.names`. token: the highest that a
-    claim of the study has had. amiss: lines for the person.
+    claim of the study has had. problems: lines for the user.
     """
 
     setup: Setup
@@ -137,14 +123,14 @@ class Found:
     judged: Any
     token: int
     rows: dict[int, FrozenTrial]
-    amiss: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
-def found_in(runs: Path, only: str | None = None) -> tuple[list[Found], list[str]]:
-    """The studies of a runs folder by name, and lines on what is amiss with no known study.
+def recorded_studies(runs: Path, only: str | None = None) -> tuple[list[RecordedStudy], list[str]]:
+    """The studies of a runs folder by name, and lines on files that belong to no known study.
 
     only: the name of the study that is wanted. Of two studies of one name the one that was written
-    to last is found, the other is told of. Never raises for what a file holds.
+    to last is found, the other gets a line. Never raises for what a file holds.
     """
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     older: dict[str, set[Path]] = defaultdict(set)
@@ -161,13 +147,13 @@ def found_in(runs: Path, only: str | None = None) -> tuple[list[Found], list[str
             if not isinstance(record.get("row", {}), dict):
                 raise TypeError("row is not a section")
         except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
-            damaged[folder] = f"{folder / 'config.yaml'} cannot be used ({_what(error)})"
+            damaged[folder] = f"{folder / 'config.yaml'} cannot be used ({_error_text(error)})"
             continue
         if "row" in record:
             groups[name, uid].append(Record(folder, record))
         else:
             older[name].add(folder.parent)
-    told = [
+    lines = [
         f"study {name}: {len(trials)} of its trials were written by an earlier version, whose files"
         " lack the ranges: they cannot come back"
         for name, trials in sorted(older.items())
@@ -184,22 +170,22 @@ def found_in(runs: Path, only: str | None = None) -> tuple[list[Found], list[str
         mine = {f: damaged.pop(f) for f in list(damaged) if f.parents[1] == home}
         one = _study(latest, mine, artifacts)
         if one is None:
-            told.append(f"study {name}: none of its {len(latest)} records can be used")
+            lines.append(f"study {name}: none of its {len(latest)} records can be used")
             continue
-        one.amiss += [
+        one.problems += [
             f"study {name}: an earlier study of this name is left alone ({len(records)} records)"
             for records in former
         ]
         studies.append(one)
-    return studies, [*told, *damaged.values()]
+    return studies, [*lines, *damaged.values()]
 
 
 def _study(
     records: list[Record], damaged: Mapping[Path, str], artifacts: Mapping[str, str]
-) -> Found | None:
+) -> RecordedStudy | None:
     """One study from its records; None where not even its setup can be read."""
     by_token = sorted(records, key=lambda record: record.token, reverse=True)
-    amiss = list(damaged.values())
+    problems = list(damaged.values())
     for newest in by_token:
         # ranges may change between trials: the newest trial has the study's latest
         try:
@@ -208,8 +194,8 @@ def _study(
             total, judged = newest.content[TOTAL], newest.content.get(JUDGED)
             break
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            amiss.append(
-                f"setup of {newest.folder / 'config.yaml'} cannot be used ({_what(error)})"
+            problems.append(
+                f"setup of {newest.folder / 'config.yaml'} cannot be used ({_error_text(error)})"
             )
     else:
         return None
@@ -218,23 +204,23 @@ def _study(
         by_number[int(record.folder.parent.name)].append(record)
     rows = {}
     for number, own in sorted(by_number.items()):
-        told = [record.content["params"] for record in own if "params" in record.content]
-        if any(params != told[0] for params in told):
-            amiss.append(
+        params = [record.content["params"] for record in own if "params" in record.content]
+        if any(other != params[0] for other in params):
+            problems.append(
                 f"trial {number}: several trials left files under this number, as after a row was"
                 f" deleted by SQL; the one that began last comes back ({own[0].folder})"
             )
         try:
             rows[number] = _row(own, artifacts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            line = f"trial {number}: {own[0].folder} cannot be used ({_what(error)})"
-            amiss.append(line)
-            rows[number] = lost(line)
+            line = f"trial {number}: {own[0].folder} cannot be used ({_error_text(error)})"
+            problems.append(line)
+            rows[number] = _lost_row(line)
     for folder, line in damaged.items():
         number = int(folder.parent.name)
-        rows.setdefault(number, lost(line))
+        rows.setdefault(number, _lost_row(line))
     for number in range(max(rows)):
-        rows.setdefault(number, lost("no files"))
+        rows.setdefault(number, _lost_row("no files"))
     for number, row in rows.items():
         row.number = number
     for row in rows.values():
@@ -244,10 +230,10 @@ def _study(
             for epoch in curve_of(earlier):
                 row.intermediate_values.pop(epoch, None)
     token = max(int(folder.name) for folder in [*(r.folder for r in records), *damaged])
-    return Found(setup, total, judged, token, rows, amiss)
+    return RecordedStudy(setup, total, judged, token, rows, problems)
 
 
-def lost(reason: str) -> FrozenTrial:
+def _lost_row(reason: str) -> FrozenTrial:
     """A row for a number whose trial cannot come back: FAIL, so it does not count."""
     return create_trial(state=TrialState.FAIL, user_attrs={LOST: reason})
 
@@ -281,16 +267,11 @@ def _row(own: list[Record], artifacts: Mapping[str, str]) -> FrozenTrial:
 
 
 def _curve(own: Iterable[Record]) -> dict[int, float]:
-    """Epoch -> score, from all histories; an epoch that was trained twice counts as first told."""
+    """Epoch -> score, from all histories; one that was trained twice counts as first recorded."""
     curve: dict[int, float] = {}
     for record in own:
-        try:
-            history = json.loads((record.folder / "history.json").read_text(encoding="utf-8"))
-            # newest first, so that the earlier ones overrule
-            curve |= {int(entry["epoch"]): float(entry["val_f"]) for entry in history}
-        except (OSError, ValueError, KeyError, TypeError):
-            # the trial goes on without it
-            continue
+        # newest first, so that the earlier ones overrule
+        curve |= f_scores(read_history(record.folder))
     return dict(sorted(curve.items()))
 
 
@@ -323,7 +304,7 @@ def _moment(text: str) -> datetime:
     return datetime.fromtimestamp(datetime.fromisoformat(text).timestamp())
 
 
-def _what(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"no {error.args[0]}"
     return " ".join(str(error).split())[:200]

@@ -81,7 +81,7 @@ def resolve(
     `--range` narrows or widens a numeric parameter, or adds any other numeric key of the config;
     it keeps the logarithmic scale of `space.py`. `T_0=low:high` makes T_0 an integer of whole
     epochs. `--fix` of a key that is not searched changes the base config. Raises ConfigError that
-    names the parameter, its value and the mend.
+    names the parameter, its value and the fix.
     """
     specs = dict(space.concrete(space.SPACE if table is None else table, config.training.epochs))
     for name in specs:
@@ -153,15 +153,15 @@ def matching(value: object, spec: Spec) -> Value | None:
 
 
 def inside(name: str, value: object, spec: Spec, *, what: str = "") -> Value:
-    """`value` as the parameter records it. Raises ConfigError naming the range and the mend."""
+    """`value` as the parameter records it. Raises ConfigError naming the range and the fix."""
     found = matching(value, spec)
     if found is not None:
         return found
     if isinstance(spec, Choice):
         known = ", ".join(format_value(choice) for choice in spec.choices)
-        mend = "; --range T_0=low:high takes whole epochs, in a new study" if name == "T_0" else ""
+        fix = "; --range T_0=low:high takes whole epochs, in a new study" if name == "T_0" else ""
         raise ConfigError(
-            f"{what}{name}={format_value(value)}: not one of {known}: name one of them{mend}"
+            f"{what}{name}={format_value(value)}: not one of {known}: name one of them{fix}"
         )
     if _number(value) and not spec.low <= value <= spec.high:
         low, high = min(spec.low, value), max(spec.high, value)
@@ -222,7 +222,7 @@ def describe(spec: Spec) -> str:
 
 
 def format_value(value: object) -> str:
-    """A value as a person would write it: 6.66667, linear."""
+    """A value as users would write it: 6.66667, linear."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -339,8 +339,8 @@ def _fix(text: str, specs: Mapping[str, Spec]) -> tuple[str, Value]:
     name = canonical(written, list(specs))
     if name not in specs and key_path(name)[-1] in NOT_SEARCHED:
         flag = "--" + key_path(name)[-1].replace("_", "-")
-        mend = flag if key_path(name)[-1] in ("epochs", "image_size", "seed") else "the config"
-        raise ConfigError(f"--fix {text}: the same in every trial of a study: use {mend}")
+        fix = flag if key_path(name)[-1] in ("epochs", "image_size", "seed") else "the config"
+        raise ConfigError(f"--fix {text}: the same in every trial of a study: use {fix}")
     return name, value_of(name, value, f"--fix {text}")
 
 

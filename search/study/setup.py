@@ -1,12 +1,9 @@
-"""A study and what it remembers: the identity that makes its trials comparable.
-
-`Setup` is stored with the study. Opening it again with anything that would change what a score
-means is refused in one line; ranges, fixed values, sampler, pruner and revival may change.
-"""
+"""What a study remembers: `Setup`, its space and base config, and the configs of its trials."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import uuid
@@ -18,6 +15,7 @@ import optuna
 
 import space
 from search.study import search_space
+from search.study.attributes import RUNTIME, SEED
 from search.study.names import (
     PRUNERS,
     SAMPLERS,
@@ -36,23 +34,10 @@ from trainer.streams import shown
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSummary
 
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
 METRIC = "f_score per image, training grid"
-
-
 # how a study searches may change from run to run
 CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
-
-
 SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.05
-
-
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
@@ -66,7 +51,7 @@ class Setup:
     """All that a worker needs to know.
 
     base: the config without experiment, runtime, searched keys, data root and seeds.
-    runtime: what the person asked for (auto where nothing). space: name -> parameter as JSON.
+    runtime: what the user asked for (auto where nothing). space: name -> parameter as JSON.
     fixed: name -> value. defaults: name -> what a trial takes that does not name it.
     data: root, name, fingerprint, train, val. revive: how many pruned trials may go on, or "auto".
     prune_risk: accepted risk, in (0, 1), of an answer that is worse by more than the noise between
@@ -99,6 +84,10 @@ class Setup:
 
     def specs(self) -> dict[str, Spec]:
         """The searched parameters, in the order of the space."""
+        return dict(self._specs)
+
+    @functools.cached_property
+    def _specs(self) -> dict[str, Spec]:
         # PostgreSQL may keep JSON objects in another order, so the order is stored as a list
         read = {name: space.from_json(spec) for name, spec in self.space.items()}
         return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
@@ -186,7 +175,7 @@ def config_for(
     """The config that a trial trains with.
 
     Under a constant schedule the ramp is written as 0, whatever was sampled. Early stopping is
-    off: in a search that is the pruner's work. runtime None: as the person asked. Raises
+    off: in a search that is the pruner's work. runtime None: as the user asked. Raises
     ConfigError for values that cannot be trained together.
     """
     whole = _nested_copy(setup.base)
@@ -262,7 +251,7 @@ def trial_config(
     return config_for(
         setup,
         trial.params,
-        seed=trial.user_attrs["seed"],
-        runtime=trial.user_attrs.get("runtime") if runtime is None else runtime,
+        seed=trial.user_attrs[SEED],
+        runtime=trial.user_attrs.get(RUNTIME) if runtime is None else runtime,
         data_root=data_root,
     )

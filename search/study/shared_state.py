@@ -5,19 +5,14 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import optuna
 
-from search.study.attributes import TOTAL
+from search.study.attributes import DRAIN, LEASE, TOTAL
+from search.study.lookup import study_or_none
 from search.study.names import BEAT_S, GRACE_S
 from storage.rdb import LeasedStorage
 from trainer.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-from search.study.attributes import DRAIN, LEASE
-from search.study.lookup import study_or_none
 
 
 def set_total(study: optuna.Study, total: int) -> None:
@@ -33,7 +28,7 @@ class Lease:
     grace_s: float = GRACE_S
 
     def changed(self, beat_s: float | None, grace_s: float | None) -> Lease:
-        """With what a person gave instead. Raises UserError unless beats fit into the grace."""
+        """With what the user gave instead. Raises UserError unless beats fit into the grace."""
         lease = Lease(beat_s or self.beat_s, grace_s or self.grace_s)
         if lease.beat_s > lease.grace_s / 2:
             raise UserError(

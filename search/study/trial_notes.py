@@ -5,8 +5,8 @@ from __future__ import annotations
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import lineages, training_figures
-from search.study.attributes import CONTINUES, DIVERGED
+from search.study import lineages, training_metrics
+from search.study.attributes import DIVERGED, attributes_of
 from search.study.requests import forecast_held
 from search.study.wording import escaped
 
@@ -18,49 +18,50 @@ def trial_note(trial: FrozenTrial, budget: int) -> str:
 
     budget: epochs of a whole training.
     """
-    row = training_figures.row_of(trial)
+    row, note = training_metrics.row_of(trial), attributes_of(trial.user_attrs).note
     lines = [f"**{escaped(line)}**  " for line in warnings_of(trial, budget)]
-    if note := trial.user_attrs.get("note"):
+    if note:
         lines.append(f"{escaped(note)}  ")
     lines += ["", "| | |", "|---|---|"]
     lines += [
-        f"| {heading} | {training_figures.text(name, row[name])} |"
-        for name, (heading, _) in training_figures.COLUMNS.items()
+        f"| {heading} | {training_metrics.text(name, row[name])} |"
+        for name, (heading, _) in training_metrics.COLUMNS.items()
     ]
     return "\n".join(lines)
 
 
 def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
-    """What a person should know before believing a trial's figures."""
-    attrs, found = trial.user_attrs, []
+    """What users should know before believing a trial's metrics."""
+    attrs, found = attributes_of(trial.user_attrs), list[str]()
     trained = max(trial.intermediate_values, default=0)
     if lineages.diverged(trial):
-        found.append(attrs.get("reason") or DIVERGED)
-    elif attrs.get("stopped"):
+        found.append(attrs.reason or DIVERGED)
+    elif attrs.stopped:
         found.append(f"stopped by hand after {trained} of {budget} epochs")
     elif trial.state == TrialState.PRUNED:
         found.append(f"pruned after {trained} of {budget} epochs: parked, it may go on")
-    if CONTINUES in attrs:
-        found.append(f"goes on from row {attrs[CONTINUES]}")
-    if attrs.get("still_rising") and trial.state == TrialState.COMPLETE:
+    if attrs.continues is not None:
+        found.append(f"goes on from row {attrs.continues}")
+    if attrs.still_rising and trial.state == TrialState.COMPLETE:
         found.append("still rising at its end: with more epochs it may score higher")
-    if changed := attrs.get("runtime_changed"):
-        found.append(str(changed))
-    if micro_batch := attrs.get("micro_batch"):
-        found.append(f"ran out of memory: trained in parts of {micro_batch} pictures")
-    if times := attrs.get("exceptions"):
+    if attrs.runtime_changed:
+        found.append(str(attrs.runtime_changed))
+    if attrs.micro_batch:
+        found.append(f"ran out of memory: trained in parts of {attrs.micro_batch} pictures")
+    if attrs.exceptions:
+        times = attrs.exceptions
         found.append(f"interrupted by an error (x{times}); the last is its attribute traceback")
-    expected, score = attrs.get("expect"), lineages.value(trial)
-    kept = forecast_held(expected, score, complete=trial.state == TrialState.COMPLETE)
-    if kept is not None:
-        low, high = attrs["expect"]
+    score = lineages.value(trial)
+    kept = forecast_held(attrs.expect, score, complete=trial.state == TrialState.COMPLETE)
+    if kept is not None and attrs.expect is not None:
+        low, high = attrs.expect
         how = "as expected" if kept else "not as expected"
         found.append(f"{how}: {score:.4f}, expected {low:g} to {high:g}")
     return found
 
 
 def put_note(of: optuna.Study | optuna.Trial, body: str) -> None:
-    """Write a note; what a person has written below the line of the last one stays.
+    """Write a note; what users have written below the line of the last one stays.
 
     A note without the line is somebody else's and is left alone.
     """

@@ -16,8 +16,6 @@ from search.study.lineages import rows_of
 from search.study.search_space import format_value
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
 _ASCII_BLOCKS = "_.-~=+*#"
 
 
@@ -48,7 +46,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for a person.
+    """Seconds as text.
 
     >>> duration(None), duration(42), duration(130), duration(7300)
     ('?', '42 s', '2 min 10 s', '2 h 1 min')
@@ -69,7 +67,7 @@ def params_text(params: Mapping[str, Any]) -> str:
 
 
 def name_of(row: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
-    """A row as a person knows it, by the number of its trial: a revival has a row of its own."""
+    """A row as users know it, by the number of its trial: a revival has a row of its own."""
     first = rows_of(trials, row)[0].number
     if first == row.number:
         return f"trial {first}"

@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.results.findings.every_finding import TOPICS, findings
 from search.results.trials import Outcome, Results
-from search.study import training_figures
+from search.study import training_metrics
 from search.study.search_space import distribution
 from search.study.setup import Setup
 from tests.support.studies import setup_of
@@ -34,7 +34,7 @@ def run(
     continued: str | None = None,
     budget: int = 10,
     per_class: Mapping[str, float | None] | None = None,
-    **figures: Any,
+    **metrics: Any,
 ) -> Outcome:
     """A trial; its curve rises to its value at epoch 8 of 10 and falls off, if none is given."""
     if curve is None:
@@ -58,13 +58,13 @@ def run(
     )
     row.number = number
     history = [{"epoch": epoch, "val_f": score} for epoch, score in curve.items()]
-    known = training_figures.figures(history, dice_weight=dice or 0.0) if history else {}
+    known = training_metrics.metrics(history, dice_weight=dice or 0.0) if history else {}
     return Outcome(
         number=number,
         name=name or f"trial {number}",
         state=state,
         value=value,
-        figures={**known, **figures},
+        metrics={**known, **metrics},
         params=params,
         config=whole,
         series={"val_f": dict(curve)},
@@ -112,7 +112,7 @@ def of_histories(histories: Sequence[Mapping[str, Any]]) -> Results:
             for epoch, (val, train) in enumerate(zip(scores, one["train_f_score"], strict=True), 1)
         ]
         name = str(config["experiment.name"])
-        figures: dict[str, Any] = training_figures.figures(
+        metrics: dict[str, Any] = training_metrics.metrics(
             history, dice_weight=config["loss.dice_weight"]
         )
         made.append(
@@ -125,7 +125,7 @@ def of_histories(histories: Sequence[Mapping[str, Any]]) -> Results:
                 curve=dict(enumerate(scores, 1)),
                 continued="lmsa_enhanced_dice" if "continue" in name else None,
                 budget=config["training.epochs"],
-                **figures,
+                **metrics,
             )
         )
     return study(made)

@@ -16,7 +16,7 @@ from search.study.attributes import SETUP
 from search.study.run_folders import trial_folder
 from search.study.search_space import drawn
 from search.study.setup import Setup, distributions
-from search.study.training_figures import figures
+from search.study.training_metrics import metrics
 from tests.support.studies import setup_of
 from trainer.data.classes import NAMES
 
@@ -47,7 +47,7 @@ def rows(setup: Setup, count: int, *, seed: int = 0) -> list[FrozenTrial]:
 def row(setup: Setup, rng: random.Random, *, pruned: bool = False, **attrs: Any) -> FrozenTrial:
     params = drawn(setup.specs(), rng.random)
     history = history_of(setup, params, rng, setup.epochs // 4 if pruned else setup.epochs)
-    kept = figures(history, dice_weight=params["dice_weight"])
+    kept = metrics(history, dice_weight=params["dice_weight"])
     curve = {line["epoch"]: line["val_f"] for line in history}
     return create_trial(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,

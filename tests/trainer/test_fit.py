@@ -47,7 +47,7 @@ def test_an_epoch_is_reported_once_its_checkpoint_is_on_disk(
     assert [p.epoch for p in seen] == [1, 2, 3]
     assert [sorted(row) for row in result.history] == [sorted(ROW)] * 3
     assert seen[-1].f_score == result.history[-1]["val_f"]
-    assert result.best_f == max(row["val_f"] for row in result.history)
+    assert result.best_f_score == max(row["val_f"] for row in result.history)
     assert checkpoint.read(result.best_checkpoint)["epoch"] == result.best_epoch
     assert list(result.history[0]["val_f_per_class"])[:3] == ["background", "skin", "nose"]
 
@@ -215,7 +215,7 @@ def test_early_stopping_waits_for_the_longer_of_t_0_and_a_third(
 
 def test_all_data_trains_on_every_part_and_scores_nothing(faces: FaceData, tmp_path: Path) -> None:
     result = fit(tiny_config(), faces, out=tmp_path, all_data=True, last_epoch=2)
-    assert result.best_f is None
+    assert result.best_f_score is None
     assert [row["epoch"] for row in result.history] == [1, 2]
     assert result.history[0]["step"] == 40 // 8
     assert checkpoint.read(result.best_checkpoint)["epoch"] == 2

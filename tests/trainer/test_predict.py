@@ -17,7 +17,7 @@ from PIL import Image
 from tests.support.data_folders import small_face
 from tests.support.faces import tiny_config, tiny_faces
 from trainer import predict
-from trainer.data.sources import read_ids
+from trainer.data.mask_files import read_ids
 from trainer.fit import fit
 
 

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from trainer.data.pixels import IMAGE_SUFFIXES
+from trainer.data.image_files import IMAGE_SUFFIXES
 from trainer.errors import DataError
 
 PARTS: tuple[str, ...] = ("train", "val", "test")

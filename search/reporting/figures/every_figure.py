@@ -148,7 +148,7 @@ def _standing(results: Results) -> go.Figure | None:
 
 
 def _convergence(trials: Sequence[Outcome]) -> go.Figure | None:
-    complete = [one for one in trials if is_complete(one) and one.figures.get("best_epoch")]
+    complete = [one for one in trials if is_complete(one) and one.metrics.get("best_epoch")]
     if len(complete) < 2:
         return None
     figure = blank(
@@ -167,11 +167,11 @@ def _convergence(trials: Sequence[Outcome]) -> go.Figure | None:
     ):
         if not chosen:
             continue
-        epochs = [one.figures["best_epoch"] for one in chosen]
+        epochs = [one.metrics["best_epoch"] for one in chosen]
         trace = points(chosen, epochs, [one.value for one in chosen])
         trace.update(marker={"symbol": symbol, "color": colour})
         figure.add_trace(trace)
-    best = [one.figures["best_epoch"] for one in complete]
+    best = [one.metrics["best_epoch"] for one in complete]
     figure.add_trace(name_tags(complete, best))
     whole_numbers(figure, max(best) - min(best))
     figure.update_layout(showlegend=False)

@@ -33,6 +33,7 @@ from search.results.statistics import intervals
 from search.results.statistics.groups import as_number, dice_weight
 from search.results.statistics.smoothing import Smooth, smooth
 from search.results.trials import Outcome, Results
+from search.study.attributes import F_LARGE, F_SMALL
 from search.study.search_space import format_value
 
 # so few distinct values are told one by one
@@ -278,9 +279,9 @@ def balance_figure(results: Results) -> go.Figure | None:
     """F of large and of small parts against the share of Dice in the loss."""
     trials = results.scored()
     kinds: dict[str, Measure] = {
-        "large parts (background, skin, hair)": lambda one: as_number(one.attrs.get("f_large")),
+        "large parts (background, skin, hair)": lambda one: as_number(one.attrs.get(F_LARGE)),
         "small parts (eyes, brows, nose, lips, mouth)": lambda one: as_number(
-            one.attrs.get("f_small")
+            one.attrs.get(F_SMALL)
         ),
     }
     if not any(_varies(trials, measure, dice_share) for measure in kinds.values()):
@@ -341,8 +342,8 @@ def _varies(trials: Sequence[Outcome], measure: Measure, value: Measure = dice_w
 
 
 def _known(name: str) -> Measure:
-    return lambda one: as_number(one.figures.get(name))
+    return lambda one: as_number(one.metrics.get(name))
 
 
 def _at_best(name: str) -> Measure:
-    return lambda one: one.series.get(name, {}).get(one.figures.get("best_epoch") or 0)
+    return lambda one: one.series.get(name, {}).get(one.metrics.get("best_epoch") or 0)

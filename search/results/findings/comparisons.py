@@ -13,6 +13,7 @@ from search.results.statistics.groups import differences as settings_apart
 from search.results.statistics.intervals import Pair, interval
 from search.results.statistics.verdicts import sentence
 from search.results.trials import Outcome
+from search.study.attributes import CANCELLED
 from search.study.lineages import diverged
 from search.study.wording import counted
 
@@ -41,7 +42,7 @@ def standing(seen: Evidence) -> list[str]:
                 f" ({results.metric})."
             )
         return lines
-    at = best.figures.get("best_epoch")
+    at = best.metrics.get("best_epoch")
     text = f"The best is {best.name} with {best.value:.4f} ({results.metric})"
     text += f", at epoch {at} of {best.budget} planned" if at else ""
     others = len(seen.complete) - 1
@@ -64,7 +65,7 @@ def standing(seen: Evidence) -> list[str]:
 
 
 def _kind(outcome: Outcome) -> str:
-    if outcome.attrs.get("cancelled"):
+    if outcome.attrs.get(CANCELLED):
         return "cancelled"
     if outcome.state == TrialState.PRUNED and diverged(outcome.row):
         return "diverged"

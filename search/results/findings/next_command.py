@@ -10,7 +10,7 @@ from typing import Any
 
 import space
 from search.results.trials import Results
-from search.study.identity import differences
+from search.study.identity import identity_differences
 from search.study.lineages import finished
 from search.study.names import is_repeats
 from search.study.run_folders import token_folders_of, trial_folder
@@ -153,7 +153,7 @@ def _gives(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
         space={name: space.to_json(spec) for name, spec in searched.specs.items()},
         epochs=searched.config.training.epochs,
     )
-    return not differences(setup, new) and setup.fixed == searched.fixed
+    return not identity_differences(setup, new) and setup.fixed == searched.fixed
 
 
 def _how(setup: Setup) -> list[str]:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from search.results.findings.judged_study import Evidence
 from search.results.findings.wording import listed, some
 from search.results.trials import Outcome
-from search.study.attributes import COPIED_FROM, FIRST
+from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED
 from search.study.lineages import diverged, revivals, rows_of
 from search.study.requests import forecast_held
 from search.study.wording import counted
@@ -35,7 +35,7 @@ def pruning(seen: Evidence) -> list[str]:
     )
     kinds = [
         (sum(diverged(one.row) for one in pruned), "diverged"),
-        (sum(bool(one.attrs.get("stopped")) for one in pruned), "stopped by a person"),
+        (sum(bool(one.attrs.get(STOPPED)) for one in pruned), "stopped by a person"),
     ]
     told = [f"{count} {kind}" for count, kind in kinds if count]
     text += f"; {listed(told)} among them" if told else ""
@@ -92,7 +92,7 @@ def enqueued(seen: Evidence) -> list[str]:
 def _forecasts(seen: Evidence) -> list[str]:
     told, held, judged = [], 0, 0
     for one in seen.results.outcomes:
-        expect = one.attrs.get("expect")
+        expect = one.attrs.get(EXPECT)
         if not isinstance(expect, (list, tuple)) or len(expect) != 2:
             continue
         low, high = float(expect[0]), float(expect[1])
@@ -143,10 +143,10 @@ def _gains(seen: Evidence) -> list[str]:
             f"The gains that the first trials were to bring over {base.note or base.name} cannot be"
             " measured: that trial is not complete."
         ]
-    stated = _SCORES.search(str(base.attrs.get("prediction")))
+    stated = _SCORES.search(str(base.attrs.get(PREDICTION)))
     told = []
     for _, one in sorted(firsts.items()):
-        wanted = _gain(str(one.attrs.get("prediction")), stated)
+        wanted = _gain(str(one.attrs.get(PREDICTION)), stated)
         if one.state == TrialState.COMPLETE and one.value is not None:
             came = f"{one.value - base.value:+.4f} came"
         else:

@@ -46,7 +46,7 @@ def optimisation(seen: Evidence) -> list[str]:
 
 
 def _figure(outcome: Outcome, name: str) -> float | None:
-    value = outcome.figures.get(name)
+    value = outcome.metrics.get(name)
     return None if value is None else float(value)
 
 

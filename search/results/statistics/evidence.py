@@ -22,6 +22,8 @@ from scipy import stats
 
 from search.results.statistics.groups import as_number
 from search.results.trials import Outcome
+from storage.optuna_internals import set_trial_id
+from trainer.history import best_epoch
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -162,7 +164,7 @@ def numbered(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Copies that the evaluator can tell apart: it does so by an id that only a store gives."""
     copies = [copy.copy(trial) for trial in trials]
     for number, trial in enumerate(copies):
-        trial._trial_id = number
+        set_trial_id(trial, number)
     return copies
 
 
@@ -184,8 +186,7 @@ def shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
 
 def peak(outcome: Outcome) -> int | None:
     """The epoch of the highest score, the earlier one on a tie; None without a curve."""
-    curve = outcome.curve
-    return max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+    return best_epoch(outcome.curve)
 
 
 def wait_of(outcome: Outcome) -> int:
@@ -213,7 +214,7 @@ def fall_after(outcome: Outcome, wait: int) -> float | None:
 
 def instability(outcome: Outcome) -> float | None:
     """Standard deviation of the changes from epoch to epoch; None below three epochs."""
-    known = outcome.figures.get("instability")
+    known = outcome.metrics.get("instability")
     if known is not None:
         return float(known)
     changes = np.diff([outcome.curve[epoch] for epoch in sorted(outcome.curve)])
@@ -267,7 +268,7 @@ def cycles_of(outcome: Outcome) -> Cycles | None:
     while ends[-1] < planned - 0.5:
         length *= t_mult
         ends.append(ends[-1] + length)
-    trained = int(outcome.figures.get("epochs_trained") or max(outcome.curve, default=0))
+    trained = int(outcome.metrics.get("epochs_trained") or max(outcome.curve, default=0))
     return Cycles(t_0, t_mult, planned, trained, tuple(ends))
 
 

@@ -71,7 +71,7 @@ def as_number(value: object) -> float | None:
 
 def rising(outcome: Outcome) -> bool:
     """Whether the score was still going up when training ended."""
-    return bool(outcome.figures.get("still_rising"))
+    return bool(outcome.metrics.get("still_rising"))
 
 
 def settings_of(outcome: Outcome) -> dict[str, Any]:

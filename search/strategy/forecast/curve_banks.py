@@ -46,7 +46,7 @@ _CURVES = TypeAdapter(tuple[Recorded, ...])
 
 
 def read_bank(path: Path) -> tuple[Recorded, ...]:
-    """The curves of a bank, all of one length. Raises UserError naming file, entry and mend."""
+    """The curves of a bank, all of one length. Raises UserError naming file, entry and fix."""
     try:
         return _parsed(Path(path).read_bytes())
     except FileNotFoundError:

@@ -239,8 +239,8 @@ class Forecast:
         self.features = features
         self._spread = priors[0].spread
         self._lines = [
-            *(_own(prior, features, NEAR) for prior in priors),
-            _own(priors[0], features, FAR),
+            *(_line_at(prior, features, NEAR) for prior in priors),
+            _line_at(priors[0], features, FAR),
         ]
         self._evidence = np.zeros(len(self._lines))
 
@@ -312,7 +312,7 @@ class Forecast:
         return float(mean), math.sqrt(square)
 
 
-def _own(prior: Prior, features: ConfigurationFeatures, distance: tuple[float, float]) -> _Line:
+def _line_at(prior: Prior, features: ConfigurationFeatures, distance: tuple[float, float]) -> _Line:
     """A study's line at a distance from a starting point."""
     more = features.count - FEATURES
     level, effect = distance

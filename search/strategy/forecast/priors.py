@@ -32,7 +32,7 @@ def make_study_forecast(
     setup: Setup, earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]] = ()
 ) -> StudyForecast:
     """A fresh forecast of a study. earlier: other studies of the store, the latest first."""
-    priors = [*_shipped(), *_taught(earlier)]
+    priors = [*_shipped_priors(), *_priors_of_earlier(earlier)]
     return StudyForecast(Forecast(priors, features_of(setup)), _configurations(setup))
 
 
@@ -55,16 +55,16 @@ def features_of(setup: Setup) -> ConfigurationFeatures:
 
 
 @functools.cache
-def _shipped() -> tuple[Prior, ...]:
+def _shipped_priors() -> tuple[Prior, ...]:
     return tuple(prior_from(read_bank(path)) for path in BANKS)
 
 
-def _taught(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -> list[Prior]:
+def _priors_of_earlier(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -> list[Prior]:
     """What the latest earlier studies came to."""
     found: list[Prior] = []
     for setup, trials in earlier:
-        seen = StudyForecast(Forecast(_shipped(), features_of(setup)), ())
-        seen.see(trials)
+        seen = StudyForecast(Forecast(_shipped_priors(), features_of(setup)), ())
+        seen.update(trials)
         if seen.learned >= _LEAST_ENDED:
             found.append(seen.forecast.prior())
         if len(found) == _EARLIER:

@@ -71,9 +71,9 @@ class StudyForecast:
         self._fresh = fresh
         self._configurations = list(configurations)
         self._running: list[FrozenTrial] = []
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.forecast = self._fresh.copy()
         self.learned = 0
         self.complete = 0
@@ -82,14 +82,14 @@ class StudyForecast:
         self._places = 0
         self._newcomer: tuple[float, float] | None = None
 
-    def see(self, rows: Sequence[FrozenTrial]) -> None:
+    def update(self, rows: Sequence[FrozenTrial]) -> None:
         """Take in what has happened since the last time. rows: the study's, as they are."""
         # of a thousand rows all but a few are known: what is finished changes no more
         news = [row for row in rows if row.number not in self._settled]
         ended = [row for row in news if row.state.is_finished()]
         if any(CONTINUES in row.user_attrs for row in ended):
             # a parked trial went on: what it had shown before must not count twice
-            self._begin()
+            self._reset()
             news = list(rows)
             ended = [row for row in rows if row.state.is_finished()]
         for one in lineages.merged(ended):

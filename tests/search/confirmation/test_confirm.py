@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from search.confirm import main
-from search.confirmation.plan import best_of, fresh_seed, judged
+from search.confirmation.looks import judged
+from search.confirmation.plan import best_of, fresh_seed
 from search.confirmation.scores import (
     CONFIGURATION,
     ByImage,
@@ -36,8 +37,7 @@ from search.results.statistics.sequential_plan import FIRST, plan_state
 from search.results.statistics.verdicts import sentence
 from search.results.trials import results_of
 from search.study.attributes import REPEAT
-from search.study.lookup import load_setup, named_study
-from search.study.names import is_search
+from search.study.lookup import is_search, load_setup, named_study
 from search.study.repeats import confirmed_scores
 from search.study.run_folders import trial_folder
 from storage import LeasedStorage, open_storage

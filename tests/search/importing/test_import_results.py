@@ -117,15 +117,15 @@ def test_a_run_becomes_a_complete_trial_with_its_curve_and_the_seeds_figures(
     assert dict(one.curve) == {1: 0.1, 2: 0.5, 3: 0.4}
     assert dict(one.series["train_f"]) == {1: 0.2, 2: 0.6, 3: 0.5}
     assert one.series["lr"][3] == pytest.approx(3e-4)
-    assert one.figures["best_epoch"] == 2
-    assert one.figures["gap"] == pytest.approx(0.1)
-    assert one.figures["degradation"] == pytest.approx(0.1)
-    assert one.figures["ce_dice_ratio"] == "40:60"
+    assert one.metrics["best_epoch"] == 2
+    assert one.metrics["gap"] == pytest.approx(0.1)
+    assert one.metrics["degradation"] == pytest.approx(0.1)
+    assert one.metrics["ce_dice_ratio"] == "40:60"
 
 
 def test_epochs_planned_and_epochs_trained_are_both_kept(tmp_path: Path) -> None:
     (one,) = imported(tmp_path, written(tmp_path / "runs.json", [entry("a")])).outcomes
-    assert (one.budget, one.figures["epochs_trained"]) == (200, 3)
+    assert (one.budget, one.metrics["epochs_trained"]) == (200, 3)
 
 
 def test_old_keys_are_named_once_for_all_runs(
@@ -194,7 +194,7 @@ def test_a_run_that_does_not_tell_a_key_has_no_such_parameter(tmp_path: Path) ->
     runs = [entry("a"), entry("b", loss={"dice_weight": 2.0}), bare]
     outcomes = imported(tmp_path, written(tmp_path / "runs.json", runs)).outcomes
     assert dict(outcomes[2].params) == {"dropout": 0.3}
-    assert outcomes[2].figures["ce_dice_ratio"] is None
+    assert outcomes[2].metrics["ce_dice_ratio"] is None
 
 
 def test_a_run_that_starts_from_anothers_weights_names_it_where_it_tells(tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ def test_the_table_that_was_made_by_hand_is_read_as_it_stands(
     ]
     assert best.value == 0.6889
     assert not best.curve
-    known = {name: value for name, value in best.figures.items() if value is not None}
+    known = {name: value for name, value in best.metrics.items() if value is not None}
     assert known == {
         "trial": 1,
         "state": "COMPLETE",
@@ -460,12 +460,12 @@ def test_a_table_in_yaml_by_our_own_names_fills_in_what_follows(tmp_path: Path) 
     ]
     one, other = imported(tmp_path, written(tmp_path / "table.yaml", rows)).outcomes
     assert (one.name, one.seed) == ("x", 3)
-    assert one.figures["degradation"] == pytest.approx(0.1)
-    assert one.figures["degradation_pct"] == pytest.approx(20)
-    assert other.figures["gap"] == pytest.approx(0.1)
-    assert (other.budget, other.figures["ce_dice_ratio"]) == (90, "33:67")
+    assert one.metrics["degradation"] == pytest.approx(0.1)
+    assert one.metrics["degradation_pct"] == pytest.approx(20)
+    assert other.metrics["gap"] == pytest.approx(0.1)
+    assert (other.budget, other.metrics["ce_dice_ratio"]) == (90, "33:67")
     # a table says nothing of it
-    assert other.figures["still_rising"] is None
+    assert other.metrics["still_rising"] is None
 
 
 def test_rows_that_differ_in_nothing_but_the_score_get_names_of_their_own(tmp_path: Path) -> None:
@@ -670,8 +670,8 @@ def test_a_cell_is_read_as_what_it_spells(
 def test_a_score_in_percent_is_a_hundredth(tmp_path: Path) -> None:
     file = csv_file(tmp_path, "best_val_f,final_val_f,degradation\n68.89%,0.9%,4.6%\n")
     (one,) = imported(tmp_path, file).outcomes
-    assert (one.value, one.figures["final_val_f"]) == (0.6889, 0.009)
-    assert one.figures["degradation_pct"] == 4.6
+    assert (one.value, one.metrics["final_val_f"]) == (0.6889, 0.009)
+    assert one.metrics["degradation_pct"] == 4.6
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -781,7 +781,7 @@ def test_names_and_numbers_of_a_table_in_yaml_are_read_by_one_rule(tmp_path: Pat
     one, other = imported(tmp_path, file).outcomes
     assert (one.name, one.value, one.note) == ("010", 0.5, "2024-01-01")
     assert one.config["loss.dice_weight"] == 10
-    assert one.figures["ce_dice_ratio"] == "40:60"
+    assert one.metrics["ce_dice_ratio"] == "40:60"
     assert (other.name, other.budget, other.attrs["experiment"]) == ("no", 24, {"name": "1e5"})
 
 
@@ -944,7 +944,7 @@ def test_the_seeds_true_differences_are_seen(seeds: Results) -> None:
     assert focal == ["microsegformer_20251007_211515", "microsegformer_20251007_224140"]
     restarts = [one for one in seeds.outcomes if one.config["training.scheduler_params.T_0"] == 25]
     assert [one.budget for one in restarts] == [200, 200]
-    assert [one.figures["still_rising"] for one in restarts] == [True, True]
+    assert [one.metrics["still_rising"] for one in restarts] == [True, True]
     assert {*seeds.outcomes[0].params, *seeds.outcomes[-1].params} == {
         *("dice_weight", "dropout", "weight_decay", "T_0", "learning_rate", "epochs"),
         "warmup_epochs",

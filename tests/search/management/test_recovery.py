@@ -14,13 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution import objective
 from search.execution.worker_loop import work
-from search.export import exported
 from search.management.recovery import rebuilt
 from search.rebuild import main
-from search.strategy.equipping import load_study
+from search.results.exported_trial import exported
+from search.strategy.loading import load_study
 from search.study.attributes import LOST
 from search.study.lookup import load_setup
-from search.study.run_records import found_in
+from search.study.run_records import recorded_studies
 from search.study.setup import StudyError
 from search.study.shared_state import drain, set_total, total_of
 from storage import open_storage
@@ -398,7 +398,7 @@ class _Killed(BaseException):
 def test_an_interrupted_rebuild_is_repeated_and_nobody_can_work_on_half_a_study(
     lived: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (found,), _ = found_in(folder / "runs")
+    (found,), _ = recorded_studies(folder / "runs")
     storage = store(folder)
     add_trial = optuna.Study.add_trial
 

@@ -22,7 +22,7 @@ from search.importing.batches import import_batch, read_batch
 from search.results.comparison_tables import compare, letter
 from search.results.study_comparison import Reached, apart, differing, groups, reached, work_s
 from search.results.trials import Results, results_of
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.attributes import SETUP
 from search.study.lineages import nothing_better_for, utc
 from search.study.lookup import load_setup, named_study

@@ -18,7 +18,7 @@ from search.export import main
 from search.results.export_formats import as_csv, train_words
 from search.results.trials import results_of
 from search.study.attributes import CONFIG, IMPORTED, RUN
-from search.study.training_figures import COLUMNS
+from search.study.training_metrics import COLUMNS
 from tests.support.repeated import repeated
 from tests.support.studies import play, setup_of, store, study_of
 from trainer import train

@@ -614,7 +614,7 @@ def test_a_thousand_trials_of_150_epochs_have_every_finding() -> None:
                     "params": params,
                     "row": row,
                     "config": {**one.config, **{f"x.{k}": v for k, v in params.items()}},
-                    "figures": {**one.figures, "train_f_at_best": top + 0.01, "gap": 0.01},
+                    "metrics": {**one.metrics, "train_f_at_best": top + 0.01, "gap": 0.01},
                 }
             )
         )

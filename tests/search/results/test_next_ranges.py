@@ -10,13 +10,16 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
-from search.management.opening import open_study, planned
-from search.management.transfer import adopt
+from search.commands import options_of
+from search.management.opening import open_study
+from search.management.options import StudyOptions
+from search.management.planning import planned
+from search.management.transfer import transfer_trials
 from search.results.findings.every_finding import advice_command
 from search.results.trials import results_of
 from search.run import parser
-from search.study.identity import agreed, differences
-from search.study.lookup import load_setup
+from search.study.identity import identity_differences, resolved_setup
+from search.study.lookup import load_setup, study_or_none
 from search.study.setup import Setup, config_for
 from space import Float
 from tests.support.outcomes import COMPLETE, run, said, searched, spread, study
@@ -122,15 +125,15 @@ def test_the_command_starts_the_search_that_the_advice_describes(
     args = parser().parse_args(words[3:])
     assert args.old == "faces"
     assert args.study == "faces-2"
-    plan = planned(args)
-    assert differences(load_setup(made), plan.setup) == []
+    plan = planned(options_of(StudyOptions, args))
+    assert identity_differences(load_setup(made), plan.setup) == []
     assert plan.setup.fixed == setup.fixed
     assert plan.setup.sampler == setup.sampler
     wider = plan.setup.specs()["dice_weight"]
     assert isinstance(wider, Float)
     assert wider.high > 4.0
     new = open_study(storage, plan.setup)
-    assert adopt(new, storage, "faces") == [
+    assert transfer_trials(new, storage, "faces") == [
         "--from faces: 40 trials taken over with their values and curves"
     ]
 
@@ -145,7 +148,8 @@ def test_without_another_range_the_command_goes_on_with_the_study(
     assert words is not None
     args = parser().parse_args(words[3:])
     assert (args.study, args.old, args.trials) == ("faces", None, 25)
-    assert agreed(storage, planned(args).setup).uid == setup.uid
+    new = planned(options_of(StudyOptions, args))
+    assert resolved_setup(study_or_none(storage, setup.name), new.setup).uid == setup.uid
 
 
 def test_a_config_that_flags_cannot_tell_is_taken_from_a_trials_file(
@@ -163,8 +167,8 @@ def test_a_config_that_flags_cannot_tell_is_taken_from_a_trials_file(
     words = advice_command(results, url, "runs")
     assert words is not None
     assert words[words.index("--config") + 1] == "runs/faces/3/1/config.yaml"
-    plan = planned(parser().parse_args(words[3:]))
-    assert differences(setup, plan.setup) == []
+    plan = planned(options_of(StudyOptions, parser().parse_args(words[3:])))
+    assert identity_differences(setup, plan.setup) == []
 
 
 def test_the_command_shows_no_password(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.strategy.equipping import forecast_of_study, load_study
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.loading import forecast_of_study, load_study
 from search.strategy.pruners import RestartAwarePruner, first_epoch
-from search.strategy.revival import choose, continued
+from search.strategy.revival import revival_row, trial_to_revive
 from search.study.names import PRUNERS
 from tests.support.curves import BAD, EPOCHS, GOOD, MIDDLING, bank, by_epoch, drawn, made, trained
 from tests.support.studies import by_dice, play, setup_of, store, study_of
@@ -168,7 +168,7 @@ def revive_all(study, setup, total):
     study_forecast = forecast_of_study(study, setup)
     while True:
         rows = study.get_trials(deepcopy=False)
-        number = choose(
+        number = trial_to_revive(
             rows,
             study_forecast,
             epochs=setup.epochs,
@@ -178,7 +178,7 @@ def revive_all(study, setup, total):
         )
         if number is None:
             return
-        row_id = study._storage.create_new_trial(study._study_id, continued(rows[number]))
+        row_id = study._storage.create_new_trial(study._study_id, revival_row(rows[number]))
         trial = optuna.Trial(study, row_id)
         curve = [by_dice(trial.params, epoch) for epoch in range(1, setup.epochs + 1)]
         for epoch in range(max(rows[number].intermediate_values) + 1, setup.epochs + 1):

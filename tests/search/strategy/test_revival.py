@@ -11,13 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution import objective
 from search.execution.worker_loop import work
-from search.export import exported
 from search.management.opening import open_study
-from search.strategy.equipping import load_study
+from search.results.exported_trial import exported
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.revival import SHARE, Revivals, allowance, choose, continued, parked
+from search.strategy.loading import load_study
+from search.strategy.revival import SHARE, Revivals, allowance, parked, revival_row, trial_to_revive
 from search.study.lineages import best, merged, rows_of
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
@@ -46,7 +46,7 @@ def chosen(rows: list[FrozenTrial], *, total: int = 0, **options: Any) -> int | 
         Forecast([START], ConfigurationFeatures(EPOCHS)), [curve.params for curve in bank(20)]
     )
     given: dict[str, Any] = {"limit": None, "risk": 0.05}
-    return choose(rows, study_forecast, epochs=EPOCHS, total=total, **(given | options))
+    return trial_to_revive(rows, study_forecast, epochs=EPOCHS, total=total, **(given | options))
 
 
 def whole(number: int, base: Mapping[str, Any]) -> FrozenTrial:
@@ -160,7 +160,7 @@ def test_a_revival_inherits_what_makes_its_curve_and_nothing_of_how_it_ended() -
         priority=4,
         best_epoch=4,
     )
-    child = continued(parent)
+    child = revival_row(parent)
     assert child.user_attrs == {"seed": 7, "runtime": {"threads": 1}, "continues": 3}
     assert (child.params, child.distributions) == (parent.params, parent.distributions)
     assert (child.state, child.intermediate_values) == (R, {})
@@ -275,7 +275,7 @@ def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
         config = config_from_dict(content)
         faces = load_faces("synthetic", image_size=16, synthetic_images=40, parts=("train", "val"))
         result = fit(config, faces, out=tmp_path / "again")
-        assert (result.best_f, result.best_epoch) == (record["value"], record["epoch"])
+        assert (result.best_f_score, result.best_epoch) == (record["value"], record["epoch"])
 
 
 def test_a_revival_killed_in_the_middle_ends_as_the_unbroken_trial(
@@ -357,8 +357,8 @@ def test_an_interrupted_revival_waits_and_goes_on_though_every_place_is_used(
     assert merged(rows)[0].intermediate_values == whole.intermediate_values
 
 
-def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage, study = study_at(tmp_path, total=2, revive=0)
     monkeypatch.setattr(objective, "fit", cut_at(2, 2))
@@ -375,9 +375,9 @@ def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_told_once(
     for _ in range(2):
         assert revivals.next(trials, load_setup(study), 2) == 1 - number
     assert told == [f"trial {number} cannot go on: its checkpoint is gone; passed over"]
-    capsys.readouterr()
+    caplog.set_level("INFO", "search")
     work(post_at(tmp_path, storage))
-    assert capsys.readouterr().out.count("cannot go on") == 1
+    assert caplog.text.count("cannot go on") == 1
     rows = study.get_trials()
     assert [trial.user_attrs.get("continues") for trial in rows] == [None, None, 1 - number]
 

@@ -116,7 +116,7 @@ def test_pruned_trials_are_shown_complete_at_their_estimated_end(
     shown = view_of(study, setup, sampler)
     assert {trial.state for trial in shown} == {TrialState.COMPLETE}
     study_forecast = make_study_forecast(setup)
-    study_forecast.see(study.trials)
+    study_forecast.update(study.trials)
     pruned = [trial for trial in shown if stored[trial.number].state == TrialState.PRUNED]
     assert pruned
     for trial in pruned:
@@ -157,7 +157,7 @@ def test_no_pruned_trial_is_shown_above_the_best_that_was_measured(tmp_path: Pat
     pruned = study.trials[3]
     assert pruned.state == TrialState.PRUNED
     study_forecast = make_study_forecast(setup)
-    study_forecast.see(study.trials)
+    study_forecast.update(study.trials)
     assert from_log(study_forecast.end(pruned).mean) > 0.7
     assert view_of(study, setup)[3].value == 0.7
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.strategy.equipping import forecast_of_study
 from search.strategy.forecast.curve_banks import read_bank
 from search.strategy.forecast.features import FEATURES, from_log
 from search.strategy.forecast.priors import BANKS, features_of, make_study_forecast
+from search.strategy.loading import forecast_of_study
 from search.study.lookup import load_setup
 from search.study.setup import distributions
 from tests.support.curves import by_epoch, drawn, made
@@ -75,7 +75,7 @@ def test_an_earlier_study_of_the_store_is_where_the_next_one_starts(tmp_path: Pa
     together = forecast_of_study(second, load_setup(second))
     trials_of(second, 2.4, 1, seed=2)
     for study_forecast in (alone, together):
-        study_forecast.see(second.trials)
+        study_forecast.update(second.trials)
     # one trial is enough to tell that it is like the first study
     assert together.newcomer[0] == pytest.approx(2.3, abs=0.15)
     assert together.newcomer[1] < alone.newcomer[1]

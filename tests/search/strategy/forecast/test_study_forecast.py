@@ -85,9 +85,9 @@ def test_every_trial_to_come_lowers_the_chance() -> None:
 def test_each_ended_trial_is_taken_in_once() -> None:
     seen = study_forecast()
     rows = [row(0, BANK[0], C), row(1, BANK[2], P, 8), row(2, BANK[4], R, 5)]
-    seen.see(rows)
+    seen.update(rows)
     first = seen.end(rows[2])
-    seen.see(rows)
+    seen.update(rows)
     assert seen.learned == 2
     assert seen.end(rows[2]) == first or seen.end(rows[2]).mean == first.mean
 
@@ -95,11 +95,11 @@ def test_each_ended_trial_is_taken_in_once() -> None:
 def test_a_trial_that_went_on_counts_once_with_all_that_it_has_shown() -> None:
     in_steps, at_once = study_forecast(), study_forecast()
     other = row(0, BANK[0], C)
-    in_steps.see([other, row(1, BANK[2], P, 8)])
+    in_steps.update([other, row(1, BANK[2], P, 8)])
     more = row(2, BANK[2], P, 16)
     more.user_attrs = {"continues": 1}
-    in_steps.see([other, row(1, BANK[2], P, 8), more])
-    at_once.see([other, row(1, BANK[2], P, 16)])
+    in_steps.update([other, row(1, BANK[2], P, 8), more])
+    at_once.update([other, row(1, BANK[2], P, 16)])
     assert in_steps.learned == at_once.learned == 2
     probe = row(3, BANK[4], R, 8)
     assert in_steps.end(probe).mean == pytest.approx(at_once.end(probe).mean)
@@ -111,11 +111,11 @@ def test_a_diverged_trial_and_one_without_a_score_teach_nothing() -> None:
     diverged = row(1, BANK[2], P, 8)
     empty = create_trial(state=P)
     empty.number = 3
-    seen.see([diverged, empty])
+    seen.update([diverged, empty])
     assert seen.learned == 1
     diverged.system_attrs = {"constraints:diverged": 1.0}
     seen = study_forecast()
-    seen.see([diverged, empty])
+    seen.update([diverged, empty])
     assert seen.learned == 0
 
 
@@ -127,7 +127,7 @@ def test_rivals_are_the_others() -> None:
         row(2, BANK[4], R, 10),
         row(3, BANK[6], P, 6),
     ]
-    seen.see(rows)
+    seen.update(rows)
     competitors = seen.competitors(but=1, to_come=2)
     assert competitors.best == pytest.approx(float(to_log(max(BANK[0].val_f))))
     assert [one.mean for one in competitors.running] == [seen.end(rows[2]).mean]
@@ -137,7 +137,7 @@ def test_rivals_are_the_others() -> None:
 
 def test_a_newcomer_is_as_wide_as_the_space() -> None:
     seen = study_forecast()
-    seen.see([row(n, curve, C) for n, curve in enumerate(BANK[:12])])
+    seen.update([row(n, curve, C) for n, curve in enumerate(BANK[:12])])
     ends = [float(to_log(max(curve.val_f))) for curve in BANK]
     mean, deviation = seen.newcomer
     assert mean == pytest.approx(np.mean(ends), abs=0.03)

@@ -1,0 +1,226 @@
+"""What is used here of Optuna without being part of its public interface, all in one place.
+
+Its tables, the ids of its rows, and the methods that the public ones of `RDBStorage` and its
+cache end in: a new version of Optuna is adapted to here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Container, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.engine import Connection
+
+F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
+
+STUDIES = cast(sa.Table, models.StudyModel.__table__)
+TRIALS = cast(sa.Table, models.TrialModel.__table__)
+USER_ATTRS = cast(sa.Table, models.TrialUserAttributeModel.__table__)
+SYSTEM_ATTRS = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
+STEPS = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
+ALL_TABLES: Sequence[sa.Table] = tuple(models.BaseModel.metadata.tables.values())
+
+TrialRow, StudyRow = models.TrialModel, models.StudyModel
+
+# the key of a study's system attribute that holds the names of its objectives
+METRIC_NAMES_KEY = "study:metric_names"
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    return study._storage
+
+
+def id_of_study(study: optuna.Study | FrozenStudy) -> int:
+    return study._study_id
+
+
+def id_of_trial(trial: optuna.Trial | FrozenTrial) -> int:
+    return trial._trial_id
+
+
+def set_trial_id(trial: FrozenTrial, trial_id: int) -> None:
+    """For a trial that was made without a store."""
+    trial._trial_id = trial_id
+
+
+def system_attrs_of(study: optuna.Study) -> dict[str, Any]:
+    """A study's system attributes, which its public interface no longer shows."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+class StudyView:
+    """A study whose trials are shown through `trials_of`; everything else is the study's own."""
+
+    def __init__(
+        self, study: optuna.Study, trials_of: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
+    ) -> None:
+        self._study = study
+        self._trials_of = trials_of
+        self._shown: list[FrozenTrial] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.get_trials()
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if self._shown is None:
+            self._shown = self._trials_of(self._study.get_trials(deepcopy=False))
+        shown = [trial for trial in self._shown if states is None or trial.state in states]
+        return copy.deepcopy(shown) if deepcopy else shown
+
+    # Optuna's own samplers and pruners read through this one
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        return self.get_trials(deepcopy, states)
+
+
+def _reads(method: F) -> F:
+    @functools.wraps(method)
+    def call(self: GuardedRDBStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.guarded(lambda: method(self, *args, **kwargs), reading=True)
+
+    return cast(F, call)
+
+
+def _writes(method: F) -> F:
+    @functools.wraps(method)
+    def call(self: GuardedRDBStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.guarded(lambda: method(self, *args, **kwargs))
+
+    return cast(F, call)
+
+
+def _fenced(method: F) -> F:
+    """A write to a trial."""
+
+    @functools.wraps(method)
+    def call(self: GuardedRDBStorage, trial_id: int, *args: Any, **kwargs: Any) -> Any:
+        return self.guarded(lambda: method(self, trial_id, *args, **kwargs), trial_id=trial_id)
+
+    return cast(F, call)
+
+
+class GuardedRDBStorage(RDBStorage):
+    """RDBStorage of which every call to the database goes through `guarded`."""
+
+    # trial_id -> number of those that Optuna's cache asks for again
+    _unfinished: dict[int, int]
+
+    def guarded(
+        self, attempt: Callable[[], R], *, reading: bool = False, trial_id: int | None = None
+    ) -> R:
+        """Run one call. reading: it writes nothing. trial_id: of the trial that it writes to."""
+        raise NotImplementedError
+
+    def free_number(self, connection: Connection, study_id: int, trial_id: int) -> int:
+        """The number of a new trial; the study is locked."""
+        raise NotImplementedError
+
+    # `_create_new_trial`, `_set_trial_param`, `_get_trials` and `_get_best_trial_id` are what
+    # Optuna's public methods and its cache end in
+    create_new_study = _writes(RDBStorage.create_new_study)
+    set_study_user_attr = _writes(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _writes(RDBStorage.set_study_system_attr)
+    _create_new_trial = _writes(RDBStorage._create_new_trial)
+
+    get_study_id_from_name = _reads(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _reads(RDBStorage.get_study_name_from_id)
+    get_study_directions = _reads(RDBStorage.get_study_directions)
+    get_study_user_attrs = _reads(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _reads(RDBStorage.get_study_system_attrs)
+    get_all_studies = _reads(RDBStorage.get_all_studies)
+    get_trial_user_attrs = _reads(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _reads(RDBStorage.get_trial_system_attrs)
+    get_trial_param = _reads(RDBStorage.get_trial_param)
+    get_trial_id_from_study_id_trial_number = _reads(
+        RDBStorage.get_trial_id_from_study_id_trial_number
+    )
+    get_trial = _reads(RDBStorage.get_trial)
+    _get_best_trial_id = _reads(RDBStorage._get_best_trial_id)
+
+    _set_trial_param = _fenced(RDBStorage._set_trial_param)
+    set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _fenced(RDBStorage.set_trial_user_attr)
+    set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)
+
+    @_reads
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        if states is None:
+            missing = included_trial_ids - {trial._trial_id for trial in trials}
+            trials += [_deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing]
+            for trial in trials:
+                if trial.state.is_finished():
+                    self._unfinished.pop(trial._trial_id, None)
+                else:
+                    self._unfinished[trial._trial_id] = trial.number
+        return trials
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Any
+    ) -> models.TrialModel:
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        trial.number = self.free_number(session.connection(), study_id, cast(int, trial.trial_id))
+        return trial
+
+    def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
+        # Optuna turns UTC into this machine's time without saying which of the two hours it is
+        # that autumn's change of clocks runs through twice
+        one = super()._build_frozen_trial_from_trial_model(trial)
+        one.datetime_start = _local(trial._datetime_start_utc)
+        one.datetime_complete = _local(trial._datetime_complete_utc)
+        return one
+
+    def session(self) -> AbstractContextManager[Any]:
+        """A transaction of Optuna's own kind: its errors are Optuna's too."""
+        return _create_scoped_session(self.scoped_session)
+
+    def added(self, session: Any, study_id: int, row: FrozenTrial | None) -> tuple[int, int]:
+        """(trial_id, number) of a new running trial, like `row` where one is given."""
+        trial = self._get_prepared_new_trial(study_id, row, session)
+        session.flush()
+        return cast(int, trial.trial_id), cast(int, trial.number)
+
+
+def _deleted(trial_id: int, number: int) -> FrozenTrial:
+    """What stands for a trial whose row was deleted while it ran or waited.
+
+    Optuna's cache would go on showing it as it was, and whoever waits for its end would for ever.
+    """
+    frozen = create_trial(state=TrialState.FAIL, user_attrs={"reason": "its row was deleted"})
+    frozen.number, frozen._trial_id = number, trial_id
+    return frozen
+
+
+def _local(naive_utc: datetime | None) -> datetime | None:
+    """This machine's naive time, its `fold` set, so that `.astimezone(UTC)` leads back."""
+    if naive_utc is None:
+        return None
+    return datetime.fromtimestamp(naive_utc.replace(tzinfo=UTC).timestamp())
