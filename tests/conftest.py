@@ -6,7 +6,9 @@ what is tested.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 
 from trainer.cli import limit_spinning
 
@@ -17,6 +19,11 @@ for name in (
     *("RAY_ADDRESS", "SEARCH_DASHBOARD_PASSWORD"),
 ):
     os.environ.pop(name, None)
+# faces are drawn and decoded once for all tests, those of other processes too
+own_cache = "FACE_PARSING_TEST_CACHE" not in os.environ
+if own_cache:
+    os.environ["FACE_PARSING_TEST_CACHE"] = tempfile.mkdtemp(prefix="faces-")
+os.environ["FACE_PARSING_CACHE"] = os.environ["FACE_PARSING_TEST_CACHE"]
 # before any test imports torch or numpy
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -58,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     fork_server.uninstall()
+    if own_cache:
+        shutil.rmtree(os.environ["FACE_PARSING_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

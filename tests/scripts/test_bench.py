@@ -49,9 +49,8 @@ BENCHES = [
 
 
 @pytest.fixture(autouse=True)
-def own_process_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cache of its own; signals and random numbers as they were."""
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+def own_process_state() -> Iterator[None]:
+    """Signals and random numbers as they were."""
     before = signal.getsignal(signal.SIGTERM)
     with torch.random.fork_rng():
         yield

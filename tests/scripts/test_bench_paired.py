@@ -21,7 +21,7 @@ def paired(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *BENCH, "--folder", "pair", *flags],
         cwd=folder,
-        env=environment(folder),
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -60,7 +60,7 @@ def test_who_ends_the_bench_ends_its_search_and_the_time_counts(
     with subprocess.Popen(
         [sys.executable, *BENCH, *words],
         cwd=tmp_path,
-        env=environment(tmp_path),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

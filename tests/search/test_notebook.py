@@ -44,9 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs").mkdir()
     storage = store(folder / "runs")
     real_study(storage, total=3, pruner="none")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(folder / "cache"))
-        work(post_at(folder, storage))
+    work(post_at(folder, storage))
     return folder
 
 
@@ -64,7 +62,7 @@ def python(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=folder,
-        env=environment(folder),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,

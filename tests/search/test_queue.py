@@ -380,7 +380,7 @@ def real_run(folder: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "FACE_PARSING_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

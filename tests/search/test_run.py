@@ -70,7 +70,6 @@ def place(folder: Path) -> Path:
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder, empty but for the config."""
     monkeypatch.chdir(place(tmp_path))
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
 
@@ -207,7 +206,7 @@ def test_a_lower_number_of_trials_takes_none_away(
 def test_the_printed_export_command_works_when_pasted(finished: Finished, room: Path) -> None:
     (line,) = re.findall(r"^export: (.*)$", finished.out, re.M)
     shutil.copytree(finished.folder / "runs", room / "runs")
-    subprocess.run(line, shell=True, cwd=room, check=True, env=environment(room), timeout=60)
+    subprocess.run(line, shell=True, cwd=room, check=True, env=environment(), timeout=60)
     config, notes = read_config(room / "best.yaml")
     assert notes == []
     assert config.search is not None
@@ -907,7 +906,7 @@ def terminal(folder: Path, *flags: str, columns: int = 80) -> Iterator[tuple[int
     if pid == 0:
         os.chdir(folder)
         size = {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm-256color"}
-        os.execve(sys.executable, words(*flags), environment(folder) | size)
+        os.execve(sys.executable, words(*flags), environment() | size)
     try:
         yield pid, screen
     finally:
@@ -980,7 +979,7 @@ def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_pr
     done = subprocess.run(
         command,
         cwd=room,
-        env=environment(room, first=room),
+        env=environment(first=room),
         capture_output=True,
         text=True,
         timeout=90,

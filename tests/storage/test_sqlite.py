@@ -462,7 +462,7 @@ def test_a_command_that_never_closes_its_store_leaves_the_file_alone_however_it_
     command = [sys.executable, "-c", SPEAKING, *how]
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(tmp_path), stdout=pipe, stderr=pipe, text=True
+        command, cwd=tmp_path, env=environment(), stdout=pipe, stderr=pipe, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "written\n"

@@ -309,7 +309,8 @@ def _open_streams() -> None:
     ):
         lines = fd == 2 or (fd == 1 and os.isatty(1))
         encoding = getattr(getattr(sys, f"__{name}__"), "encoding", "utf-8")
-        made = open(fd, mode, 1 if lines else -1, encoding, errors, closefd=False)
+        buffering = 1 if lines else -1
+        made = open(fd, mode, buffering, encoding, errors, closefd=False)  # noqa: SIM115
         if unbuffered and fd:
             made.reconfigure(write_through=True)  # type: ignore[attr-defined]
         setattr(sys, name, made)

@@ -23,8 +23,8 @@ ROW = [
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
-    return tiny_faces(tmp_path_factory.mktemp("cache"))
+def faces() -> FaceData:
+    return tiny_faces()
 
 
 def curve(history: list[dict]) -> list[dict]:

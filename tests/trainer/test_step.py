@@ -22,8 +22,8 @@ LR, DICE_WEIGHT, SMOOTHING, DECAY = 1e-3, 1.5, 0.1, 0.9
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
-    return tiny_faces(tmp_path_factory.mktemp("cache"))
+def faces() -> FaceData:
+    return tiny_faces()
 
 
 def settings(**values: object) -> Config:

@@ -464,7 +464,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def room(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder."""
     monkeypatch.chdir(prepared)
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(prepared / "cache"))
     return prepared
 
 
@@ -545,10 +544,7 @@ def test_repeats_of_something_else_are_not_gone_on_with(
     assert "--study NAME" in line
 
 
-def test_a_repeat_that_comes_to_nothing_is_not_replaced_by_a_draw(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+def test_a_repeat_that_comes_to_nothing_is_not_replaced_by_a_draw(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = real_study(storage, "faces-confirm", total=3, config={"epochs": 1}, pruner="none")
     whole = load_setup(study).defaults
@@ -570,7 +566,7 @@ def test_a_search_does_not_go_on_with_repeats(tmp_path: Path, flag: str) -> None
             *("--storage", f"sqlite:///{tmp_path}/search.db"),
         ],
         cwd=tmp_path,
-        env=environment(tmp_path),
+        env=environment(),
         capture_output=True,
         text=True,
     )

@@ -185,7 +185,7 @@ def searching(folder: Path, *flags: str) -> Iterator[Search]:
         subprocess.Popen(
             command,
             cwd=folder,
-            env={**environment(), "FACE_PARSING_CACHE": str(folder / "cache")},
+            env=environment(),
             stdout=said,
             stderr=subprocess.STDOUT,
             text=True,

@@ -349,9 +349,8 @@ def test_runs_of_another_metric_are_refused(
 
 
 def test_a_search_cannot_go_on_in_an_imported_study(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
     imported(tmp_path, written(tmp_path / "runs.json", [entry("a")]))
     capsys.readouterr()
     flags = ["--storage", url(tmp_path), "--runs", str(tmp_path / "runs"), "--plain"]

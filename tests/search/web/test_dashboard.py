@@ -41,9 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = tmp_path_factory.mktemp("dashboard")
     storage = store(there)
     real_study(storage, total=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
-        work(post_at(there, storage))
+    work(post_at(there, storage))
     publish(load_study(storage, "faces"), {"watch": "<script>alert(1)</script>"})
     return there
 
