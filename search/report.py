@@ -7,14 +7,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from search.study.names import RUNS, STORAGE
 from trainer.cli import Parser, guarded
-
-if TYPE_CHECKING:
-    pass
-from search.reporting.analysis import report_of
 
 EXAMPLES = """\
 examples:
@@ -58,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     import optuna
 
+    from search.reporting.analysis import report_of
     from search.reporting.html import page
     from search.reporting.markdown import markdown
     from search.study.lookup import chosen_study, named_study

@@ -17,18 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
 import space
-from search.management.enqueue import marked, put_in_queue
+from search.confirmation.scores import slot_key, slots
+from search.management.enqueue import put_in_queue
 from search.management.opening import planned
-from search.results.statistics.sequential_plan import PlanState, plan_state
-from search.results.trials import Outcome, results_of
-from search.study.attributes import CONFIGURATION, JUDGED, REPEAT, SEED
+from search.results.reading import results_of
+from search.results.trials import Outcome
+from search.study.attributes import CONFIGURATION, REPEAT, SEED
 from search.study.identity import differences, some_of
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
-from search.study.repeats import score_of
 from search.study.requests import planned_params
 from search.study.search_space import (
     Searched,
@@ -220,8 +219,8 @@ def _key_and_values(text: str) -> tuple[str, list[Value]]:
                 raise ConfigError(f"--compare {text}: {key} takes whole numbers, got {value}")
     elif is_numeric(key) and all(map(is_number, values)):
         values = [float(value) for value in values]
-    for place, value in enumerate(values):
-        if value in values[:place]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
             raise ConfigError(f"--compare {text}: {_shown(value)} stands there twice; name it once")
     if len(values) < 2:
         raise ConfigError(f"--compare {text}: one value has nothing to be compared with; {mend}")
@@ -260,28 +259,6 @@ def _shown(value: Value) -> str:
     return str(value)
 
 
-def slots(study: optuna.Study, label: str) -> list[FrozenTrial]:
-    """The repeats of a configuration, in the order of their slots."""
-    found = marked(study, REPEAT)
-    keys = (_key(label, slot) for slot in itertools.count())
-    return [found[key] for key in itertools.takewhile(found.__contains__, keys)]
-
-
-def scores_by_slot(study: optuna.Study, label: str) -> list[float | None]:
-    """Score of each slot up to the first that has not ended; None for one that came to nothing."""
-    ended = itertools.takewhile(lambda row: row.state.is_finished(), slots(study, label))
-    return [score_of(row) for row in ended]
-
-
-def judged(study: optuna.Study) -> PlanState | None:
-    """The looks at a study of repeats, as its latest run was to make them; None before a run."""
-    how = study.user_attrs.get(JUDGED)
-    if how is None:
-        return None
-    scores = {label: scores_by_slot(study, label) for label in how["labels"]}
-    return plan_state(scores, cap=how["cap"], first=how["first"], margin=how["margin"])
-
-
 def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
     """Put repeats in the queue, until each configuration has as many slots as are wanted."""
     rows: list[tuple[Mapping[str, Value], Mapping[str, Any]]] = []
@@ -294,7 +271,7 @@ def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
     for slot, one in missing(study, task, wanted):
         seed = fresh_seed(task.setup.seed, one.label, slot, used)
         used.add(seed)
-        attrs = {REPEAT: _key(one.label, slot), CONFIGURATION: one.label, SEED: seed}
+        attrs = {REPEAT: slot_key(one.label, slot), CONFIGURATION: one.label, SEED: seed}
         rows.append((one.params, attrs))
     put_in_queue(study, REPEAT, rows)
 
@@ -320,7 +297,3 @@ def fresh_seed(study_seed: int, label: str, slot: int, used: Collection[int]) ->
     digests = (hashlib.sha256(text.encode()).digest() for text in texts)
     drawn = (int.from_bytes(digest[:4], "big") % 2**31 for digest in digests)
     return next(seed for seed in drawn if seed not in used)
-
-
-def _key(label: str, slot: int) -> str:
-    return f"{label} #{slot}"

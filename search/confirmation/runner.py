@@ -10,8 +10,14 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.confirmation.plan import Task, enqueue, judged, missing, scores_by_slot
-from search.confirmation.scores import score_images, show, unscored
+from search.confirmation.plan import Task, enqueue, missing
+from search.confirmation.scores import (
+    plan_state_of,
+    score_images,
+    scores_by_slot,
+    show,
+    unscored,
+)
 from search.execution.launchers.local import PrewarmedWorker
 from search.execution.live_view import View
 from search.execution.supervisor import Run, supervise
@@ -116,7 +122,7 @@ class Repeating:
 
     def plan_state(self) -> PlanState:
         """The looks as they come out now."""
-        now = judged(self.study)
+        now = plan_state_of(self.study)
         assert now is not None, "introduce has said how"
         return now
 

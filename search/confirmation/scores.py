@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.management.enqueue import marked
 from search.results.statistics.intervals import Interval, chance_best, interval, over_images
-from search.study.attributes import CONFIGURATION
+from search.results.statistics.sequential_plan import PlanState, plan_state
+from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
 from search.study.repeats import confirmed_scores, score_of
@@ -32,6 +35,32 @@ from trainer.streams import command_line
 
 PARTS = ("val", "test")
 IMAGES = "images.json"
+
+
+def slots(study: optuna.Study, label: str) -> list[FrozenTrial]:
+    """The repeats of a configuration, in the order of their slots."""
+    found = marked(study, REPEAT)
+    keys = (slot_key(label, slot) for slot in itertools.count())
+    return [found[key] for key in itertools.takewhile(found.__contains__, keys)]
+
+
+def scores_by_slot(study: optuna.Study, label: str) -> list[float | None]:
+    """Score of each slot up to the first that has not ended; None for one that came to nothing."""
+    ended = itertools.takewhile(lambda row: row.state.is_finished(), slots(study, label))
+    return [score_of(row) for row in ended]
+
+
+def plan_state_of(study: optuna.Study) -> PlanState | None:
+    """The looks at a study of repeats, as its latest run was to make them; None before a run."""
+    plan = study.user_attrs.get(JUDGED)
+    if plan is None:
+        return None
+    scores = {label: scores_by_slot(study, label) for label in plan["labels"]}
+    return plan_state(scores, cap=plan["cap"], first=plan["first"], margin=plan["margin"])
+
+
+def slot_key(label: str, slot: int) -> str:
+    return f"{label} #{slot}"
 
 
 def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:

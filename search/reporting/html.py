@@ -31,15 +31,19 @@ def page(document: Document) -> str:
         section.key: [_plot(figure, drawings) for figure in section.figures] for section in sections
     }
     script, library = _asset("report.js"), get_plotlyjs() if drawings else ""
-    return _environment().get_template("report.html").render(
-        document=document,
-        sections=sections,
-        plots=plots,
-        policy=_policy(script, library),
-        style=_asset("report.css"),
-        drawings=_inert(drawings),
-        library=_packed(library),
-        script=script,
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            document=document,
+            sections=sections,
+            plots=plots,
+            policy=_policy(script, library),
+            style=_asset("report.css"),
+            drawings=_inert(drawings),
+            library=_packed(library),
+            script=script,
+        )
     )
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.results.findings.every_finding import TOPICS, advice_command, findings
-from search.results.statistics.evidence import rank_correlation
-from search.results.trials import Outcome, Results, results_of
+from search.results.evidence import Evidence
+from search.results.findings.every_finding import TOPICS, findings
+from search.results.findings.next_command import next_command
+from search.results.reading import results_of
+from search.results.statistics.estimates import rank_correlation
+from search.results.trials import Outcome, Results
 from search.study.lookup import load_setup
 from search.study.search_space import distribution, drawn
 from tests.support.outcomes import (
@@ -253,7 +256,7 @@ def test_repeats_of_a_confirmation_are_grouped_by_their_label() -> None:
     results = study(ones, setup_of(), name="old-confirm")
     assert "trial 3" in said(results, "comparison")
     assert "give no ranges" in said(results, "advice")
-    assert advice_command(results, "sqlite:///x.db", "runs") is None
+    assert next_command(Evidence(results), "sqlite:///x.db", "runs") is None
 
 
 # ------------------------------------------------------------------------ the curve over dice
@@ -622,4 +625,4 @@ def test_a_thousand_trials_of_150_epochs_have_every_finding() -> None:
             )
         )
     results = study(ones, setup)
-    assert len(findings(results)) >= len(TOPICS)
+    assert len(findings(Evidence(results))) >= len(TOPICS)
