@@ -6,17 +6,10 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from search.commands import add_runs, add_storage, add_study, run_command
 from search.study.attributes import SETUP
-from search.study.names import RUNS, STORAGE
-from trainer.cli import Parser, guarded
-
-if TYPE_CHECKING:
-    import optuna
-
-from search.management.cleanup import NO_STUDY, UNNAMED, unnamed_artifacts, useless_of_study
+from trainer.cli import Parser
 
 EXAMPLES = """\
 examples:
@@ -33,11 +26,9 @@ best, and every config.yaml, history.json and contact_sheet.png: search.rebuild 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m search.clean", description=__doc__, epilog=EXAMPLES)
-    it.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of the trials (runs)")
-    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
-    it.add_argument(
-        "--study", metavar="NAME", help="(default: every study of the store, and the artifacts)"
-    )
+    add_runs(it, "folder of the trials (runs)")
+    add_storage(it)
+    add_study(it, "(default: every study of the store, and the artifacts)")
     it.add_argument(
         "--parked",
         action="store_true",
@@ -51,20 +42,20 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args), errors=(StorageError,), printed=not args.yes)
+    return run_command(lambda: _main(args), printed=not args.yes)
 
 
 def _main(args: argparse.Namespace) -> int:
-    import optuna
-
-    from search.strategy.equipping import load_study
+    from search.management.cleanup import (
+        NO_STUDY,
+        unknown_folders,
+        unnamed_artifacts,
+        useless_of_study,
+    )
+    from search.strategy.loading import load_study
     from search.study.run_folders import existing
     from storage import open_storage
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     runs = existing(args.runs)
     storage = open_storage(args.storage, create=False, read_only=not args.yes)
     if args.study is None:
@@ -77,9 +68,17 @@ def _main(args: argparse.Namespace) -> int:
     for study in studies:
         for useless in useless_of_study(storage, study, runs, parked=args.parked, remove=args.yes):
             removed[study.study_name, useless.what].append(useless.bytes)
-    if args.study is None and not _tell_strangers(runs, studies):
-        for useless in unnamed_artifacts(storage, runs, remove=args.yes):
-            removed[NO_STUDY, useless.what].append(useless.bytes)
+    if args.study is None:
+        if unknown := unknown_folders(runs, studies):
+            shown = ", ".join(folder.name for folder in unknown)
+            print(
+                "note: left alone, with all artifacts, of no study of this store (search.rebuild"
+                f" may need it): {shown}",
+                file=sys.stderr,
+            )
+        else:
+            for useless in unnamed_artifacts(storage, runs, remove=args.yes):
+                removed[NO_STUDY, useless.what].append(useless.bytes)
     _show(removed, removing=args.yes)
     return 0
 
@@ -87,6 +86,8 @@ def _main(args: argparse.Namespace) -> int:
 def _show(removed: Mapping[tuple[str, str], Sequence[int]], *, removing: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from search.management.cleanup import NO_STUDY, UNNAMED
 
     if not removed:
         print("nothing to remove")
@@ -109,22 +110,6 @@ def _show(removed: Mapping[tuple[str, str], Sequence[int]], *, removing: bool) -
             "note: another store that shares this folder may name those artifacts", file=sys.stderr
         )
     print(f"{sum(every) / 1e6:.1f} MB freed" if removing else "add --yes to remove it")
-
-
-def _tell_strangers(runs: Path, studies: Sequence[optuna.Study]) -> bool:
-    """Name the folders of studies that the store does not know; whether there are any."""
-    from search.study.run_folders import token_folders, trial_folder
-
-    known = {trial_folder(runs, study.study_name, 0).parent for study in studies}
-    strange = {folder.parents[1] for folder in token_folders(runs)} - known
-    if strange:
-        names = ", ".join(sorted(folder.name for folder in strange))
-        print(
-            f"note: left alone, with all artifacts, of no study of this store (search.rebuild may"
-            f" need it): {names}",
-            file=sys.stderr,
-        )
-    return bool(strange)
 
 
 if __name__ == "__main__":

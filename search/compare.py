@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from search.study.names import STORAGE
-from trainer.cli import Parser, guarded
+from search.commands import add_storage, run_command
+from trainer.cli import Parser
 
 EXAMPLES = """\
 examples:
@@ -21,17 +21,14 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m search.compare", description=__doc__, epilog=EXAMPLES)
     it.add_argument("studies", nargs="+", metavar="STUDY", help="two studies or more, of any kind")
-    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    add_storage(it)
     return it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args), errors=(StorageError,), printed=True)
+    return run_command(lambda: _main(args), printed=True)
 
 
 def _main(args: argparse.Namespace) -> int:

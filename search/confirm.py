@@ -9,19 +9,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from search.commands import (
+    LOG,
+    add_runs,
+    add_storage,
+    add_study,
+    check_writable,
+    messages,
+    options_of,
+    run_command,
+    worker_count,
+)
 from search.execution.launchers.local import PrewarmedWorker
-from search.study.attributes import SETUP
-from search.study.names import RUNS, SEEDS, STORAGE
-from trainer.cli import Parser, from_zero, guarded, progress_bar, whole
+from search.execution.options import RunOptions
+from search.study.names import SEEDS, STORAGE
+from trainer.cli import Parser, from_zero, whole
 from trainer.streams import command_line
-
-if TYPE_CHECKING:
-    from search.confirmation.plan import Task
-    from search.execution.live_view import View
-    from storage import LeasedStorage
 
 EXAMPLES = """\
 examples:
@@ -38,19 +44,14 @@ one with more --seeds.
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m search.confirm", description=__doc__, epilog=EXAMPLES)
-    it.add_argument(
-        "--study",
-        metavar="NAME",
-        help="search whose best are repeated (default: the one with the latest activity); with"
+    add_study(
+        it,
+        "search whose best are repeated (default: the one with the latest activity); with"
         " --compare a name for the repeats (default: <data>-<preset>-<size>-<key>). They are kept"
         " in NAME-confirm",
     )
-    it.add_argument(
-        "--storage", default=STORAGE, metavar="URL", help=f"SQLite or PostgreSQL ({STORAGE})"
-    )
-    it.add_argument(
-        "--runs", default=RUNS, metavar="DIR", help="checkpoints and artifacts (default: runs)"
-    )
+    add_storage(it, f"SQLite or PostgreSQL ({STORAGE})")
+    add_runs(it, "checkpoints and artifacts (default: runs)")
     what = it.add_mutually_exclusive_group()
     what.add_argument(
         "--top", type=whole(1), metavar="K", help="repeat the K best configurations (default: 3)"
@@ -72,7 +73,10 @@ def parser() -> argparse.ArgumentParser:
         help="demo, small or full (default: the search's; with --compare what fits)",
     )
     it.add_argument(
-        "--workers", metavar="N", help="trainings at a time, or auto (default): as search.run"
+        "--workers",
+        type=worker_count,
+        metavar="N",
+        help="trainings at a time, or auto (default): as search.run",
     )
     it.add_argument(
         "--seeds",
@@ -104,113 +108,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = it.parse_args(words)
     if args.config is not None and args.compare is None:
         it.error(f"--config {args.config}: a search's repeats take its own; add --compare KEY=V,V")
-    run_args = _as_for_run(args)
     # its imports take as long as ours: both at the same time
     with PrewarmedWorker() as prewarmed:
-        # after the arguments: --help need not wait for torch
-        from storage import StorageError
-
-        return guarded(lambda: _main(args, run_args, words, prewarmed), errors=(StorageError,))
+        return run_command(lambda: _main(args, words, prewarmed))
 
 
-def _as_for_run(args: argparse.Namespace) -> argparse.Namespace:
-    """The same flags, as search.run understands them, the others at its defaults."""
-    from search.run import parser as run_parser
-
-    words = ["--storage", args.storage, "--runs", args.runs]
-    for flag in ("data", "preset", "workers", "config"):
-        if (value := getattr(args, flag)) is not None:
-            words += [f"--{flag}={value}"]
-    return run_parser().parse_args(words)
-
-
-def _main(
-    args: argparse.Namespace,
-    run_args: argparse.Namespace,
-    words: Sequence[str],
-    prewarmed: PrewarmedWorker,
-) -> int:
-    import optuna
+def _main(args: argparse.Namespace, words: Sequence[str], prewarmed: PrewarmedWorker) -> int:
     from rich.console import Console
 
-    from search.confirmation.runner import Repeating
+    from search.confirmation.plan import ConfirmOptions
+    from search.confirmation.runner import Repeating, chosen_task, prepared
     from search.execution.live_view import View
     from search.management.opening import open_study
     from search.reporting.dashboard_notes import Board
     from search.reporting.run_summary import command, commands
-    from storage import redact_words
+    from search.study.wording import tell
+    from storage import open_storage, redact_words
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    view = View(Console(), plain=False)
-    storage, task = _planned(args, run_args, view)
-    study = open_study(storage, task.setup)
-    repeating = Repeating(args, run_args, storage, study, task, view)
-    repeating.introduce()
-    where = {"storage": args.storage, "runs": args.runs}
-    export = command("search.export", **where, study=study.study_name)
-    again = command_line([sys.executable, "-m", "search.confirm", *redact_words(words)])
-    lines = commands(study.study_name, **where) | {
-        "confirm": again,
-        "export": f"{export} --confirmed --out best.yaml",
-    }
-    with Board(study, lines, view.say):
-        code = repeating.train(prewarmed)
-    if code == 0:
-        repeating.score_images()
-    repeating.conclude(lines)
-    return code
-
-
-def _planned(
-    args: argparse.Namespace, run_args: argparse.Namespace, view: View
-) -> tuple[LeasedStorage, Task]:
-    """What is repeated, and the store; all is checked before anything is written."""
-    from search.confirmation import plan
-    from search.confirmation.runner import first_look
-    from search.management.opening import refuse_orphans
-    from search.run import check_writable
-    from search.study.identity import refuse_direction, refuse_foreign
-    from search.study.lookup import chosen_study, named_study
-    from storage import open_storage
-    from trainer.data.dataset import load_faces
-
-    runs = Path(args.runs)
-    if args.compare is not None:
-        task = plan.compared(args.compare, run_args, args.study)
-        first_look(args, task)
-        check_writable(runs)
-        storage = open_storage(args.storage, tell=view.say)
-    else:
-        storage = open_storage(args.storage, create=False, tell=view.say)
-        name = chosen_study(storage, args.study, view.say)
-        top = 3 if args.top is None else args.top
-        task = plan.best_of(storage, name, top, root=args.data, preset=args.preset)
-        first_look(args, task)
-        check_writable(runs)
-    if storage.warning is not None:
-        view.say(f"note: {storage.warning}")
-    name = task.setup.name
-    if name in {study.study_name for study in storage.get_all_studies()}:
-        mend = "give these repeats another name with --study NAME"
+    options, run_options = options_of(ConfirmOptions, args), options_of(RunOptions, args)
+    console, runs = Console(), Path(args.runs)
+    with messages(partial(tell, console)):
+        # a comparison may make the store; what is wrong with it is said before
+        storage = None
         if args.compare is None:
-            mend = "delete that study in the dashboard, or give its --compare again"
-        study = named_study(storage, name)
-        if SETUP in study.user_attrs:
-            refuse_direction(study, mend)
-            task = plan.joined(task, study, mend)
-        else:
-            refuse_foreign(study, mend)
-    refuse_orphans(storage, name, runs)
-    settings = task.setup.base["data"]
-    with progress_bar("decoding faces") as tick:
-        # once, into the cache that the workers share
-        load_faces(
-            task.setup.data["root"],
-            image_size=settings["image_size"],
-            synthetic_images=settings["synthetic_images"],
-            tick=tick,
-        )
-    return storage, task
+            storage = open_storage(args.storage, create=False, tell=LOG.info)
+        task = chosen_task(options, storage)
+        check_writable(runs)
+        storage = storage or open_storage(args.storage, tell=LOG.info)
+        if storage.warning is not None:
+            LOG.info(f"note: {storage.warning}")
+        task = prepared(options, storage, task, runs)
+        study = open_study(storage, task.setup)
+        view = View(console, plain=False)
+        repeating = Repeating(options, run_options, storage, study, task, view)
+        repeating.introduce()
+        where = {"storage": args.storage, "runs": args.runs}
+        export = command("search.export", **where, study=study.study_name)
+        again = command_line([sys.executable, "-m", "search.confirm", *redact_words(words)])
+        lines = commands(study.study_name, **where) | {
+            "confirm": again,
+            "export": f"{export} --confirmed --out best.yaml",
+        }
+        with Board(study, lines, LOG.info):
+            code = repeating.train(prewarmed)
+        if code == 0:
+            repeating.score_images()
+        repeating.conclude(lines)
+    return code
 
 
 if __name__ == "__main__":

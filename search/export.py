@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from search.study.attributes import RUNTIME, SEED
+from search.commands import add_runs, add_storage, add_study, run_command, study_name
 from search.study.names import RUNS, STORAGE, is_imported, repeats_name, search_name
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser
 from trainer.errors import UserError
 from trainer.streams import command_line, write_product
 
@@ -36,8 +35,8 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m search.export", description=__doc__, epilog=EXAMPLES)
-    it.add_argument("--study", metavar="NAME", help="(default: the one with the latest activity)")
-    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    add_study(it)
+    add_storage(it)
     it.add_argument(
         "--trial", type=int, metavar="N", help="trial number (default: the best complete one)"
     )
@@ -53,9 +52,7 @@ def parser() -> argparse.ArgumentParser:
         help="yaml (default), json or python-dict: the whole config; cli: the command that trains"
         " it; card: a model card in Markdown; csv: the table of all trials",
     )
-    it.add_argument(
-        "--runs", default=RUNS, metavar="DIR", help=f"the trials' files, for the card ({RUNS})"
-    )
+    add_runs(it, f"the trials' files, for the card ({RUNS})")
     it.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
     return it
 
@@ -64,20 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
-    # after the arguments: --help need not wait for Optuna and SQLAlchemy
-    from storage import StorageError
-
-    return guarded(lambda: _main(args, words), errors=(StorageError,), printed=args.out is None)
+    return run_command(lambda: _main(args, words), printed=args.out is None)
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
-    from search.study.lookup import chosen_study, named_study
+    from search.study.lookup import named_study
     from storage import open_storage, redact_words
     from trainer.files import atomic_write_text
 
     _check(args)
     storage = open_storage(args.storage, read_only=True)
-    name = chosen_study(storage, args.study, partial(print, file=sys.stderr))
+    name = study_name(storage, args.study)
     if args.format == "csv":
         text, what = _all_trials(named_study(storage, name))
     else:
@@ -104,36 +98,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--format csv holds all trials; leave {chosen} out, or choose yaml")
 
 
-# ----------------------------------------------------------------------------------------- texts
-
-
-def exported(study: optuna.Study, trial: FrozenTrial, *, command: str) -> str:
-    """The YAML that repeats a trial: its seed, its runtime, early stopping off, and its origin.
-
-    Raises StudyError or ConfigError if the study or the trial does not hold what is needed.
-    """
-    from trainer.config import to_yaml
-
-    return to_yaml(*_config_and_record(study, trial, command))
-
-
-def _config_and_record(
-    study: optuna.Study, trial: FrozenTrial, command: str
-) -> tuple[Config, dict[str, Any]]:
-    from search.study.lookup import load_setup
-    from search.study.run_records import search_record
-    from search.study.setup import config_for
-
-    setup = load_setup(study)
-    config = config_for(
-        setup,
-        trial.params,
-        seed=trial.user_attrs[SEED],
-        runtime=trial.user_attrs.get(RUNTIME),
-    )
-    return config, search_record(setup, trial) | {"epochs": setup.epochs, "command": command}
-
-
 def _text(
     args: argparse.Namespace,
     storage: LeasedStorage,
@@ -142,11 +106,12 @@ def _text(
     command: str,
 ) -> str:
     from search.results import export_formats
+    from search.results.exported_trial import config_and_record, exported
     from trainer.config import to_dict
 
     if args.format == "yaml":
         return exported(study, trial, command=command)
-    config, record = _config_and_record(study, trial, command)
+    config, record = config_and_record(study, trial, command)
     if args.format == "cli":
         return command_line(export_formats.train_words(config)) + "\n"
     if args.format == "card":
@@ -193,13 +158,11 @@ def _card(
     )
 
 
-# ---------------------------------------------------------------------------------- which trial
-
-
 def _study_and_trial(
     args: argparse.Namespace, storage: LeasedStorage, name: str
 ) -> tuple[optuna.Study, FrozenTrial]:
     """Raises StudyError for a study that lacks such a trial, or whose configs are not known."""
+    from search.results.exported_trial import chosen_trial
     from search.study.lookup import load_setup, named_study
     from search.study.setup import StudyError
 
@@ -216,38 +179,7 @@ def _study_and_trial(
             " --format csv gives its table"
         )
     load_setup(study)
-    return study, _chosen(study, args.trial)
-
-
-def _chosen(study: optuna.Study, number: int | None) -> FrozenTrial:
-    """The trial asked for, or the answer of the study. Raises StudyError."""
-    from search.study import lineages
-    from search.study.setup import StudyError
-
-    trials = study.get_trials(deepcopy=False)
-    if number is None:
-        trial = lineages.best_of(trials)
-        if trial is None:
-            raise StudyError(
-                f"study {study.study_name}: no trial is complete yet; wait for one, or name a"
-                " pruned one with --trial N"
-            )
-    else:
-        by_number = {trial.number: trial for trial in trials}
-        if number not in by_number:
-            raise StudyError(
-                f"study {study.study_name}: --trial {number} does not exist; there are"
-                f" {lineages.numbers_text(trials)}"
-            )
-        first = lineages.rows_of(trials, by_number[number])[0].number
-        trial = next(one for one in lineages.merged(trials) if one.number == first)
-    if SEED not in trial.user_attrs:
-        # also one that was told COMPLETE in the dashboard
-        raise StudyError(
-            f"study {study.study_name}: trial {trial.number} is {trial.state.name} and has never"
-            " been trained; choose another with --trial N"
-        )
-    return trial
+    return study, chosen_trial(study, args.trial)
 
 
 if __name__ == "__main__":

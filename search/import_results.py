@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.study.names import STORAGE
-from trainer.cli import Parser, guarded
+from search.commands import add_storage, run_command
+from trainer.cli import Parser
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,9 +40,9 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--study", required=True, metavar="NAME", help="study to make, or an imported one to add to"
     )
-    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    add_storage(it)
     it.add_argument(
-        "--metric", metavar="TEXT", help="what the runs' scores are, where their files do not tell"
+        "--metric", metavar="TEXT", help="what the runs' scores are, where their files do not say"
     )
     return it
 
@@ -50,14 +50,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args), errors=(StorageError,))
+    return run_command(lambda: _main(args))
 
 
 def _main(args: argparse.Namespace) -> int:
-    import optuna
     from rich.console import Console
 
     from search.importing.batches import import_batch, read_batch
@@ -67,7 +63,6 @@ def _main(args: argparse.Namespace) -> int:
     from storage import open_storage
     from trainer.errors import UserError
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not args.study.strip():
         raise UserError("--study: a name is needed, such as --study old")
     batch = read_batch(args.file, args.metric)
@@ -105,11 +100,11 @@ def _table(runs: Sequence[Outcome]) -> Table:
         marks = ["still rising"] if one.metrics["still_rising"] else []
         marks += ["continued"] if one.continued else []
         trained, planned = one.metrics["epochs_trained"], one.config.get("training.epochs")
-        told = trained is not None or planned is not None
+        known = trained is not None or planned is not None
         table.add_row(
             one.name,
             *(text(name, one.metrics[name]) for name in ("best_val_f", "best_epoch")),
-            f"{trained or '-'} of {planned or '-'}" if told else "-",
+            f"{trained or '-'} of {planned or '-'}" if known else "-",
             ", ".join(marks),
         )
     return table

@@ -32,7 +32,7 @@ def load(study: str | None = None, storage: str = STORAGE, runs: str | Path = RU
 
     study: its name, None for the search with the latest activity. storage: URL of the store.
     runs: folder of the trials' histories; without it the curves hold the reported scores alone.
-    Raises StudyError or StorageError, each with the mend in its text.
+    Raises StudyError or StorageError, each with the fix in its text.
     """
     # only now: importing `search` need not wait for Optuna and SQLAlchemy
     from search.results.reading import results_of
@@ -52,8 +52,8 @@ class LoadedStudy:
 
     def __repr__(self) -> str:
         count, best = len(self.results.outcomes), self.best
-        best_text = "no complete trial" if best is None else f"best {best.value:.4f} ({best.name})"
-        return f"<study {self.name}: {count} trials, {best_text}>"
+        state = "no complete trial" if best is None else f"best {best.value:.4f} ({best.name})"
+        return f"<study {self.name}: {count} trials, {state}>"
 
     @property
     def name(self) -> str:

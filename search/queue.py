@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.commands import add_storage, add_study, run_command, study_name
 from search.study.attributes import CANCELLED, CONTINUES, STOPPED, TOTAL, attributes_of
-from search.study.names import STORAGE
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser
 
 if TYPE_CHECKING:
     import optuna
@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "what", nargs="?", metavar="FILE|N", help="add: a YAML list; stop, cancel: a trial number"
     )
-    it.add_argument("--study", metavar="NAME", help="(default: the one with the latest activity)")
-    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
+    add_study(it)
+    add_storage(it)
     it.add_argument(
         "--set",
         dest="sets",
@@ -61,29 +61,20 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
     printed = args.action == "list"
-    return guarded(lambda: _main(args), errors=(StorageError,), printed=printed)
+    return run_command(lambda: _main(args), printed=printed)
 
 
 def _main(args: argparse.Namespace) -> int:
-    import optuna
-
-    from search.strategy.equipping import load_study
-    from search.study.lookup import latest_study
+    from search.strategy.loading import load_study
     from storage import open_storage
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     _check_idle(args)
     storage = open_storage(args.storage, create=False, read_only=args.action == "list")
-    name = args.study or latest_study(storage)
-    study = load_study(storage, name)
+    quiet = args.action == "list"
+    study = load_study(storage, study_name(storage, args.study, quiet=quiet))
     if args.action == "list":
         return _list(storage, study)
-    if args.study is None:
-        print(f"study {name} (the latest; another: --study NAME)", file=sys.stderr)
     if args.action == "add":
         return _add(study, args)
     if args.action == "stop":
@@ -113,7 +104,7 @@ def _list(storage: LeasedStorage, study: optuna.Study) -> int:
     from search.study.wording import params_text
     from storage.optuna_internals import id_of_study
 
-    # a person's note may hold brackets
+    # a user's note may hold brackets
     console = Console(highlight=False, markup=False)
     studies = Table(title="Studies", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("", "study", "finished", "wanted", "complete", "pruned", "running", "waiting"):

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.study.names import RUNS, STORAGE
-from trainer.cli import Parser, guarded
+from search.commands import add_runs, add_storage, add_study, run_command
+from search.study.names import STORAGE
+from trainer.cli import Parser
 from trainer.streams import command_line
 
 if TYPE_CHECKING:
     import optuna
 
     from search.study.run_records import Found
-from search.management.recovery import rebuilt
 
 EXAMPLES = """\
 examples:
@@ -31,37 +31,30 @@ rebuild is simply repeated.
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m search.rebuild", description=__doc__, epilog=EXAMPLES)
-    it.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of the trials (runs)")
-    it.add_argument(
-        "--storage", default=STORAGE, metavar="URL", help=f"store to make them in ({STORAGE})"
-    )
-    it.add_argument("--study", metavar="NAME", help="(default: every study in the folder)")
+    add_runs(it, "folder of the trials (runs)")
+    add_storage(it, f"store to make them in ({STORAGE})")
+    add_study(it, "(default: every study in the folder)")
     return it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args), errors=(StorageError,))
+    return run_command(lambda: _main(args))
 
 
 def _main(args: argparse.Namespace) -> int:
-    import optuna
-
+    from search.management.recovery import rebuilt
     from search.study.run_folders import existing
     from search.study.run_records import found_in
     from search.study.setup import StudyError
     from storage import open_storage
     from trainer.errors import UserError
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     runs = existing(args.runs)
     # all is read before the store is touched
-    found, amiss = found_in(runs, args.study)
-    for line in amiss:
+    found, unreadable = found_in(runs, args.study)
+    for line in unreadable:
         print(f"note: {line}", file=sys.stderr)
     if not found:
         whose = "a search" if args.study is None else f"study {args.study}"
@@ -79,7 +72,7 @@ def _main(args: argparse.Namespace) -> int:
             refused.append(str(error))
             continue
         made += 1
-        _tell(study, one, args)
+        _report(study, one, args)
     if not made:
         raise StudyError("; ".join(refused))
     for line in refused:
@@ -87,8 +80,9 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
+def _report(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
     """What came back, and the way on."""
+    from search.execution.options import RunOptions, worker_command
     from search.study import lineages
     from search.study.attributes import LOST
     from search.study.wording import counted
@@ -112,8 +106,8 @@ def _tell(study: optuna.Study, found: Found, args: argparse.Namespace) -> None:
             f"lost: {counted(len(lost), 'trial')} ({numbers}{', ...' if len(lost) > 10 else ''}),"
             " uncounted: those had not begun, or were copies, which --from takes again"
         )
-    words = [sys.executable, "-m", "search.worker", "--storage", redact(args.storage)]
-    words += ["--study", study.study_name, "--runs", args.runs]
+    options = RunOptions(redact(args.storage), args.runs)
+    words = worker_command(options.worker_words(study.study_name))
     done, total = len(lineages.finished(trials)), found.total
     print(f"{done} of {total or '?'} finished; to go on: the same search.run command as before, or")
     print(f"  {command_line(words)}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from search.study.names import RUNS, STORAGE
-from trainer.cli import Parser, guarded
+from search.commands import add_runs, add_storage, add_study, run_command, study_name
+from search.study.names import RUNS
+from trainer.cli import Parser
 
 EXAMPLES = """\
 examples:
@@ -21,17 +21,11 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m search.report", description=__doc__, epilog=EXAMPLES)
-    it.add_argument(
-        "--study",
-        metavar="NAME",
-        help="(default: the search with the latest activity; repeats and imported ones by name)",
+    add_study(
+        it, "(default: the search with the latest activity; repeats and imported ones by name)"
     )
-    it.add_argument("--storage", default=STORAGE, metavar="URL", help=f"({STORAGE})")
-    it.add_argument(
-        "--runs",
-        metavar="DIR",
-        help=f"folder of the trials' histories and pictures ({RUNS})",
-    )
+    add_storage(it)
+    add_runs(it, f"folder of the trials' histories and pictures ({RUNS})", default=None)
     it.add_argument(
         "--out", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)"
     )
@@ -44,28 +38,22 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    # after the arguments: --help need not wait for Optuna and SQLAlchemy
-    from storage import StorageError
-
-    return guarded(lambda: _main(args), errors=(StorageError,))
+    return run_command(lambda: _main(args))
 
 
 def _main(args: argparse.Namespace) -> int:
-    import optuna
-
     from search.reporting.analysis import report_of
     from search.reporting.html import page
     from search.reporting.markdown import markdown
-    from search.study.lookup import chosen_study, named_study
+    from search.study.lookup import named_study
     from search.study.run_folders import existing
     from storage import open_storage
     from trainer.files import atomic_write_text
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     # where nobody named it a missing folder only means: no histories, no pictures
     runs = Path(RUNS) if args.runs is None else existing(args.runs)
     storage = open_storage(args.storage, read_only=True)
-    name = chosen_study(storage, args.study, partial(print, file=sys.stderr))
+    name = study_name(storage, args.study)
     report = report_of(storage, named_study(storage, name), args.storage, runs)
     atomic_write_text(args.out, page(report))
     if args.markdown is not None:

@@ -8,17 +8,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from search.dashboard import PASSWORD
-from search.execution.launchers.local import PrewarmedWorker
-from search.study.names import BEAT_S, GRACE_S, RUNS, STORAGE
-from trainer.cli import Parser, from_zero, guarded, whole
+from search.commands import (
+    LOG,
+    add_log,
+    add_runs,
+    add_storage,
+    add_study,
+    check_writable,
+    messages,
+    options_of,
+    run_command,
+    worker_count,
+)
+from search.execution.launchers.local import PrewarmedWorker, last_words
+from search.execution.options import RunOptions
+from search.management.options import StudyOptions
+from search.study.names import BEAT_S, GRACE_S, STORAGE
+from search.web.password import PASSWORD
+from trainer.cli import Parser, from_zero, whole
+from trainer.errors import UserError
 from trainer.streams import command_line
-
-if TYPE_CHECKING:
-    from search.execution.live_view import View
 
 EXAMPLES = """\
 examples:
@@ -63,18 +75,13 @@ def _risk(text: str) -> float:
     return number
 
 
-def _workers(text: str) -> int | None:
-    return None if text == "auto" else whole(1)(text)
-
-
 def _per_device(text: str) -> int | str:
     return text if text == "auto" else whole(1)(text)
 
 
 # argparse names the function in its messages
-_seed.__name__, _workers.__name__ = "seed", "count"
-_seconds.__name__, _per_device.__name__ = "seconds", "count"
-_revive.__name__, _risk.__name__ = "count", "number"
+_seed.__name__, _seconds.__name__, _risk.__name__ = "seed", "seconds", "number"
+_per_device.__name__, _revive.__name__ = "count", "count"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,13 +95,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="finished trials (complete or pruned) that the study should reach (default: 40)",
     )
-    study.add_argument("--study", metavar="NAME", help="(default: <data>-<preset>-<size>)")
-    study.add_argument(
-        "--storage", default=STORAGE, metavar="URL", help=f"SQLite or PostgreSQL ({STORAGE})"
-    )
-    study.add_argument(
-        "--runs", default=RUNS, metavar="DIR", help="checkpoints and artifacts (default: runs)"
-    )
+    add_study(study, "(default: <data>-<preset>-<size>)")
+    add_storage(study, f"SQLite or PostgreSQL ({STORAGE})")
+    add_runs(study, "checkpoints and artifacts (default: runs)")
     study.add_argument(
         "--from",
         dest="old",
@@ -134,7 +137,10 @@ def parser() -> argparse.ArgumentParser:
         "--enqueue", type=Path, metavar="FILE", help="YAML list of configurations to run first"
     )
     space.add_argument(
-        "--no-priors", action="store_true", help="leave out the first trials of space.py"
+        "--no-priors",
+        dest="priors",
+        action="store_false",
+        help="leave out the first trials of space.py",
     )
     space.add_argument("--sampler", metavar="S", help="gp (default), tpe or random")
     space.add_argument(
@@ -162,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
     how_many = computing.add_mutually_exclusive_group()
     how_many.add_argument(
         "--workers",
-        type=_workers,
+        type=worker_count,
         metavar="N",
         help="trials at a time, or auto (default): one per GPU, else one per core",
     )
@@ -221,6 +227,7 @@ def parser() -> argparse.ArgumentParser:
         " run ends",
     )
     showing.add_argument("--plain", action="store_true", help="plain lines, no live view")
+    add_log(showing, ", those of the workers too")
     return it
 
 
@@ -232,106 +239,92 @@ def main(argv: Sequence[str] | None = None) -> int:
     password = os.environ.pop(PASSWORD, None)
     # its imports take as long as ours: both at the same time
     with PrewarmedWorker() as prewarmed:
-        # after the arguments: --help need not wait for torch
-        from storage import StorageError
-
-        return guarded(lambda: _main(args, words, prewarmed, password), errors=(StorageError,))
+        return run_command(lambda: _main(args, words, prewarmed, password))
 
 
 def _main(
     args: argparse.Namespace, words: Sequence[str], prewarmed: PrewarmedWorker, password: str | None
 ) -> int:
-    import optuna
+    from optuna.trial import TrialState
     from rich.console import Console
 
     from search.execution.live_view import View
     from search.execution.supervisor import Run, supervise
-    from search.management.opening import opened, planned
+    from search.management.opening import opened
+    from search.management.planning import planned
     from search.reporting.dashboard_notes import Board
     from search.reporting.run_summary import commands, disk_use, summary
-    from search.study.wording import counted
+    from search.study.wording import counted, tell
     from storage import open_storage, redact_words
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Console()
-    view = View(console, plain=args.plain)
-    _check_computing(args)
-    plan = planned(args)
-    check_writable(Path(args.runs))
-    storage = open_storage(args.storage, tell=view.say)
-    if storage.warning is not None:
-        view.say(f"note: {storage.warning}")
-    study, setup = opened(args, plan, storage, console)
-    run = Run(args, storage, study, setup, view)
-    code = 0
-    if not run.left(run.snapshot()):
-        view.say(
-            f"nothing to do: {setup.name} has {run.finished_before} finished trials;"
-            f" raise --trials above that to go on"
-        )
-    else:
-        lines = commands(setup.name, storage=args.storage, runs=args.runs)
-        with _dashboard(args, view, password), Board(study, lines, view.say):
-            code = supervise(run, prewarmed)
-    summary(console, study, setup, storage=args.storage, runs=args.runs)
-    view.say(f"{args.runs}: {disk_use(Path(args.runs)) / 1e6:.0f} MB on disk")
-    snapshot = run.snapshot()
-    waiting = snapshot.count(optuna.trial.TrialState.WAITING)
-    if run.stopped(snapshot):
-        view.say(f"--stop-after {args.stop_after}: so many trials brought nothing better")
-    elif waiting or run.left(snapshot):
-        again = command_line([sys.executable, "-m", "search.run", *redact_words(words)])
-        wait = "waits" if waiting == 1 else "wait"
-        view.say(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
+    console, runs = Console(), Path(args.runs)
+    options, study_options = options_of(RunOptions, args), options_of(StudyOptions, args)
+    _check_computing(options)
+    plan = planned(study_options)
+    name = plan.setup.name
+    check_writable(runs)
+    with messages(partial(tell, console), log=args.log, log_format=args.log_format, study=name):
+        storage = open_storage(args.storage, tell=LOG.info)
+        if storage.warning is not None:
+            LOG.info(f"note: {storage.warning}")
+        study, setup = opened(study_options, plan, storage, console, runs=runs, trials=args.trials)
+        run = Run(options, storage, study, setup, View(console, plain=args.plain))
+        code = 0
+        if not run.left(run.snapshot()):
+            LOG.info(
+                f"nothing to do: {name} has {run.finished_before} finished trials;"
+                f" raise --trials above that to go on"
+            )
+        else:
+            lines = commands(name, storage=args.storage, runs=args.runs)
+            with _dashboard(args, password), Board(study, lines, LOG.info):
+                code = supervise(run, prewarmed)
+        summary(console, study, setup, storage=args.storage, runs=args.runs)
+        LOG.info(f"{args.runs}: {disk_use(runs) / 1e6:.0f} MB on disk")
+        snapshot = run.snapshot()
+        waiting = snapshot.count(TrialState.WAITING)
+        if run.stopped(snapshot):
+            LOG.info(f"--stop-after {args.stop_after}: so many trials brought nothing better")
+        elif waiting or run.left(snapshot):
+            again = command_line([sys.executable, "-m", "search.run", *redact_words(words)])
+            wait = "waits" if waiting == 1 else "wait"
+            LOG.info(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
     return code
 
 
-def check_writable(runs: Path) -> None:
-    from trainer.errors import UserError
-
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--runs {runs}: not a folder; name a folder") from None
-    if not os.access(runs, os.W_OK):
-        raise UserError(f"--runs {runs}: cannot be written to; name another folder")
-
-
-def _check_computing(args: argparse.Namespace) -> None:
+def _check_computing(options: RunOptions) -> None:
     """Raise UserError for flags of launchers that do not go together."""
-    from trainer.errors import UserError
-
-    if args.launcher == "ray":
-        if args.per_device is not None:
+    if options.launcher == "ray":
+        if options.per_device is not None:
             raise UserError(
                 "--workers-per-device: with --launcher ray give --gpus-per-worker, 0.5 say"
             )
-        if ":" in args.device:
-            raise UserError(f"--device {args.device}: Ray chooses the GPU; give auto, cpu or cuda")
-        share = args.gpus_per_worker
+        if ":" in options.device:
+            raise UserError(
+                f"--device {options.device}: Ray chooses the GPU; give auto, cpu or cuda"
+            )
+        share = options.gpus_per_worker
         if (
             share is not None
-            and args.device in ("cpu", "cuda")
-            and (share > 0) != (args.device == "cuda")
+            and options.device in ("cpu", "cuda")
+            and (share > 0) != (options.device == "cuda")
         ):
             raise UserError(
-                f"--gpus-per-worker {share:g} with --device {args.device}: leave one of the two out"
+                f"--gpus-per-worker {share:g} with --device {options.device}: leave one of the two"
+                " out"
             )
         return
     for flag, given in (
-        ("--ray-address", args.ray_address),
-        ("--gpus-per-worker", args.gpus_per_worker),
+        ("--ray-address", options.ray_address),
+        ("--gpus-per-worker", options.gpus_per_worker),
     ):
         if given is not None:
             raise UserError(f"{flag} {given}: only Ray needs it; add --launcher ray")
 
 
 @contextlib.contextmanager
-def _dashboard(args: argparse.Namespace, view: View, password: str | None) -> Iterator[None]:
+def _dashboard(args: argparse.Namespace, password: str | None) -> Iterator[None]:
     """optuna-dashboard beside the search, if wanted. Raises UserError if it does not start."""
-    from search.execution.launchers.local import last_words
-    from trainer.errors import UserError
-
     if not args.dashboard:
         yield
         return
@@ -355,7 +348,7 @@ def _dashboard(args: argparse.Namespace, view: View, password: str | None) -> It
             address = child.stdout.readline().strip()
             if not address:
                 raise UserError(f"--dashboard: {last_words(log, 0)} (log: {log})")
-            view.say(address)
+            LOG.info(address)
             yield
         finally:
             child.terminate()

@@ -4,7 +4,7 @@
 
 The supervisor (`search.run`) starts these; on another machine the same command joins the search.
 It ends with code 0 when the budget is used up or it was asked to leave (its trial then waits in
-the queue), with 2 and one line where a person has to mend something.
+the queue), with 2 and one line where the user has to fix something.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer.cli import Parser, guarded
+from search.commands import LOG, add_log, messages, run_command
+from search.study.names import owner_name
+from trainer.cli import Parser
 
 _WAIT_S = 120.0
 
@@ -35,46 +37,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.prewarmed:
         _parser().error("--prewarmed stands alone: the other arguments come by standard input")
     # after parsing: `--help` must not wait for torch
-    import optuna
-
-    from search.execution.stop_requests import AtOnce, WorkerSignals
-    from search.execution.worker_context import WorkerContext
-    from search.execution.worker_loop import work
-    from search.strategy.equipping import load_study
-    from search.study.shared_state import lease_of
-    from storage import StorageError, open_storage
-
-    def body() -> int:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with WorkerSignals() as signals:
-            storage = open_storage(
-                options.storage,
-                create=False,
-                # often nobody looks on when a worker starts: a server that is away comes back
-                wait_s=_WAIT_S,
-                tell=partial(print, flush=True),
-            )
-            study = load_study(storage, options.study)
-            lease = lease_of(storage, options.study).changed(options.beat_s, options.grace_s)
-            context = WorkerContext(
-                storage=storage,
-                study=study,
-                runs=Path(options.runs),
-                signals=signals,
-                device=options.device,
-                threads=options.threads,
-                data_root=options.data,
-                stop_after=options.stop_after,
-                beat_s=lease.beat_s,
-                grace_s=lease.grace_s,
-                parent=options.parent,
-            )
-            return work(context)
+    from search.execution.stop_requests import AtOnce
 
     try:
-        return guarded(body, errors=(StorageError,))
+        return run_command(lambda: _main(options))
     except AtOnce:
         return 130
+
+
+def _main(options: argparse.Namespace) -> int:
+    from search.execution.stop_requests import WorkerSignals
+    from search.execution.worker_context import WorkerContext
+    from search.execution.worker_loop import work
+    from search.strategy.loading import load_study
+    from search.study.shared_state import lease_of
+    from storage import open_storage
+
+    owner, show = owner_name(os.getpid()), partial(print, flush=True)
+    with (
+        messages(
+            show,
+            log=options.log,
+            log_format=options.log_format,
+            study=options.study,
+            worker=owner,
+        ),
+        WorkerSignals() as signals,
+    ):
+        storage = open_storage(
+            options.storage,
+            create=False,
+            # often nobody looks on when a worker starts: a server that is away comes back
+            wait_s=_WAIT_S,
+            tell=LOG.info,
+        )
+        study = load_study(storage, options.study)
+        lease = lease_of(storage, options.study).changed(options.beat_s, options.grace_s)
+        context = WorkerContext(
+            storage=storage,
+            study=study,
+            runs=Path(options.runs),
+            signals=signals,
+            device=options.device,
+            threads=options.threads,
+            data_root=options.data,
+            stop_after=options.stop_after,
+            beat_s=lease.beat_s,
+            grace_s=lease.grace_s,
+            parent=options.parent,
+            owner=owner,
+        )
+        return work(context)
 
 
 def _handed_over() -> list[str]:
@@ -119,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--parent", type=int, metavar="PID", help="leave when this parent process has ended"
     )
+    add_log(parser)
     parser.add_argument(
         "--prewarmed",
         action="store_true",

@@ -29,6 +29,22 @@ ALLOWED = {
 }
 
 
+# folder of search/ -> the other folders that it may import, type-checking imports included
+FOLDERS = {
+    "study": set(),
+    "strategy": {"study"},
+    "execution": {"study", "strategy"},
+    "management": {"study", "strategy"},
+    "results": {"study"},
+    "confirmation": {"study", "results", "execution", "management"},
+    "reporting": {"study", "results", "confirmation"},
+    "importing": {"study", "results"},
+    "web": set(),
+}
+# modules directly in search/, lines of a module, and modules from a command down to a leaf
+COMMANDS, LINES, LAYERS = 14, 400, 9
+
+
 def files(room: str) -> list[Path]:
     """Every source file of a room."""
     return [ROOT / "space.py"] if room == "space" else sorted((ROOT / room).rglob("*.py"))
@@ -75,6 +91,72 @@ def modules() -> list[str]:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     # a template that runs outside this project is not a module of it
     return [name.removesuffix(".__init__") for name in names]
+
+
+def names_of(path: Path) -> Iterator[str]:
+    """Every module of ours that a file imports, type-checking imports included."""
+    known = set(modules())
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in known else str(node.module)
+
+
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports."""
+    paths = [path for room in ALLOWED for path in files(room)]
+    return {name: set(names_of(path)) - {name} for name, path in zip(modules(), paths, strict=True)}
+
+
+def folder(module: str) -> str | None:
+    """The folder of search/ that a module lies in; None for commands and other rooms."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "search" and parts[1:2] and parts[1] in FOLDERS else None
+
+
+def test_a_folder_of_search_imports_only_what_it_may_and_nothing_imports_a_command() -> None:
+    found = [path.name for path in (ROOT / "search").iterdir() if (path / "__init__.py").is_file()]
+    assert set(found) == set(FOLDERS)
+    strange = [
+        f"{module} imports {name}"
+        for module, known in imports().items()
+        if (home := folder(module)) is not None
+        for name in known
+        if name.startswith("search") and folder(name) not in FOLDERS[home] | {home}
+    ]
+    assert strange == []
+
+
+def test_no_circle_and_no_long_way_from_a_command_to_a_leaf() -> None:
+    graph = imports()
+    depth: dict[str, int] = {}
+
+    def layers(module: str, way: tuple[str, ...] = ()) -> int:
+        assert module not in way, " -> ".join((*way, module))
+        if module not in depth:
+            below = (layers(name, (*way, module)) for name in graph[module])
+            depth[module] = module.startswith("search") + max(below, default=0)
+        return depth[module]
+
+    deep = {name: layers(name) for name in graph if name.startswith("search")}
+    assert {name: number for name, number in deep.items() if number > LAYERS} == {}
+
+
+def test_the_folders_stay_small_and_say_what_belongs_in_them() -> None:
+    assert len(list((ROOT / "search").glob("*.py"))) <= COMMANDS
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for room in ALLOWED
+        for path in files(room)
+        if (lines := path.read_text(encoding="utf-8").count("\n")) > LINES
+    }
+    assert long == {}
+    for package in (*(f"search.{name}" for name in FOLDERS), "trainer", "trainer.data", "storage"):
+        text = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
+        assert len(ast.get_docstring(ast.parse(text)) or "") > 80, package
 
 
 def run(code: str) -> str:

@@ -1,16 +1,20 @@
-"""The README names every command and every flag, and nothing that does not exist."""
+"""The documents name every command and every flag, and nothing that does not exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.support.documents import DOCUMENTS, anchors, prose, section
 from tests.support.paths import ROOT
+from trainer.config import leaf_keys
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+ALL_TEXT = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 COMMANDS = sorted(
     f"{path.parent.name}.{path.stem}"
     for folder in ("search", "trainer")
@@ -33,37 +37,60 @@ def help_text(command: str) -> str:
     return done.stdout
 
 
-def section(command: str) -> str:
-    """The README's part about one command: from its heading to the next one."""
-    match = re.search(
-        rf"^#+ .*`python -m {re.escape(command)}`.*?$(.*?)(?=^#+ |\Z)", README, re.M | re.S
-    )
-    assert match, f"README.md has no heading with `python -m {command}`"
-    return match.group(1)
-
-
 def test_there_are_commands_to_look_at() -> None:
     assert {"search.run", "search.export", "trainer.train", "trainer.check"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_of_a_command_stands_in_its_part_of_the_readme(command: str) -> None:
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_text(command))) - {"--help"}
-    told = set(re.findall(r"--[a-z][a-z-]*", section(command)))
-    assert flags - told == set()
+def test_the_part_about_a_command_names_its_flags_and_no_others(command: str) -> None:
+    flag = r"(?<![\w-])--[a-z][a-z-]*"
+    documented = section(f"`python -m {command}`")
+    flags = set(re.findall(flag, help_text(command)))
+    assert flags - {"--help"} <= set(re.findall(flag, documented))
+    assert set(re.findall(rf"^\| `({flag})", documented, re.M)) <= flags
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_readme_names_no_flag_that_a_command_does_not_have(command: str) -> None:
-    rows = re.findall(r"^\| `(--[a-z][a-z-]*)", section(command), re.M)
-    assert set(rows) - set(re.findall(r"--[a-z][a-z-]*", help_text(command))) == set()
-
-
-def test_every_module_that_the_readme_tells_to_run_exists() -> None:
-    named = set(re.findall(r"python -m ((?:search|trainer)\.\w+)", README))
+def test_every_module_that_a_document_says_to_run_exists() -> None:
+    named = set(re.findall(r"python -m ((?:search|trainer)\.\w+)", ALL_TEXT))
     assert named <= set(COMMANDS)
 
 
-def test_every_file_of_ours_that_the_readme_names_exists() -> None:
-    named = set(re.findall(r"`((?:scripts|tests|search|trainer|storage)/[\w./-]+)`", README))
+def test_every_file_of_ours_that_a_document_names_exists() -> None:
+    named = set(re.findall(r"`((?:scripts|tests|search|trainer|storage)/[\w./-]+)`", ALL_TEXT))
     assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        place = (path.parent / file).resolve() if file else path
+        assert place.is_relative_to(ROOT), target
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
+
+
+def test_the_first_document_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_every_key_of_the_config_is_documented() -> None:
+    documented = set(re.findall(r"`(\w+)`", section("The config")))
+    keys = {part for key in leaf_keys() for part in key.split(".")}
+    assert keys - documented == set()
+
+
+def test_the_map_says_of_each_folder_what_its_docstring_says() -> None:
+    rows = dict(
+        re.findall(r"^\| `(search/\w+)/` \| (.*) \|$", section("The map of the house"), re.M)
+    )
+    inits = sorted((ROOT / "search").glob("*/__init__.py"))
+    assert rows == {str(path.parent.relative_to(ROOT)): first_sentence(path) for path in inits}
+
+
+def first_sentence(path: Path) -> str:
+    """The first line of a module's docstring as the map has it."""
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
+    return first[0].lower() + first[1:].rstrip(".")

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from trainer import streams
 from trainer.errors import UserError
 
-# the file system's own words for a state that the person, not the programmer, has to mend
-_PERSONS_ERRNOS = {
+# states of the file system that the user, not the programmer, has to fix, and how
+_FIXES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space within the quota",
     errno.EROFS: "name a folder that can be written to",
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The first deed of every command: its output is under one rule, and torch, which is loaded
-        later, is told not to spin."""
+        later, does not spin for long."""
         streams.settle()
         limit_spinning()
         return super().parse_known_args(args, namespace)
@@ -100,9 +100,9 @@ def guarded(
     *,
     printed: bool = False,
 ) -> int:
-    """Run a command's body and turn a person's mistakes into one line and exit code 2.
+    """Run a command's body and turn a user's mistakes into one line and exit code 2.
 
-    errors: further exception types that are a person's mistake, besides UserError. printed: what
+    errors: further exception types that are a user's mistake, besides UserError. printed: what
     the command prints is what it was run for, so output that a full disk or a closed stream did
     not take is a mistake as well; other commands have done their work, and say so in a line.
     Returns the body's exit code, 2 after a mistake, 130 after Ctrl-C. After SIGTERM, SystemExit
@@ -119,25 +119,25 @@ def guarded(
 
 
 def _missing(lost: OSError) -> str:
-    fix = _PERSONS_ERRNOS.get(lost.errno or 0, "give it a file or a terminal")
+    fix = _FIXES.get(lost.errno or 0, "give it a file or a terminal")
     return f"standard output did not take all lines ({lost.strerror}); {fix}"
 
 
-def _guarded(body: Callable[[], int], errors_of_person: tuple[type[Exception], ...]) -> int:
+def _guarded(body: Callable[[], int], user_errors: tuple[type[Exception], ...]) -> int:
     try:
         with _sigterm_as_exit():
             return body()
-    except errors_of_person as error:
+    except user_errors as error:
         return complain(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130
     except OSError as error:
-        mend = _PERSONS_ERRNOS.get(error.errno or 0)
-        if mend is None:
+        fix = _FIXES.get(error.errno or 0)
+        if fix is None:
             raise
         where = error.filename or "a file"
-        return complain(f"{where}: {error.strerror}; {mend}")
+        return complain(f"{where}: {error.strerror}; {fix}")
 
 
 @contextmanager

@@ -15,12 +15,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 
-from trainer import notation
+from trainer import dice_schedule, lr_schedule, notation
 from trainer.errors import ConfigError
 from trainer.notation import KeyPath, decimal, dump_yaml, read_text, switch
 from trainer.streams import shown
@@ -30,7 +30,12 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
-SCHEDULES = ("constant", "step", "linear", "cosine")
+if TYPE_CHECKING:
+    # a computed Literal is no type to mypy
+    DiceSchedule = LrSchedule = str
+else:
+    DiceSchedule = Literal[*dice_schedule.SCHEDULES]
+    LrSchedule = Literal[*lr_schedule.SCHEDULES]
 
 
 class _Section(BaseModel):
@@ -98,7 +103,7 @@ class LossConfig(_Section):
 
     ce_weight: NonNegative = 1.0
     dice_weight: NonNegative = 1.5
-    dice_schedule: Literal["constant", "step", "linear", "cosine"] = "constant"
+    dice_schedule: DiceSchedule = "constant"
     dice_ramp: float = 0.0
     dice_average: Literal["all", "present"] = "all"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -124,7 +129,7 @@ class TrainingConfig(_Section):
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 1e-4
     epochs: Annotated[int, Field(ge=1)] = 24
-    scheduler: Literal["CosineAnnealingWarmRestarts"] = "CosineAnnealingWarmRestarts"
+    scheduler: LrSchedule = "CosineAnnealingWarmRestarts"
     scheduler_params: SchedulerParams = SchedulerParams()
     warmup_epochs: NonNegative = 0.5
     max_grad_norm: NonNegative = 1.0
@@ -217,7 +222,9 @@ def _did_you_mean(name: str) -> str:
     # a name without its section is no nearer to one that is as short
     near += difflib.get_close_matches(name, known, n=1, cutoff=0.6) if "." in name else []
     near += [by_leaf[hit] for hit in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.5)]
-    return f"; did you mean {near[0]!r}?" if near else "; see README.md for the keys there are"
+    return (
+        f"; did you mean {near[0]!r}?" if near else "; see trainer/README.md for the keys there are"
+    )
 
 
 def _first_mistake(error: pydantic.ValidationError) -> str:
@@ -247,9 +254,10 @@ def _check_together(config: Config, where: str) -> None:
         )
     loss, training = config.loss, config.training
     if loss.dice_schedule == "constant" and loss.dice_ramp != 0:
+        *others, last = (name for name in dice_schedule.SCHEDULES if name != "constant")
         raise ConfigError(
             f"{where}: loss.dice_ramp: {loss.dice_ramp:g} does nothing under dice_schedule"
-            " constant; set dice_ramp: 0 or choose step, linear or cosine"
+            f" constant; set dice_ramp: 0 or choose {', '.join(others)} or {last}"
         )
     if loss.dice_weight - abs(loss.dice_ramp) / 2 < 0:
         raise ConfigError(

@@ -26,16 +26,15 @@ from trainer.augment import Draws, drawn
 from trainer.capture import CapturedStep, can_be_captured
 from trainer.config import Config, base_identity, to_dict
 from trainer.data.dataset import FaceData, Part
-from trainer.dice_schedule import dice_weight_at
 from trainer.ema import decay_for
 from trainer.errors import CheckpointError, Diverged
 from trainer.fast import quicken
 from trainer.files import atomic_write_text
 from trainer.history import F_SCORE, TRAIN_F_SCORE, Row, best_epoch, f_scores
-from trainer.lr import cycle_ends, lr_at
 from trainer.model import model_of, parameter_count
 from trainer.presets import steps_per_epoch
 from trainer.runtime import applied
+from trainer.schedules import Schedules
 from trainer.scoring import Measured, measure
 from trainer.step import Lap, Numbers, Pixels, Stepper
 from trainer.writer import Writer
@@ -93,15 +92,6 @@ def patience_epochs(config: Config) -> float | None:
     return patience
 
 
-def schedule_ends(config: Config, steps: int) -> list[int]:
-    """Last steps of the learning rate's cycles for `steps` optimiser steps an epoch."""
-    return cycle_ends(
-        config.training.epochs * steps,
-        t_0_steps=config.t_0_epochs * steps,
-        t_mult=config.training.scheduler_params.T_mult,
-    )
-
-
 class _Training:
     """One training while it runs: model, average, optimiser, and the history so far."""
 
@@ -117,9 +107,7 @@ class _Training:
         self.scored_model.requires_grad_(False)
         self.batch_size = min(config.data.batch_size, len(self.train_part))
         self.steps = steps_per_epoch(len(self.train_part), config.data.batch_size)
-        self.total_steps = config.training.epochs * self.steps
-        self.ends = schedule_ends(config, self.steps)
-        self.warmup_steps = round(config.training.warmup_epochs * self.steps)
+        self.schedules = Schedules(config, self.steps)
         self.stepper = Stepper(
             config,
             model,
@@ -156,7 +144,8 @@ class _Training:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.stepper.model.train()
         for batch in range(self.steps):
-            lr, dice_weight = self._scheduled()
+            lr = self.schedules.lr(self.step)
+            dice_weight = self.schedules.dice_weight(self.step)
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             sums += self._optimise(chosen, draws[batch], self.stepper.numbers(lr, dice_weight))
             self.step += 1
@@ -192,24 +181,6 @@ class _Training:
             if self.device.type == "cuda" and can_be_captured(self.config):
                 self._step = CapturedStep.of(self.stepper, chosen, draws) or self.stepper
         return self._step(chosen, draws, numbers)
-
-    def _scheduled(self) -> tuple[float, float]:
-        """Learning rate and Dice weight of the coming step."""
-        training, loss = self.config.training, self.config.loss
-        lr = lr_at(
-            self.step,
-            ends=self.ends,
-            peak=training.learning_rate,
-            eta_min=training.scheduler_params.eta_min,
-            warmup_steps=self.warmup_steps,
-        )
-        dice_weight = dice_weight_at(
-            self.step / self.total_steps,
-            level=loss.dice_weight,
-            ramp=loss.dice_ramp,
-            schedule=loss.dice_schedule,
-        )
-        return lr, dice_weight
 
     def _score(self) -> Row:
         """The scored columns: averaged weights, eval mode, no augmentation, on both parts alike."""

@@ -1,4 +1,7 @@
-"""What a training minimises: cross-entropy, the user's Dice, and optionally Lovasz.
+"""What a training minimises: cross-entropy, the user's Dice, and optional terms.
+
+One more term is a function here and its entry in OPTIONAL_TERMS, under the key of its weight in the
+config's section `loss`.
 
 All terms are computed in float32, whatever the logits' type: sums over 262,144 pixels in bfloat16
 would lose the small parts. Cross-entropy and Dice share one softmax.
@@ -8,6 +11,8 @@ B batch, C class, H row, W column, P = H * W pixel.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,13 +25,13 @@ DICE_EPSILON = 1e-8
 class LossTerms(NamedTuple):
     """0-dim float32 tensors; `total` carries the weights, the other terms are unweighted.
 
-    lovasz is None where its weight is 0: it was not computed.
+    optional: by the key of its weight; one whose weight is 0 is left out, and was not computed.
     """
 
     total: Tensor
     ce: Tensor
     dice: Tensor
-    lovasz: Tensor | None
+    optional: dict[str, Tensor]
 
 
 def _sum_per_class(values_BP: Tensor, target_BP: Tensor, num_classes: int) -> Tensor:
@@ -184,6 +189,11 @@ def lovasz_loss(p_BCHW: Tensor, target_BHW: Tensor) -> Tensor:
     return _lovasz(p_BCHW.flatten(2), target_BHW.flatten(1))
 
 
+OPTIONAL_TERMS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {"lovasz_weight": lovasz_loss}
+)
+
+
 def _check_average(average: str) -> None:
     if average not in ("all", "present"):
         raise ValueError(f"dice_average: {average!r} is neither 'all' nor 'present'")
@@ -197,15 +207,15 @@ def segmentation_loss(
     dice_weight: float | Tensor = 1.5,
     label_smoothing: float = 0.0,
     dice_average: str = "all",
-    lovasz_weight: float = 0.0,
+    **weights: float,
 ) -> LossTerms:
     """The weighted sum of all terms.
 
     logits_BCHW: [B, C, H, W], any float type; target_BHW: int64 [B, H, W], ids below C.
     dice_weight: a number, or a 0-dim tensor (so that a compiled step is not rebuilt for each
-    new weight).
+    new weight). weights: of OPTIONAL_TERMS, 0 where not given.
     Returns LossTerms. Every term is a mean over images, so equal micro-batches may be averaged.
-    Raises ValueError if dice_average is neither `all` nor `present`.
+    Raises ValueError if dice_average is neither `all` nor `present`, KeyError for an unknown term.
     """
     _check_average(dice_average)
     total, ce, dice = _CrossEntropyAndDice.apply(
@@ -216,11 +226,13 @@ def segmentation_loss(
         label_smoothing,
         dice_average,
     )
-    lovasz = None
-    if lovasz_weight:
-        lovasz = lovasz_loss(logits_BCHW.float().softmax(dim=1), target_BHW)
-        total = total + lovasz_weight * lovasz
-    return LossTerms(total, ce, dice, lovasz)
+    optional = {}
+    for name, weight in weights.items():
+        if weight:
+            p_BCHW = logits_BCHW.float().softmax(dim=1)
+            optional[name] = OPTIONAL_TERMS[name](p_BCHW, target_BHW)
+            total = total + weight * optional[name]
+    return LossTerms(total, ce, dice, optional)
 
 
 def reduce_masks(target_BHW: Tensor, height: int, width: int) -> Tensor:
@@ -241,39 +253,24 @@ def training_loss(
     target_BHW: Tensor,
     *,
     aux_weight: float = 0.0,
-    ce_weight: float = 1.0,
-    dice_weight: float | Tensor = 1.5,
-    label_smoothing: float = 0.0,
-    dice_average: str = "all",
-    lovasz_weight: float = 0.0,
+    **settings: Any,
 ) -> LossTerms:
     """`segmentation_loss` of what a model in training mode returns, auxiliary heads included.
 
     outputs: logits [B, C, H, W], or those and a list of auxiliary logits on coarser grids, which
-    are compared with the masks reduced to their grid; target_BHW: int64 [B, H, W].
+    are compared with the masks reduced to their grid; target_BHW: int64 [B, H, W]; settings: of
+    `segmentation_loss`.
     Returns LossTerms: total has aux_weight times the mean auxiliary loss in it; ce, dice and
-    lovasz are the main head's own, so that curves with and without auxiliary heads compare.
+    optional are the main head's own, so that curves with and without auxiliary heads compare.
     """
-
-    def loss_of(logits: Tensor, target: Tensor) -> LossTerms:
-        return segmentation_loss(
-            logits,
-            target,
-            ce_weight=ce_weight,
-            dice_weight=dice_weight,
-            label_smoothing=label_smoothing,
-            dice_average=dice_average,
-            lovasz_weight=lovasz_weight,
-        )
-
     if isinstance(outputs, Tensor):
-        return loss_of(outputs, target_BHW)
+        return segmentation_loss(outputs, target_BHW, **settings)
     logits, auxiliary = outputs
-    terms = loss_of(logits, target_BHW)
+    terms = segmentation_loss(logits, target_BHW, **settings)
     if not aux_weight or not auxiliary:
         return terms
     extra = [
-        loss_of(coarse, reduce_masks(target_BHW, coarse.shape[-2], coarse.shape[-1])).total
+        segmentation_loss(coarse, reduce_masks(target_BHW, *coarse.shape[-2:]), **settings).total
         for coarse in auxiliary
     ]
     return terms._replace(total=terms.total + aux_weight * sum(extra) / len(extra))

@@ -78,6 +78,10 @@ class Stepper:
         )
         self.forward = torch.compile(model) if config.runtime.compile else model
         self.channels_last = bool(config.runtime.channels_last)
+        # what the loss is computed by; the Dice weight comes anew with every step
+        self.loss_settings = config.loss.model_dump(
+            exclude={"dice_weight", "dice_schedule", "dice_ramp"}
+        )
 
     def numbers(self, lr: float, dice_weight: float) -> Numbers:
         """Of the coming step, which is counted by that."""
@@ -112,23 +116,13 @@ class Stepper:
         self, images: Tensor, masks: Tensor, dice_weight: float | Tensor, share: float
     ) -> Tensor:
         """Add the gradient of a micro-batch that is `share` of the batch."""
-        loss = self.config.loss
         with torch.autocast(
             self.device.type,
             dtype=torch.bfloat16,
             enabled=self.config.runtime.precision == "bfloat16",
         ):
             outputs = self.forward(images)
-        terms = training_loss(
-            outputs,
-            masks,
-            aux_weight=loss.aux_weight,
-            ce_weight=loss.ce_weight,
-            dice_weight=dice_weight,
-            label_smoothing=loss.label_smoothing,
-            dice_average=loss.dice_average,
-            lovasz_weight=loss.lovasz_weight,
-        )
+        terms = training_loss(outputs, masks, dice_weight=dice_weight, **self.loss_settings)
         self.lap("forward")
         total = terms.total if share == 1 else terms.total * share
         total.backward()

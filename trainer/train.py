@@ -248,13 +248,13 @@ class _Shown:
 
 
 def _finish(console: Any, config: Config, result: FitResult, out: Path, data: Any) -> None:
-    from trainer.fit import schedule_ends
     from trainer.pictures import contact_sheet, curves_picture
     from trainer.presets import steps_per_epoch
+    from trainer.schedules import Schedules
     from trainer.scoring import final_scores
 
     steps = steps_per_epoch(len(data.train), config.data.batch_size)
-    restarts = [end / steps for end in schedule_ends(config, steps)[:-1]]
+    restarts = [end / steps for end in Schedules(config, steps).cycle_ends[:-1]]
     curves_picture(
         result.history, out / "curves.png", title=config.experiment.name, restarts=restarts
     )

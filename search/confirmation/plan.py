@@ -1,27 +1,28 @@
 """Which configurations are repeated, and with which fresh seeds.
 
-A study of repeats, `<name>-confirm`, holds one trial for each configuration and slot, a slot being
-the place of a seed: slot 0 is the configuration's first repeat. Everything that a run decides
-follows from the trials that have ended, so a run that was ended goes on as if it had not been.
+A study of repeats, `<name>-confirm`, holds one trial for each configuration and repeat index, which
+counts its seeds from 0. Everything that a run decides follows from the trials that have ended, so a
+run that was ended goes on as if it had not been.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
 
 import space
-from search.confirmation.scores import slot_key, slots
+from search.confirmation.looks import repeat_key, repeats_of
 from search.management.enqueue import put_in_queue
-from search.management.opening import planned
+from search.management.options import StudyOptions
+from search.management.planning import planned
 from search.results.reading import results_of
 from search.results.trials import Outcome
 from search.study.attributes import CONFIGURATION, REPEAT, SEED
@@ -48,6 +49,27 @@ from trainer.model import model_of
 
 
 @dataclass(frozen=True)
+class ConfirmOptions:
+    """What a run of repeats is asked for.
+
+    study: search whose `top` best are repeated, None: the latest; with compare (`KEY=V,V`) a name
+    for the repeats. config, data, preset: as in `StudyOptions`. seeds: of each configuration at
+    most. budget: epochs of all together at most. margin: difference that counts as none, in
+    standard deviations between seeds.
+    """
+
+    seeds: int
+    margin: float = 1.0
+    study: str | None = None
+    top: int | None = None
+    compare: str | None = None
+    config: Path | None = None
+    data: str | None = None
+    preset: str | None = None
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
 class Configuration:
     """What is repeated. label: its name in tables. value: its score at the search, None without."""
 
@@ -60,7 +82,7 @@ class Configuration:
 class Task:
     """Configurations to repeat in the study that `setup` describes.
 
-    used: seeds that are not fresh. notes: lines for the person.
+    used: seeds that are not fresh. notes: lines to show.
     """
 
     setup: Setup
@@ -79,7 +101,7 @@ def best_of(
 ) -> Task:
     """The `top` best complete trials of a search, those of one configuration counted once.
 
-    root, preset: as the person gave them, None: the search's own. Raises StudyError where the
+    root, preset: as the user gave them, None: the search's own. Raises StudyError where the
     search has no complete trial, or its trials were trained on other data or another way.
     """
     study = named_study(storage, search_name(name))
@@ -114,25 +136,25 @@ def best_of(
     )
 
 
-def compared(text: str, args: argparse.Namespace, name: str | None) -> Task:
+def compared(text: str, options: ConfirmOptions) -> Task:
     """The values of one key that `--compare` names, all else as search.run would resolve it.
 
-    args: of search.run. name: the study's, None: after data, preset, size and key. Raises
-    ConfigError for an unknown key and for values that cannot be compared.
+    Raises ConfigError for an unknown key and for values that cannot be compared.
     """
     key, values = _key_and_values(text)
-    plan = planned(args)
+    config, preset, data = options.config, options.preset, options.data
+    plan = planned(StudyOptions(config=config, preset=preset, data=data))
     composed = compose(
-        file=args.config,
-        preset=args.preset,
+        file=config,
+        preset=preset,
         default_preset=plan.preset,
-        flags={"data.root": args.data},
+        flags={"data.root": data},
         train_images=plan.summary.train,
         keep=[key],
     )
     try:
         searched = resolve(composed.config, table={key: _spec(values)})
-        name = repeats_name(name or f"{plan.setup.name}-{key}")
+        name = repeats_name(options.study or f"{plan.setup.name}-{key}")
         setup = _setup(name, searched, plan.summary, plan.setup)
         for value in values:
             _check(config_for(setup, {key: value}, seed=0), key, value)
@@ -142,19 +164,19 @@ def compared(text: str, args: argparse.Namespace, name: str | None) -> Task:
     return Task(setup, plan.summary, configurations, notes=composed.notes)
 
 
-def joined(task: Task, study: optuna.Study, mend: str) -> Task:
+def joined(task: Task, study: optuna.Study, fix: str) -> Task:
     """The task in a study of repeats that exists: its ranges hold what both of them need.
 
-    mend: what to do about a study that repeats something else. Raises StudyError with it.
+    fix: what to do about a study that repeats something else. Raises StudyError with it.
     """
     stored = load_setup(study)
-    _refuse(stored, task.setup, mend)
+    _refuse(stored, task.setup, fix)
     for one in task.configurations:
-        for row in slots(study, one.label)[:1]:
+        for row in repeats_of(study, one.label)[:1]:
             # a search may have been made anew under its old name
             if planned_params(row) != dict(one.params):
                 name = study.study_name
-                raise StudyError(f'study "{name}" repeats another {one.label} than this: {mend}')
+                raise StudyError(f'study "{name}" repeats another {one.label} than this: {fix}')
     ranges = {n: it for n, it in stored.specs().items() if not isinstance(it, space.Choice)}
     ends = [{n: getattr(it, end) for n, it in ranges.items()} for end in ("low", "high")]
     specs = _holding(task.setup.specs(), ends)
@@ -177,10 +199,10 @@ def _setup(name: str, searched: Searched, summary: DataSummary, like: Setup) -> 
     )
 
 
-def _refuse(stored: Setup, new: Setup, mend: str) -> None:
+def _refuse(stored: Setup, new: Setup, fix: str) -> None:
     found = differences(stored, new)
     if found:
-        raise StudyError(f'study "{stored.name}" has {some_of(found)}: {mend}')
+        raise StudyError(f'study "{stored.name}" has {some_of(found)}: {fix}')
 
 
 def _distinct(outcomes: Iterable[Outcome], setup: Setup) -> list[Outcome]:
@@ -205,9 +227,9 @@ def _holding(specs: Mapping[str, Spec], values: Iterable[Mapping[str, Any]]) -> 
 def _key_and_values(text: str) -> tuple[str, list[Value]]:
     """Raises ConfigError with one line."""
     name, equals, rest = (part.strip() for part in text.partition("="))
-    mend = "write KEY=VALUE,VALUE, as in dice_weight=1.0,1.5,2.0"
+    fix = "write KEY=VALUE,VALUE, as in dice_weight=1.0,1.5,2.0"
     if not (name and equals and rest):
-        raise ConfigError(f"--compare {text}: {mend}")
+        raise ConfigError(f"--compare {text}: {fix}")
     try:
         key = canonical(name, list(space.SPACE))
     except ConfigError as error:
@@ -223,7 +245,7 @@ def _key_and_values(text: str) -> tuple[str, list[Value]]:
         if value in values[:index]:
             raise ConfigError(f"--compare {text}: {_shown(value)} stands there twice; name it once")
     if len(values) < 2:
-        raise ConfigError(f"--compare {text}: one value has nothing to be compared with; {mend}")
+        raise ConfigError(f"--compare {text}: one value has nothing to be compared with; {fix}")
     return key, values
 
 
@@ -253,14 +275,14 @@ def _check(config: Config, key: str, value: Value) -> None:
 
 
 def _shown(value: Value) -> str:
-    """As a person writes it, and no two values alike."""
+    """As a user writes it, and no two values alike."""
     if isinstance(value, float):
         return short if float(short := f"{value:g}") == value else repr(value)
     return str(value)
 
 
 def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
-    """Put repeats in the queue, until each configuration has as many slots as are wanted."""
+    """Put repeats in the queue, until each configuration has as many as are wanted."""
     rows: list[tuple[Mapping[str, Value], Mapping[str, Any]]] = []
     used = set(task.used) | {
         seed
@@ -268,10 +290,10 @@ def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
         if (seed := row.user_attrs.get(SEED)) is not None
     }
     # seed by seed, so that an interrupted run knows as much of each
-    for slot, one in missing(study, task, wanted):
-        seed = fresh_seed(task.setup.seed, one.label, slot, used)
+    for index, one in missing(study, task, wanted):
+        seed = fresh_seed(task.setup.seed, one.label, index, used)
         used.add(seed)
-        attrs = {REPEAT: slot_key(one.label, slot), CONFIGURATION: one.label, SEED: seed}
+        attrs = {REPEAT: repeat_key(one.label, index), CONFIGURATION: one.label, SEED: seed}
         rows.append((one.params, attrs))
     put_in_queue(study, REPEAT, rows)
 
@@ -279,21 +301,21 @@ def enqueue(study: optuna.Study, task: Task, wanted: Mapping[str, int]) -> None:
 def missing(
     study: optuna.Study, task: Task, wanted: Mapping[str, int]
 ) -> list[tuple[int, Configuration]]:
-    """Slots that are wanted and not there yet, the lowest first."""
-    there = {label: len(slots(study, label)) for label in wanted}
+    """Repeats that are wanted and not there yet, with their index, the lowest first."""
+    there = {label: len(repeats_of(study, label)) for label in wanted}
     return sorted(
         (
-            (slot, one)
+            (index, one)
             for one in task.configurations
-            for slot in range(there.get(one.label, 0), wanted.get(one.label, 0))
+            for index in range(there.get(one.label, 0), wanted.get(one.label, 0))
         ),
         key=lambda row: row[0],
     )
 
 
-def fresh_seed(study_seed: int, label: str, slot: int, used: Collection[int]) -> int:
+def fresh_seed(study_seed: int, label: str, index: int, used: Collection[int]) -> int:
     """The training seed of a repeat, in [0, 2^31): always the same one that is not used."""
-    texts = (f"repeat {study_seed} {label} {slot} {again}" for again in itertools.count())
+    texts = (f"repeat {study_seed} {label} {index} {again}" for again in itertools.count())
     digests = (hashlib.sha256(text.encode()).digest() for text in texts)
     drawn = (int.from_bytes(digest[:4], "big") % 2**31 for digest in digests)
     return next(seed for seed in drawn if seed not in used)

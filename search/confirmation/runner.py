@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
-from search.confirmation.plan import Task, enqueue, missing
-from search.confirmation.scores import (
-    plan_state_of,
-    score_images,
-    scores_by_slot,
-    show,
-    unscored,
+from search.confirmation.looks import plan_state_of, scores_by_repeat
+from search.confirmation.plan import (
+    ConfirmOptions,
+    Task,
+    best_of,
+    compared,
+    enqueue,
+    joined,
+    missing,
 )
+from search.confirmation.scores import score_images, show, unscored
 from search.execution.launchers.local import PrewarmedWorker
 from search.execution.live_view import View
+from search.execution.options import RunOptions
 from search.execution.supervisor import Run, supervise
+from search.management.opening import decode_faces, refuse_orphans
 from search.results.statistics.intervals import seed_deviation
 from search.results.statistics.sequential_plan import FIRST, PlanState
 from search.results.statistics.verdicts import sentence
-from search.study.attributes import CONFIGURATION, JUDGED
+from search.study.attributes import CONFIGURATION, JUDGED, SETUP
+from search.study.identity import refuse_direction, refuse_foreign
 from search.study.lineages import diverged
-from search.study.lookup import load_setup
+from search.study.lookup import chosen_study, load_setup, named_study
 from search.study.shared_state import set_total
 from search.study.wording import counted, params_text
 from storage import LeasedStorage
@@ -35,29 +41,68 @@ from trainer.data.dataset import load_faces
 from trainer.errors import UserError
 from trainer.presets import DEMO_WARNING
 
+LOG = logging.getLogger(__name__)
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
-def first_look(args: argparse.Namespace, task: Task) -> int:
+def chosen_task(options: ConfirmOptions, storage: LeasedStorage | None) -> Task:
+    """What is repeated; storage: to look up the search in, not needed for --compare.
+
+    Raises StudyError, ConfigError, and UserError for too small a budget.
+    """
+    if options.compare is not None:
+        task = compared(options.compare, options)
+    else:
+        assert storage is not None
+        name = chosen_study(storage, options.study, LOG.info)
+        top = 3 if options.top is None else options.top
+        task = best_of(storage, name, top, root=options.data, preset=options.preset)
+    first_look(options, task)
+    return task
+
+
+def prepared(options: ConfirmOptions, storage: LeasedStorage, task: Task, runs: Path) -> Task:
+    """The task as it fits the study of repeats that may be there; all faces are decoded.
+
+    Nothing is written to the store. Raises StudyError where that study holds something else.
+    """
+    name = task.setup.name
+    if name in {study.study_name for study in storage.get_all_studies()}:
+        fix = "give these repeats another name with --study NAME"
+        if options.compare is None:
+            fix = "delete that study in the dashboard, or give its --compare again"
+        study = named_study(storage, name)
+        if SETUP in study.user_attrs:
+            refuse_direction(study, fix)
+            task = joined(task, study, fix)
+        else:
+            refuse_foreign(study, fix)
+    refuse_orphans(storage, name, runs)
+    decode_faces(task.setup)
+    return task
+
+
+def first_look(options: ConfirmOptions, task: Task) -> int:
     """Seeds of each configuration at the first look. Raises UserError for too small a budget."""
-    first = min(FIRST, args.seeds)
-    if args.budget is not None:
+    first = min(FIRST, options.seeds)
+    if options.budget is not None:
         round_of_all = len(task.configurations) * task.setup.epochs
-        first = min(first, args.budget // round_of_all)
+        first = min(first, options.budget // round_of_all)
         if first < 2:
             raise UserError(
-                f"--budget {args.budget}: two seeds of {len(task.configurations)} configurations,"
-                f" {task.setup.epochs} epochs each, take {2 * round_of_all}: give that at least"
+                f"--budget {options.budget}: two seeds of {len(task.configurations)}"
+                f" configurations, {task.setup.epochs} epochs each, take {2 * round_of_all}: give"
+                " that at least"
             )
     return first
 
 
 @dataclass
 class Repeating:
-    """What one run holds. args: of search.confirm; run_args: the same, as search.run has them."""
+    """What one run of repeats holds."""
 
-    args: argparse.Namespace
-    run_args: argparse.Namespace
+    options: ConfirmOptions
+    run_options: RunOptions
     storage: LeasedStorage
     study: optuna.Study
     task: Task
@@ -70,32 +115,34 @@ class Repeating:
 
     @property
     def runs(self) -> Path:
-        return Path(self.args.runs)
+        return Path(self.run_options.runs)
 
     def introduce(self) -> None:
-        """Settle what is about to be done, and tell it, with what it costs at most."""
-        task, args = self.task, self.args
+        """Store what is about to be done, and print it, with what it costs at most."""
+        task, options = self.task, self.options
         how = {
             "labels": task.labels,
-            "cap": args.seeds,
-            "first": first_look(args, task),
-            "margin": args.margin,
+            "cap": options.seeds,
+            "first": first_look(options, task),
+            "margin": options.margin,
         }
         self.study.set_user_attr(JUDGED, how)
         for note in (*task.notes, *task.summary.notes):
-            self.view.say(f"note: {note}")
-        first, count = first_look(args, task), len(task.configurations)
-        most = count * args.seeds * self.epochs
-        budget = most if args.budget is None else min(most, args.budget)
-        seeds = f"{first} to {args.seeds} fresh seeds" if first < args.seeds else f"{first} seeds"
-        self.view.say(
+            LOG.info(f"note: {note}")
+        first, count = first_look(options, task), len(task.configurations)
+        most = count * options.seeds * self.epochs
+        budget = most if options.budget is None else min(most, options.budget)
+        seeds = (
+            f"{first} to {options.seeds} fresh seeds" if first < options.seeds else f"{first} seeds"
+        )
+        LOG.info(
             f"study {task.setup.name}: {counted(count, 'configuration')} with {seeds} each, of"
             f" {self.epochs} epochs: at most {budget:,} epochs; {task.summary.name},"
             f" {task.summary.train} train / {task.summary.val} val / {task.summary.test} test"
         )
         self._list()
         if task.setup.preset == "demo":
-            self.view.say(DEMO_WARNING)
+            LOG.info(DEMO_WARNING)
 
     def train(self, prewarmed: PrewarmedWorker) -> int:
         """Repeat until there is no look to make, or somebody ends the run; the exit code."""
@@ -106,13 +153,14 @@ class Repeating:
             enqueue(self.study, self.task, now.wanted)
             rows = self.study.get_trials(deepcopy=False)
             waiting = sum(row.state in _OPEN for row in rows)
-            self.view.say(
+            LOG.info(
                 f"for look {now.look + 1} of at most {now.looks}: {counted(waiting, 'training')}"
             )
             # a failed one does not count, and must not be replaced by a draw
-            self.run_args.trials = sum(row.state != TrialState.FAIL for row in rows)
-            set_total(self.study, self.run_args.trials)
-            run = Run(self.run_args, self.storage, self.study, load_setup(self.study), self.view)
+            total = sum(row.state != TrialState.FAIL for row in rows)
+            set_total(self.study, total)
+            run_options = replace(self.run_options, trials=total)
+            run = Run(run_options, self.storage, self.study, load_setup(self.study), self.view)
             # once is enough
             run.estimated = now.look > 0
             code = supervise(run, prewarmed)
@@ -132,7 +180,7 @@ class Repeating:
         if not todo:
             return
         setup = load_setup(self.study)
-        self.view.say(f"scoring {counted(len(todo), 'network')} image by image, on val and test")
+        LOG.info(f"scoring {counted(len(todo), 'network')} image by image, on val and test")
         data = load_faces(
             setup.data["root"],
             image_size=setup.base["data"]["image_size"],
@@ -147,28 +195,30 @@ class Repeating:
     def conclude(self, commands: Mapping[str, str]) -> None:
         """Print tables, the sentence, why it ended, and the commands that come next."""
         now = self.plan_state()
-        slots = {label: scores_by_slot(self.study, label) for label in self.task.labels}
+        by_repeat = {label: scores_by_repeat(self.study, label) for label in self.task.labels}
         scores: Mapping[str, Sequence[float]] = now.scores
         said = f"{sentence(scores, now.pairs)}."
         if not now.look:
-            scores = {label: [it for it in own if it is not None] for label, own in slots.items()}
+            scores = {
+                label: [it for it in own if it is not None] for label, own in by_repeat.items()
+            }
             said = "Not judged yet: the first look has not been reached."
         if any(scores.values()):
             searched = {one.label: one.value for one in self.task.configurations}
             show(self.view.console, self.study, self.runs, scores, searched, said, now.looks)
             self._list()
-        for line in self._remarks(now, slots, commands["confirm"]):
-            self.view.say(line)
+        for line in self._remarks(now, by_repeat, commands["confirm"]):
+            LOG.info(line)
         self.view.console.print()
         for what in ("watch", "report", "export"):
-            self.view.say(f"{what + ':':<9}{commands[what]}")
+            LOG.info(f"{what + ':':<9}{commands[what]}")
 
     def _affordable(self, now: PlanState) -> bool:
         """Whether the budget pays for the next look."""
-        if self.args.budget is None:
+        if self.options.budget is None:
             return True
         new = len(missing(self.study, self.task, now.wanted))
-        return not new or self._spent() + new * self.epochs <= self.args.budget
+        return not new or self._spent() + new * self.epochs <= self.options.budget
 
     def _spent(self) -> int:
         rows = self.study.get_trials(deepcopy=False)
@@ -178,10 +228,10 @@ class Repeating:
         # with --compare the label says it all
         if any(one.value is not None for one in self.task.configurations):
             for one in self.task.configurations:
-                self.view.say(f"  {one.label}: {params_text(one.params)}")
+                LOG.info(f"  {one.label}: {params_text(one.params)}")
 
     def _remarks(
-        self, now: PlanState, slots: Mapping[str, Sequence[float | None]], again: str
+        self, now: PlanState, by_repeat: Mapping[str, Sequence[float | None]], again: str
     ) -> list[str]:
         """Why the run ended, and what else a reader of the table should know."""
         rows = [
@@ -192,27 +242,27 @@ class Repeating:
         lines = []
         if strange := sum(diverged(row) for row in rows):
             lines.append(f"{counted(strange, 'training')} diverged; what was reached before counts")
-        if nothing := sum(score is None for own in slots.values() for score in own):
+        if nothing := sum(score is None for own in by_repeat.values() for score in own):
             lines.append(f"{counted(nothing, 'training')} failed or stopped: so many seeds fewer")
-        if any(len(own) > self.args.seeds for own in slots.values()):
-            lines.append(f"--seeds {self.args.seeds}: there are more; these stand in the report")
+        if any(len(own) > self.options.seeds for own in by_repeat.values()):
+            lines.append(f"--seeds {self.options.seeds}: there are more; these stand in the report")
         waiting = sum(row.state in _OPEN for row in rows)
         if self.ended:
             lines.append(f"{counted(waiting, 'training')} not at an end; to go on: {again}")
         elif now.wanted:
             new = len(missing(self.study, self.task, now.wanted)) * self.epochs
             lines.append(
-                f"--budget {self.args.budget}: {self._spent()} epochs are spent, and the next look"
-                f" takes {new}; a larger one goes on"
+                f"--budget {self.options.budget}: {self._spent()} epochs are spent, and the next"
+                f" look takes {new}; a larger one goes on"
             )
         elif any(pair.verdict is None for pair in now.pairs):
             lines.append(
-                f"--seeds {self.args.seeds} is reached; more go on: raise it and run again"
+                f"--seeds {self.options.seeds} is reached; more go on: raise it and run again"
             )
         elif now.pairs:
             deviation = seed_deviation(now.scores) or 0.0
             lines.append(
-                f"every two are told apart, or equal within {self.args.margin:g} seed SD"
-                f" ({self.args.margin * deviation:.4f})"
+                f"every two are told apart, or equal within {self.options.margin:g} seed SD"
+                f" ({self.options.margin * deviation:.4f})"
             )
         return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.management.enqueue import marked
 from search.results.statistics.intervals import Interval, chance_best, interval, over_images
-from search.results.statistics.sequential_plan import PlanState, plan_state
-from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
+from search.study.attributes import CONFIGURATION
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
 from search.study.repeats import confirmed_scores, score_of
@@ -37,32 +34,6 @@ PARTS = ("val", "test")
 IMAGES = "images.json"
 
 
-def slots(study: optuna.Study, label: str) -> list[FrozenTrial]:
-    """The repeats of a configuration, in the order of their slots."""
-    found = marked(study, REPEAT)
-    keys = (slot_key(label, slot) for slot in itertools.count())
-    return [found[key] for key in itertools.takewhile(found.__contains__, keys)]
-
-
-def scores_by_slot(study: optuna.Study, label: str) -> list[float | None]:
-    """Score of each slot up to the first that has not ended; None for one that came to nothing."""
-    ended = itertools.takewhile(lambda row: row.state.is_finished(), slots(study, label))
-    return [score_of(row) for row in ended]
-
-
-def plan_state_of(study: optuna.Study) -> PlanState | None:
-    """The looks at a study of repeats, as its latest run was to make them; None before a run."""
-    plan = study.user_attrs.get(JUDGED)
-    if plan is None:
-        return None
-    scores = {label: scores_by_slot(study, label) for label in plan["labels"]}
-    return plan_state(scores, cap=plan["cap"], first=plan["first"], margin=plan["margin"])
-
-
-def slot_key(label: str, slot: int) -> str:
-    return f"{label} #{slot}"
-
-
 def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     """The confirmed winner of a study: of the configuration with the best mean, the repeat that
     lies nearest to that mean: what it is worth, not its luckiest seed.
@@ -72,13 +43,13 @@ def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     """
     repeats = repeats_name(name)
     words = ["python", "-m", "search.confirm", "--study", search_name(name)]
-    mend = f"run {command_line(words)}"
+    fix = f"run {command_line(words)}"
     if repeats not in {study.study_name for study in storage.get_all_studies()}:
-        raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {mend}')
+        raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {fix}')
     study = named_study(storage, repeats)
     scores = confirmed_scores(study)
     if not scores:
-        raise StudyError(f'study "{repeats}" has no finished repeat yet; {mend}')
+        raise StudyError(f'study "{repeats}" has no finished repeat yet; {fix}')
     means = {label: statistics.fmean(own) for label, own in scores.items()}
     winner = max(means, key=lambda label: means[label])
     apart = {

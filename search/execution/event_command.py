@@ -1,4 +1,4 @@
-"""`--on-event CMD`: a command of the person's own, told what happens in a search.
+"""`--on-event CMD`: a command of the user's own that hears what happens in a search.
 
 The command runs in a shell and gets one JSON object on standard input. It runs beside the search:
 one that hangs is ended, one that fails is named in a line, and neither costs a trial.
@@ -7,6 +7,7 @@ one that hangs is ended, one that fails is named in a line, and neither costs a 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -23,22 +24,22 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study import lineages
 from search.study.attributes import CANCELLED, F_SCORE_FULL, REASON
 
+LOG = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
 # events that wait for a slow command; more would come too late to be of use
 MOST_WAITING = 100
 
 
-class Notifier:
-    """Runs the command for each event, one at a time, in the order told.
+class EventCommand:
+    """Runs the command for each event, one at a time, in the order sent.
 
-    command: for `sh -c`; None: nobody is told. told: lines for the person. Used through `with`: at
-    the end the events that wait are still delivered, within timeout_s in all.
+    command: for `sh -c`; None: nothing is run. Used through `with`: at the end the events that wait
+    are still delivered, within timeout_s in all.
     """
 
     def __init__(
         self, command: str | None, common: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        self.told: list[str] = []
         self._command = command
         self._common = dict(common)
         self._timeout_s = timeout_s
@@ -47,7 +48,7 @@ class Notifier:
         self._child: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._run, name="on-event", daemon=True)
 
-    def __enter__(self) -> Notifier:
+    def __enter__(self) -> EventCommand:
         if self._command is not None:
             self._thread.start()
         return self
@@ -71,9 +72,9 @@ class Notifier:
                 _end_group(self._child)
                 self._thread.join(1.0)
                 left = self._events.qsize()
-                self.told.append(f"--on-event: the command took too long; {left} events are left")
+                LOG.info(f"--on-event: the command took too long; {left} events are left")
 
-    def tell(self, event: str, **values: Any) -> None:
+    def send(self, event: str, **values: Any) -> None:
         """Hand an event over; returns at once."""
         if self._command is None:
             return
@@ -81,12 +82,12 @@ class Notifier:
         try:
             self._events.put_nowait(record)
         except queue.Full:
-            self.told.append(f"--on-event: {MOST_WAITING} events wait already; one was left out")
+            LOG.info(f"--on-event: {MOST_WAITING} events wait already; one was left out")
 
-    def tell_all(self, news: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Hand over what `News` has found."""
-        for event, values in news:
-            self.tell(event, **values)
+    def send_all(self, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Hand over what `EventDetector` has found."""
+        for event, values in events:
+            self.send(event, **values)
 
     def _run(self) -> None:
         while (record := self._events.get()) is not None and not self._closing.is_set():
@@ -95,7 +96,7 @@ class Notifier:
             except OSError as error:
                 trouble = f"could not be started: {error.strerror}"
             if trouble is not None:
-                self.told.append(f"--on-event: the command {trouble} (event {record['event']})")
+                LOG.info(f"--on-event: the command {trouble} (event {record['event']})")
 
     def _deliver(self, text: str) -> str | None:
         """Run the command once; what went wrong, or None."""
@@ -129,7 +130,7 @@ def _end_group(child: subprocess.Popen[str] | None) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-class News:
+class EventDetector:
     """What has happened since the last look: new best trials, and trials that failed."""
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:

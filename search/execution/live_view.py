@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a live view at a terminal, plain lines elsewhere."""
+"""What a user sees while a search runs: a live view at a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def _means(trials: Sequence[FrozenTrial]) -> Text:
     if not scores:
         return Text("means: no repeat is complete yet", style="dim")
     means = sorted(((fmean(own), len(own), label) for label, own in scores.items()), reverse=True)
-    told = ", ".join(f"{label} {mean:.4f} ({count})" for mean, count, label in means)
-    return Text.assemble(("means ", "bold"), told)
+    text = ", ".join(f"{label} {mean:.4f} ({count})" for mean, count, label in means)
+    return Text.assemble(("means ", "bold"), text)
 
 
 class View:
@@ -160,10 +160,6 @@ class View:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-    def say(self, text: str) -> None:
-        """One line above the view."""
-        tell(self.console, text)
 
     def update(self, snapshot: StudySnapshot) -> None:
         """Draw the study as it stands, at most twice a second."""

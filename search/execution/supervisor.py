@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -16,8 +16,8 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial
 
-from search.execution.event_command import News, Notifier, described
-from search.execution.launchers.capacity import Place, workers_per_device
+from search.execution.event_command import EventCommand, EventDetector, described
+from search.execution.launchers.capacity import Device, workers_per_device
 from search.execution.launchers.local import (
     LocalLauncher,
     PrewarmedWorker,
@@ -27,6 +27,7 @@ from search.execution.launchers.local import (
 )
 from search.execution.launchers.ray import RayLauncher
 from search.execution.live_view import StudySnapshot, View
+from search.execution.options import RunOptions
 from search.execution.stop_requests import Signals, SupervisorSignals
 from search.strategy.revival import Revivals, parked
 from search.study.attributes import CONTINUES
@@ -41,6 +42,7 @@ from storage.optuna_internals import id_of_study
 from trainer.errors import UserError
 from trainer.runtime import usable_cores
 
+LOG = logging.getLogger(__name__)
 _LOOK_S = 0.25
 _DRAIN_S = 600.0
 
@@ -48,7 +50,6 @@ _DRAIN_S = 600.0
 class Workers(Protocol):
     """What a supervisor needs of a launcher; see `launchers.local.LocalLauncher`."""
 
-    told: list[str]
     lost: set[str]
     trained: set[str]
 
@@ -65,7 +66,7 @@ class Workers(Protocol):
 class Run:
     """What one run of the supervisor holds."""
 
-    args: argparse.Namespace
+    options: RunOptions
     storage: LeasedStorage
     study: optuna.Study
     setup: Setup
@@ -81,20 +82,20 @@ class Run:
         trials = self.study.get_trials(deepcopy=False)
         self.finished_before = len(finished(trials))
         self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
-        self.revivals = Revivals(self.study, Path(self.args.runs), self.view.say)
+        self.revivals = Revivals(self.study, Path(self.options.runs), LOG.info)
         self._drain_mark = drain_mark(self.study)
 
     @property
     def folder(self) -> Path:
         """The study's folder of runs."""
-        return trial_folder(Path(self.args.runs), self.study.study_name, 0).parent
+        return trial_folder(Path(self.options.runs), self.study.study_name, 0).parent
 
     def snapshot(self) -> StudySnapshot:
         """The study as it stands now."""
         return StudySnapshot(
             name=self.study.study_name,
             trials=self.study.get_trials(deepcopy=False),
-            total=self.args.trials,
+            total=self.options.trials,
             epochs=self.setup.epochs,
             finished_before=self.finished_before,
             elapsed_s=time.monotonic() - self.began_s,
@@ -102,7 +103,7 @@ class Run:
 
     def stopped(self, snapshot: StudySnapshot) -> bool:
         """Whether `--stop-after` has ended the search."""
-        most = self.args.stop_after
+        most = self.options.stop_after
         return most is not None and nothing_better_for(snapshot.trials) >= most
 
     def drained(self) -> bool:
@@ -128,34 +129,34 @@ class Run:
 def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
     """Keep workers at work until the budget is reached or somebody ends the run; the exit code.
 
-    Raises UserError and StorageError for what a person has to mend; running trials then wait.
+    Raises UserError and StorageError for what the user has to fix; running trials then wait.
     """
     common = {
         "study": run.study.study_name,
-        "storage": redact(run.args.storage),
-        "trials": run.args.trials,
+        "storage": redact(run.options.storage),
+        "trials": run.options.trials,
     }
-    news = News(run.snapshot().trials)
-    with _telling(run, Notifier(run.args.on_event, common)) as notifier:
+    detector = EventDetector(run.snapshot().trials)
+    with EventCommand(run.options.on_event, common) as events:
         try:
             with (
                 SupervisorSignals(run.storage) as signals,
                 _crew(run, prewarmed) as launcher,
                 run.view,
             ):
-                reason = _watched(run, launcher, notifier, news, signals)
+                reason = _watched(run, launcher, events, detector, signals)
         except (UserError, StorageError) as error:
-            notifier.tell("failed", trial=None, reason=str(error))
+            events.send("failed", trial=None, reason=str(error))
             raise
         except KeyError:
             if run.study.study_name in {it.study_name for it in run.storage.get_all_studies()}:
                 raise
             line = f'study "{run.study.study_name}" was deleted while it was running'
-            notifier.tell("failed", trial=None, reason=line)
+            events.send("failed", trial=None, reason=line)
             raise StudyError(line) from None
         snapshot = run.snapshot()
-        notifier.tell_all(news.since(snapshot.trials))
-        notifier.tell(
+        events.send_all(detector.since(snapshot.trials))
+        events.send(
             "finished",
             reason=reason,
             finished=snapshot.finished,
@@ -165,23 +166,13 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
     return 130 if reason == "interrupted" else 0
 
 
-@contextlib.contextmanager
-def _telling(run: Run, notifier: Notifier) -> Iterator[Notifier]:
-    """The notifier at work; what it has left to say is said, however the run ends."""
-    try:
-        with notifier:
-            yield notifier
-    finally:
-        for line in notifier.told:
-            run.view.say(line)
-
-
-def _watched(run: Run, launcher: Workers, notifier: Notifier, news: News, signals: Signals) -> str:
+def _watched(
+    run: Run, launcher: Workers, events: EventCommand, detector: EventDetector, signals: Signals
+) -> str:
     """Look after the launcher until the run is over; why it is over."""
-    view = run.view
     lease = lease_of(run.storage, run.study.study_name)
     reaper = Reaper(run.storage, id_of_study(run.study), lease.grace_s)
-    until = None if run.args.timeout is None else run.began_s + run.args.timeout
+    until = None if run.options.timeout is None else run.began_s + run.options.timeout
     progress = _Progress()
     try:
         while True:
@@ -196,29 +187,28 @@ def _watched(run: Run, launcher: Workers, notifier: Notifier, news: News, signal
                     # numbers have gaps where rows were deleted
                     row = next((it for it in trials if it.number == reaped.number), None)
                     name = f"trial {reaped.number}" if row is None else name_of(row, trials)
-                    view.say(f"{name} lost its worker; it waits in the queue")
+                    LOG.info(
+                        f"{name} lost its worker; it waits in the queue",
+                        extra={"trial": reaped.number, "worker": reaped.owner},
+                    )
             snapshot = run.snapshot()
-            for lines in (launcher.told, notifier.told):
-                # others append meanwhile
-                while lines:
-                    view.say(lines.pop(0))
-            notifier.tell_all(news.since(snapshot.trials))
+            events.send_all(detector.since(snapshot.trials))
             launcher.trained |= progress.owners(snapshot.trials, reaper.claims)
-            view.update(snapshot)
+            run.view.update(snapshot)
             _estimate(run, snapshot, launcher)
             if not at_work:
                 return "stop-after" if run.stopped(snapshot) else "done"
             if run.drained():
-                view.say("asked to end: running trials finish their epoch and wait")
+                LOG.info("asked to end: running trials finish their epoch and wait")
                 # a worker that has just started has not heard of it
                 _end(run, launcher, reaper, signals)
                 return "asked to end"
             if until is not None and time.monotonic() > until:
-                view.say(f"--timeout {run.args.timeout:g}: running trials finish their epoch")
+                LOG.info(f"--timeout {run.options.timeout:g}: running trials finish their epoch")
                 _end(run, launcher, reaper, signals)
                 return "timeout"
             if signals.asked.wait(_LOOK_S):
-                view.say(
+                LOG.info(
                     "Ctrl-C: running trials finish their epoch and wait; once more ends at once"
                 )
                 _end(run, launcher, reaper, signals)
@@ -232,49 +222,47 @@ def _watched(run: Run, launcher: Workers, notifier: Notifier, news: News, signal
 @contextlib.contextmanager
 def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Workers]:
     """The workers of this run, at work."""
-    args = run.args
+    options = run.options
     logs = run.folder / "workers"
-    command = ["--storage", args.storage, "--study", run.study.study_name, "--runs", args.runs]
-    if args.stop_after is not None:
-        command += ["--stop-after", str(args.stop_after)]
+    words = options.worker_words(run.study.study_name)
     # more workers than trials to come would only wait
     trials = run.snapshot().trials
     revivable = len(under_way(trials)) + len(parked(trials))
-    missing = args.trials - run.finished_before
+    missing = options.trials - run.finished_before
     most = max(1, missing if missing > 0 else revivable)
-    if args.launcher == "ray":
+    if options.launcher == "ray":
         with RayLauncher(
-            command,
-            args.workers,
+            words,
+            options.workers,
             logs,
-            address=args.ray_address,
-            device=args.device,
-            gpus_per_worker=args.gpus_per_worker,
+            address=options.ray_address,
+            device=options.device,
+            gpus_per_worker=options.gpus_per_worker,
             threads=run.setup.runtime["threads"],
             most=most,
         ) as ray_crew:
             yield ray_crew
         return
     with _signals_as_interrupt():
-        plans = _slots(run, most)
-    with LocalLauncher(command, plans, logs, prewarmed) as launcher:
-        run.view.say(
+        plans = _worker_plans(run, most)
+    with LocalLauncher(words, plans, logs, prewarmed) as launcher:
+        LOG.info(
             f"{counted(len(plans), 'worker')} on {plans[0].device},"
             f" {counted(plans[0].threads, 'thread')} each; logs in {logs}"
         )
         yield launcher
 
 
-def _slots(run: Run, most: int) -> list[WorkerPlan]:
+def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:
     """Where the workers of this run compute."""
-    args, runtime, cores = run.args, run.setup.runtime, usable_cores()
+    options, runtime, cores = run.options, run.setup.runtime, usable_cores()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    per_device = args.per_device
-    if per_device == "auto":
+    per_device = options.per_device
+    if isinstance(per_device, str):
         devices = devices_of(runtime["device"], gpus)
         per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
     return plan_workers(
-        args.workers,
+        options.workers,
         device=runtime["device"],
         cores=cores,
         gpus=gpus,
@@ -287,8 +275,8 @@ def _slots(run: Run, most: int) -> list[WorkerPlan]:
 def _measured_per_device(run: Run, device: str, cores: int) -> int:
     setup = run.setup
     config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
-    place = Place(device, cores, setup.runtime["threads"])
-    return workers_per_device(config, place, pictures=setup.data["train"], say=run.view.say)
+    target = Device(device, cores, setup.runtime["threads"])
+    return workers_per_device(config, target, pictures=setup.data["train"])
 
 
 class _Progress:
@@ -321,7 +309,7 @@ def _end(run: Run, launcher: Workers, reaper: Reaper, signals: Signals) -> None:
 
 def _free_claims(run: Run, owners: Collection[str]) -> None:
     """Put back the trials of workers of ours that ended without doing so."""
-    # a store that is away cannot be told: the reaper of the next run does it
+    # a store that is away hears nothing: the reaper of the next run does it
     with contextlib.suppress(StorageError):
         for claim in run.storage.live_claims(id_of_study(run.study)):
             if claim.owner in owners:
@@ -357,9 +345,9 @@ def _estimate(run: Run, snapshot: StudySnapshot, launcher: Workers) -> None:
     if seconds is None:
         return
     run.estimated = True
-    left = run.args.trials - snapshot.finished
+    left = run.options.trials - snapshot.finished
     whole = seconds * run.setup.epochs * left / max(1, launcher.alive())
-    run.view.say(
+    LOG.info(
         f"an epoch takes about {seconds:.1f} s: {left} trials of {run.setup.epochs} epochs on"
         f" {launcher.alive()} workers at most {duration(whole)}"
         + ("" if run.setup.pruner == "none" else "; pruning shortens that")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import FrozenTrial, TrialState
 
-from search.execution.worker_context import WorkerContext, load_data, say
+from search.execution.worker_context import WorkerContext, load_data
 from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON
 from search.study.run_records import trial_record
 from search.study.training_metrics import metrics
@@ -27,6 +28,8 @@ from trainer.fit import FitResult
 from trainer.pictures import contact_sheet
 from trainer.runtime import applied
 from trainer.scoring import final_scores
+
+LOG = logging.getLogger(__name__)
 
 
 def finish(
@@ -62,13 +65,14 @@ def finish(
     if result is None:
         context.study.tell(trial, state=state)
         how = row.user_attrs.get(REASON) or "stopped"
-        say(f"trial {trial.number}: {state.name}, {how}")
+        LOG.info(f"trial {trial.number}: {state.name}, {how}", extra={"trial": trial.number})
     else:
         assert result.best_f_score is not None, "a trial trains on the train part, so it is scored"
         context.study.tell(trial, result.best_f_score)
-        say(
+        LOG.info(
             f"trial {trial.number}: {state.name}, {result.best_f_score:.4f}"
-            f" (epoch {result.best_epoch})"
+            f" (epoch {result.best_epoch})",
+            extra={"trial": trial.number},
         )
     context.storage.release(token)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 import contextlib
 import errno
+import logging
 import traceback
 from typing import cast
 
@@ -27,9 +28,8 @@ from optuna.trial import TrialState
 
 from search.execution.objective import run_trial, suggest
 from search.execution.trial_end import finish, write_config
-from search.execution.worker_context import WorkerContext, load_data, say
-from search.strategy.equipping import equip
-from search.strategy.revival import continued
+from search.execution.worker_context import WorkerContext, load_data
+from search.strategy.loading import set_sampler_and_pruner
 from search.study.attributes import (
     CANCELLED,
     COPIED_FROM,
@@ -56,6 +56,8 @@ from trainer.config import (
 from trainer.errors import Diverged
 from trainer.fit import FitResult, Progress
 from trainer.runtime import choose_runtime
+
+LOG = logging.getLogger(__name__)
 
 
 def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
@@ -98,12 +100,12 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Revival:
-    """A trial without a place of the budget. parent: to go on from; None: one that waits.
+    """A trial without a place of the budget. row: the new one that goes on; None: one that waits.
 
     known: how many rows of the study went on from another one when that was decided.
     """
 
-    parent: FrozenTrial | None
+    row: FrozenTrial | None
     known: int
 
 
@@ -131,7 +133,9 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
                 if _is_machines(error):
                     raise
                 if isinstance(error, KeyError) and _is_deleted(context, trial_id):
-                    say(f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped")
+                    LOG.info(
+                        f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped"
+                    )
                     context.storage.release(token)
                     return
                 _failed(context, trial_id, token, error)
@@ -162,10 +166,9 @@ def _begun(context: WorkerContext, token: int, revival: Revival | None) -> int |
         if trial_id is None and context.setup.draws:
             return context.storage.new_trial(context.study_id, token)
         return trial_id
-    if revival.parent is None:
+    if revival.row is None:
         return context.storage.pop_waiting(context.study_id, token, revivals=True)
-    row = continued(revival.parent)
-    return context.storage.revive(context.study_id, token, row, revival.known)
+    return context.storage.revive(context.study_id, token, revival.row, revival.known)
 
 
 def _keep_verdict(context: WorkerContext, trial_id: int, token: int) -> None:
@@ -203,12 +206,12 @@ def _failed(context: WorkerContext, trial_id: int, token: int, error: Exception)
     line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if times == 1:
         context.storage.requeue(trial_id, token)
-        say(f"trial {row.number}: {line}; it is tried once more")
+        LOG.info(f"trial {row.number}: {line}; it is tried once more", extra={"trial": row.number})
         return
     context.storage.set_trial_user_attr(trial_id, REASON, line)
     context.storage.set_trial_state_values(trial_id, TrialState.FAIL)
     context.storage.release(token)
-    say(f"trial {row.number}: FAIL, {line}")
+    LOG.info(f"trial {row.number}: FAIL, {line}", extra={"trial": row.number})
     _check_failures(context, line)
 
 
@@ -258,7 +261,10 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     state = TrialState.COMPLETE
     try:
         if start is not None:
-            say(f"trial {trial.number} goes on from epoch {start.epoch}")
+            LOG.info(
+                f"trial {trial.number} goes on from epoch {start.epoch}",
+                extra={"trial": trial.number},
+            )
             _report_missing(trial, start, reported, config.training.epochs)
         while result is None:
             try:
@@ -293,7 +299,7 @@ def refresh(context: WorkerContext) -> None:
     setup = load_setup(context.study)
     if setup != context.setup:
         context.setup = setup
-        equip(context.study, setup)
+        set_sampler_and_pruner(context.study, setup)
 
 
 def _after_epoch(

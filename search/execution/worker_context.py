@@ -10,7 +10,6 @@ import optuna
 from optuna.trial import TrialState
 
 from search.execution.stop_requests import WorkerSignals
-from search.strategy.revival import Revivals
 from search.study.identity import refuse_direction
 from search.study.lookup import load_setup
 from search.study.names import owner_name
@@ -44,7 +43,6 @@ class WorkerContext:
     owner: str = field(default_factory=lambda: owner_name(os.getpid()))
     setup: Setup = field(init=False)
     data: FaceData | None = field(init=False, default=None)
-    revivals: Revivals = field(init=False)
     failed_before: frozenset[int] = field(init=False)
     _drain_mark: str | None = field(init=False)
 
@@ -52,7 +50,6 @@ class WorkerContext:
         self.signals.busy = self.storage.at_work
         self.setup = load_setup(self.study)
         refuse_direction(self.study)
-        self.revivals = Revivals(self.study, self.runs, say)
         self._drain_mark = drain_mark(self.study)
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         self.failed_before = frozenset(trial.number for trial in failed)
@@ -90,7 +87,3 @@ def load_data(context: WorkerContext) -> FaceData:
         )
     context.data = faces
     return faces
-
-
-def say(line: str) -> None:
-    print(line, flush=True)

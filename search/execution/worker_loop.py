@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.trial_runner import Revival, one_trial, refresh
 from search.execution.worker_context import WorkerContext, load_data
+from search.strategy.revival import Revivals, continued
 from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
 from search.study.setup import StudyError
 from search.study.shared_state import total_of
 from storage import Reaper, ReaperThread
 
+LOG = logging.getLogger(__name__)
 _PAUSE_S = 0.5
 
 
@@ -21,7 +24,7 @@ def work(context: WorkerContext) -> int:
     """Train trials until the budget is used up and no parked trial is worth going on with, nothing
     better comes, or somebody asks to leave.
 
-    Returns 0. Raises UserError and StorageError for what a person has to mend; the trial at hand
+    Returns 0. Raises UserError and StorageError for what the user has to fix; the trial at hand
     then waits in the queue.
     """
     with ReaperThread(Reaper(context.storage, context.study_id, context.grace_s)):
@@ -39,6 +42,7 @@ def work(context: WorkerContext) -> int:
 
 
 def _work(context: WorkerContext) -> None:
+    revivals = Revivals(context.study, context.runs, LOG.info)
     while not context.leaving():
         trials = context.study.get_trials(deepcopy=False)
         if context.stop_after is not None and nothing_better_for(trials) >= context.stop_after:
@@ -49,7 +53,7 @@ def _work(context: WorkerContext) -> None:
                 f'study "{context.study.study_name}" has no budget: run search.run on it'
             )
         refresh(context)
-        revival = _revival(context, trials, total)
+        revival = _revival(context, revivals, trials, total)
         if revival is None and len(finished(trials)) >= total and not under_way(trials):
             return
         if not context.setup.draws and not any(t.state == TrialState.WAITING for t in trials):
@@ -70,11 +74,13 @@ def _work(context: WorkerContext) -> None:
             context.signals.asked.wait(_PAUSE_S)
 
 
-def _revival(context: WorkerContext, trials: Sequence[FrozenTrial], total: int) -> Revival | None:
+def _revival(
+    context: WorkerContext, revivals: Revivals, trials: Sequence[FrozenTrial], total: int
+) -> Revival | None:
     known = sum(CONTINUES in trial.user_attrs for trial in trials)
     if any(trial.state == TrialState.WAITING for trial in under_way(trials)):
         return Revival(None, known)
-    number = context.revivals.next(trials, context.setup, total)
+    number = revivals.next(trials, context.setup, total)
     if number is None:
         return None
-    return Revival(next(trial for trial in trials if trial.number == number), known)
+    return Revival(continued(next(row for row in trials if row.number == number)), known)

@@ -66,7 +66,7 @@ class Batch:
     """The runs of one file or folder, read and checked.
 
     settings, marks: of each run, what its config says and by which it is known again. metric: as
-    given or told, None for neither. notes: lines for a person.
+    given, None for neither. notes: lines to show.
     """
 
     path: Path
@@ -87,16 +87,16 @@ class Imported:
 
 
 def read_batch(path: Path, metric: str | None = None) -> Batch:
-    """Read and check a file or folder. Raises UserError, with file, run and mend."""
+    """Read and check a file or folder. Raises UserError, with file, run and fix."""
     runs, left_out = read_runs(path)
     settings = [settings_of(run.config) for run in runs]
     for run, known in zip(runs, settings, strict=True):
         _check_storable(run, known)
     marks = [_mark(run, known) for run, known in zip(runs, settings, strict=True)]
     _refuse_twins(runs, marks)
-    told = {run.metric or known.metric for run, known in zip(runs, settings, strict=True)}
-    if metric is None and len(told) > 1:
-        shown = "; ".join(sorted(text or "none told" for text in told))
+    given = {run.metric or known.metric for run, known in zip(runs, settings, strict=True)}
+    if metric is None and len(given) > 1:
+        shown = "; ".join(sorted(text or "none given" for text in given))
         raise UserError(
             f"{path}: its runs have several metrics ({shown}); split the file, or say --metric"
         )
@@ -105,7 +105,7 @@ def read_batch(path: Path, metric: str | None = None) -> Batch:
     idle = sorted({key for known in settings for key in known.ignored})
     if idle:
         keys.append(f"without an effect on these runs, kept apart: {', '.join(idle)}")
-    return Batch(path, runs, settings, marks, metric or next(iter(told)), [*left_out, *keys])
+    return Batch(path, runs, settings, marks, metric or next(iter(given)), [*left_out, *keys])
 
 
 def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
@@ -156,13 +156,13 @@ def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
     return study
 
 
-def _agreed_metric(study: optuna.Study | None, name: str, told: str | None) -> str:
+def _agreed_metric(study: optuna.Study | None, name: str, given: str | None) -> str:
     stored = {} if study is None else study.user_attrs.get(IMPORTED, {})
     if not stored:
-        return told or METRIC
-    if told is not None and told != stored["metric"]:
+        return given or METRIC
+    if given is not None and given != stored["metric"]:
         raise StudyError(
-            f'study "{name}" has the metric "{stored["metric"]}", these runs have "{told}": name'
+            f'study "{name}" has the metric "{stored["metric"]}", these runs have "{given}": name'
             " another study with --study"
         )
     return str(stored["metric"])
@@ -209,9 +209,9 @@ def _check_storable(run: Run, settings: Settings) -> None:
         raise UserError(
             f"{run.where}: {oldconfig.EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
         )
-    told = (run.name, run.note, run.metric, run.config)
+    given = (run.name, run.note, run.metric, run.config)
     try:
-        json.dumps(told, default=str, ensure_ascii=False).encode()
+        json.dumps(given, default=str, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         found = error.object[error.start : error.end]
         # the run's name may hold it
@@ -234,8 +234,8 @@ def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
 def _mark(run: Run, settings: Settings) -> str:
     """By which a run is known again, whatever its file is called and however it is written."""
     seed = _seed(run, settings)
-    told = [run.name, seed, settings.config, run.val_f, run.series, run.metrics]
-    text = json.dumps(told, sort_keys=True, default=str)
+    given = [run.name, seed, settings.config, run.val_f, run.series, run.metrics]
+    text = json.dumps(given, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -275,7 +275,7 @@ def _label(batch: Batch, place: int) -> str:
 
 def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[str, Any]:
     labels = {"name": settings.experiment, "description": settings.description}
-    told = {
+    given = {
         CONFIG: settings.config,
         SERIES: {name: list(values) for name, values in run.series.items()},
         IGNORED: settings.ignored,
@@ -285,8 +285,8 @@ def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[st
         **_metrics(run, settings.config),
     }
     if oldconfig.continues(settings, run.val_f):
-        told[CONTINUED] = oldconfig.parent(settings, others)
-    return {key: value for key, value in told.items() if value is not None}
+        given[CONTINUED] = oldconfig.parent(settings, others)
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,10 +294,10 @@ def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     dice, ce = config.get("loss.dice_weight"), config.get("loss.ce_weight", 1.0)
     weights = {"ce_weight": ce, "dice_weight": dice} if is_number(dice) and is_number(ce) else None
     if not run.val_f:
-        told = _completed(run.metrics)
+        given = _completed(run.metrics)
         if weights is not None:
-            told.setdefault("ce_dice_ratio", training_metrics.ratio(**weights))
-        return told
+            given.setdefault("ce_dice_ratio", training_metrics.ratio(**weights))
+        return given
     train = run.series.get("train_f")
     history = [
         {"epoch": epoch, "val_f": score, **({} if train is None else {"train_f": train[epoch - 1]})}
@@ -307,9 +307,9 @@ def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     return found if weights else {**found, "ce_dice_ratio": None}
 
 
-def _completed(told: Mapping[str, Any]) -> dict[str, Any]:
+def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
     """A table's metrics, with those that follow from the others."""
-    all_ = dict(told)
+    all_ = dict(given)
     best = all_["best_val_f"]
     if "train_f_at_best" in all_:
         all_.setdefault("gap", all_["train_f_at_best"] - best)

@@ -43,7 +43,7 @@ _DROPPED = " is dropped: "
 class Settings:
     """config: by dotted name. ignored: what had no effect, as it was written. notes: a line per key
     that was renamed or that this trainer does not have. seed, metric, experiment, description: as
-    told, None or "" where not. weights: a file that the run started from.
+    given, None or "" where not. weights: a file that the run started from.
     """
 
     config: dict[str, Any]
@@ -121,13 +121,13 @@ def _split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def continues(settings: Settings, val_f: Sequence[float]) -> bool:
     """Whether a run started from another run's weights: it says so, or its first epoch does."""
-    told = f"{settings.experiment} {settings.description}".lower()
+    text = f"{settings.experiment} {settings.description}".lower()
     # nobody learns most of it in one epoch; a run that never learned anything is flat too
     high_at_once = len(val_f) >= 10 and val_f[0] >= 0.3 and val_f[0] >= 0.8 * max(val_f)
     return bool(
         settings.weights
         or _CONTINUES.search(settings.experiment.lower())
-        or _CONTINUES_FROM.search(told)
+        or _CONTINUES_FROM.search(text)
         or high_at_once
     )
 

@@ -126,7 +126,7 @@ def run_of_row(
         )
     config = plain(config)
     metrics: dict[str, Any] = {}
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     taken: dict[str, str] = {}
     remarks, why = [], "empty"
     for heading, cell in row.items():
@@ -140,12 +140,12 @@ def run_of_row(
                 continue
             for name, value in _metrics_in(column, heading, cell, where, commas).items():
                 if metrics.get(name, value) != value:
-                    raise _told_twice(where, name, metrics[name], taken[name], value, heading)
+                    raise _given_twice(where, name, metrics[name], taken[name], value, heading)
                 metrics[name], taken[name] = value, heading
         elif words in _NAMES:
-            told["name"] = str(cell).strip() or None
+            given["name"] = str(cell).strip() or None
         elif words in ("seed", "metric"):
-            told[words] = cell
+            given[words] = cell
         elif words in _NOTES:
             remarks.append(str(cell))
         else:
@@ -156,20 +156,20 @@ def run_of_row(
             before = _at(config, path)
             if before is not None and before != value:
                 name = ".".join(path)
-                raise _told_twice(where, name, before, taken.get(name, "config"), value, heading)
+                raise _given_twice(where, name, before, taken.get(name, "config"), value, heading)
             taken[".".join(path)] = heading
             put(config, path, value)
     if "best_val_f" not in metrics:
         return Unfinished(where, why)
     _check_row(metrics, where)
     return Run(
-        name=told.get("name"),
+        name=given.get("name"),
         where=where,
         config=config,
         metrics=metrics,
-        seed=read_seed(told.get("seed"), where),
+        seed=read_seed(given.get("seed"), where),
         note=", ".join(remarks) or None,
-        metric=read_metric(told, above),
+        metric=read_metric(given, above),
     )
 
 
@@ -194,7 +194,7 @@ def holds_text(path: Sequence[str]) -> bool:
     )
 
 
-def _told_twice(
+def _given_twice(
     where: str, name: str, one: object, heading: str, other: object, second: str
 ) -> UserError:
     return UserError(
@@ -256,7 +256,7 @@ def _check_row(metrics: Mapping[str, Any], where: str) -> None:
         )
     at, trained = metrics.get("best_epoch"), metrics.get("epochs_trained")
     if at is not None and trained is not None and at > trained:
-        raise UserError(f"{where}: the best epoch {at} lies after the last one {trained}; mend one")
+        raise UserError(f"{where}: the best epoch {at} lies after the last one {trained}; fix one")
 
 
 def check_inside(value: float, name: str, limits: tuple[float, float], where: str) -> None:
@@ -264,9 +264,9 @@ def check_inside(value: float, name: str, limits: tuple[float, float], where: st
     low, high = limits
     if not low <= value <= high:
         percent = high == 1 and 1 < value <= 100
-        mend = "is it in percent? divide by 100" if percent else "write what was measured"
+        fix = "is it in percent? divide by 100" if percent else "write what was measured"
         bounds = f"from {low:g} on" if math.isinf(high) else f"in [{low:g}, {high:g}]"
-        raise UserError(f"{where}: {name} is {value:g}, not {bounds}; {mend}")
+        raise UserError(f"{where}: {name} is {value:g}, not {bounds}; {fix}")
 
 
 # ------------------------------------------------------------------------------------------ cells
@@ -298,7 +298,7 @@ def _bare(cell: Any) -> Any:
 
 
 def _number_in(
-    cell: Any, what: str, commas: bool, mend: str = "write it like 0.6889"
+    cell: Any, what: str, commas: bool, fix: str = "write it like 0.6889"
 ) -> tuple[int | float, bool, float | None]:
     """The number that a cell spells, whether in percent, and the percentage in brackets behind it.
 
@@ -311,7 +311,7 @@ def _number_in(
     text = cell.strip().replace("\u2212", "-") if isinstance(cell, str) else ""
     match = _CELL.fullmatch(text)
     if match is None or any(unicodedata.category(letter) == "Sc" for letter in text):
-        raise UserError(f"{what}: {cell!r} is no number; {mend}")
+        raise UserError(f"{what}: {cell!r} is no number; {fix}")
     for mark, used in ((",", True), (".", commas)):
         if used and re.fullmatch(_GROUPED % re.escape(mark), match[1]):
             whole, parts = match[1].replace(mark, ""), match[1].replace(",", ".")
@@ -319,7 +319,7 @@ def _number_in(
     number = decimal(match[1].replace(",", "."))
     inner = None if match[3] is None else decimal(match[3].replace(",", "."))
     if number is None or (match[3] is not None and inner is None):
-        raise UserError(f"{what}: {cell!r} is beyond what a number can be here; {mend}")
+        raise UserError(f"{what}: {cell!r} is beyond what a number can be here; {fix}")
     return number, bool(match[2]), inner
 
 
@@ -390,7 +390,7 @@ def plain(value: Any) -> Any:
 
 
 def read_seed(value: Any, where: str) -> int | None:
-    """A seed, None where none is told. Raises UserError for anything but a whole number."""
+    """A seed, None where none is given. Raises UserError for anything but a whole number."""
     if value is None or _bare(value) in _ABSENT:
         return None
     seed = decimal(value.strip()) if isinstance(value, str) else value
@@ -402,5 +402,5 @@ def read_seed(value: Any, where: str) -> int | None:
 
 def read_metric(entry: Mapping[str, Any], above: Mapping[str, Any]) -> str | None:
     """What a run, or the mapping around all runs, says that its scores are."""
-    told = entry.get("metric") or above.get("metric")
-    return None if told is None else str(told)
+    given = entry.get("metric") or above.get("metric")
+    return None if given is None else str(given)

@@ -43,7 +43,7 @@ _NAMED = 5
 def read_runs(path: Path) -> tuple[list[Run], list[str]]:
     """Every run of a file or folder, in its order, and lines on what was left out.
 
-    Raises UserError (one line with file, run and mend) if anything in it is amiss.
+    Raises UserError (one line with file, run and fix) if anything in it is invalid.
     """
     notes: list[str] = []
     if not path.exists():
@@ -203,7 +203,7 @@ def _config_beside(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
             config = _data(beside)
             if not isinstance(config, Mapping):
                 raise UserError(
-                    f"{beside}: sections such as `model:` are needed; mend it or take it away"
+                    f"{beside}: sections such as `model:` are needed; fix it or take it away"
                 )
             return dict(config), []
     return None, [f"{path}: no {' or '.join(CONFIGS)} beside it, so its settings are not known"]
@@ -254,7 +254,7 @@ def _of_list(
 def _of_entry(
     entry: Mapping[str, Any], where: str, above: Mapping[str, Any], notes: Sequence[str]
 ) -> Run:
-    """A run with its curve. notes: what has been found amiss already."""
+    """A run with its curve. notes: what has been found invalid already."""
     key = _curve_key(entry)
     if key is None:
         raise UserError(f"{where}: no list val_f_score; add one score per epoch, or leave it out")

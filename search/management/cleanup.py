@@ -7,19 +7,22 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import optuna
+from optuna.trial import FrozenTrial
+
+from search.strategy.revival import Revivals
+from search.study import lineages
 from search.study.attributes import CONTINUES, COPIED_FROM, STOPPED
+from search.study.checkpoints import newest_checkpoint
+from search.study.lookup import load_setup
+from search.study.run_folders import token_folders, token_folders_of, trial_folder
+from search.study.run_records import ARTIFACTS
+from search.study.setup import Setup, trial_config
+from search.study.shared_state import total_of
+from storage import LeasedStorage
 from storage.optuna_internals import id_of_study
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from search.strategy.revival import Revivals
-    from search.study.setup import Setup
-    from storage import LeasedStorage
-
+from trainer.errors import ConfigError, UserError
 
 KEPT_BEST = 5
 
@@ -59,7 +62,6 @@ class Useless:
 @dataclass(frozen=True)
 class KeptFiles:
     """A study as the store has it at one moment.
-
     claims: number -> token of the live claim. living: numbers of unfinished trials and of those
     that they continue. reached: the study has its total and no parked trial is to go on. heirs:
     number of a parked trial -> of the row that has gone on from it. best: numbers whose best.pt
@@ -79,9 +81,6 @@ def useless_of_study(
     storage: LeasedStorage, study: optuna.Study, runs: Path, *, parked: bool, remove: bool
 ) -> Iterator[Useless]:
     """What nobody needs of a study; with remove each is gone when it is yielded."""
-    from search.strategy.revival import Revivals
-    from search.study.run_folders import token_folders_of, trial_folder
-
     # what is gone is no news here
     revivals = Revivals(study, runs, lambda line: None)
     for number in sorted(kept_files(storage, study, revivals).rows):
@@ -97,10 +96,6 @@ def useless_of_study(
 
 def kept_files(storage: LeasedStorage, study: optuna.Study, revivals: Revivals) -> KeptFiles:
     """Read where a study stands. Raises StudyError."""
-    from search.study import lineages
-    from search.study.lookup import load_setup
-    from search.study.shared_state import total_of
-
     rows = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     # after the rows: whoever claims a trial later finds it as it is now
     claims = {
@@ -138,8 +133,6 @@ def useless_of(
     kept_files: KeptFiles, number: int, tokens: Sequence[Path], *, parked: bool
 ) -> Iterator[Useless]:
     """What nobody needs of one trial. tokens: the folders of its claims, oldest first."""
-    from search.study import lineages
-
     row, claim = kept_files.rows[number], kept_files.claims.get(number)
     state = row.state.name
     tokens = [folder for folder in tokens if _is_of(folder, kept_files.setup.uid)]
@@ -170,8 +163,6 @@ def useless_of(
 
 def _is_heir(row: FrozenTrial, tokens: Sequence[Path]) -> bool:
     """Whether a revival has no more use for the checkpoints of the row that it goes on from."""
-    from search.study.run_folders import token_folders_of
-
     if row.state.name == "COMPLETE":
         return True
     own = token_folders_of(tokens[0].parents[1] / str(row.number)) if tokens else []
@@ -180,10 +171,6 @@ def _is_heir(row: FrozenTrial, tokens: Sequence[Path]) -> bool:
 
 def _newest(setup: Setup, row: FrozenTrial, tokens: Sequence[Path]) -> list[Path]:
     """The files of the checkpoint that the trial's next owner goes on from."""
-    from search.study.checkpoints import newest_checkpoint
-    from search.study.setup import trial_config
-    from trainer.errors import ConfigError
-
     whole = [folder for folder in tokens if all((folder / name).is_file() for name in CHECKPOINTS)]
     if len(whole) > 1:
         try:
@@ -191,15 +178,13 @@ def _newest(setup: Setup, row: FrozenTrial, tokens: Sequence[Path]) -> list[Path
             start = newest_checkpoint([whole[0].parent], config, setup.uid)
         except (KeyError, ConfigError):
             start = None
-        # one that cannot be told from the others costs none of them
+        # one that cannot be known from the others costs none of them
         whole = whole if start is None else [start.path.parent]
     return [folder / name for folder in whole for name in CHECKPOINTS]
 
 
 def unnamed_artifacts(storage: LeasedStorage, runs: Path, *, remove: bool) -> Iterator[Useless]:
     """Artifacts that no trial and no study of the store names."""
-    from search.study.run_records import ARTIFACTS
-
     folder = runs / ARTIFACTS
     if folder.is_symlink() or not folder.is_dir():
         return
@@ -218,6 +203,12 @@ def unnamed_artifacts(storage: LeasedStorage, runs: Path, *, remove: bool) -> It
     for useless in _left_over(unnamed, _ARTIFACT, UNNAMED):
         if not remove or _unlinked(useless.path):
             yield useless
+
+
+def unknown_folders(runs: Path, studies: Sequence[optuna.Study]) -> list[Path]:
+    """Folders of trials of studies that are none of these, by name."""
+    known = {trial_folder(runs, study.study_name, 0).parent for study in studies}
+    return sorted({folder.parents[1] for folder in token_folders(runs)} - known)
 
 
 def _left_over(paths: Iterable[Path], names: re.Pattern[str], what: str) -> Iterator[Useless]:
@@ -254,14 +245,12 @@ def _is_of(folder: Path, uid: str) -> bool:
 
 def _unlinked(path: Path) -> bool:
     """Remove a file; False where it is gone already. Raises UserError."""
-    from trainer.errors import UserError
-
     try:
         path.unlink()
     except FileNotFoundError:
         return False
     except OSError as error:
         raise UserError(
-            f"{path}: {error.strerror}; mend that and run the same command: it removes the rest"
+            f"{path}: {error.strerror}; fix that and run the same command: it removes the rest"
         ) from None
     return True

@@ -1,4 +1,4 @@
-"""Trials that a person asks for: `--enqueue FILE.yaml` and `queue add`.
+"""Trials that a user asks for: `--enqueue FILE.yaml` and `queue add`.
 
 The file is a YAML list of `{params: {name: value}, seed?, note?, priority?, expect?}`. What an
 entry does not name it takes from the study's base config. Optuna ignores unknown names and takes
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, NOTE, PRIORITY, SEED
+from search.study.requests import marked
 from search.study.search_space import Value, canonical, inside, is_number
 from search.study.setup import Setup, config_for
 from storage.optuna_internals import id_of_trial, storage_of
@@ -34,7 +35,7 @@ _KEYS = ("params", "seed", "note", "priority", "expect")
 class Request:
     """One asked-for trial.
 
-    params: only what the person named. priority: higher first. expect: the person's own forecast
+    params: only what the user named. priority: higher first. expect: the user's own forecast
     of the score, low and high in [0, 1], kept for the report.
     """
 
@@ -46,7 +47,7 @@ class Request:
 
 
 def read_requests(path: Path) -> list[Request]:
-    """The entries of a file. Raises ConfigError naming the file, the entry and the mend."""
+    """The entries of a file. Raises ConfigError naming the file, the entry and the fix."""
     data = read_yaml(path, _holds_text)
     if not isinstance(data, list):
         raise ConfigError(f"{path}: a list is needed, as in `- params: {{dice_weight: 1.5}}`")
@@ -92,7 +93,7 @@ def _spelt(value: Any) -> Any:
 
 
 def complete(request: Request, setup: Setup, where: str = "enqueued") -> dict[str, Value]:
-    """Every searched parameter of the trial. Raises ConfigError for names or values amiss."""
+    """Every searched parameter of the trial. Raises ConfigError for invalid names or values."""
     specs = setup.specs()
     values, named = dict(setup.defaults), dict[str, str]()
     for written, value in request.params.items():
@@ -184,15 +185,6 @@ def put_in_queue(
     ]
 
 
-def marked(study: optuna.Study, mark: str) -> dict[Any, FrozenTrial]:
-    """The study's trials by their attribute `mark`, the earliest of each."""
-    found: dict[Any, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False):
-        if mark in trial.user_attrs:
-            found.setdefault(trial.user_attrs[mark], trial)
-    return found
-
-
 def _settle(study: optuna.Study, mark: str) -> None:
     """Two runs that enqueue at the same moment make doubles: the later rows are cancelled."""
     first = marked(study, mark)
@@ -207,11 +199,11 @@ def _settle(study: optuna.Study, mark: str) -> None:
 def _expectation(value: object, where: str) -> tuple[float, float] | None:
     if value is None:
         return None
-    mend = "write [low, high], scores from 0 to 1"
+    fix = "write [low, high], scores from 0 to 1"
     ends = [_spelt(end) for end in value] if isinstance(value, list) else []
     if len(ends) != 2 or not all(is_number(end) for end in ends):
-        raise ConfigError(f"{where}: expect: {value!r}: {mend}")
+        raise ConfigError(f"{where}: expect: {value!r}: {fix}")
     low, high = map(float, ends)
     if not 0 <= low <= high <= 1:
-        raise ConfigError(f"{where}: expect: [{low:g}, {high:g}]: {mend}")
+        raise ConfigError(f"{where}: expect: [{low:g}, {high:g}]: {fix}")
     return low, high

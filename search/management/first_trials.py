@@ -15,7 +15,7 @@ from search.study.search_space import Spec, Value, describe, format_value, match
 from search.study.setup import Setup, config_for
 from trainer.errors import ConfigError
 
-# after everything that a person asked for
+# after everything that a user asked for
 FIRST_PRIORITY = -1_000_000
 
 
@@ -42,12 +42,12 @@ def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
             break
         if number in present:
             continue
-        params, amiss = _fitted(trial.params, named.params, specs, setup)
+        params, reason = _fitted(trial.params, named.params, specs, setup)
         double = next((other for other in taken if _same(other[1], params)), None)
-        if amiss is None and double is not None:
-            amiss = f"the same as {double[0]}"
-        if amiss is not None:
-            lines.append(f"first trial {number} ({trial.note}) left out: {amiss}")
+        if reason is None and double is not None:
+            reason = f"the same as {double[0]}"
+        if reason is not None:
+            lines.append(f"first trial {number} ({trial.note}) left out: {reason}")
             continue
         attrs: dict[str, Any] = {FIRST: number, NOTE: trial.note, PRIORITY: FIRST_PRIORITY}
         if trial.prediction is not None:

@@ -1,179 +1,104 @@
-"""The start of a run: what the command line comes to, checked before anything is written."""
+"""The start of a run: its study opened, or made, and its queue filled."""
 
 from __future__ import annotations
 
-import argparse
+import logging
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
-import torch
 from rich.console import Console
 from rich.table import Table
 
-import space
-from search.management.enqueue import Request, complete, enqueue, read_requests
+from search.management.enqueue import enqueue
 from search.management.first_trials import enqueue_first
-from search.management.transfer import adopt
-from search.strategy.equipping import load_study
+from search.management.options import StudyOptions
+from search.management.planning import Plan
+from search.management.transfer import transfer_trials
+from search.strategy.loading import load_study, set_sampler_and_pruner
 from search.study import search_space
 from search.study.attributes import SETUP
 from search.study.checkpoints import written_by
-from search.study.identity import agreed
+from search.study.identity import METRIC_NAMES, agreed
 from search.study.lookup import load_setup
-from search.study.names import CONFIRM_SUFFIX, default_name, is_repeats
+from search.study.names import CONFIRM_SUFFIX, is_repeats
 from search.study.run_folders import token_folders_of, trial_folder
-from search.study.search_space import Searched
-from search.study.setup import (
-    CHANGEABLE,
-    PRUNE_RISK,
-    PRUNER,
-    REVIVE,
-    SAMPLER,
-    Setup,
-    StudyError,
-    make_setup,
-)
+from search.study.setup import CHANGEABLE, Setup, StudyError
 from search.study.shared_state import lease_of, set_lease, set_total
-from search.study.wording import tell
 from storage import LeasedStorage
 from trainer.cli import progress_bar
-from trainer.config import compose
-from trainer.data.dataset import DataSummary, describe, load_faces, mask_warnings
-from trainer.model import build_model, parameter_count
-from trainer.presets import DEMO_WARNING, PRESETS, default_preset, steps_per_epoch
+from trainer.data.dataset import load_faces, mask_warnings
+from trainer.presets import DEMO_WARNING, PRESETS, steps_per_epoch
 from trainer.presets import table as preset_rows
-from trainer.runtime import check_device
 
-if TYPE_CHECKING:
-    from trainer.data.dataset import DataSummary
-from search.strategy.equipping import equip
-from search.study.identity import METRIC_NAMES
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the command line and the config came to, before the store is touched."""
-
-    setup: Setup
-    summary: DataSummary
-    preset: str
-    parameters: int
-    notes: Sequence[str]
-    requests: Sequence[Request]
-
-
-def planned(args: argparse.Namespace) -> Plan:
-    """Check all that can be checked without the store; nothing is written."""
-    requests = read_requests(args.enqueue) if args.enqueue else []
-    flags = {
-        "data.root": args.data,
-        "data.image_size": args.image_size,
-        "data.batch_size": args.batch_size,
-        "training.epochs": args.epochs,
-        "runtime.device": None if args.device == "auto" else args.device,
-    }
-    # the first pass finds the data set, whose size turns a preset's steps into epochs
-    draft = compose(file=args.config, preset=args.preset, flags={**flags, "training.epochs": None})
-    root, device = draft.config.data.root, draft.config.runtime.device
-    check_device(device)
-    cuda = torch.cuda.is_available() and device != "cpu"
-    preset = args.preset or default_preset(root, cuda=cuda)
-    draft = compose(
-        file=args.config,
-        preset=args.preset,
-        default_preset=preset,
-        flags={**flags, "training.epochs": None},
-    )
-    summary = describe(root, draft.config.data.synthetic_images)
-    composed = compose(
-        file=args.config,
-        preset=args.preset,
-        default_preset=preset,
-        flags=flags,
-        train_images=summary.train,
-        keep=[
-            search_space.canonical(text.partition("=")[0].strip(), list(space.SPACE))
-            for text in (*args.fix, *args.ranges)
-        ],
-    )
-    searched = search_space.resolve(composed.config, args.fix, args.ranges)
-    config = searched.config
-    model = build_model(
-        config.model.name,
-        width=config.model.width,
-        # whether dropout acts is a question for a network that has some
-        dropout=_highest_dropout(searched),
-        aux=config.loss.aux_weight > 0,
-    )
-    setup = make_setup(
-        args.study or default_name(summary.name, preset, config.data.image_size),
-        searched,
-        summary,
-        seed=args.seed or 0,
-        sampler=args.sampler or SAMPLER,
-        pruner=args.pruner or PRUNER,
-        preset=preset,
-        revive=REVIVE if args.revive is None else args.revive,
-        prune_risk=args.prune_risk or PRUNE_RISK,
-    )
-    for number, request in enumerate(requests, start=1):
-        complete(request, setup, f"{args.enqueue}: entry {number}")
-    return Plan(setup, summary, preset, parameter_count(model), composed.notes, requests)
+LOG = logging.getLogger(__name__)
 
 
 def opened(
-    args: argparse.Namespace, plan: Plan, storage: LeasedStorage, console: Console
+    options: StudyOptions,
+    plan: Plan,
+    storage: LeasedStorage,
+    console: Console,
+    *,
+    runs: Path,
+    trials: int,
 ) -> tuple[optuna.Study, Setup]:
-    """Open the study and fill its queue; faces are decoded before anything is written."""
-    for flag, name in (("--study", args.study), ("--from", args.old)):
+    """Open the study and fill its queue; faces are decoded before anything is written.
+
+    trials: finished ones that the study should reach. Raises StudyError and UserError.
+    """
+    for flag, name in (("--study", options.study), ("--from", options.old)):
         if name is not None and is_repeats(name):
             raise StudyError(
                 f"{flag} {name}: names in {CONFIRM_SUFFIX} are kept for repeats, which python -m"
                 " search.confirm goes on with; name a search"
             )
-    if args.old:
-        load_study(storage, args.old)
-    explicit = [name for name in ("seed", *CHANGEABLE) if getattr(args, name) is not None]
+    if options.old:
+        load_study(storage, options.old)
+    explicit = [name for name in ("seed", *CHANGEABLE) if getattr(options, name) is not None]
     # a study made for something else is refused before a long decoding
     agreed(storage, plan.setup, explicit=explicit)
-    lease = lease_of(storage, plan.setup.name).changed(args.beat_s, args.grace_s)
-    refuse_orphans(storage, plan.setup.name, Path(args.runs))
-    data = plan.setup.base["data"]
-    root = plan.setup.data["root"]
-    with progress_bar("decoding faces") as tick:
-        # once, into the cache that the workers share
-        load_faces(
-            root,
-            image_size=data["image_size"],
-            synthetic_images=data["synthetic_images"],
-            tick=tick,
-        )
+    lease = lease_of(storage, plan.setup.name).changed(options.beat_s, options.grace_s)
+    refuse_orphans(storage, plan.setup.name, runs)
+    decode_faces(plan.setup)
     with progress_bar("looking at the masks") as tick:
-        warnings = mask_warnings(root, tick=tick)
+        notes = mask_warnings(plan.setup.data["root"], tick=tick)
     study = open_study(storage, plan.setup, explicit=explicit)
     setup = load_setup(study)
     for note in (*plan.notes, *plan.summary.notes):
-        tell(console, f"note: {note}")
+        LOG.info(f"note: {note}")
     _introduce(console, setup, plan)
     if plan.preset == "demo":
-        tell(console, DEMO_WARNING)
-    for warning in warnings:
-        tell(console, f"note: {warning}")
-    lines = adopt(study, storage, args.old) if args.old else []
+        LOG.info(DEMO_WARNING)
+    for note in notes:
+        LOG.info(f"note: {note}")
+    lines = transfer_trials(study, storage, options.old) if options.old else []
     if plan.requests:
-        made = enqueue(study, setup, plan.requests, where=str(args.enqueue))
-        lines.append(f"{args.enqueue}: {len(made)} of {len(plan.requests)} configurations enqueued")
-    set_total(study, args.trials)
+        made = enqueue(study, setup, plan.requests, where=str(options.enqueue))
+        lines.append(
+            f"{options.enqueue}: {len(made)} of {len(plan.requests)} configurations enqueued"
+        )
+    set_total(study, trials)
     set_lease(study, lease)
-    if not args.no_priors:
-        lines += enqueue_first(study, setup, args.trials)
+    if options.priors:
+        lines += enqueue_first(study, setup, trials)
     for line in lines:
-        tell(console, line)
+        LOG.info(line)
     return study, setup
+
+
+def decode_faces(setup: Setup) -> None:
+    """Decode the study's faces, once, into the cache that the workers share."""
+    settings = setup.base["data"]
+    with progress_bar("decoding faces") as tick:
+        load_faces(
+            setup.data["root"],
+            image_size=settings["image_size"],
+            synthetic_images=settings["synthetic_images"],
+            tick=tick,
+        )
 
 
 def refuse_orphans(storage: LeasedStorage, name: str, runs: Path) -> None:
@@ -211,27 +136,12 @@ def _refuse_older_copy(storage: LeasedStorage, attrs: Mapping[str, Any], folder:
         )
 
 
-def _highest_dropout(searched: Searched) -> float:
-    fixed = searched.fixed.get("dropout")
-    if fixed is not None:
-        return float(fixed)
-    spec = searched.specs.get("dropout")
-    if spec is None:
-        return searched.config.model.dropout
-    return (
-        max(float(choice) for choice in spec.choices)
-        if isinstance(spec, space.Choice)
-        else spec.high
-    )
-
-
 def _introduce(console: Console, setup: Setup, plan: Plan) -> None:
     data, training = setup.base["data"], setup.base["training"]
     summary = plan.summary
     steps = setup.epochs * steps_per_epoch(summary.train, data["batch_size"])
     width = setup.base["model"].get("width")
-    tell(
-        console,
+    LOG.info(
         f"study {setup.name}: {summary.name}, {summary.train} train / {summary.val} val /"
         f" {summary.test} test, {data['image_size']} pixels, batch {data['batch_size']},"
         f" {setup.epochs} epochs = {steps:,} steps, {setup.base['model']['name']} with"
@@ -245,10 +155,10 @@ def _introduce(console: Console, setup: Setup, plan: Plan) -> None:
         chosen = row[0] == plan.preset
         table.add_row(f"{'*' if chosen else ' '} {row[0]}", *row[1:], style="" if chosen else "dim")
     console.print(table)
-    tell(console, f"* chosen: {PRESETS[plan.preset].why}")
+    LOG.info(f"* chosen: {PRESETS[plan.preset].why}")
     for name, spec in setup.specs().items():
         fixed = f"  fixed at {setup.fixed[name]}" if name in setup.fixed else ""
-        tell(console, f"  {name:<16} {search_space.describe(spec)}{fixed}")
+        LOG.info(f"  {name:<16} {search_space.describe(spec)}{fixed}")
 
 
 def open_study(
@@ -263,7 +173,7 @@ def open_study(
     study = optuna.create_study(
         study_name=setup.name, storage=storage, direction="maximize", load_if_exists=True
     )
-    equip(study, setup)
+    set_sampler_and_pruner(study, setup)
     study.set_user_attr(SETUP, setup.to_json())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import optuna
 
+from search.management.opening import open_study
 from search.study.attributes import JUDGED, REBUILT, SETUP
+from search.study.identity import refuse_foreign
+from search.study.run_records import Found
+from search.study.setup import StudyError
+from search.study.shared_state import set_total
+from storage import LeasedStorage
 from storage.optuna_internals import id_of_study
-
-if TYPE_CHECKING:
-    import optuna
-
-    from search.study.run_records import Found
-    from storage import LeasedStorage
 
 
 def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
     """Make one study in the store. Raises StudyError where it has trials there already."""
-    import optuna
-
-    from search.management.opening import open_study
-    from search.study.setup import StudyError
-    from search.study.shared_state import set_total
-
     name = found.setup.name
     _make_room(storage, name)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
@@ -42,11 +36,6 @@ def rebuilt(storage: LeasedStorage, found: Found) -> optuna.Study:
 
 def _make_room(storage: LeasedStorage, name: str) -> None:
     """Delete what an interrupted rebuild, or a run without trials, has left under this name."""
-    import optuna
-
-    from search.study.identity import refuse_foreign
-    from search.study.setup import StudyError
-
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:

@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.management import first_trials
 from search.management.enqueue import put_in_queue
-from search.strategy.equipping import load_study
 from search.study import lineages
 from search.study.attributes import (
     CONTINUES,
@@ -27,7 +26,7 @@ from search.study.attributes import (
     PREDICTION,
     PRIORITY,
 )
-from search.study.lookup import load_setup
+from search.study.lookup import load_setup, named_study
 from search.study.search_space import Spec, Value, distribution, format_value, matching, widened
 from search.study.setup import Setup, StudyError, base_values
 from storage.rdb import LeasedStorage
@@ -39,14 +38,14 @@ _OWN_MARKS = (CONTINUES, COPIED_FROM, FIRST, ENQUEUED, PRIORITY)
 _KEPT_SYSTEM_ATTRS = ("constraints:", "artifacts:")
 
 
-def adopt(study: optuna.Study, storage: LeasedStorage, old_name: str) -> list[str]:
+def transfer_trials(study: optuna.Study, storage: LeasedStorage, old_name: str) -> list[str]:
     """Take over what can be taken over; lines to print. Repeating it changes nothing.
 
     Raises StudyError for an unknown study, or the study itself.
     """
     if old_name == study.study_name:
         raise StudyError(f"--from {old_name}: this is the study itself: name another with --study")
-    old_study = load_study(storage, old_name)
+    old_study = named_study(storage, old_name)
     old, new = load_setup(old_study), load_setup(study)
     difference = _difference(old, new)
     if difference is None:
@@ -177,7 +176,7 @@ def _enqueue_best(
                     FIRST: f"{old.name}/{trial.number}",
                     NOTE: f"from study {old.name}, trial {trial.number}",
                     PREDICTION: f"{trial.value:.4f} there, with {difference}",
-                    # the person named this study: before the seed's own first trials
+                    # the user named this study: before the seed's own first trials
                     PRIORITY: first_trials.FIRST_PRIORITY + 1,
                 },
             )

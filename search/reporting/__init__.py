@@ -1,4 +1,4 @@
-"""What a user reads of a study: report, model card, dashboard notes, the end of a run.
+"""What users read of a study: report, model card, dashboard notes, the end of a run.
 
 A document is data (`document`); `html` and `markdown` write it, `figures` draws.
 """

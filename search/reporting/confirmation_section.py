@@ -7,12 +7,12 @@ from pathlib import Path
 import optuna
 import rich.table
 
+from search.confirmation.looks import plan_state_of
 from search.confirmation.scores import (
     IMAGES_COVERED,
     by_image,
     images_table,
     ordered,
-    plan_state_of,
     seeds_covered,
     seeds_table,
 )

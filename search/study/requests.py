@@ -1,12 +1,23 @@
-"""What was asked for with an enqueued trial, and whether its forecast held."""
+"""Enqueued trials: by their mark, what was asked for, and whether its forecast held."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from search.study.search_space import Value
+
+
+def marked(study: optuna.Study, mark: str) -> dict[Any, FrozenTrial]:
+    """The study's trials by their attribute `mark`, the earliest of each."""
+    found: dict[Any, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if mark in trial.user_attrs:
+            found.setdefault(trial.user_attrs[mark], trial)
+    return found
 
 
 def planned_params(trial: FrozenTrial) -> dict[str, Value]:

@@ -49,7 +49,7 @@ _ARTIFACT_POLICY = (
 
 @dataclass(frozen=True)
 class _Refusal:
-    """An answer in place of the application's: a status, and one line that says the mend."""
+    """An answer in place of the application's: a status, and one line that says the fix."""
 
     status: str
     line: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -20,19 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
+from scripts.benchmarks import common, rivals
+from scripts.benchmarks import quality as bench_quality
+from scripts.benchmarks import train as bench_train
 from tests.support.data_folders import course, save_mask
-from tests.support.scripts import SCRIPTS, script
+from tests.support.paths import ROOT
+from tests.support.scripts import SCRIPTS
 from trainer.config import Config, with_values
 from trainer.data.audit import sides_swapped
 from trainer.data.classes import IDS, SWAP
 from trainer.data.sources import list_folder, read_ids
 from trainer.losses import dice_loss, segmentation_loss
-
-ROOT = SCRIPTS.parent
-
-
-rivals, bench_train, bench_quality = map(script, ("rivals", "bench_train", "bench_quality"))
-
 
 BENCHES = [
     *(
@@ -87,12 +84,15 @@ def test_the_help_tells_what_each_bench_is_for() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys, bench_train, bench_quality; print('torch' in sys.modules)"
+    code = (
+        "import sys, scripts.benchmarks.train, scripts.benchmarks.quality;"
+        " print('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{ROOT}"},
+        cwd=ROOT,
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
 
@@ -318,7 +318,6 @@ def test_what_cannot_be_measured_is_one_line(
 
 
 def test_built_in_faces_are_drawn_once_as_large_files(tmp_path: Path) -> None:
-    common = script("bench_common")
     root = common.builtin_faces(2, tmp_path / "kept")
     listing = list_folder(root)
     assert listing.stems == ("face-00000", "face-00001")
@@ -337,7 +336,7 @@ def test_built_in_faces_are_drawn_once_as_large_files(tmp_path: Path) -> None:
 
 
 def quality(faces: Path, tmp_path: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, SCRIPTS / "bench_quality.py", "--data", faces, "--size", "16"]
+    command = [sys.executable, "-m", "scripts.benchmarks.quality", "--data", faces, "--size", "16"]
     command += ["--out", tmp_path / "out", "--json", tmp_path / "quality.json", *words]
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.benchmarks import claims as bench
 from search.results.evidence import Evidence
 from search.results.findings.every_finding import findings
 from search.results.reading import results_of
 from search.results.trials import Results
 from tests.support.outcomes import run, searched, study
-from tests.support.scripts import loaded_by_help, script
+from tests.support.scripts import loaded_by_help
 from tests.support.studies import setup_of
-
-bench = script("bench_claims")
 
 
 def everything_follows_dice(count: int = 60) -> Results:
@@ -87,6 +86,6 @@ def test_a_small_run_is_printed_and_written(
 
 
 def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("bench_claims")
+    said, loaded = loaded_by_help("scripts.benchmarks.claims")
     assert loaded == set()
     assert "--studies" in said

@@ -12,14 +12,14 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.studies import ROOT, TINY, environment, wait_until
+from tests.support.studies import TINY, environment, wait_until
 
-SCRIPT = ROOT / "scripts" / "bench_paired.py"
+BENCH = ("-m", "scripts.benchmarks.paired")
 
 
 def paired(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, SCRIPT, "--folder", "pair", *flags],
+        [sys.executable, *BENCH, "--folder", "pair", *flags],
         cwd=folder,
         env=environment(folder),
         capture_output=True,
@@ -58,7 +58,7 @@ def test_who_ends_the_bench_ends_its_search_and_the_time_counts(
     (tmp_path / "tiny.yaml").write_text(to_yaml(with_values(Config(), {**TINY, "epochs": 500})))
     words = ("--folder", "pair", "--trials", "2", "--epochs", "500", "--config", "tiny.yaml")
     with subprocess.Popen(
-        [sys.executable, SCRIPT, *words],
+        [sys.executable, *BENCH, *words],
         cwd=tmp_path,
         env=environment(tmp_path),
         stdout=subprocess.DEVNULL,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scripts.benchmarks import pool
+from scripts.benchmarks import repeats as bench
 from search import confirm
 from search.results.statistics import sequential_plan
 from search.results.statistics.intervals import Interval, Pair
 from search.strategy.forecast.curve_banks import Recorded, write_bank
-from tests.support.scripts import loaded_by_help, script
-
-bench, pool = map(script, ("bench_repeats", "bench_pool"))
+from tests.support.scripts import loaded_by_help
 
 
 def curve(config: int, seed: int, best: float) -> Recorded:
@@ -157,6 +157,6 @@ def test_a_bank_without_repeats_is_one_line(
 
 
 def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("bench_repeats")
+    said, loaded = loaded_by_help("scripts.benchmarks.repeats")
     assert loaded == set()
     assert "--studies" in said

@@ -9,7 +9,7 @@ from tests.support.scripts import figures_of, loaded_by_help
 
 def test_both_pages_are_timed_and_weighed(tmp_path: Path) -> None:
     words = ("--trials", "12", "--epochs", "24")
-    written, said = figures_of("bench_report", tmp_path / "out.json", *words)
+    written, said = figures_of("scripts.benchmarks.report", tmp_path / "out.json", *words)
     ratio = [written[what]["ours"] / written[what]["rival"] for what in ("seconds", "size_mb")]
     assert f"ratio {ratio[0]:.2f} in time, {ratio[1]:.2f} in size" in said
     # both hold plotly.js, ours compressed
@@ -17,6 +17,6 @@ def test_both_pages_are_timed_and_weighed(tmp_path: Path) -> None:
 
 
 def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("bench_report")
+    said, loaded = loaded_by_help("scripts.benchmarks.report")
     assert loaded == set()
     assert "--trials" in said

@@ -13,14 +13,14 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
+from scripts.benchmarks import replay
+from scripts.benchmarks import sampler_race as race
+from scripts.benchmarks import samplers as bench
 from search.strategy.forecast.curve_banks import Recorded, write_bank
 from search.strategy.forecast.features import FEATURES, KNOTS, to_log
 from search.strategy.forecast.model import Prior
 from space import SPACE, Choice, concrete
-from tests.support.scripts import SCRIPTS, loaded_by_help, script
-
-ROOT = SCRIPTS.parent
-replay, race, bench = map(script, ("replay", "sampler_race", "bench_samplers"))
+from tests.support.scripts import loaded_by_help
 
 EPOCHS = 24
 K = len(KNOTS)
@@ -286,7 +286,6 @@ def test_a_small_race_is_printed_and_written(
 def test_processes_come_to_the_same_figures(
     bank_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(SCRIPTS)
     jobs = bench.make_jobs(["surrogate"], trials=[3], repeats=1, seed=0)[:2]
     one, two = (bench.played(jobs, bank_file, workers=workers) for workers in (1, 2))
     scores = [[studies[3].score for studies in each] for each in (one, two)]
@@ -328,6 +327,6 @@ def test_tables_that_are_not_installed_are_one_line(
 
 
 def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("bench_samplers")
+    said, loaded = loaded_by_help("scripts.benchmarks.samplers")
     assert loaded == set()
     assert "--repeats" in said

@@ -9,7 +9,7 @@ from tests.support.scripts import figures_of
 
 def test_both_rules_are_timed_in_one_store(tmp_path: Path) -> None:
     words = ("--trials", "12", "--epochs", "24")
-    figures, said = figures_of("bench_verdict", tmp_path / "out.json", *words)
+    figures, said = figures_of("scripts.benchmarks.verdict", tmp_path / "out.json", *words)
     assert 0 < figures["ours_mean_ms"] <= figures["ours_most_ms"] <= figures["ours_first_ms"]
     assert figures["median_mean_ms"] > 0
     ratio = figures["ours_mean_ms"] / figures["median_mean_ms"]

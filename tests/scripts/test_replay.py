@@ -18,11 +18,12 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.trial import TrialState
 from PIL import Image
 
+from scripts.benchmarks import pruners as bench
+from scripts.benchmarks import replay
+from scripts.benchmarks import replay_rules as rules
 from search.strategy.forecast.curve_banks import Recorded, read_bank, seed_deviation, write_bank
 from tests.support.paths import ROOT
-from tests.support.scripts import SCRIPTS, loaded_by_help, script
-
-replay, rules, bench = map(script, ("replay", "replay_rules", "bench_pruners"))
+from tests.support.scripts import loaded_by_help
 
 
 def curve(config: int, *val_f: float, seed: int = 0) -> Recorded:
@@ -383,7 +384,7 @@ def test_the_grid_holds_what_ships_and_other_thresholds_decide_otherwise() -> No
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, SCRIPTS / "bench_pruners.py", *map(str, words)],
+        [sys.executable, "-m", "scripts.benchmarks.pruners", *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -500,7 +501,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
 
 
 def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("bench_pruners")
+    said, loaded = loaded_by_help("scripts.benchmarks.pruners")
     assert loaded == set()
     assert "--half" in said
 

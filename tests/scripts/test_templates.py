@@ -23,8 +23,8 @@ from storage import open_storage
 from tests.support.paths import ROOT
 from tests.support.studies import real_study, store, wait_until
 
-SBATCH = ROOT / "scripts" / "slurm_array.sbatch"
-JOB = ROOT / "scripts" / "kubernetes_job.yaml"
+SBATCH = ROOT / "scripts" / "cluster" / "slurm_array.sbatch"
+JOB = ROOT / "scripts" / "cluster" / "kubernetes_job.yaml"
 TEMPLATES = pytest.mark.parametrize("template", ["slurm", "kubernetes"])
 LONG = {"epochs": 300}
 W, C = TrialState.WAITING, TrialState.COMPLETE

@@ -14,22 +14,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from scripts.benchmarks import store as bench_store
+from scripts.reliability import service, soak, torture
+from scripts.reliability import torture_judge as judge
 from search.study.lookup import load_setup
 from storage import LeasedStorage, open_storage
-from tests.support.scripts import SCRIPTS, script
 from tests.support.studies import play, study_of
 
-ROOT = SCRIPTS.parent
 TRIALS = 8
-
-
-torture, judge, bench_store, soak = map(script, ("torture", "torture_judge", "bench_store", "soak"))
 
 
 @pytest.fixture(autouse=True)
 def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Signals as they were; scripts that import each other when they run."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -49,7 +46,6 @@ def test_a_torture_goes_on_with_the_next_call_loses_nothing_and_is_done_once(
     assert torture.main([*words, "--minutes", "0.05"]) == 0
     first = json.loads(kept.read_text())["stores"]["sqlite"]["progress"]
     assert (first["done"], first["studies"], first["findings"]) == (False, [], [])
-    service = script("service_common")
     assert service.living(Path(first["work"])) == []
 
     words += ["--minutes", "4"]

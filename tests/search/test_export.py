@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.execution import objective
 from search.execution.worker_loop import work
 from search.export import main
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.shared_state import drain
 from tests.support.paths import ROOT
 from tests.support.studies import fit_and, play, post_at, real_study, setup_of, store, study_of

@@ -25,6 +25,7 @@ from search.study.attributes import IMPORTED, RUN, SERIES
 from search.study.setup import StudyError
 from search.study.training_metrics import COLUMNS
 from storage import StorageError
+from tests.support.documents import section
 from tests.support.studies import (
     ROOT,
     environment,
@@ -35,9 +36,6 @@ from tests.support.studies import (
     store,
     study_of,
 )
-
-README = ROOT / "README.md"
-MARK = "### In a notebook"
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +55,10 @@ def loaded(folder: Path, name: str | None = None) -> LoadedStudy:
     return load(name, f"sqlite:///{folder}/search.db", folder / "runs")
 
 
-def example(readme: str) -> str:
-    """The Python block that follows the heading."""
-    match = re.search(rf"^{re.escape(MARK)}$.*?^```python\n(.*?)^```$", readme, re.M | re.S)
-    assert match, f"README.md has no ```python block below {MARK!r}"
-    return match.group(1)
+def example() -> str:
+    """The Python block of the document's part about notebooks."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", section("In a notebook"), re.M | re.S)
+    return str(code)
 
 
 def python(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -79,12 +76,13 @@ def python(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_example_of_the_readme_runs_as_it_stands(trained: Path) -> None:
-    done = python(example(README.read_text(encoding="utf-8")), trained)
+    done = python(example(), trained)
     assert (done.returncode, done.stderr) == (0, "")
     view = load("faces", f"sqlite:///{trained}/runs/search.db", trained / "runs")
     assert view.findings()[0] in done.stdout
     assert view.best is not None
-    assert f"{view.best.value:.3f}" in done.stdout
+    printed = [float(number) for number in re.findall(r"\d\.\d+", done.stdout)]
+    assert pytest.approx(view.best.value, abs=1e-5) in printed
     assert [path.name for path in trained.glob("*.html")] != []
 
 

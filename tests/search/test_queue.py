@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search.queue import main
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from tests.support.paths import ROOT
 from tests.support.studies import EPOCHS, play, setup_of, store, study_of, wait_until
 

@@ -25,13 +25,14 @@ from optuna.trial import TrialState
 import space
 from search import clean, compare, confirm, export, queue, rebuild, report, worker
 from search.run import main, parser
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.lookup import load_setup
 from search.study.names import PRUNERS, SAMPLERS
 from search.study.shared_state import Lease, lease_of
 from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.support.data_folders import course, save_mask, troubled
+from tests.support.documents import section
 from tests.support.shells import command, locale_of, surroundings
 from tests.support.studies import ROOT, environment, running, started, store, wait_until
 from trainer import checkpoint
@@ -377,7 +378,8 @@ def test_every_name_that_help_and_readme_give_is_accepted(room: Path, name: str)
     (action,) = (it for it in parser()._actions if it.dest == name)
     told = re.sub(r"\(default\)", "", action.help or "").replace(" or ", ", ")
     in_help = [part.strip() for part in told.split(",")]
-    (row,) = re.findall(rf"^\| `--{name} \w+` \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    documented = section("`python -m search.run`")
+    (row,) = re.findall(rf"^\| `--{name} \w+` \| (.*) \|$", documented, re.M)
     in_readme = re.findall(r"`([\w-]+)`", row)
     known = {"sampler": SAMPLERS, "pruner": PRUNERS}[name]
     assert set(in_help) == set(in_readme) == set(known)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.scripts import script
+from scripts.reliability import own_postgres
 
 _numbers = itertools.count()
 
@@ -24,7 +24,7 @@ def server() -> Iterator[Any]:
     folder.chmod(0o755)
     try:
         # writing everything out takes half a minute
-        with script("own_postgres").server(folder / "data", signal.SIGQUIT) as running:
+        with own_postgres.server(folder / "data", signal.SIGQUIT) as running:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)

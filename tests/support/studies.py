@@ -20,7 +20,7 @@ from search.execution.stop_requests import WorkerSignals
 from search.execution.trial_runner import take_up
 from search.execution.worker_context import WorkerContext
 from search.management.opening import open_study
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.search_space import resolve
 from search.study.setup import Setup, make_setup, trial_seed
 from search.study.shared_state import set_total

@@ -23,7 +23,8 @@ from trainer.data.audit import OURS, audit, is_reversed, order_of, shape_of, sid
 from trainer.data.classes import IDS, PALETTE, SWAP
 from trainer.data.dataset import describe, mask_warnings
 from trainer.data.sources import read_ids
-from trainer.data.synthetic import SEED, _Face, face
+from trainer.data.synthetic import SEED, face
+from trainer.data.synthetic.person import Face
 from trainer.errors import DataError
 
 KEYS = [
@@ -538,7 +539,7 @@ def test_reversed_masks_are_found_and_sound_ones_are_not_named(
 
 
 def test_reversed_masks_of_heads_turned_far_are_found(masks: list[np.ndarray]) -> None:
-    yaw = [abs(_Face.drawn_from(np.random.default_rng([SEED, i])).yaw) for i in range(200)]
+    yaw = [abs(Face.drawn_from(np.random.default_rng([SEED, i])).yaw) for i in range(200)]
     turned = [masks[index] for index in np.argsort(yaw)[-40:]]
     assert np.degrees(sorted(yaw)[-40]) > 15
     assert sum(is_reversed(shape_of(mask)) for mask in turned) <= 2

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from trainer.config import Config
 from trainer.losses import (
+    OPTIONAL_TERMS,
     dice_loss,
     lovasz_loss,
     reduce_masks,
@@ -97,10 +99,9 @@ def test_total_is_the_weighted_sum_and_takes_the_dice_weight_as_a_tensor():
     terms = segmentation_loss(
         logits, target, ce_weight=0.5, dice_weight=torch.tensor(2.0), lovasz_weight=0.25
     )
-    assert terms.lovasz is not None
-    expected = 0.5 * terms.ce + 2.0 * terms.dice + 0.25 * terms.lovasz
+    expected = 0.5 * terms.ce + 2.0 * terms.dice + 0.25 * terms.optional["lovasz_weight"]
     assert float(terms.total) == pytest.approx(float(expected), abs=1e-6)
-    assert segmentation_loss(logits, target).lovasz is None
+    assert segmentation_loss(logits, target).optional == {}
 
 
 def test_sums_are_float32_under_bfloat16_logits():
@@ -116,7 +117,7 @@ def test_logits_of_any_size_stay_finite():
     logits = torch.zeros(1, 3, 1, 2)
     logits[0, 0] = 1e4
     terms = segmentation_loss(logits, torch.tensor([[[0, 1]]]), lovasz_weight=1.0)
-    assert all(math.isfinite(float(term)) for term in terms)
+    assert all(math.isfinite(float(term)) for term in (*terms[:3], *terms.optional.values()))
 
 
 def test_lovasz_of_a_hard_prediction_is_one_minus_the_jaccard_index():
@@ -152,3 +153,13 @@ def test_auxiliary_heads_add_their_weighted_mean_to_the_total_only():
     assert float(training_loss((logits, coarse), target, aux_weight=0.0).total) == float(
         plain.total
     )
+
+
+def test_every_optional_term_has_its_weight_in_the_config_and_adds_it_to_the_total():
+    logits, target = random_case()
+    plain = segmentation_loss(logits, target)
+    for key in OPTIONAL_TERMS:
+        assert getattr(Config().loss, key) == 0
+        terms = segmentation_loss(logits, target, **{key: 0.5})
+        expected = plain.total + 0.5 * terms.optional[key]
+        assert float(terms.total) == pytest.approx(float(expected), abs=1e-6)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from optuna.trial import create_trial
 
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from tests.support.data_folders import course
 from tests.support.shells import LOCALES, command, locale_of, surroundings
 from tests.support.studies import TINY, play, setup_of, store, study_of

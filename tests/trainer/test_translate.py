@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import SHARED
+from tests.support.paths import HISTORIES
 from trainer.config import Config, ConfigError, as_today, config_from_dict, read_config, to_dict
-
-HISTORIES = SHARED / "seed" / "histories.json"
 
 OLD = {
     "data": {"batch_size": 32, "num_workers": 8, "root": "data", "val_split": 0.1},
@@ -71,9 +69,6 @@ def test_an_unknown_key_of_an_old_file_is_still_refused() -> None:
         config_from_dict(as_today({**OLD, "loss": {"dice_wieght": 1.0}})[0])
 
 
-@pytest.mark.skipif(
-    not HISTORIES.is_file(), reason="the user's histories are not beside the project"
-)
 def test_all_nineteen_configs_of_the_user_load(tmp_path: Path) -> None:
     runs = json.loads(HISTORIES.read_text())
     assert len(runs) == 19

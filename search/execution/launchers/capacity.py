@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from trainer.errors import UserError
 from trainer.files import atomic_write_text
 from trainer.probe import OUT_OF_MEMORY, READY
 
+LOG = logging.getLogger(__name__)
 ON_A_GPU = (1, 2, 4, 8)
 # a sum that grows by less is not worth twice the processes
 GROWTH = 1.05
@@ -44,10 +46,10 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where is measured. cores: of this device alone; threads: of each worker, None shares them."""
+class Device:
+    """What is measured. name: cpu or cuda:i. threads: of each worker, None shares the cores."""
 
-    device: str
+    name: str
     cores: int
     threads: int | None = None
 
@@ -55,9 +57,9 @@ class Place:
         return self.threads or max(1, self.cores // workers)
 
     @property
-    def name(self) -> str:
-        if self.device.startswith("cuda"):
-            return str(torch.cuda.get_device_name(self.device))
+    def hardware(self) -> str:
+        if self.name.startswith("cuda"):
+            return str(torch.cuda.get_device_name(self.name))
         with suppress(OSError):
             for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
                 if line.startswith("model name"):
@@ -69,12 +71,12 @@ class Place:
 Sums = Mapping[int, float | None]
 
 
-def candidates(place: Place) -> list[int]:
+def candidates(device: Device) -> list[int]:
     """Numbers of workers to try, rising."""
-    if place.device != "cpu":
+    if device.name != "cpu":
         return list(ON_A_GPU)
-    doubled = [2**power for power in range(place.cores.bit_length())]
-    return sorted({*doubled, place.cores})
+    doubled = [2**power for power in range(device.cores.bit_length())]
+    return sorted({*doubled, device.cores})
 
 
 def climb(
@@ -109,8 +111,8 @@ def chosen(sums: Sums) -> int:
     return min((workers for workers, total in known.items() if total * GROWTH >= best), default=1)
 
 
-def told(sums: Sums, *, remembered: bool) -> str:
-    """The one line for the person."""
+def result_line(sums: Sums, *, remembered: bool) -> str:
+    """The measurement in one line."""
     shown = ", ".join(
         f"{workers}: {'does not fit' if total is None else f'{total:.0f} images/s'}"
         for workers, total in sums.items()
@@ -123,44 +125,43 @@ def told(sums: Sums, *, remembered: bool) -> str:
 
 def workers_per_device(
     config: Config,
-    place: Place,
+    device: Device,
     *,
     pictures: int,
-    say: Callable[[str], None],
     seconds: tuple[float, float] = (2.0, 4.0),
 ) -> int:
     """How many trainings of `config` side by side are fastest on one device.
 
-    pictures: of the train part, which lies in a GPU's memory. say: gets a line on what was found.
+    pictures: of the train part, which lies in a GPU's memory.
     seconds: warm-up and measuring of each step. Remembered in the cache folder by device, versions
     and what decides on speed and memory. Raises UserError if the config cannot be trained.
     """
-    key = _key(config, place, pictures)
+    key = _key(config, device, pictures)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     file = usable_folder() / f"{digest}-packing.json"
     sums = _remembered(file)
     remembered = sums is not None
     if sums is None:
-        say(f"measuring how many workers {place.name} carries: about a minute, once")
+        LOG.info(f"measuring how many workers {device.hardware} carries: about a minute, once")
         sums = climb(
-            candidates(place),
+            candidates(device),
             lambda workers: side_by_side(
-                config, place, workers, pictures=pictures, seconds=seconds
+                config, device, workers, pictures=pictures, seconds=seconds
             ),
         )
         atomic_write_text(file, json.dumps({"key": key, "images_per_s": sums}, indent=1))
-    say(told(sums, remembered=remembered))
+    LOG.info(result_line(sums, remembered=remembered))
     return chosen(sums)
 
 
-def _key(config: Config, place: Place, pictures: int) -> dict[str, Any]:
+def _key(config: Config, device: Device, pictures: int) -> dict[str, Any]:
     whole = to_dict(config)
     return {
-        "device": place.name,
-        "kind": place.device.partition(":")[0],
+        "device": device.hardware,
+        "kind": device.name.partition(":")[0],
         "torch": torch.__version__,
-        "cores": place.cores,
-        "threads": place.threads,
+        "cores": device.cores,
+        "threads": device.threads,
         "pictures": pictures,
         "model": whole["model"],
         "image_size": config.data.image_size,
@@ -184,7 +185,7 @@ def _remembered(file: Path) -> dict[int, float | None] | None:
 
 def side_by_side(
     config: Config,
-    place: Place,
+    device: Device,
     workers: int,
     *,
     pictures: int,
@@ -197,9 +198,9 @@ def side_by_side(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "probe.yaml"
         file.write_text(to_yaml(config), encoding="utf-8")
-        threads = place.threads_of(workers)
+        threads = device.threads_of(workers)
         command = [sys.executable, "-m", "trainer.probe", "--config", str(file), "--wait"]
-        command += ["--device", place.device, "--threads", str(threads)]
+        command += ["--device", device.name, "--threads", str(threads)]
         command += ["--pictures", str(pictures)]
         command += ["--warmup-s", str(seconds[0]), "--seconds", str(seconds[1])]
         patience_s = _START_S + sum(seconds)
@@ -275,7 +276,7 @@ def _answers(probes: Sequence[_Probe]) -> list[str] | None:
     lines = []
     for probe in probes:
         assert probe.process.stdout is not None
-        # a network of the person's own may print as well
+        # a user's own network may print as well
         said_lines = (line.strip() for line in probe.process.stdout)
         line = next((one for one in said_lines if one == READY or one.startswith("{")), "")
         if probe.late:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import locale
+import logging
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from search.execution.options import worker_command, worker_place
 from search.study.names import owner_name
 from trainer.errors import UserError
 
+LOG = logging.getLogger(__name__)
 # deaths of one worker in a row without a trained epoch, after which a run gives up
 MAX_DEATHS = 5
 
@@ -71,11 +73,11 @@ class PrewarmedWorker:
     def __enter__(self) -> PrewarmedWorker:
         self._taken = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "search.worker", "--prewarmed"],
+            worker_command(["--prewarmed"]),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # torch is told the number with the arguments; what else computes keeps one
+            # torch gets the number with the arguments; what else computes keeps one
             env=with_threads(1),
             start_new_session=True,
         )
@@ -87,7 +89,7 @@ class PrewarmedWorker:
             self._process.communicate()
 
     def take(self, words: Sequence[str], log: Path) -> subprocess.Popen[bytes] | None:
-        """The process, told its arguments and where to write; None if it was taken or has ended."""
+        """The process, which now has its arguments and log; None if it was taken or has ended."""
         if self._taken or self._process.poll() is not None:
             return None
         assert self._process.stdin is not None
@@ -113,17 +115,15 @@ class _Worker:
 class LocalLauncher:
     """The workers of a run. Used through `with`: no worker outlives the block.
 
-    command: what every worker gets after `python -m search.worker`. prewarmed: a process that
-    becomes the first worker. told: lines for the person. trained: owners, as claims name them, that
-    have trained an epoch, told by the caller. lost: those that ended and were replaced; for the
-    caller to empty.
+    words: arguments of search.worker that every worker gets. prewarmed: a process that becomes the
+    first worker. trained: owners, as claims name them, that have trained an epoch, for the caller
+    to add. lost: those that ended and were replaced, for the caller to empty.
     """
 
-    command: Sequence[str]
+    words: Sequence[str]
     plans: Sequence[WorkerPlan]
     logs: Path
     prewarmed: PrewarmedWorker | None = None
-    told: list[str] = field(default_factory=list)
     trained: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     _workers: list[_Worker] = field(default_factory=list)
@@ -139,14 +139,14 @@ class LocalLauncher:
 
     def _start(self, plan: WorkerPlan, number: int) -> _Worker:
         log = self.logs / f"{number}.log"
-        words = [*self.command, "--device", plan.device, "--threads", str(plan.threads)]
+        words = [*self.words, *worker_place(plan.device, plan.threads)]
         words += ["--parent", str(os.getpid())]
         with log.open("ab") as output:
             started_at = output.tell()
             process = None if self.prewarmed is None else self.prewarmed.take(words, log)
             if process is None:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "search.worker", *words],
+                    worker_command(words),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -170,7 +170,7 @@ class LocalLauncher:
 
         done: whether nothing is left to do, asked only about a worker that left by itself: one
         that somebody else asked to leave must not end the search. Raises UserError with the
-        worker's own line where a person has to mend something, and where workers die again and
+        worker's own line where the user has to fix something, and where workers die again and
         again.
         """
         for index, worker in enumerate(self._workers):
@@ -185,8 +185,9 @@ class LocalLauncher:
             said = f"{said}; the whole log is {worker.log}"
             deaths = in_a_row(worker.number, worker.deaths, owner in self.trained, how, said)
             self.lost.add(owner)
-            self.told.append(
-                f"worker {worker.number} {how}; it is started again (log: {worker.log})"
+            LOG.info(
+                f"worker {worker.number} {how}; it is started again (log: {worker.log})",
+                extra={"worker": owner},
             )
             self._workers[index] = self._start(worker.plan, worker.number)
             self._workers[index].deaths = deaths
@@ -252,5 +253,5 @@ def last_words(log: Path, since: int) -> str:
         lines = (
             handle.read().decode(locale.getpreferredencoding(False), "replace").strip().splitlines()
         )
-    told = [line for line in lines if line.startswith("error: ")] or lines
-    return re.sub(r"\s+", " ", told[-1]).strip() if told else "no output"
+    errors = [line for line in lines if line.startswith("error: ")] or lines
+    return re.sub(r"\s+", " ", errors[-1]).strip() if errors else "no output"

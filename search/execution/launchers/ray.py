@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from search.execution.launchers.local import how_it_ended, in_a_row, last_words, with_threads
+from search.execution.options import worker_command, worker_place
 from search.study.names import owner_name
 from storage.url import parse_url
 from trainer.cli import one_line
 from trainer.errors import UserError
 
+LOG = logging.getLogger(__name__)
 # a node starts an actor in a few seconds if it has room
 _ROOM_S = 20.0
 _KILL_S = 5.0
@@ -81,7 +82,7 @@ class RayWorker:
             with self._log.open("ab") as output:
                 # in the actor's process group, so that Ray can clean up after it
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "search.worker", *self._words, "--parent", str(own)],
+                    worker_command([*self._words, "--parent", str(own)]),
                     cwd=self._folder if self._folder.is_dir() else None,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -121,7 +122,7 @@ class _Worker:
     # what the actor was asked last
     answer: Any
     asked_s: float
-    told_waiting: bool = False
+    waiting_reported: bool = False
     started: _Started | None = None
     ended: _Ended | None = None
     deaths: int = 0
@@ -131,18 +132,18 @@ class _Worker:
 class RayLauncher:
     """The workers of a run on a Ray cluster. Used through `with`: no worker outlives the block.
 
-    command: what every worker gets after `python -m search.worker`; relative paths of --runs and
-    --storage are made absolute. count: workers in all, None: as many as the cluster has GPUs, or
+    words: arguments of search.worker that every worker gets; relative paths of --runs, --storage
+    and --log are made absolute. count: workers in all, None: as many as the cluster has GPUs, or
     CPUs, for. logs: folder below the runs folder. address: of the cluster; None: what RAY_ADDRESS
     or the cluster that runs on this machine says. device: auto, cpu or cuda. gpus_per_worker: 0.5
     puts two on one GPU, 0 computes on CPUs, None: 1 where the cluster has any or cuda is asked for.
-    threads: CPUs of each worker, default 1. most: there is work for so many. told, trained, lost:
-    as in `search.execution.launchers.local.LocalLauncher`.
+    threads: CPUs of each worker, default 1. most: there is work for so many. trained, lost: as in
+    `search.execution.launchers.local.LocalLauncher`.
 
     Entering raises UserError where Ray is not installed or no cluster answers; none is started.
     """
 
-    command: Sequence[str]
+    words: Sequence[str]
     count: int | None
     logs: Path
     address: str | None = None
@@ -150,7 +151,6 @@ class RayLauncher:
     gpus_per_worker: float | None = None
     threads: int | None = None
     most: int | None = None
-    told: list[str] = field(default_factory=list)
     trained: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     _workers: list[_Worker] = field(default_factory=list)
@@ -187,14 +187,14 @@ class RayLauncher:
         self._needs = _counted(self._cpus, "CPU")
         if self._gpus:
             self._needs += f" and {_counted(self._gpus, 'GPU')}"
-        self.told.append(
+        LOG.info(
             f"{_counted(self._count, 'worker')} on a Ray cluster of {_counted(len(nodes), 'node')},"
             f" {self._needs} each; logs in {self.logs}"
         )
-        self._words, sqlite = _absolute(self.command)
-        self._words += ["--device", "cuda" if self._gpus else "cpu", "--threads", str(self._cpus)]
+        self._words, sqlite = _absolute(self.words)
+        self._words += worker_place("cuda" if self._gpus else "cpu", self._cpus)
         if sqlite and len({node["NodeManagerAddress"] for node in nodes}) > 1:
-            self.told.append(
+            LOG.info(
                 "note: a SQLite store on several machines depends on the locks of a network file"
                 " system; PostgreSQL is the store that machines share"
             )
@@ -203,7 +203,7 @@ class RayLauncher:
         actor = self._ray.remote(RayWorker).options(
             num_cpus=self._cpus,
             num_gpus=self._gpus,
-            # a new one is started here instead, and the person hears of it
+            # a new one is started here instead, and the user hears of it
             max_restarts=0,
             scheduling_strategy="SPREAD",
         )
@@ -223,8 +223,8 @@ class RayLauncher:
         """Start workers that ended too early again; returns whether any is at work.
 
         done: whether nothing is left to do. A worker for which the cluster has no room counts as at
-        work while something is. Raises UserError with the worker's own line where a person has to
-        mend something, and where workers die again and again.
+        work while something is. Raises UserError with the worker's own line where the user has to
+        fix something, and where workers die again and again.
         """
         self._hear()
         for index, worker in enumerate(self._workers):
@@ -238,24 +238,26 @@ class RayLauncher:
             self._workers[index].deaths = deaths
         waiting = [worker for worker in self._workers if not worker.started]
         for worker in waiting:
-            self._tell_waiting(worker)
+            self._report_waiting(worker)
         return self.alive() > 0 or (bool(waiting) and not done())
 
     def _count_death(self, worker: _Worker, ended: _Ended) -> int:
-        """Tell of it; how many it is in a row. Raises UserError where it is one too many."""
+        """Report it; how many it is in a row. Raises UserError where it is one too many."""
         owner, log = None, ""
         if worker.started:
             owner = worker.started.owner
             self.lost.add(owner)
             log = f" (log: {worker.started.log})"
-        self.told.append(f"worker {worker.number} {ended.how}; it is started again{log}")
+        LOG.info(
+            f"worker {worker.number} {ended.how}; it is started again{log}", extra={"worker": owner}
+        )
         said = f"{ended.said}{log}"
         return in_a_row(worker.number, worker.deaths, owner in self.trained, ended.how, said)
 
-    def _tell_waiting(self, worker: _Worker) -> None:
-        if not worker.told_waiting and time.monotonic() - worker.asked_s > _ROOM_S:
-            worker.told_waiting = True
-            self.told.append(
+    def _report_waiting(self, worker: _Worker) -> None:
+        if not worker.waiting_reported and time.monotonic() - worker.asked_s > _ROOM_S:
+            worker.waiting_reported = True
+            LOG.info(
                 f"worker {worker.number} waits for room in the cluster: it needs {self._needs}"
             )
 
@@ -294,8 +296,8 @@ class RayLauncher:
         """What became of a worker whose actor answers with an error."""
         kind = type(error).__name__
         if "failed to import" in str(error):
-            mend = "install this project on every node, in the Python that runs Ray"
-            said = f"--launcher ray: a node of the cluster cannot import {__name__}; {mend}"
+            fix = "install this project on every node, in the Python that runs Ray"
+            said = f"--launcher ray: a node of the cluster cannot import {__name__}; {fix}"
             return _Ended(2, f"could not start ({kind})", said)
         if worker.started is None:
             return _Ended(None, f"could not start ({kind})", "no output")
@@ -381,11 +383,11 @@ def _knock(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
-def _absolute(command: Sequence[str]) -> tuple[list[str], bool]:
-    """The command for a process with another working folder, and whether its store is SQLite."""
-    words, sqlite = list(command), False
+def _absolute(words: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments for a process with another working folder, and whether its store is SQLite."""
+    words, sqlite = list(words), False
     for index, flag in enumerate(words[:-1]):
-        if flag == "--runs":
+        if flag in ("--runs", "--log"):
             words[index + 1] = os.path.abspath(words[index + 1])
         elif flag == "--storage":
             url = parse_url(words[index + 1])

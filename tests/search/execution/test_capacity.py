@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 
 from search.execution.launchers import capacity
 from search.execution.launchers.capacity import (
-    Place,
+    Device,
     Reading,
     candidates,
     chosen,
@@ -36,7 +37,7 @@ from trainer.data.dataset import describe
 
 TINY = {"width": 0.1, "image_size": 16, "batch_size": 8, "runtime.device": "cpu"}
 BRIEF = (0.05, 0.1)
-ONE_CORE = Place("cpu", 1, threads=1)
+ONE_CORE = Device("cpu", 1, threads=1)
 # a network that a device with room for four pictures, or for none, can train
 HUNGRY = """
 import torch
@@ -109,44 +110,44 @@ def test_the_fewest_workers_within_5_percent_of_the_best_are_chosen() -> None:
 
 
 def test_a_cpu_is_filled_up_to_its_cores_and_a_gpu_up_to_8() -> None:
-    assert candidates(Place("cpu", 1)) == [1]
-    assert candidates(Place("cpu", 6)) == [1, 2, 4, 6]
-    assert candidates(Place("cuda:0", 2)) == [1, 2, 4, 8]
-    assert Place("cpu", 6).threads_of(4) == 1
-    assert Place("cpu", 6, threads=3).threads_of(4) == 3
+    assert candidates(Device("cpu", 1)) == [1]
+    assert candidates(Device("cpu", 6)) == [1, 2, 4, 6]
+    assert candidates(Device("cuda:0", 2)) == [1, 2, 4, 8]
+    assert Device("cpu", 6).threads_of(4) == 1
+    assert Device("cpu", 6, threads=3).threads_of(4) == 3
 
 
 # ----------------------------------------------------------------------------------- real probes
 
 
 def test_workers_are_measured_once_and_remembered_for_the_same_configuration(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
+    caplog.set_level(logging.INFO, "search")
 
     def ask(config: Config) -> int:
-        return workers_per_device(config, ONE_CORE, pictures=8, say=told.append, seconds=BRIEF)
+        return workers_per_device(config, ONE_CORE, pictures=8, seconds=BRIEF)
 
     assert ask(tiny()) == 1
-    (file,) = cache.glob("*-capacity.json")
+    (file,) = cache.glob("*-packing.json")
     speed = json.loads(file.read_text())["images_per_s"]["1"]
     assert speed > 0
-    assert told[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured)"
+    assert caplog.messages[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured)"
     before = file.stat().st_mtime_ns
     # learning rate and budget change neither speed nor memory
     assert ask(tiny(learning_rate=1e-3, epochs=7)) == 1
-    assert told[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured earlier)"
+    assert caplog.messages[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured earlier)"
     assert file.stat().st_mtime_ns == before
     file.write_text(json.dumps({"images_per_s": {"1": 5.0, "2": 9.0}}))
     assert ask(tiny()) == 2
     monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(7.0, 1.0, 100.0))
     for other in (tiny(batch_size=4), tiny(image_size=32), tiny(width=0.2), tiny(ce_weight=2.0)):
         ask(other)
-        assert told[-1] == "1 worker per device: 1: 7 images/s (measured)"
+        assert caplog.messages[-1] == "1 worker per device: 1: 7 images/s (measured)"
     # half a file is no answer
     file.write_text("{")
     ask(tiny())
-    assert told[-1] == "1 worker per device: 1: 7 images/s (measured)"
+    assert caplog.messages[-1] == "1 worker per device: 1: 7 images/s (measured)"
 
 
 def hungry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> str:
@@ -158,12 +159,15 @@ def hungry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int) 
 
 
 def test_a_probe_that_runs_out_of_memory_does_not_fit(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told: list[str] = []
+    caplog.set_level(logging.INFO, "search")
     config = tiny(**{"model.name": hungry(tmp_path, monkeypatch, "hungry_probe", room=4)})
-    assert workers_per_device(config, ONE_CORE, pictures=8, say=told.append, seconds=BRIEF) == 1
-    assert told[-1] == "1 worker per device: 1: does not fit (measured)"
+    assert workers_per_device(config, ONE_CORE, pictures=8, seconds=BRIEF) == 1
+    assert caplog.messages[-1] == "1 worker per device: 1: does not fit (measured)"
 
 
 def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
@@ -172,16 +176,16 @@ def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
     config = tiny(**{"model.name": "no_such_module:factory"})
 
     def body() -> int:
-        return workers_per_device(config, ONE_CORE, pictures=8, say=lambda line: None)
+        return workers_per_device(config, ONE_CORE, pictures=8)
 
     assert guarded(body) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --workers-per-device auto: model.name: 'no_such_module:factory'")
-    assert not list(cache.glob("*-capacity.json"))
+    assert not list(cache.glob("*-packing.json"))
 
 
 def test_two_trainings_side_by_side_are_measured_together() -> None:
-    reading = side_by_side(tiny(), Place("cpu", 2), 2, pictures=8, seconds=BRIEF)
+    reading = side_by_side(tiny(), Device("cpu", 2), 2, pictures=8, seconds=BRIEF)
     assert reading is not None
     assert reading.images_per_s > 0
     # PyTorch alone takes more than 50 MB
@@ -275,10 +279,9 @@ def test_a_trial_for_which_one_picture_is_too_much_fails_with_the_reason(
 
 @pytest.fixture
 def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     # threads that wait for busy cores take many times as long as one
     monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
-    return importlib.import_module("bench_gpu")
+    return importlib.import_module("scripts.benchmarks.gpu")
 
 
 def bench_flags(folder: Path) -> list[str]:
@@ -336,7 +339,7 @@ def test_full_training_goes_on_from_its_checkpoint(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_the_bench_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "bench_gpu.py"), "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "scripts.benchmarks.gpu", "--data", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert said.returncode == 2

@@ -19,7 +19,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.setup import StudyError
 from storage import StorageError, open_storage
 from tests.support import postgres as servers

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ from tests.support.studies import wait_until
 from trainer.errors import UserError
 
 
+@pytest.fixture(autouse=True)
+def _every_message(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "search")
+
+
 @contextmanager
 def crew_that(code: str, folder: Path, workers: int = 1) -> Iterator[LocalLauncher]:
     """Real processes of a search.worker that does nothing but `code`."""
@@ -38,17 +44,17 @@ def pid_of(owner: str) -> int:
 
 
 def look_until_error(launcher: LocalLauncher) -> str:
-    told: list[str] = []
+    errors: list[str] = []
 
     def refused() -> bool:
         try:
             launcher.look(lambda: True)
         except UserError as error:
-            told.append(str(error))
-        return bool(told)
+            errors.append(str(error))
+        return bool(errors)
 
     wait_until(refused, "the end of the run")
-    return told[0]
+    return errors[0]
 
 
 def test_a_cpu_gets_one_worker_a_core() -> None:
@@ -108,14 +114,16 @@ def test_a_worker_is_told_where_to_compute_and_whom_to_outlive(tmp_path: Path) -
     assert (tmp_path / "logs" / "1.log").read_text() == f"{flags} 1 1\n"
 
 
-def test_a_worker_started_ahead_becomes_the_first_of_the_crew(tmp_path: Path) -> None:
+def test_a_worker_started_ahead_becomes_the_first_of_the_crew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     plans = [WorkerPlan("cpu", 1)] * 2
     with PrewarmedWorker() as ahead, LocalLauncher(["--help"], plans, tmp_path, ahead) as launcher:
         assert owner_name(ahead._process.pid) in launcher.owners
         assert len(launcher.owners) == 2
         assert launcher.wait(60)
         assert not launcher.look(lambda: True)
-        assert launcher.told == []
+        assert caplog.messages == []
     said = [(tmp_path / f"{number}.log").read_text() for number in (1, 2)]
     assert said[0] == said[1]
     assert "usage: python -m search.worker" in said[0]
@@ -178,11 +186,13 @@ def test_a_worker_that_trains_in_between_may_die_as_often_as_it_likes(tmp_path: 
             wait_until(look, "the end of the run")
 
 
-def test_a_workers_complaint_is_passed_on_as_one_line(tmp_path: Path) -> None:
+def test_a_workers_complaint_is_passed_on_as_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     code = "print('trial 0: COMPLETE')\nprint('error: faces: gone')\nprint('bye')\nsys.exit(2)"
     with crew_that(code, tmp_path) as launcher:
         assert look_until_error(launcher) == "faces: gone"
-        assert launcher.told == []
+        assert caplog.messages == []
 
 
 def test_the_words_of_an_earlier_run_are_not_taken_for_the_last_ones(tmp_path: Path) -> None:
@@ -192,7 +202,9 @@ def test_the_words_of_an_earlier_run_are_not_taken_for_the_last_ones(tmp_path: P
         assert look_until_error(launcher) == "no output"
 
 
-def test_a_killed_worker_is_started_again_and_remembered(tmp_path: Path) -> None:
+def test_a_killed_worker_is_started_again_and_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with crew_that("time.sleep(60)", tmp_path, workers=2) as launcher:
         before = launcher.owners
         victim = min(before)
@@ -200,26 +212,30 @@ def test_a_killed_worker_is_started_again_and_remembered(tmp_path: Path) -> None
         wait_until(lambda: launcher.alive() == 1, "its end")
         assert launcher.look(lambda: False)
         assert launcher.alive() == 2
-        (line,) = launcher.told
+        (line,) = caplog.messages
         assert "ended by SIGKILL; it is started again (log: " in line
         # the trials of the dead one are still to be put back
         assert launcher.lost == {victim}
         assert before - launcher.owners == {victim}
 
 
-def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(tmp_path: Path) -> None:
+def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with crew_that("pass", tmp_path) as launcher:
         assert launcher.wait(20)
         assert not launcher.look(lambda: True)
-        assert launcher.told == []
+        assert caplog.messages == []
 
 
-def test_a_worker_that_somebody_else_sent_away_is_started_again(tmp_path: Path) -> None:
+def test_a_worker_that_somebody_else_sent_away_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with crew_that("pass", tmp_path) as launcher:
         assert launcher.wait(20)
         left = launcher.owners
         launcher.look(lambda: False)
-        (line,) = launcher.told
+        (line,) = caplog.messages
         assert line.startswith("worker 1 was asked to leave by somebody else; it is started again")
         assert launcher.lost == left
 

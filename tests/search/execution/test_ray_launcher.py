@@ -26,7 +26,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.execution.launchers.ray import RayWorker, _absolute
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from storage import Claim, LeasedStorage, open_storage
 from tests.support.paths import ROOT
 from tests.support.studies import wait_until

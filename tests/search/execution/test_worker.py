@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from search.execution import objective
 from search.execution.trial_runner import FAILURES_IN_A_ROW
 from search.execution.worker_loop import work
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.checkpoints import newest_checkpoint
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
@@ -577,7 +577,7 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_a_trial_whose_row_is_deleted_while_it_trains_is_dropped_and_another_one_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = store(tmp_path)
     study = real_study(storage, total=1)
@@ -590,10 +590,11 @@ def test_a_trial_whose_row_is_deleted_while_it_trains_is_dropped_and_another_one
                 connection.exec_driver_sql("DELETE FROM trials")
 
     monkeypatch.setattr(objective, "fit", fit_and(delete))
+    caplog.set_level("INFO", "search")
     assert work(post_at(tmp_path, storage)) == 0
-    said = capsys.readouterr().out
-    assert "a trial's row (trial_id 1) was deleted: its training is dropped\n" in said
-    assert "trial 0: COMPLETE" in said
+    dropped, made = caplog.messages
+    assert dropped == "a trial's row (trial_id 1) was deleted: its training is dropped"
+    assert made.startswith("trial 0: COMPLETE")
     (trial,) = load_study(store(tmp_path), "faces").get_trials()
     assert (trial._trial_id, trial.state) == (2, TrialState.COMPLETE)
     assert storage.live_claims(study._study_id) == []

@@ -28,10 +28,9 @@ from search.study.attributes import CONFIG, CONTINUED, IMPORTED, RUN, SERIES, SE
 from search.study.lookup import latest_study, named_study
 from search.study.setup import StudyError
 from storage import open_storage
-from tests.support.paths import ROOT
+from tests.support.paths import HISTORIES, ROOT
 from tests.support.studies import play, setup_of, store, study_of
 
-SEED = ROOT.parent / "shared" / "seed" / "histories.json"
 # `import` is a keyword
 main = importlib.import_module("search.import_results").main
 
@@ -920,13 +919,11 @@ def test_help_does_not_wait_for_heavy_packages() -> None:
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The user's 19 runs."""
-    if not SEED.exists():
-        pytest.skip("the seed's histories are not here")
-    return imported(tmp_path_factory.mktemp("seed"), SEED)
+    return imported(tmp_path_factory.mktemp("seed"), HISTORIES)
 
 
 def test_the_seeds_19_runs_are_trials_with_their_whole_curves(seeds: Results) -> None:
-    runs = {one["run"]: one for one in json.loads(SEED.read_text(encoding="utf-8"))}
+    runs = {one["run"]: one for one in json.loads(HISTORIES.read_text(encoding="utf-8"))}
     assert len(seeds.outcomes) == len(runs) == 19
     for one in seeds.outcomes:
         told = runs[one.attrs[RUN]]

@@ -18,9 +18,9 @@ from search import clean, rebuild
 from search.clean import main
 from search.execution import objective
 from search.execution.worker_loop import work
-from search.export import exported
 from search.management.opening import open_study
-from search.strategy.equipping import load_study
+from search.results.exported_trial import exported
+from search.strategy.loading import load_study
 from search.study.lookup import load_setup
 from search.study.setup import CHANGEABLE
 from search.study.shared_state import drain, set_total
@@ -423,4 +423,4 @@ def test_a_file_that_cannot_be_removed_is_named_in_one_line(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     assert cleaned(folder, "--yes") == 2
-    assert ".pt: Input/output error; mend that" in error(capsys)
+    assert ".pt: Input/output error; fix that" in error(capsys)

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution import objective
 from search.execution.worker_loop import work
-from search.export import exported
 from search.management.recovery import rebuilt
 from search.rebuild import main
-from search.strategy.equipping import load_study
+from search.results.exported_trial import exported
+from search.strategy.loading import load_study
 from search.study.attributes import LOST
 from search.study.lookup import load_setup
 from search.study.run_records import found_in

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.management.first_trials import enqueue_first
-from search.management.transfer import adopt
+from search.management.transfer import transfer_trials
 from search.study.lineages import best, finished, nothing_better_for
 from search.study.lookup import load_setup
 from search.study.requests import planned_params
@@ -24,7 +24,7 @@ def old_and_new(folder: Path, trials: int = 12, **changes):
 
 def test_trials_of_the_same_identity_come_with_value_and_curve(tmp_path: Path) -> None:
     storage, old, new = old_and_new(tmp_path)
-    (line,) = adopt(new, storage, "old")
+    (line,) = transfer_trials(new, storage, "old")
     assert line == "--from old: 12 trials taken over with their values and curves"
     for before, after in zip(old.get_trials(), new.get_trials(), strict=True):
         assert after.user_attrs["copied_from"] == f"old/{before.number}"
@@ -39,7 +39,7 @@ def test_trials_of_the_same_identity_come_with_value_and_curve(tmp_path: Path) -
 
 def test_copies_are_uncounted_and_may_be_the_best(tmp_path: Path) -> None:
     storage, old, new = old_and_new(tmp_path)
-    adopt(new, storage, "old")
+    transfer_trials(new, storage, "old")
     assert finished(new.get_trials()) == []
     assert storage.count_finished(new._study_id) == 0
     was, now = best(old), best(new)
@@ -55,17 +55,17 @@ def test_copies_are_uncounted_and_may_be_the_best(tmp_path: Path) -> None:
 
 def test_repeating_it_changes_nothing(tmp_path: Path) -> None:
     storage, _, new = old_and_new(tmp_path)
-    adopt(new, storage, "old")
-    assert adopt(new, storage, "old")[0].startswith("--from old: 0 trials")
+    transfer_trials(new, storage, "old")
+    assert transfer_trials(new, storage, "old")[0].startswith("--from old: 0 trials")
     third = study_of(storage, "third")
-    adopt(third, storage, "new")
-    adopt(third, storage, "old")
+    transfer_trials(third, storage, "new")
+    transfer_trials(third, storage, "old")
     assert len(third.get_trials()) == 12
 
 
 def test_ranges_may_differ_and_the_copies_outside_teach_nothing(tmp_path: Path) -> None:
     storage, old, new = old_and_new(tmp_path, ranges=("dice_weight=1:2",))
-    adopt(new, storage, "old")
+    transfer_trials(new, storage, "old")
     assert len(new.get_trials()) == 12
     params = play(new, storage, load_setup(new), 3)
     assert all(1 <= each["dice_weight"] <= 2 for each in params)
@@ -75,7 +75,7 @@ def test_ranges_may_differ_and_the_copies_outside_teach_nothing(tmp_path: Path) 
 
 def test_T_0_in_whole_epochs_takes_over_what_fits(tmp_path: Path) -> None:
     storage, old, new = old_and_new(tmp_path, 14, ranges=("T_0=2:12",))
-    lines = adopt(new, storage, "old")
+    lines = transfer_trials(new, storage, "old")
     whole = [t for t in old.get_trials() if float(t.params["T_0"]).is_integer()]
     assert len(new.get_trials()) == len(whole)
     assert all(isinstance(trial.params["T_0"], int) for trial in new.get_trials())
@@ -85,7 +85,7 @@ def test_T_0_in_whole_epochs_takes_over_what_fits(tmp_path: Path) -> None:
 
 def test_a_key_that_is_searched_only_now_keeps_its_value_from_the_base(tmp_path: Path) -> None:
     storage, _, new = old_and_new(tmp_path, ranges=("learning_rate=1e-4:1e-2:log",))
-    adopt(new, storage, "old")
+    transfer_trials(new, storage, "old")
     assert {trial.params["learning_rate"] for trial in new.get_trials()} == {3e-3}
     play(new, storage, load_setup(new), 1)
 
@@ -100,7 +100,7 @@ def test_a_key_that_is_no_longer_searched_must_have_the_bases_value(tmp_path: Pa
     old.enqueue_trial({**setup_of("old", **options).defaults, "rotation": 5.0})
     play(old, storage, setup_of("old", **options), 1)
     new = study_of(storage, "new")
-    lines = adopt(new, storage, "old")
+    lines = transfer_trials(new, storage, "old")
     assert [trial.user_attrs["copied_from"] for trial in new.get_trials()] == ["old/2"]
     assert "2 trials left out" in lines[1]
 
@@ -116,7 +116,7 @@ def test_from_another_identity_only_the_five_best_configs_come(
     tmp_path: Path, changes: dict, says: str
 ) -> None:
     storage, old, new = old_and_new(tmp_path, **changes)
-    (line,) = adopt(new, storage, "old")
+    (line,) = transfer_trials(new, storage, "old")
     assert says in line
     assert "5 of its best configurations enqueued as first trials" in line
     rows = new.get_trials()
@@ -126,7 +126,7 @@ def test_from_another_identity_only_the_five_best_configs_come(
     assert planned_params(rows[0]) == best_old.params
     assert rows[0].value is None
     assert rows[0].user_attrs["prediction"].startswith(f"{best_old.value:.4f} there")
-    assert adopt(new, storage, "old") == [line.replace("5 of its", "0 of its")]
+    assert transfer_trials(new, storage, "old") == [line.replace("5 of its", "0 of its")]
     # they are first trials: before the seed's own, and counted
     play(new, storage, load_setup(new), 1)
     assert storage.count_finished(new._study_id) == 1
@@ -134,7 +134,7 @@ def test_from_another_identity_only_the_five_best_configs_come(
 
 def test_another_budget_keeps_the_number_of_cycles(tmp_path: Path) -> None:
     storage, old, new = old_and_new(tmp_path, config={"epochs": 24})
-    adopt(new, storage, "old")
+    transfer_trials(new, storage, "old")
     winner = best(old)
     assert winner is not None
     assert planned_params(new.get_trials()[0])["T_0"] == 2 * winner.params["T_0"]
@@ -143,13 +143,13 @@ def test_another_budget_keeps_the_number_of_cycles(tmp_path: Path) -> None:
 def test_configs_outside_the_new_ranges_stay_where_they_are(tmp_path: Path) -> None:
     changes = {"config": {"learning_rate": 1e-3}, "ranges": ("dice_weight=0.5:0.6",)}
     storage, _, new = old_and_new(tmp_path, **changes, fixes=("dice_ramp=0",))
-    adopt(new, storage, "old")
+    transfer_trials(new, storage, "old")
     assert all(planned_params(t)["dice_weight"] <= 0.6 for t in new.get_trials())
 
 
 def test_first_trials_share_their_quarter_with_them(tmp_path: Path) -> None:
     storage, _, new = old_and_new(tmp_path, config={"learning_rate": 1e-3})
-    adopt(new, storage, "old")
+    transfer_trials(new, storage, "old")
     enqueue_first(new, load_setup(new), 28)
     assert len(new.get_trials()) == 7
 
@@ -157,6 +157,6 @@ def test_first_trials_share_their_quarter_with_them(tmp_path: Path) -> None:
 def test_a_study_takes_nothing_from_itself_or_from_nowhere(tmp_path: Path) -> None:
     storage, _, new = old_and_new(tmp_path, 1)
     with pytest.raises(StudyError, match="the study itself"):
-        adopt(new, storage, "new")
+        transfer_trials(new, storage, "new")
     with pytest.raises(StudyError, match="did you mean old"):
-        adopt(new, storage, "olds")
+        transfer_trials(new, storage, "olds")

@@ -25,7 +25,6 @@ from trainer.data.classes import NAMES
 from trainer.data.dataset import DataSummary
 from trainer.model import model_of, parameter_count
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 REAL = DataSummary("my <script> faces", 683, 100, 67, "fedcba9876543210")
 
 
@@ -84,7 +83,7 @@ def test_the_card_names_network_data_score_and_versions(
 def test_the_metric_is_defined_as_in_the_readme(
     tmp_path: Path, storage: LeasedStorage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = plain(README)
+    readme = plain((ROOT / "README.md").read_text(encoding="utf-8"))
     for text in (
         model_card.F_SCORE,
         model_card.F_SCORE_FULL,

@@ -368,7 +368,7 @@ def test_the_report_of_a_real_search_shows_its_pictures_and_says_which_study(
 
 
 def test_the_contact_sheet_is_the_best_trials_as_jpeg(folder: Path) -> None:
-    from search.strategy.equipping import load_study
+    from search.strategy.loading import load_study
 
     results = results_of(load_study(store(folder), "faces"), folder / "runs")
     best = results.best

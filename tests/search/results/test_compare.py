@@ -30,7 +30,7 @@ from search.results.study_comparison import (
     work_s,
 )
 from search.results.trials import Results
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.attributes import SETUP
 from search.study.lineages import nothing_better_for, utc
 from search.study.lookup import load_setup, named_study

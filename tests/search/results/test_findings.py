@@ -29,18 +29,15 @@ from tests.support.outcomes import (
     spread,
     study,
 )
-from tests.support.paths import SHARED
+from tests.support.paths import HISTORIES
 from tests.support.studies import setup_of, store, study_of
 
-SEED = SHARED / "seed" / "histories.json"
 # ------------------------------------------------------------------------------ the seed's runs
 
 
 @pytest.fixture
 def histories() -> list[dict[str, Any]]:
-    if not SEED.is_file():
-        pytest.skip("the seed's histories are not here")
-    return json.loads(SEED.read_text(encoding="utf-8"))
+    return json.loads(HISTORIES.read_text(encoding="utf-8"))
 
 
 def test_the_seeds_three_runs_cannot_be_told_apart(histories: list[dict[str, Any]]) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scripts.benchmarks import pool
+from scripts.benchmarks import repeats as bench
 from search.results.statistics.error_levels import equal_pair_counts, nominal_levels
 from search.results.statistics.intervals import (
     Interval,
@@ -25,9 +27,6 @@ from search.results.statistics.intervals import (
     seed_deviation,
 )
 from search.results.statistics.verdicts import sentence
-from tests.support.scripts import script
-
-bench, pool = map(script, ("bench_repeats", "bench_pool"))
 
 
 def verdicts(scores: Mapping[str, Sequence[float]], **options: float) -> list[str | None]:

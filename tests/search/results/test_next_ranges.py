@@ -10,8 +10,11 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
-from search.management.opening import open_study, planned
-from search.management.transfer import adopt
+from search.commands import options_of
+from search.management.opening import open_study
+from search.management.options import StudyOptions
+from search.management.planning import planned
+from search.management.transfer import transfer_trials
 from search.results.evidence import Evidence
 from search.results.findings.next_command import next_command
 from search.results.reading import results_of
@@ -123,7 +126,7 @@ def test_the_command_starts_the_search_that_the_advice_describes(
     args = parser().parse_args(words[3:])
     assert args.old == "faces"
     assert args.study == "faces-2"
-    plan = planned(args)
+    plan = planned(options_of(StudyOptions, args))
     assert differences(load_setup(made), plan.setup) == []
     assert plan.setup.fixed == setup.fixed
     assert plan.setup.sampler == setup.sampler
@@ -131,7 +134,7 @@ def test_the_command_starts_the_search_that_the_advice_describes(
     assert isinstance(wider, Float)
     assert wider.high > 4.0
     new = open_study(storage, plan.setup)
-    assert adopt(new, storage, "faces") == [
+    assert transfer_trials(new, storage, "faces") == [
         "--from faces: 40 trials taken over with their values and curves"
     ]
 
@@ -146,7 +149,7 @@ def test_without_another_range_the_command_goes_on_with_the_study(
     assert words is not None
     args = parser().parse_args(words[3:])
     assert (args.study, args.old, args.trials) == ("faces", None, 25)
-    assert agreed(storage, planned(args).setup).uid == setup.uid
+    assert agreed(storage, planned(options_of(StudyOptions, args)).setup).uid == setup.uid
 
 
 def test_a_config_that_flags_cannot_tell_is_taken_from_a_trials_file(
@@ -164,7 +167,7 @@ def test_a_config_that_flags_cannot_tell_is_taken_from_a_trials_file(
     words = next_command(Evidence(results), url, "runs")
     assert words is not None
     assert words[words.index("--config") + 1] == "runs/faces/3/1/config.yaml"
-    plan = planned(parser().parse_args(words[3:]))
+    plan = planned(options_of(StudyOptions, parser().parse_args(words[3:])))
     assert differences(setup, plan.setup) == []
 
 

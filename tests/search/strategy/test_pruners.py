@@ -7,10 +7,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.strategy.equipping import forecast_of_study, load_study
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.loading import forecast_of_study, load_study
 from search.strategy.pruners import RestartAwarePruner, first_epoch
 from search.strategy.revival import choose, continued
 from search.study.names import PRUNERS

@@ -11,12 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution import objective
 from search.execution.worker_loop import work
-from search.export import exported
 from search.management.opening import open_study
-from search.strategy.equipping import load_study
+from search.results.exported_trial import exported
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.loading import load_study
 from search.strategy.revival import SHARE, Revivals, allowance, choose, continued, parked
 from search.study.lineages import best, merged, rows_of
 from search.study.lookup import load_setup
@@ -357,8 +357,8 @@ def test_an_interrupted_revival_waits_and_goes_on_though_every_place_is_used(
     assert merged(rows)[0].intermediate_values == whole.intermediate_values
 
 
-def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage, study = study_at(tmp_path, total=2, revive=0)
     monkeypatch.setattr(objective, "fit", cut_at(2, 2))
@@ -375,9 +375,9 @@ def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_told_once(
     for _ in range(2):
         assert revivals.next(trials, load_setup(study), 2) == 1 - number
     assert told == [f"trial {number} cannot go on: its checkpoint is gone; passed over"]
-    capsys.readouterr()
+    caplog.set_level("INFO", "search")
     work(post_at(tmp_path, storage))
-    assert capsys.readouterr().out.count("cannot go on") == 1
+    assert caplog.text.count("cannot go on") == 1
     rows = study.get_trials()
     assert [trial.user_attrs.get("continues") for trial in rows] == [None, None, 1 - number]
 

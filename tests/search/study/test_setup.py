@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 from optuna_dashboard import save_note
 
 from search.management.opening import open_study
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.study.attributes import REBUILT, SETUP
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from search.study.training_metrics import COLUMNS, metrics, ratio, row_of, rows, still_rising, text
-from tests.support.paths import SHARED
+from tests.support.paths import HISTORIES
 from tests.support.studies import play, setup_of, store, study_of
 
-SEED = SHARED / "seed" / "histories.json"
 # dice weight -> best F, best epoch, train F there, gap, final F, degradation, percent: as written
 BY_HAND = {
     1.0: (0.6819, 80, 0.6802, -0.0018, 0.6503, 0.0316, 4.6),
@@ -51,9 +50,8 @@ def test_figures_of_a_history_counted_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dice_weight", sorted(BY_HAND))
-@pytest.mark.skipif(not SEED.exists(), reason="the seed's histories are not here")
 def test_figures_agree_with_the_table_that_was_made_by_hand(dice_weight: float) -> None:
-    runs = {run["run"]: run for run in json.loads(SEED.read_text(encoding="utf-8"))}
+    runs = {run["run"]: run for run in json.loads(HISTORIES.read_text(encoding="utf-8"))}
     run = runs[RUNS[dice_weight]]
     found = metrics(history(run["val_f_score"], run["train_f_score"]), dice_weight=dice_weight)
     best, epoch, train, gap, final, lost, percent = BY_HAND[dice_weight]

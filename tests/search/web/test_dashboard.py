@@ -21,12 +21,13 @@ from urllib.parse import quote
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from search.dashboard import PASSWORD, main
+from search.dashboard import main
 from search.execution.worker_loop import work
 from search.reporting.dashboard_notes import publish
 from search.reporting.run_summary import command
-from search.strategy.equipping import load_study
+from search.strategy.loading import load_study
 from search.web.guard import MOST_FAILURES
+from search.web.password import PASSWORD
 from tests.support.browser import browse
 from tests.support.studies import play, post_at, real_study, setup_of, store, study_of, wait_until
 
@@ -360,7 +361,7 @@ def test_a_password_file_that_others_can_read_is_warned_about(
     assert main(["--storage", f"sqlite:///{tmp_path}/no.db", "--password-file", str(file)]) == 2
     warning = capsys.readouterr().err.splitlines()[0]
     assert warning == (
-        f"warning: --password-file {file}: others on this machine can read it; chmod 600 mends that"
+        f"warning: --password-file {file}: others on this machine can read it; chmod 600 fixes that"
     )
 
 

@@ -16,16 +16,15 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import space
+from scripts.benchmarks import record_bank
 from search.execution.trial_runner import take_up
 from search.strategy.forecast.curve_banks import Recorded, read_bank, seed_deviation, write_bank
 from search.study.attributes import DIVERGED
 from search.study.lookup import load_setup
 from storage import open_storage
-from tests.support.scripts import SCRIPTS, loaded_by_help, script
+from tests.support.scripts import loaded_by_help
 from tests.support.studies import EPOCHS, ROOT, environment, play, store, study_of, wait_until
 from trainer.errors import UserError
-
-record_bank = script("record_bank")
 
 TINY = """\
 model: {width: 0.1}
@@ -259,7 +258,7 @@ def written(folder: Path) -> list[str]:
 def test_flags_amiss_are_refused_in_one_line(tmp_path: Path, flags: list[str], says: str) -> None:
     store(tmp_path).close()
     done = subprocess.run(
-        [sys.executable, SCRIPTS / "record_bank.py", *written(tmp_path), *flags],
+        [sys.executable, "-m", "scripts.benchmarks.record_bank", *written(tmp_path), *flags],
         capture_output=True,
         text=True,
         env=environment(tmp_path),
@@ -271,7 +270,7 @@ def test_flags_amiss_are_refused_in_one_line(tmp_path: Path, flags: list[str], s
 
 def test_every_flag_has_help_and_help_does_not_wait_for_optuna() -> None:
     assert all(action.help for action in record_bank.parser()._actions)
-    assert loaded_by_help("record_bank")[1] == set()
+    assert loaded_by_help("scripts.benchmarks.record_bank")[1] == set()
 
 
 @pytest.mark.proof
@@ -279,7 +278,15 @@ def test_a_recording_goes_on_where_it_was_interrupted_and_trains_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = [sys.executable, f"{SCRIPTS}/record_bank.py", "--configs", "2", "--repeats", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.benchmarks.record_bank",
+        "--configs",
+        "2",
+        "--repeats",
+        "1",
+    ]
     command += [
         "--seeds",
         "3",

@@ -13,7 +13,7 @@ from search.strategy.forecast.features import (
     to_log,
 )
 from space import Choice, Float
-from trainer.lr import cycle_ends, lr_at
+from trainer.lr_schedule import cycle_ends, lr_at
 
 PARAMS = {
     "dice_weight": 1.5,

@@ -1,0 +1,1 @@
+"""Real searches that are killed (`scripts/torture`) or go on for long (`scripts/soak`)."""

@@ -1,0 +1,189 @@
+"""What the commands share: their flags, how they begin, and where their messages go.
+
+Nothing heavy is imported before the arguments are read: `--help` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from search.study.names import RUNS, STORAGE
+from trainer.cli import guarded, one_line, whole
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from storage import LeasedStorage
+
+# `python -m` runs a command under the name __main__
+LOG = logging.getLogger("search")
+FORMATS = ("text", "json")
+Options = TypeVar("Options")
+_FIELDS = ("study", "trial", "worker")
+
+# ------------------------------------------------------------------------------------- arguments
+
+
+def add_storage(flags: argparse._ActionsContainer, about: str = f"({STORAGE})") -> None:
+    """The flag --storage."""
+    flags.add_argument("--storage", default=STORAGE, metavar="URL", help=about)
+
+
+def add_runs(flags: argparse._ActionsContainer, about: str, default: str | None = RUNS) -> None:
+    """The flag --runs."""
+    flags.add_argument("--runs", default=default, metavar="DIR", help=about)
+
+
+def add_study(
+    flags: argparse._ActionsContainer, about: str = "(default: the one with the latest activity)"
+) -> None:
+    """The flag --study."""
+    flags.add_argument("--study", metavar="NAME", help=about)
+
+
+def add_log(flags: argparse._ActionsContainer, whose: str = "") -> None:
+    """The flags --log and --log-format; see `messages`."""
+    flags.add_argument("--log", metavar="FILE", help=f"append every message to FILE as well{whose}")
+    flags.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default="text",
+        help="how a message stands in FILE: text (default), or json, an object a line with time"
+        " (UTC), level, message, study, trial and worker",
+    )
+
+
+def worker_count(text: str) -> int | None:
+    """For argparse: how many workers; None for auto."""
+    return None if text == "auto" else whole(1)(text)
+
+
+# argparse names the function in its messages
+worker_count.__name__ = "count"
+
+
+def options_of(kind: type[Options], args: argparse.Namespace) -> Options:
+    """The options of a dataclass `kind`, as the arguments of the same names say."""
+    named = vars(args)
+    known = [it.name for it in fields(kind) if it.name in named]  # type: ignore[arg-type]
+    return kind(**{name: named[name] for name in known})
+
+
+# ----------------------------------------------------------------------------------- how it begins
+
+
+def run_command(body: Callable[[], int], *, printed: bool = False) -> int:
+    """Run a command's body, after its arguments are read; see `trainer.cli.guarded`."""
+    import optuna
+
+    from storage import StorageError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return guarded(body, errors=(StorageError,), printed=printed)
+
+
+def study_name(storage: LeasedStorage, given: str | None, *, quiet: bool = False) -> str:
+    """The study that the user named, else the latest search, with a note on standard error.
+
+    Raises StudyError if there is none.
+    """
+    from search.study.lookup import chosen_study
+
+    note = (lambda line: None) if quiet else partial(print, file=sys.stderr)
+    return chosen_study(storage, given, note)
+
+
+def check_writable(runs: Path) -> None:
+    """Make the folder of --runs. Raises UserError where nothing can be written to it."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--runs {runs}: not a folder; name a folder") from None
+    if not os.access(runs, os.W_OK):
+        raise UserError(f"--runs {runs}: cannot be written to; name another folder")
+
+
+# ---------------------------------------------------------------------------------------- messages
+
+
+@contextmanager
+def messages(
+    show: Callable[[str], None],
+    *,
+    log: str | None = None,
+    log_format: str = "text",
+    study: str | None = None,
+    worker: str | None = None,
+) -> Iterator[None]:
+    """Show the messages of `search` while the block runs; the one place where logging is set up.
+
+    show: gets the text of each. log: file that gets each as a line as well, and what ended the
+    block; log_format: one of FORMATS. study, worker: of all records that name none of their own.
+    """
+    shown = _Handler(lambda record: show(record.getMessage()))
+    handlers = [shown]
+    before = LOG.level
+    if log is not None:
+        path = Path(log)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        common = {"study": study, "trial": None, "worker": worker}
+        handlers.append(_Handler(partial(_append, descriptor, log_format, common)))
+    for handler in handlers:
+        LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    try:
+        yield
+    except Exception as error:
+        # `guarded` shows it
+        LOG.removeHandler(shown)
+        if log is not None:
+            LOG.error(f"{type(error).__name__}: {one_line(error)}")
+        raise
+    finally:
+        for handler in handlers:
+            LOG.removeHandler(handler)
+        LOG.setLevel(before)
+        if log is not None:
+            os.close(descriptor)
+
+
+class _Handler(logging.Handler):
+    """Hands each record to a function."""
+
+    def __init__(self, take: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._take(record)
+
+
+def _append(
+    descriptor: int, log_format: str, common: Mapping[str, Any], record: logging.LogRecord
+) -> None:
+    known = {name: getattr(record, name, common[name]) for name in _FIELDS}
+    entry = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname,
+        "message": record.getMessage(),
+        **known,
+    }
+    if log_format == "json":
+        line = json.dumps(entry)
+    else:
+        named = "".join(f" {name}={value}" for name, value in known.items() if value is not None)
+        line = f"{entry['time']} {entry['level']}{named}: {one_line(entry['message'])}"
+    # one write a line, for the processes of a run share the file; a full disk costs no trial
+    with suppress(OSError):
+        os.write(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))

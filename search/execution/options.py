@@ -1,0 +1,52 @@
+"""What a run is asked for, and what its workers are told of that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What one run is asked for.
+
+    storage: URL. runs: folder. trials: finished ones that the study should reach. stop_after: end
+    when so many trials brought nothing better. timeout: seconds. workers: in all, per_device: on
+    each device instead, "auto" is measured; both None: one per GPU, or per core. on_event: for
+    `sh -c`. log, log_format: as in `search.commands.messages`.
+    """
+
+    storage: str
+    runs: str
+    trials: int = 0
+    stop_after: int | None = None
+    timeout: float | None = None
+    launcher: str = "local"
+    device: str = "auto"
+    workers: int | None = None
+    per_device: int | str | None = None
+    ray_address: str | None = None
+    gpus_per_worker: float | None = None
+    on_event: str | None = None
+    log: str | None = None
+    log_format: str = "text"
+
+    def worker_words(self, study: str) -> list[str]:
+        """The arguments of search.worker that all workers of the run have in common."""
+        words = ["--storage", self.storage, "--study", study, "--runs", self.runs]
+        if self.stop_after is not None:
+            words += ["--stop-after", str(self.stop_after)]
+        if self.log is not None:
+            words += ["--log", self.log, "--log-format", self.log_format]
+        return words
+
+
+def worker_command(words: Sequence[str]) -> list[str]:
+    """A worker's whole command line."""
+    return [sys.executable, "-m", "search.worker", *words]
+
+
+def worker_place(device: str, threads: int) -> list[str]:
+    """The arguments that say where a worker computes."""
+    return ["--device", device, "--threads", str(threads)]

@@ -1,0 +1,108 @@
+"""What flags and config come to, checked before the store is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+import space
+from search.management.enqueue import Request, complete, read_requests
+from search.management.options import StudyOptions
+from search.study import search_space
+from search.study.names import default_name
+from search.study.search_space import Searched
+from search.study.setup import PRUNE_RISK, PRUNER, REVIVE, SAMPLER, Setup, make_setup
+from trainer.config import compose
+from trainer.data.dataset import DataSummary, describe
+from trainer.model import build_model, parameter_count
+from trainer.presets import default_preset
+from trainer.runtime import check_device
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line and the config came to, before the store is touched."""
+
+    setup: Setup
+    summary: DataSummary
+    preset: str
+    parameters: int
+    notes: Sequence[str]
+    requests: Sequence[Request]
+
+
+def planned(options: StudyOptions) -> Plan:
+    """Check all that can be checked without the store; nothing is written."""
+    requests = read_requests(options.enqueue) if options.enqueue else []
+    flags = {
+        "data.root": options.data,
+        "data.image_size": options.image_size,
+        "data.batch_size": options.batch_size,
+        "training.epochs": options.epochs,
+        "runtime.device": None if options.device == "auto" else options.device,
+    }
+    # the first pass finds the data set, whose size turns a preset's steps into epochs
+    draft = compose(
+        file=options.config, preset=options.preset, flags={**flags, "training.epochs": None}
+    )
+    root, device = draft.config.data.root, draft.config.runtime.device
+    check_device(device)
+    cuda = torch.cuda.is_available() and device != "cpu"
+    preset = options.preset or default_preset(root, cuda=cuda)
+    draft = compose(
+        file=options.config,
+        preset=options.preset,
+        default_preset=preset,
+        flags={**flags, "training.epochs": None},
+    )
+    summary = describe(root, draft.config.data.synthetic_images)
+    composed = compose(
+        file=options.config,
+        preset=options.preset,
+        default_preset=preset,
+        flags=flags,
+        train_images=summary.train,
+        keep=[
+            search_space.canonical(text.partition("=")[0].strip(), list(space.SPACE))
+            for text in (*options.fix, *options.ranges)
+        ],
+    )
+    searched = search_space.resolve(composed.config, options.fix, options.ranges)
+    config = searched.config
+    model = build_model(
+        config.model.name,
+        width=config.model.width,
+        # whether dropout acts is a question for a network that has some
+        dropout=_highest_dropout(searched),
+        aux=config.loss.aux_weight > 0,
+    )
+    setup = make_setup(
+        options.study or default_name(summary.name, preset, config.data.image_size),
+        searched,
+        summary,
+        seed=options.seed or 0,
+        sampler=options.sampler or SAMPLER,
+        pruner=options.pruner or PRUNER,
+        preset=preset,
+        revive=REVIVE if options.revive is None else options.revive,
+        prune_risk=options.prune_risk or PRUNE_RISK,
+    )
+    for number, request in enumerate(requests, start=1):
+        complete(request, setup, f"{options.enqueue}: entry {number}")
+    return Plan(setup, summary, preset, parameter_count(model), composed.notes, requests)
+
+
+def _highest_dropout(searched: Searched) -> float:
+    fixed = searched.fixed.get("dropout")
+    if fixed is not None:
+        return float(fixed)
+    spec = searched.specs.get("dropout")
+    if spec is None:
+        return searched.config.model.dropout
+    return (
+        max(float(choice) for choice in spec.choices)
+        if isinstance(spec, space.Choice)
+        else spec.high
+    )
