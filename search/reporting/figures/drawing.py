@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from search.results.statistics.estimates import Estimate
+from search.results.statistics.intervals import Interval
 from search.results.trials import Outcome, Results
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b82d6", "#e2762f", "#2a9d78", "#9a66c9", "#8b919a"
@@ -101,6 +103,29 @@ def points(
         hovertemplate="%{text}<br>%{x}: %{y:.4f}<extra></extra>",
         **options,
     )
+
+
+def add_trials(figure: go.Figure, trials: Sequence[Outcome], value: Callable[..., Any]) -> None:
+    """A mark for each trial at its `value` and score: full for complete ones, open for pruned."""
+    for marker, chosen in (
+        (pruned_marker(), [one for one in trials if not is_complete(one)]),
+        ({}, [one for one in trials if is_complete(one)]),
+    ):
+        if chosen:
+            x = [value(one) for one in chosen]
+            x = x if isinstance(x[0], (str, int)) else significant(x)
+            figure.add_trace(points(chosen, x, [one.value for one in chosen], marker=marker))
+
+
+def error_bars(middles: Sequence[float], spans: Iterable[Estimate | Interval]) -> dict[str, Any]:
+    """Plotly's bars around the middles, out to the ends of their intervals."""
+    ends = [(middle, span.low, span.high) for middle, span in zip(middles, spans, strict=True)]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": rounded(high - middle for middle, _, high in ends),
+        "arrayminus": rounded(middle - low for middle, low, _ in ends),
+    }
 
 
 def name_tags(trials: Sequence[Outcome], x: Sequence[float]) -> go.Scatter:

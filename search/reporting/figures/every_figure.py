@@ -10,6 +10,7 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 
 import plotly.graph_objects as go
 
@@ -18,12 +19,13 @@ from search.reporting.figures.drawing import (
     BLUE,
     GREY,
     ORANGE,
+    add_trials,
     below,
     blank,
+    error_bars,
     is_complete,
     name_tags,
     points,
-    pruned_marker,
     rounded,
     score_range,
     shown,
@@ -73,13 +75,7 @@ def _scores_figure(results: Results) -> go.Figure | None:
         "best val F",
     )
     complete = [one for one in trials if is_complete(one)]
-    for marker, chosen in (
-        (pruned_marker(), [one for one in trials if not is_complete(one)]),
-        ({}, complete),
-    ):
-        if chosen:
-            numbers, scores = [one.number for one in chosen], [one.value for one in chosen]
-            figure.add_trace(points(chosen, numbers, scores, marker=marker))
+    add_trials(figure, trials, attrgetter("number"))
     best = list(itertools.accumulate((one.value or 0.0 for one in complete), max))
     figure.add_trace(
         go.Scatter(
@@ -131,29 +127,24 @@ def _importance_figure(evidence: Evidence) -> go.Figure | None:
     found = evidence.importance
     if not found:
         return None
-    names = list(found)[::-1]
-    count = found[names[0]].count
+    # the first of a horizontal chart stands at its foot
+    names, shares = list(found)[::-1], list(found.values())[::-1]
     figure = blank(
         "Importance of each parameter",
-        f"share of 1 among {count} complete trials (PED-ANOVA); orange: the middle 90 % of"
-        " resampled trials",
+        f"share of 1 among {shares[0].count} complete trials (PED-ANOVA); orange: the middle 90 %"
+        " of resampled trials",
         "share",
         "",
         height=130 + 34 * len(names),
     )
     figure.add_trace(
         go.Bar(
-            x=rounded(found[name].value for name in names),
+            x=rounded(own.value for own in shares),
             y=[shown(name) for name in names],
             orientation="h",
             marker={"color": BLUE},
             error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": rounded(max(0.0, found[name].high - found[name].value) for name in names),
-                "arrayminus": rounded(
-                    max(0.0, found[name].value - found[name].low) for name in names
-                ),
+                **error_bars([own.value for own in shares], shares),
                 "color": ORANGE,
             },
             hovertemplate="%{y}: %{x:.2f}<extra></extra>",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from search.reporting.figures.drawing import (
     GREEN,
     ORANGE,
     PURPLE,
+    add_trials,
     below,
     blank,
+    error_bars,
     is_complete,
     on_log_scale,
     points,
-    pruned_marker,
     rounded,
     score_range,
     shown,
@@ -34,16 +36,14 @@ from search.results.statistics.smoothing import Smooth, smooth
 from search.results.trials import Outcome, Results
 from search.study.attributes import F_LARGE, F_SMALL
 from search.study.search_space import as_number, format_value
+from search.study.wording import counted
 
 # so few distinct values are shown one by one
 _FEW = 8
 # of two scores the interval is wider than any figure
 _LEAST_IN_GROUP = 3
 Measure = Callable[[Outcome], float | None]
-
-
-def _dice_weight(one: Outcome) -> float | None:
-    return one.dice_weight
+_dice_weight: Measure = attrgetter("dice_weight")
 
 
 def parameter_figures(results: Results) -> dict[str, go.Figure]:
@@ -103,18 +103,18 @@ def _along(
     complete = [one for one in trials if is_complete(one)]
     x = [value(one) or 0.0 for one in complete]
     y = [one.value or 0.0 for one in complete]
-    span = score_range(trials)
+    span, count = score_range(trials), counted(len(complete), "complete trial")
     if found is not None:
-        reading = f"line and band: local mean of {_trials(complete)}, its 95 % interval"
+        reading = f"line and band: local mean of {count}, its 95 % interval"
         reading += ", linear effects of the other parameters taken out" if found[1] else ""
     elif len(set(x)) <= _FEW:
         reading = _groups_reading(x)
     else:
-        reading = f"{_trials(complete)}, too few or chosen by hand: no band"
+        reading = f"{count}, too few or chosen by hand: no band"
     figure = blank(
         f"Score against {name}", reading + below(trials, span), name, "best val F", height=320
     )
-    _add_trials(figure, trials, value)
+    add_trials(figure, trials, value)
     if found is not None:
         _add_band(figure, found[0], ORANGE, BAND)
     elif len(set(x)) <= _FEW:
@@ -145,7 +145,7 @@ def _choices(name: str, trials: Sequence[Outcome]) -> go.Figure:
     span = score_range(trials)
     reading = _groups_reading(labels) + below(trials, span)
     figure = blank(f"Score against {name}", reading, name, "best val F", height=320)
-    _add_trials(figure, trials, lambda one: shown(format_value(one.params[name])))
+    add_trials(figure, trials, lambda one: shown(format_value(one.params[name])))
     _add_groups(figure, labels, [one.value or 0.0 for one in complete])
     figure.update_xaxes(type="category")
     figure.update_yaxes(range=span)
@@ -164,22 +164,6 @@ def _groups_reading(values: Sequence[Any]) -> str:
     )
 
 
-def _trials(complete: Sequence[Outcome]) -> str:
-    return f"{len(complete)} complete trial{'' if len(complete) == 1 else 's'}"
-
-
-def _add_trials(figure: go.Figure, trials: Sequence[Outcome], value: Callable[..., Any]) -> None:
-    """A mark each: full ones for complete trials, open ones for pruned."""
-    for marker, chosen in (
-        (pruned_marker(), [one for one in trials if not is_complete(one)]),
-        ({}, [one for one in trials if is_complete(one)]),
-    ):
-        if chosen:
-            at = [value(one) for one in chosen]
-            at = at if isinstance(at[0], str) else significant(at)
-            figure.add_trace(points(chosen, at, [one.value for one in chosen], marker=marker))
-
-
 def _add_groups(figure: go.Figure, x: Sequence[Any], y: Sequence[float]) -> None:
     groups: dict[Any, list[float]] = {}
     for value, score in zip(x, y, strict=True):
@@ -196,16 +180,7 @@ def _add_groups(figure: go.Figure, x: Sequence[Any], y: Sequence[float]) -> None
         go.Scatter(
             x=list(known),
             y=rounded(means),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": rounded(
-                    span.high - mean for span, mean in zip(known.values(), means, strict=True)
-                ),
-                "arrayminus": rounded(
-                    mean - span.low for span, mean in zip(known.values(), means, strict=True)
-                ),
-            },
+            error_y=error_bars(means, known.values()),
             mode="markers",
             marker={"symbol": "diamond", "size": 10, "color": ORANGE},
             text=[f"mean of {len(groups[value])}" for value in known],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from search.reporting.figures.drawing import BLUE, ORANGE, blank, rounded, shown
+from search.reporting.figures.drawing import BLUE, ORANGE, blank, error_bars, rounded, shown
 from search.results.statistics.intervals import interval
 
 
@@ -40,17 +40,13 @@ def repeats_figure(scores: Mapping[str, Sequence[float]], looks: int = 1) -> go.
             )
         )
     spans = {label: interval(known[label], looks=looks) for label in ordered}
-    wide = {label: span for label, span in spans.items() if span is not None}
+    known_spans = {label: span for label, span in spans.items() if span is not None}
+    means = [span.mean for span in known_spans.values()]
     figure.add_trace(
         go.Scatter(
-            x=rounded(span.mean for span in wide.values()),
-            y=[shown(label) for label in wide],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": rounded(span.high - span.mean for span in wide.values()),
-                "arrayminus": rounded(span.mean - span.low for span in wide.values()),
-            },
+            x=rounded(means),
+            y=[shown(label) for label in known_spans],
+            error_x=error_bars(means, known_spans.values()),
             mode="markers",
             marker={"color": ORANGE, "symbol": "diamond", "size": 10},
             hovertemplate="mean %{x:.4f}<extra></extra>",

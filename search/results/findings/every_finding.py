@@ -6,24 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from search.results.evidence import Evidence
-from search.results.findings.comparisons import (
-    comparison_sentences,
-    difference_sentences,
-    state_sentences,
-)
-from search.results.findings.dice_weight import dice_sentences
-from search.results.findings.next_ranges import advice_sentences
-from search.results.findings.parameters import (
-    class_sentences,
-    importance_sentences,
-    restart_sentences,
-    schedule_sentences,
-)
-from search.results.findings.pruning_and_queue import enqueued_sentences, pruning_sentences
-from search.results.findings.training import (
-    balance_sentences,
-    convergence_sentences,
-    optimisation_sentences,
+from search.results.findings import (
+    comparisons,
+    dice_weight,
+    next_ranges,
+    parameters,
+    pruning_and_queue,
+    training,
 )
 
 
@@ -57,21 +46,24 @@ def _untestable_sentences(seen: Evidence) -> list[str]:
 
 # topic -> its sentences, in the order of the report
 _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
-    "standing": lambda seen: [*state_sentences(seen), *(f"{it}." for it in seen.results.troubles)],
-    "comparison": comparison_sentences,
-    "differences": difference_sentences,
-    "dice": dice_sentences,
-    "optimisation": optimisation_sentences,
-    "balance": balance_sentences,
-    "convergence": convergence_sentences,
-    "restarts": restart_sentences,
-    "schedules": schedule_sentences,
-    "importances": importance_sentences,
-    "classes": class_sentences,
-    "pruning": pruning_sentences,
-    "enqueued": enqueued_sentences,
+    "standing": lambda seen: [
+        *comparisons.state_sentences(seen),
+        *(f"{it}." for it in seen.results.troubles),
+    ],
+    "comparison": comparisons.comparison_sentences,
+    "differences": comparisons.difference_sentences,
+    "dice": dice_weight.dice_sentences,
+    "optimisation": training.optimisation_sentences,
+    "balance": training.balance_sentences,
+    "convergence": training.convergence_sentences,
+    "restarts": parameters.restart_sentences,
+    "schedules": parameters.schedule_sentences,
+    "importances": parameters.importance_sentences,
+    "classes": parameters.class_sentences,
+    "pruning": pruning_and_queue.pruning_sentences,
+    "enqueued": pruning_and_queue.enqueued_sentences,
     "untestable": _untestable_sentences,
-    "advice": advice_sentences,
+    "advice": next_ranges.advice_sentences,
 }
 TOPICS = tuple(_TOPICS)
 _WITHOUT_COMPLETE = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")
