@@ -141,7 +141,8 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = place(tmp_path_factory.mktemp("finished"))
-    with started(folder, "--trials", "3", "--workers", "2") as process:
+    log = ("--log", "log.jsonl", "--log-format", "json")
+    with started(folder, "--trials", "3", "--workers", "2", *log) as process:
         out, err = process.communicate(timeout=120)
     return Finished(folder, out, err, process.returncode)
 
@@ -175,6 +176,21 @@ def test_without_a_terminal_there_are_plain_lines_only(finished: Finished) -> No
     ended = re.findall(r"^trial (\d) COMPLETE 0\.\d+ after 2/2 epochs", finished.out, re.M)
     assert sorted(ended) == ["0", "1", "2"]
     assert "new best: dice_weight" in finished.out
+
+
+def test_a_log_holds_the_messages_of_the_run_and_of_its_workers(finished: Finished) -> None:
+    lines = (finished.folder / "log.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert {entry["study"] for entry in entries} == {NAME}
+    own = [entry["message"] for entry in entries if entry["worker"] is None]
+    assert f"study {NAME}: synthetic" in own[0]
+    assert all(text in finished.out for text in own)
+    ended = [entry for entry in entries if ": COMPLETE, " in entry["message"]]
+    assert sorted(entry["trial"] for entry in ended) == [0, 1, 2]
+    assert all(entry["worker"] for entry in ended)
+    # what a worker prints goes to its own file as before
+    logs = "".join(path.read_text() for path in finished.folder.glob("runs/*/workers/*.log"))
+    assert all(f"{entry['message']}\n" in logs for entry in ended)
 
 
 def test_the_beginning_says_what_will_be_searched_on_what(finished: Finished) -> None:
