@@ -123,7 +123,7 @@ def name_tags(trials: Sequence[Outcome], x: Sequence[float]) -> go.Scatter:
     return go.Scatter(
         x=[x[i] for i, *_ in placed],
         y=rounded(y[i] for i, *_ in placed),
-        # a marker that nobody sees keeps the name off the one below
+        # an invisible marker keeps the name off the one below
         mode="markers+text",
         marker={"size": 9, "opacity": 0},
         text=[shown(trials[i].name) for i, *_ in placed],
@@ -165,7 +165,7 @@ def is_complete(one: Outcome) -> bool:
 def on_log_scale(name: str, results: Results) -> bool:
     """Whether a parameter is looked at by its order of magnitude: as it was searched.
 
-    Of imported runs nobody says so: then what they span decides.
+    Of imported runs that is not known: then what they span decides.
     """
     values = [one.params[name] for one in results.scored() if name in one.params]
     if any(isinstance(it, str) or it is None or it <= 0 for it in values):

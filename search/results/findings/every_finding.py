@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from search.results.findings.comparisons import comparison, differences, standing
-from search.results.findings.dice_weight import dice
-from search.results.findings.judged_study import Evidence
-from search.results.findings.next_ranges import advice, advice_command
-from search.results.findings.parameters import classes, importances, restarts, schedules
-from search.results.findings.pruning_and_queue import enqueued, pruning
-from search.results.findings.training import balance, convergence, optimisation
-from search.results.trials import Results
-
-# topic -> who speaks of it, in the order of the report
-_TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
-    "standing": lambda seen: [*standing(seen), *(f"{it}." for it in seen.results.troubles)],
-    "comparison": comparison,
-    "differences": differences,
-    "dice": dice,
-    "optimisation": optimisation,
-    "balance": balance,
-    "convergence": convergence,
-    "restarts": restarts,
-    "schedules": schedules,
-    "importances": importances,
-    "classes": classes,
-    "pruning": pruning,
-    "enqueued": enqueued,
-    "untestable": lambda seen: untestable(seen),
-    "advice": advice,
-}
-TOPICS = tuple(_TOPICS)
-
-__all__ = ["TOPICS", "Finding", "advice_command", "findings"]
+from search.results.evidence import Evidence
+from search.results.findings.comparisons import (
+    comparison_sentences,
+    difference_sentences,
+    state_sentences,
+)
+from search.results.findings.dice_weight import dice_sentences
+from search.results.findings.next_ranges import advice_sentences
+from search.results.findings.parameters import (
+    class_sentences,
+    importance_sentences,
+    restart_sentences,
+    schedule_sentences,
+)
+from search.results.findings.pruning_and_queue import enqueued_sentences, pruning_sentences
+from search.results.findings.training import (
+    balance_sentences,
+    convergence_sentences,
+    optimisation_sentences,
+)
 
 
 @dataclass(frozen=True)
@@ -45,19 +35,7 @@ class Finding:
     text: str
 
 
-def findings(results: Results) -> list[Finding]:
-    """What the report says of a study, in the order of `TOPICS`; a topic may speak twice.
-
-    Where nothing is complete, only the standing, the queue and the advice have something to say.
-    """
-    seen = Evidence(results)
-    topics: Sequence[str] = TOPICS
-    if not seen.complete:
-        topics = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")
-    return [Finding(topic, text) for topic in topics for text in _TOPICS[topic](seen)]
-
-
-def untestable(seen: Evidence) -> list[str]:
+def _untestable_sentences(seen: Evidence) -> list[str]:
     """What no number of trials of this study can answer."""
     noise = (
         "no configuration was repeated, so not even that is known"
@@ -75,3 +53,34 @@ def untestable(seen: Evidence) -> list[str]:
         "Each interval holds by itself, in 95 %: of twenty differences that are none, one looks"
         " like one. Only comparisons of repeats keep their error over all of them.",
     ]
+
+
+# topic -> its sentences, in the order of the report
+_TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
+    "standing": lambda seen: [*state_sentences(seen), *(f"{it}." for it in seen.results.troubles)],
+    "comparison": comparison_sentences,
+    "differences": difference_sentences,
+    "dice": dice_sentences,
+    "optimisation": optimisation_sentences,
+    "balance": balance_sentences,
+    "convergence": convergence_sentences,
+    "restarts": restart_sentences,
+    "schedules": schedule_sentences,
+    "importances": importance_sentences,
+    "classes": class_sentences,
+    "pruning": pruning_sentences,
+    "enqueued": enqueued_sentences,
+    "untestable": _untestable_sentences,
+    "advice": advice_sentences,
+}
+TOPICS = tuple(_TOPICS)
+_WITHOUT_COMPLETE = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")
+
+
+def findings(evidence: Evidence) -> list[Finding]:
+    """What the report says of a study, in the order of `TOPICS`; a topic may have several.
+
+    Where no trial is complete, only some topics have something to say.
+    """
+    topics = TOPICS if evidence.complete else _WITHOUT_COMPLETE
+    return [Finding(topic, text) for topic in topics for text in _TOPICS[topic](evidence)]

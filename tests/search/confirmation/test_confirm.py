@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from search.confirm import main
-from search.confirmation.looks import judged
+from search.confirmation.looks import plan_state_of
 from search.confirmation.plan import best_of, fresh_seed
 from search.confirmation.scores import (
     CONFIGURATION,
@@ -33,9 +33,9 @@ from search.execution.worker_loop import work
 from search.management.enqueue import put_in_queue
 from search.management.opening import open_study
 from search.rebuild import main as rebuild
+from search.results.reading import results_of
 from search.results.statistics.sequential_plan import FIRST, plan_state
 from search.results.statistics.verdicts import sentence
-from search.results.trials import results_of
 from search.study.attributes import REPEAT
 from search.study.lookup import is_search, load_setup, named_study
 from search.study.repeats import confirmed_scores
@@ -170,7 +170,7 @@ def test_it_ends_with_a_table_of_80_columns_and_one_sentence(compared: Compared)
         count, mean = line.split()[2:4]
         assert count == "2"
         assert float(mean) == pytest.approx(sum(scores[label]) / 2, abs=6e-5)
-    now = judged(opened(compared.folder))
+    now = plan_state_of(opened(compared.folder))
     assert now is not None
     assert (now.look, now.looks, now.scores) == (1, 1, scores)
     said = lines[start + 5]
@@ -216,7 +216,7 @@ def test_a_rebuilt_comparison_is_judged_as_it_was(tmp_path: Path, compared: Comp
     url = f"sqlite:///{tmp_path}/new.db"
     assert rebuild(["--runs", f"{tmp_path}/runs", "--storage", url]) == 0
     new = named_study(open_storage(url, create=False), NAME)
-    assert judged(new) == judged(opened(compared.folder))
+    assert plan_state_of(new) == plan_state_of(opened(compared.folder))
 
 
 # ------------------------------------------------------------------------------- again, and further

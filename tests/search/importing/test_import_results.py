@@ -22,7 +22,8 @@ import yaml
 from search import compare, export, report, run
 from search.importing.batches import METRIC, import_batch, read_batch
 from search.reporting.dashboard_notes import study_note
-from search.results.trials import Results, results_of
+from search.results.reading import results_of
+from search.results.trials import Results
 from search.study.attributes import CONFIG, CONTINUED, IMPORTED, RUN, SERIES, SETUP
 from search.study.lookup import latest_study, named_study
 from search.study.setup import StudyError

@@ -725,7 +725,7 @@ def test_processes_that_start_together_share_one_decoding(folder: Path, tmp_path
     assert len(list((tmp_path / "cache").glob("*-images.npy"))) == 2  # train and val
 
 
-def test_progress_is_told(folder: Path, tmp_path: Path):
+def test_progress_is_reported(folder: Path, tmp_path: Path):
     seen: list[tuple[int, int]] = []
     load(folder, tmp_path, parts=("all",), tick=lambda done, total: seen.append((done, total)))
     assert seen[0] == (1, 12)
@@ -880,7 +880,7 @@ def test_more_built_in_faces_leave_the_first_ones_as_they_are(tmp_path: Path):
 # --- reversed sides
 
 
-def test_reversed_masks_are_told_in_one_line_that_names_the_mend(tmp_path: Path):
+def test_reversed_masks_are_reported_in_one_line_that_names_the_fix(tmp_path: Path):
     root = data_folders.course(tmp_path / "my faces", STEMS)
     cache = tmp_path / "cache"
     assert mask_warnings(str(root), cache) == []

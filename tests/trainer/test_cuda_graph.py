@@ -7,7 +7,7 @@ import torch
 
 from tests.support.faces import tiny_config, tiny_faces
 from trainer.augment import drawn
-from trainer.capture import CapturedStep, can_be_captured
+from trainer.cuda_graph import CapturedStep, can_be_captured
 from trainer.model import model_of
 from trainer.step import Pixels, Stepper
 
