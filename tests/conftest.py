@@ -44,7 +44,7 @@ from tests.support import fork_server, postgres  # noqa: E402
 # what takes a process half a minute and more, the longest first
 LONG = (
     *("test_run.py", "test_confirm.py", "test_failures.py", "test_storage_contract.py"),
-    *("test_revive.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py"),
+    *("test_revival.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py"),
 )
 
 

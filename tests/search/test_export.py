@@ -57,7 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [trial.state for trial in study.get_trials()] == wanted
     # whatever a repetition needs must be in the export
     shutil.rmtree(there / "runs")
-    shutil.rmtree(there / "cache")
     return there
 
 

@@ -946,6 +946,7 @@ def without_codes(told: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told)
 
 
+@pytest.mark.long
 def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1020,6 +1021,7 @@ def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_pr
     storage.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["strict", "POSIX", "latin-1"])
 def test_folders_of_any_name_are_searched_in_any_locale(tmp_path: Path, name: str) -> None:
     # where the store and the runs lie, and where the faces do
