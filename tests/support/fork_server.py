@@ -3,7 +3,8 @@
 Half of what the tests once computed was the import of torch in child processes. With `install`, a
 process that would be started as `python -m search.run …` is forked instead, from a server that has
 imported everything and done nothing: no thread, no open store, no patched function. It is a child
-of who starts it, with its own pid, signals, streams, folder and environment. `scripts/test --all` starts every process in earnest.
+of who starts it, with its own pid, signals, streams, folder and environment.
+`scripts/test --all` starts every process in earnest.
 
 What a fork cannot give is started as ever: another interpreter, user, locale, time zone, `space.py`
 or library path, and anything but Linux.
