@@ -13,7 +13,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from storage import Cause, LeasedStorage, LeaseLost, Reaper, TrialEvent, open_storage
-from storage.tables import EVENTS, TRIALS
+from storage.optuna_internals import TRIALS
+from storage.tables import EVENTS
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from storage import (
     ReaperThread,
     open_storage,
 )
-from storage.tables import TRIALS
+from storage.optuna_internals import TRIALS
 
 GRACE_S = 3.0
 
