@@ -69,7 +69,7 @@ def test_who_ends_the_bench_ends_its_search_and_the_time_counts(
         wait_until(lambda: any(begun.rglob("last.pt")), "the first epoch")
         children = psutil.Process(bench.pid).children(recursive=True)
         bench.send_signal(number)
-        _, err = bench.communicate(timeout=60)
+        _, err = bench.communicate(timeout=120)
     assert (bench.returncode, err.splitlines()[-1]) == (
         130,
         "interrupted; the same command goes on",

@@ -191,7 +191,7 @@ def refusal(
     return err
 
 
-def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
     """Look ten times a second until it is true."""
     end = time.monotonic() + timeout_s
     while not true():

@@ -328,7 +328,7 @@ def test_ctrl_c_ends_quietly_and_what_was_trained_can_go_on(tmp_path: Path) -> N
         if line.startswith("epoch 1/"):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "interrupted\n")
     assert checkpoint.read(out / "last.pt")["epoch"] >= 1
 

@@ -269,7 +269,7 @@ def test_a_killed_run_goes_on_with_the_same_seeds_and_trains_nothing_twice(
     folder = place(tmp_path)
     flags = (*COMPARE, "--seeds", "3", "--workers", "1")
     with begun(folder, *flags) as process:
-        wait_until(lambda: reported(folder) > 2, "some epochs", 120)
+        wait_until(lambda: reported(folder) > 2, "some epochs")
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert len(confirmed_scores(opened(folder)).get("dice_weight 3", [])) < 3
@@ -297,7 +297,7 @@ def test_what_is_not_used_of_a_folder_is_said_before_repeats_are_trained(tmp_pat
 def test_ctrl_c_lets_repeats_wait_and_names_the_command_that_goes_on(tmp_path: Path) -> None:
     folder = place(tmp_path)
     with begun(folder, *COMPARE, "--seeds", "3", "--workers", "1") as process:
-        wait_until(lambda: reported(folder) > 2, "some epochs", 120)
+        wait_until(lambda: reported(folder) > 2, "some epochs")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=120)
     assert process.returncode == 130

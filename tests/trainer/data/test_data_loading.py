@@ -719,7 +719,7 @@ def test_processes_that_start_together_share_one_decoding(folder: Path, tmp_path
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "cache")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    sums = {process.communicate(timeout=60)[0] for process in running}
+    sums = {process.communicate(timeout=120)[0] for process in running}
     assert all(process.returncode == 0 for process in running)
     assert len(sums) == 1
     assert len(list((tmp_path / "cache").glob("*-images.npy"))) == 2  # train and val

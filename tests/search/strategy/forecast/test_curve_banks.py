@@ -323,7 +323,7 @@ def test_a_recording_goes_on_where_it_was_interrupted_and_trains_nothing_twice(
         try:
             wait_until(begun, "a repeat", 120)
             one.send_signal(signal.SIGINT)
-            _, said = one.communicate(timeout=60)
+            _, said = one.communicate(timeout=120)
         finally:
             one.kill()
     assert one.returncode == 130, said
