@@ -19,7 +19,7 @@ from torch.nn import functional
 from trainer.data.classes import SWAP
 
 if TYPE_CHECKING:
-    from trainer.config import AugmentationConfig
+    from trainer.config.sections import AugmentationConfig
 
 # mean RGB of the published set (DOMAIN.md) and a rounded spread of its pixels; part of the
 # model's contract, so that a checkpoint needs no statistics of its own data
@@ -118,10 +118,7 @@ def flip_swap(images: Tensor, masks_BHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def augment(
-    images: Tensor,
-    masks_BHW: Tensor,
-    settings: AugmentationConfig,
-    generator: torch.Generator,
+    images: Tensor, masks_BHW: Tensor, settings: AugmentationConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A random variant of every picture of a batch.
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.cli import Parser, guarded, progress_bar
 from trainer.errors import DataError
+from trainer.files import umask
 from trainer.streams import command_line, shown
 
 if TYPE_CHECKING:
     from trainer.data.audit import Audit
     from trainer.data.cache import Tick
-    from trainer.data.sources import Listing
+    from trainer.data.layouts.layout import Listing
 
 # the lists of an audit in the order of its table: key, what it says, what --repair does
 _ROWS = (
@@ -38,8 +39,6 @@ _ROWS = (
     ("renumbered", "colours under other ids than elsewhere", "unchanged"),
     ("left_right_reversed", "left and right reversed", "exchanged"),
 )
-_SWAPPED_NAMES = {"l_eye": "r_eye", "l_brow": "r_brow", "l_ear": "r_ear"}
-_SWAPPED_NAMES |= {right: left for left, right in _SWAPPED_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
     be trained on are left out, of lists as well. `out` appears whole or not at all.
     Raises DataError if `out` is in use, overlaps the original, or nothing would be left.
     """
-    from trainer.data.sources import list_folder
+    from trainer.data.layouts import list_folder
 
     check_target(root, out)
     listing = list_folder(root)
@@ -82,8 +81,9 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
 def _check_result(before: Listing, after: Listing, changed: Sequence[str], found: Audit) -> None:
     """Judge the changed masks by the measures that found them. Raises DataError if a mask, or the
     class order of all of them, fits no better than before."""
-    from trainer.data.audit import OURS, misfit, order_of, shape_of, sides_vote
+    from trainer.data.class_order import OURS, misfit, order_of
     from trainer.data.classes import NUM_CLASSES
+    from trainer.data.mask_geometry import shape_of, sides_vote
 
     if not changed:
         return
@@ -133,10 +133,8 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{out.name}-"))
     try:
         yield folder
-        # mkdtemp makes private folders; a copy is as readable as any other folder of the person's
-        mask = os.umask(0)
-        os.umask(mask)
-        folder.chmod(0o777 & ~mask)
+        # mkdtemp makes private folders; a copy is as readable as any other folder of the user's
+        folder.chmod(0o777 & ~umask())
         folder.rename(out.resolve())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,30 +147,16 @@ def _pair_files(listing: Listing) -> set[Path]:
 
 
 def _copy_pair(listing: Listing, stem: str, folder: Path, found: Audit) -> None:
-    from trainer.data.audit import in_our_order, sides_swapped
-
     _copy(listing.images[stem], listing.root, folder)
-    other = stem in found.translated
-    swap = stem in found.left_right_reversed
-    files = listing.masks[stem]
-    if listing.layout == "official":
-        for path in files:
-            _copy(path, listing.root, folder, _swapped_name(path) if swap else path.name)
-    elif not (other or swap):
-        _copy(files[0], listing.root, folder)
-    else:
-        from trainer.data.sources import read_ids
-
-        ids = read_ids(files[0])
-        ids = in_our_order(ids) if other else ids
-        ids = sides_swapped(ids) if swap else ids
-        _write_mask(ids, files[0], folder / files[0].relative_to(listing.root))
-
-
-def _swapped_name(path: Path) -> str:
-    """`00017_l_eye.png` -> `00017_r_eye.png`: the part masks change sides by their names."""
-    number, _, part = path.stem.partition("_")
-    return f"{number}_{_SWAPPED_NAMES.get(part.lower(), part)}{path.suffix}"
+    for path, name, ids in listing.layout.corrected(
+        listing.masks[stem],
+        translated=stem in found.translated,
+        swapped=stem in found.left_right_reversed,
+    ):
+        if ids is None:
+            _copy(path, listing.root, folder, name)
+        else:
+            _write_mask(ids, path, folder / path.relative_to(listing.root).with_name(name))
 
 
 def _write_mask(ids: Any, original: Path, path: Path) -> None:
@@ -180,12 +164,12 @@ def _write_mask(ids: Any, original: Path, path: Path) -> None:
     from PIL import Image
 
     from trainer.data.classes import PALETTE
-    from trainer.data.sources import decode
+    from trainer.data.image_files import decode
 
     picture = Image.fromarray(ids)
     picture.putpalette(decode(original).getpalette() or PALETTE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path.with_suffix(".png"), optimize=True)
+    picture.save(path, optimize=True)
 
 
 def _copy(path: Path, root: Path, folder: Path, name: str | None = None) -> None:
@@ -194,7 +178,7 @@ def _copy(path: Path, root: Path, folder: Path, name: str | None = None) -> None
         target = target.with_name(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, target)
-    # a copy of a read-only file is for the person to work with
+    # a copy of a read-only file is for the user to work with
     target.chmod(target.stat().st_mode | 0o200)
 
 
@@ -223,7 +207,7 @@ def _copy_rest(listing: Listing, folder: Path, pair_files: set[Path], kept: Sequ
             _copy(path, root, folder)
 
 
-# --- what a person sees
+# --- what a user sees
 
 
 def _show(found: Audit, reasons: dict[str, str], root: Path, notes: Sequence[str]) -> None:
@@ -240,12 +224,12 @@ def _show(found: Audit, reasons: dict[str, str], root: Path, notes: Sequence[str
     table.add_column("count", justify="right")
     table.add_column("--repair")
     table.add_column("first names")
-    for key, text, reaped in _ROWS:
+    for key, text, repair_does in _ROWS:
         stems: list[str] = getattr(found, key)
         if key == "other_class_order" and not found.translated:
-            reaped = "unchanged"
+            repair_does = "unchanged"
         # Text: a plain string would be read as markup
-        table.add_row(text, str(len(stems)), reaped if stems else "", Text(_first(stems)))
+        table.add_row(text, str(len(stems)), repair_does if stems else "", Text(_first(stems)))
     copies = [" = ".join(group[:2]) for group in found.duplicates]
     table.add_row(
         "the same image under several names",
@@ -299,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         # numpy and Pillow only now: --help and mistakes answer at once
         from trainer.data.audit import audit
-        from trainer.data.dataset import notes_on
+        from trainer.data.plan import notes_on
 
         if given.repair is not None:
             check_target(given.data, given.repair)

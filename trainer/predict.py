@@ -129,7 +129,7 @@ def _pictures(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
     """
     from PIL import Image
 
-    from trainer.data.sources import IMAGE_SUFFIXES
+    from trainer.data.image_files import IMAGE_SUFFIXES
 
     if not folder.is_dir():
         raise DataError(f"--images {folder} is no folder; name a folder of pictures")
@@ -168,7 +168,7 @@ def _reason(error: DataError, path: Path) -> str:
 
 
 def _decoded(path: Path) -> Any:
-    from trainer.data.sources import read_image
+    from trainer.data.image_files import read_image
 
     return read_image(path)
 
@@ -303,7 +303,7 @@ def _prove(archive: Path, picture: Path, expected: Path) -> None:
     """Run run.py from the zip as the leaderboard does. Raises CheckpointError if it differs."""
     import numpy as np
 
-    from trainer.data.sources import read_ids
+    from trainer.data.mask_files import read_ids
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -601,7 +601,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace, words: list[str]) -> int:
     from trainer.data.dataset import load_faces
-    from trainer.data.sources import course_folders
+    from trainer.data.layouts.course import course_folders
 
     cores = first_cores(args.cores)
     if args.data is not None and course_folders(args.data) is None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.loading import forecast_of_study
 from search.strategy.pruners import THRESHOLDS, Thresholds
 from search.study import lineages
 from search.study.attributes import CONTINUES, COPIED_FROM, RUNTIME, SEED, STOPPED

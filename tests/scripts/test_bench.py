@@ -26,9 +26,9 @@ from tests.support.data_folders import course, save_mask
 from tests.support.paths import ROOT
 from tests.support.scripts import SCRIPTS
 from trainer.config import Config, with_values
-from trainer.data.audit import sides_swapped
 from trainer.data.classes import IDS, SWAP
-from trainer.data.sources import list_folder, read_ids
+from trainer.data.layouts import list_folder
+from trainer.data.mask_files import read_ids, sides_swapped
 from trainer.losses import dice_loss, segmentation_loss
 
 BENCHES = [
@@ -49,9 +49,8 @@ BENCHES = [
 
 
 @pytest.fixture(autouse=True)
-def own_process_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cache of its own; signals and random numbers as they were."""
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+def own_process_state() -> Iterator[None]:
+    """Signals and random numbers as they were."""
     before = signal.getsignal(signal.SIGTERM)
     with torch.random.fork_rng():
         yield
@@ -360,7 +359,7 @@ def test_quality_goes_on_where_it_was_interrupted_and_trains_nothing_twice(
     while not list((tmp_path / "out").glob("*/last.pt")) and time.monotonic() < until:
         time.sleep(0.05)
     torn.send_signal(signal.SIGINT)
-    _, err = torn.communicate(timeout=60)
+    _, err = torn.communicate(timeout=120)
     assert torn.returncode == 130
     assert err.endswith("interrupted\n")
     (history,) = (tmp_path / "out").glob("*/history.json")

@@ -380,7 +380,7 @@ def real_run(folder: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "FACE_PARSING_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -399,7 +399,7 @@ def test_a_run_is_ended_before_its_workers_have_begun(
         assert any("1 worker on cpu" in line for line in run.stdout)
         # a worker still loads its libraries, and will take this for a mark of earlier days
         told(tmp_path, capsys, "stop", "--study", "faces")
-        run.communicate(timeout=40)
+        run.communicate(timeout=120)
     assert run.returncode == 0
     # one that was quick enough has begun a trial, and put it back
     assert set(states(tmp_path)) <= {TrialState.WAITING}
@@ -415,7 +415,7 @@ def test_running_trials_are_stopped_and_the_run_is_ended(
         stopped = load_study(store(tmp_path), "faces").get_trials()[0]
         assert (stopped.state, stopped.user_attrs["stopped"]) == (P, True)
         assert told(tmp_path, capsys, "stop").startswith("the run is asked to end")
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=120)
     assert (run.returncode, err) == (0, "")
     assert "trial 0 PRUNED" in out
     assert "asked to end: running trials finish their epoch and wait" in out

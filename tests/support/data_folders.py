@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.paths import SHARED
 from trainer.data.classes import NAMES, PALETTE
-from trainer.data.pixels import ORIENTATION
+from trainer.data.image_files import ORIENTATION
 from trainer.data.synthetic import face
 
 REAL = SHARED / "celebamask-mini"

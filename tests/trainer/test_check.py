@@ -19,10 +19,12 @@ from tests.support import class_orders, data_folders
 from tests.support.paths import ROOT
 from tests.support.shells import LOCALES, command, locale_of, surroundings
 from trainer.check import main, repair
-from trainer.data.audit import OURS, audit, is_reversed, order_of, shape_of, sides_vote
+from trainer.data.audit import audit
+from trainer.data.class_order import OURS, order_of
 from trainer.data.classes import IDS, PALETTE, SWAP
 from trainer.data.dataset import describe, mask_warnings
-from trainer.data.sources import read_ids
+from trainer.data.mask_files import read_ids
+from trainer.data.mask_geometry import is_reversed, shape_of, sides_vote
 from trainer.data.synthetic import SEED, face
 from trainer.data.synthetic.person import Face
 from trainer.errors import DataError
@@ -252,7 +254,7 @@ def test_a_missing_folder_gives_one_line_and_exit_code_2(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -288,7 +290,7 @@ def test_findings_are_no_failure(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -481,7 +483,7 @@ def test_a_disk_that_is_full_in_the_middle_leaves_nothing_half_written(tmp_path:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

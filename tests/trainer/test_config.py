@@ -8,7 +8,6 @@ import pytest
 
 from trainer.config import (
     Config,
-    ConfigError,
     base_identity,
     compose,
     config_from_dict,
@@ -22,6 +21,7 @@ from trainer.config import (
     to_yaml,
     with_values,
 )
+from trainer.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.support.data_folders import small_face
 from tests.support.faces import tiny_config, tiny_faces
 from trainer import predict
-from trainer.data.sources import read_ids
+from trainer.data.mask_files import read_ids
 from trainer.fit import fit
 
 
@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network trained for a second."""
     folder = tmp_path_factory.mktemp("trained")
     config = tiny_config({"training.epochs": 2})
-    fit(config, tiny_faces(folder / "cache"), out=folder / "out")
+    fit(config, tiny_faces(), out=folder / "out")
     return folder / "out" / "best.pt"
 
 

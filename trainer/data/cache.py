@@ -15,19 +15,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data.pixels import quiet_pillow, unlike_stored
-from trainer.data.sources import Source, content_hash
+from trainer.data.image_files import quiet_pillow, unlike_stored
+from trainer.data.source import Bytes, Source, content_hash
 from trainer.errors import DataError
 from trainer.files import atomic_path, atomic_write_text
 
-Bytes = NDArray[np.uint8]
 # called with pairs done and pairs in all
 Tick = Callable[[int, int], None]
 
-# raise when the reduction below changes, or how files are read (`trainer.data.pixels`): older
+# raise when the reduction below changes, or how files are read (`image_files`, `mask_files`): older
 # caches are then left alone
 FORMAT = 2
 _NAME = "face-parsing-search"
@@ -216,7 +214,7 @@ def _decoded(
 
 def content_hashes(source: Source, root: Path, folder: Path) -> list[str]:
     """One line a pair, two hashes: of the picture and of all its files; where the picture's pixels
-    are not the stored ones, a third word says why (`pixels.unlike_stored`).
+    are not the stored ones, a third word says why (`image_files.unlike_stored`).
 
     Files unchanged since the last call are not read: while size and modification time are the same.
     """

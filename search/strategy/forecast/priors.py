@@ -6,26 +6,44 @@ import functools
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from search.strategy.forecast.curve_banks import read_bank
 from search.strategy.forecast.features import KNOWN, ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, Prior, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.study.attributes import SETUP
+from search.study.identity import differing_facts
+from search.study.lookup import is_search
 from search.study.search_space import drawn
-
-if TYPE_CHECKING:
-    from search.study.setup import Setup
+from search.study.setup import Setup
+from storage.optuna_internals import id_of_study, storage_of
 
 BANKS = tuple(
     Path(__file__).parent / "banks" / f"{name}.json" for name in ("real-faces-64", "built-in-64")
 )
 # of the same store: so many, the latest ones, with at least so many ended trials
 _EARLIER, _LEAST_ENDED = 3, 5
+# studies of a store that a new one looks at, the latest ones
+_LOOKED_AT = 12
 # a sample of the space, for what a trial not yet begun may come to
 _CONFIGURATIONS = 48
+
+
+def forecast_of_study(study: optuna.Study, setup: Setup) -> StudyForecast:
+    """A fresh forecast of a study, which starts from the latest other ones of its store too."""
+    storage = storage_of(study)
+    earlier = (
+        (past, storage.get_all_trials(id_of_study(other), deepcopy=False))
+        for other in storage.get_all_studies()[: -_LOOKED_AT - 1 : -1]
+        if other.study_name != setup.name
+        and is_search(other.study_name, other.user_attrs)
+        and not differing_facts(past := Setup.from_json(other.user_attrs[SETUP]), setup, "metric")
+    )
+    return make_study_forecast(setup, earlier)
 
 
 def make_study_forecast(

@@ -35,7 +35,7 @@ LONG = {"epochs": 40}
 
 
 def finished_well(worker: subprocess.Popen[str]) -> str:
-    out, err = worker.communicate(timeout=100)
+    out, err = worker.communicate(timeout=120)
     assert (worker.returncode, err) == (0, "")
     return out
 
@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     time.sleep(3)
     assert worker.poll() is None
     worker.send_signal(signal.SIGINT)
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=120)
     # one that had finished its epoch would leave with 0
     assert worker.returncode == 130
     assert study.get_trials()[0].state == TrialState.WAITING

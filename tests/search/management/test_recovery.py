@@ -50,7 +50,6 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = real_study(storage, total=1, seed=3, ranges=("dice_weight=1:2",))
     study.enqueue_trial({"dropout": 0.1}, user_attrs={"note": "of mine: 1e-4", "priority": 2})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
         work(post_at(there, storage))
         set_total(study, 2)
         patch.setattr(objective, "fit", diverging)
@@ -71,9 +70,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(lived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(lived: Path, tmp_path: Path) -> Path:
     """A copy of its runs alone: the store is lost."""
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(lived / "cache"))
     shutil.copytree(lived / "runs", tmp_path / "runs")
     return tmp_path
 

@@ -14,7 +14,7 @@ from optuna_dashboard import get_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.reporting.dashboard_notes import Board, publish, study_note
-from search.results.trials import results_of
+from search.results.reading import results_of
 from search.study.attributes import JUDGED
 from search.study.trial_notes import YOURS, put_note, trial_note
 from search.study.wording import escaped

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.reporting.tables import verdicts
-from search.results.findings.every_finding import TOPICS, advice_command, findings
-from search.results.statistics.evidence import rank_correlation
-from search.results.trials import Outcome, Results, results_of
+from search.reporting.tables import verdicts_table
+from search.results.evidence import Evidence
+from search.results.findings.every_finding import TOPICS, findings
+from search.results.findings.next_command import next_command
+from search.results.reading import results_of
+from search.results.statistics.estimates import rank_correlation
+from search.results.trials import Outcome, Results
 from search.study.lookup import load_setup
 from search.study.search_space import distribution, drawn
 from tests.support.outcomes import (
@@ -251,7 +254,7 @@ def test_repeats_of_a_confirmation_are_grouped_by_their_label() -> None:
     results = study(ones, setup_of(), name="old-confirm")
     assert "trial 3" in said(results, "comparison")
     assert "give no ranges" in said(results, "advice")
-    assert advice_command(results, "sqlite:///x.db", "runs") is None
+    assert next_command(Evidence(results), "sqlite:///x.db", "runs") is None
 
 
 # ------------------------------------------------------------------------ the curve over dice
@@ -562,13 +565,13 @@ def test_verdicts_are_told_in_numbers() -> None:
         "trial 2: at epoch 4 of 10, forecast 0.5000 ± 0.0100 against 0.6000 and 2 trials to come"
     )
     assert nearest in text
-    table = verdicts(study(ones))
+    table = verdicts_table(study(ones))
     assert table is not None
     assert [row[0] for row in table.rows] == ["1", "2"]
     assert table.rows[0][1:] == (
         *("4 of 10", "0.3000", "0.5000", "0.0100", "0.6000", "0.3 %", "2 %"),
     )
-    assert verdicts(study([run(0, 0.6)])) is None
+    assert verdicts_table(study([run(0, 0.6)])) is None
 
 
 def test_each_forecast_is_set_beside_what_came() -> None:
@@ -643,4 +646,4 @@ def test_a_thousand_trials_of_150_epochs_have_every_finding() -> None:
             )
         )
     results = study(ones, setup)
-    assert len(findings(results)) >= len(TOPICS)
+    assert len(findings(Evidence(results))) >= len(TOPICS)

@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
+from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.loading import forecast_of_study, load_study
+from search.strategy.loading import load_study
 from search.strategy.pruners import RestartAwarePruner, first_epoch
 from search.strategy.revival import revival_row, trial_to_revive
 from search.study.names import PRUNERS

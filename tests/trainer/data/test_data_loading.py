@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from tests.support import data_folders
-from trainer.data import cache, dataset, sources
+from trainer.data import cache, layouts
 from trainer.data.cache import reduce_mask
 from trainer.data.classes import IDS, NAMES
 from trainer.data.dataset import FaceData, describe, load_faces, mask_warnings
-from trainer.data.pixels import ORIENTATION
+from trainer.data.image_files import ORIENTATION
 from trainer.errors import DataError
 
 STEMS = tuple(f"p{number:02d}" for number in range(12))
@@ -333,7 +333,7 @@ def test_a_study_on_masks_that_were_read_as_empty_is_not_gone_on_with(
         Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
     now = describe(str(root), 0, tmp_path / "cache").fingerprint
     # what an earlier version took it for: the files' contents and nothing else
-    monkeypatch.setattr(dataset, "part_unlike_stored", lambda path: False)
+    monkeypatch.setattr(layouts.official, "part_unlike_stored", lambda path: False)
     assert describe(str(root), 0, tmp_path / "cache").fingerprint != now
 
 
@@ -684,7 +684,7 @@ def test_duplicates_lie_in_one_part(folder: Path, tmp_path: Path):
 
 def test_decoded_once_then_mapped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = load(folder, tmp_path).train
-    monkeypatch.setattr(sources, "read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(layouts.layout, "read_image", lambda path: pytest.fail("decoded again"))
     again = load(folder, tmp_path).train
     assert isinstance(again.images, np.memmap)
     assert not again.images.flags.writeable
@@ -719,13 +719,13 @@ def test_processes_that_start_together_share_one_decoding(folder: Path, tmp_path
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "cache")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    sums = {process.communicate(timeout=60)[0] for process in running}
+    sums = {process.communicate(timeout=120)[0] for process in running}
     assert all(process.returncode == 0 for process in running)
     assert len(sums) == 1
     assert len(list((tmp_path / "cache").glob("*-images.npy"))) == 2  # train and val
 
 
-def test_progress_is_told(folder: Path, tmp_path: Path):
+def test_progress_is_reported(folder: Path, tmp_path: Path):
     seen: list[tuple[int, int]] = []
     load(folder, tmp_path, parts=("all",), tick=lambda done, total: seen.append((done, total)))
     assert seen[0] == (1, 12)
@@ -880,12 +880,12 @@ def test_more_built_in_faces_leave_the_first_ones_as_they_are(tmp_path: Path):
 # --- reversed sides
 
 
-def test_reversed_masks_are_told_in_one_line_that_names_the_mend(tmp_path: Path):
+def test_reversed_masks_are_reported_in_one_line_that_names_the_fix(tmp_path: Path):
     root = data_folders.course(tmp_path / "my faces", STEMS)
     cache = tmp_path / "cache"
     assert mask_warnings(str(root), cache) == []
     path = root / "train" / "masks" / "p00.png"
-    from trainer.data.audit import sides_swapped
+    from trainer.data.mask_files import sides_swapped
 
     data_folders.save_mask(sides_swapped(np.asarray(Image.open(path))), path)
     (text,) = mask_warnings(str(root), cache)
@@ -904,7 +904,7 @@ def test_empty_masks_are_told_before_they_are_trained_on(tmp_path: Path):
 
 
 def test_built_in_faces_are_not_warned_of():
-    assert mask_warnings(dataset.SYNTHETIC) == []
+    assert mask_warnings("synthetic") == []
 
 
 @pytest.mark.skipif(not data_folders.REAL.is_dir(), reason="the real faces are not on this machine")

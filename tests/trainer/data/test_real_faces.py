@@ -15,20 +15,12 @@ from tests.support import class_orders
 from tests.support.data_folders import REAL, save_mask
 from trainer.augment import flip_swap
 from trainer.check import repair
-from trainer.data.audit import (
-    OURS,
-    Shape,
-    audit,
-    is_reversed,
-    order_of,
-    relabelled,
-    shape_of,
-    sides_swapped,
-    sides_vote,
-)
+from trainer.data.audit import audit
+from trainer.data.class_order import OURS, order_of
 from trainer.data.classes import IDS, NAMES, SWAP
 from trainer.data.dataset import mask_warnings
-from trainer.data.sources import read_ids
+from trainer.data.mask_files import read_ids, sides_swapped
+from trainer.data.mask_geometry import Shape, is_reversed, relabelled, shape_of, sides_vote
 
 pytestmark = pytest.mark.skipif(
     not REAL.is_dir(), reason="needs ../shared/celebamask-mini, which is not part of the project"
@@ -155,7 +147,7 @@ def test_the_masks_are_those_of_the_published_figures(
     sound = [relabelled(shape, SWAP) if stem in named else shape for stem, shape in shapes.items()]
     areas = np.stack([shape.area_C for shape in sound])
     there = areas > 0
-    # the figures are of all 1,000, sides mended; 150 of them are not here
+    # the figures are of all 1,000, sides put right; 150 of them are not here
     assert there.sum(axis=1).mean() == pytest.approx(
         published["classes_per_image"]["mean"], abs=0.1
     )

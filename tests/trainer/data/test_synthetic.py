@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from tests.support.paths import ROOT
-from trainer.data.audit import Shape, shape_of
 from trainer.data.classes import IDS, NAMES
+from trainer.data.mask_geometry import Shape, shape_of
 from trainer.data.synthetic import SIDE, SyntheticSource, face
 
 COUNT = 400
 
 
 class Published(NamedTuple):
-    """Of a class in 1,000 published masks, left and right mended.
+    """Of a class in 1,000 published masks, left and right put right.
 
     pixels, images: percent of all pixels, of the images that have it. x, y: mean of its centre,
     in shares of the side; x_sd: spread of x.

@@ -7,8 +7,12 @@ from optuna.trial import TrialState, create_trial
 
 from search.strategy.forecast.curve_banks import read_bank
 from search.strategy.forecast.features import FEATURES, from_log
-from search.strategy.forecast.priors import BANKS, features_of, make_study_forecast
-from search.strategy.loading import forecast_of_study
+from search.strategy.forecast.priors import (
+    BANKS,
+    features_of,
+    forecast_of_study,
+    make_study_forecast,
+)
 from search.study.lookup import load_setup
 from search.study.setup import distributions
 from tests.support.curves import by_epoch, drawn, made

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import HISTORIES
-from trainer.config import Config, ConfigError, as_today, config_from_dict, read_config, to_dict
+from trainer.config import Config, as_today, config_from_dict, read_config, to_dict
+from trainer.errors import ConfigError
 
 OLD = {
     "data": {"batch_size": 32, "num_workers": 8, "root": "data", "val_split": 0.1},

@@ -13,18 +13,15 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.support.data_folders import save_mask, small_face
-from trainer.data.pixels import (
+from trainer.data.image_files import (
     FORMATS,
     IMAGE_SUFFIXES,
     ORIENTATION,
-    UnknownIds,
-    part_unlike_stored,
     picture_size,
-    read_ids,
     read_image,
-    read_part,
     unlike_stored,
 )
+from trainer.data.mask_files import UnknownIds, part_unlike_stored, read_ids, read_part
 from trainer.errors import DataError
 from trainer.solution import as_shown
 
