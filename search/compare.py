@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from search.results.comparison_tables import compare
-    from search.results.trials import results_of, say_troubles
+    from search.results.comparison_tables import print_comparison
+    from search.results.reading import print_troubles, results_of
     from search.study.lookup import named_study
     from storage import open_storage
     from trainer.errors import UserError
@@ -45,9 +45,9 @@ def _main(args: argparse.Namespace) -> int:
         raise UserError(f"compare {names[0]}: with what? name a second study")
     storage = open_storage(args.storage, read_only=True)
     studies = [results_of(named_study(storage, name)) for name in names]
-    say_troubles(studies)
+    print_troubles(studies)
     # a study's name may hold brackets or :words:
-    compare(Console(highlight=False, markup=False, emoji=False), studies)
+    print_comparison(Console(highlight=False, markup=False, emoji=False), studies)
     return 0
 
 

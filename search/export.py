@@ -128,10 +128,10 @@ def _text(
 def _all_trials(study: optuna.Study) -> tuple[str, str]:
     """The table, and what it is in words."""
     from search.results.export_formats import as_csv
-    from search.results.trials import results_of, say_troubles
+    from search.results.reading import print_troubles, results_of
 
     results = results_of(study)
-    say_troubles([results])
+    print_troubles([results])
     return as_csv(results), f"{len(results.outcomes)} trials of {results.name} are"
 
 
@@ -145,7 +145,7 @@ def _card(
 ) -> str:
     from search.reporting.markdown import markdown
     from search.reporting.model_card import card, origin_of
-    from search.results.trials import results_of
+    from search.results.reading import results_of
     from storage import redact
 
     results = results_of(study, Path(args.runs))

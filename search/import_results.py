@@ -57,7 +57,7 @@ def _main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from search.importing.batches import import_batch, read_batch
-    from search.results.trials import results_of, say_troubles
+    from search.results.reading import print_troubles, results_of
     from search.study.attributes import IMPORTED
     from search.study.wording import counted
     from storage import open_storage
@@ -76,7 +76,7 @@ def _main(args: argparse.Namespace) -> int:
         # a run's name may hold brackets or :words:
         console = Console(highlight=False, markup=False, emoji=False)
         results = results_of(found.study)
-        say_troubles([results])
+        print_troubles([results])
         runs = [one for one in results.complete() if one.number in found.added]
         console.print(_table(runs))
         for one in runs:

@@ -35,7 +35,7 @@ def load(study: str | None = None, storage: str = STORAGE, runs: str | Path = RU
     Raises StudyError or StorageError, each with the fix in its text.
     """
     # only now: importing `search` need not wait for Optuna and SQLAlchemy
-    from search.results.trials import results_of
+    from search.results.reading import results_of
     from search.study.lookup import latest_study, named_study
     from storage import open_storage
 
@@ -74,7 +74,7 @@ class LoadedStudy:
 
         pandas = _pandas()
         heads, rows = export_formats.table(self.results)
-        columns = {head: [row[place] for row in rows] for place, head in enumerate(heads)}
+        columns = {head: [row[index] for row in rows] for index, head in enumerate(heads)}
         return pandas.DataFrame(
             {
                 head: pandas.Series(column, dtype=self._type(head, column))
@@ -101,14 +101,16 @@ class LoadedStudy:
     def figures(self) -> dict[str, go.Figure]:
         """The report's pictures by topic, as plotly figures."""
         from search.reporting.figures.every_figure import figures
+        from search.results.evidence import Evidence
 
-        return dict(figures(self.results))
+        return dict(figures(Evidence(self.results)))
 
     def findings(self) -> list[str]:
         """The report's sentences."""
+        from search.results.evidence import Evidence
         from search.results.findings.every_finding import findings
 
-        return [finding.text for finding in findings(self.results)]
+        return [finding.text for finding in findings(Evidence(self.results))]
 
     def _type(self, head: str, column: Sequence[Any]) -> str:
         if head in _TYPES:

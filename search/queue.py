@@ -1,4 +1,4 @@
-"""What waits and runs: list it, add to it, end a trial or the run, withdraw what waits."""
+"""What waits and runs: list it, show a trial's life, add, end a trial or the run, withdraw."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   python -m search.queue list
+  python -m search.queue show 17       what happened to trial 17: every claim, requeue, verdict
   python -m search.queue add more.yaml
   python -m search.queue add --set dice_weight=1.5 --set dice_schedule=step --set dice_ramp=0.4
   python -m search.queue stop 17       end trial 17: it counts as pruned
@@ -28,18 +29,24 @@ examples:
   python -m search.queue cancel 23     withdraw a waiting trial
 """
 
+# actions that leave the store as it is
+_READING = ("list", "show")
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m search.queue", description=__doc__, epilog=EXAMPLES)
     it.add_argument(
         "action",
-        choices=("list", "add", "stop", "cancel"),
-        help="list: studies and trials; add: enqueue FILE.yaml or --set; stop: a trial, or the run;"
-        " cancel: withdraw a waiting trial",
+        choices=("list", "show", "add", "stop", "cancel"),
+        help="list: studies and trials; show: what happened to a trial, when, why and by whom; add:"
+        " enqueue FILE.yaml or --set; stop: a trial, or the run; cancel: withdraw a waiting trial",
     )
     it.add_argument(
-        "what", nargs="?", metavar="FILE|N", help="add: a YAML list; stop, cancel: a trial number"
+        "what",
+        nargs="?",
+        metavar="FILE|N",
+        help="add: a YAML list; show, stop, cancel: a trial number",
     )
     add_study(it)
     add_storage(it)
@@ -61,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    printed = args.action == "list"
+    printed = args.action in _READING
     return run_command(lambda: _main(args), printed=printed)
 
 
@@ -70,11 +77,13 @@ def _main(args: argparse.Namespace) -> int:
     from storage import open_storage
 
     _check_idle(args)
-    storage = open_storage(args.storage, create=False, read_only=args.action == "list")
-    quiet = args.action == "list"
+    storage = open_storage(args.storage, create=False, read_only=args.action in _READING)
+    quiet = args.action in _READING
     study = load_study(storage, study_name(storage, args.study, quiet=quiet))
     if args.action == "list":
         return _list(storage, study)
+    if args.action == "show":
+        return _show(storage, study, args.what)
     if args.action == "add":
         return _add(study, args)
     if args.action == "stop":
@@ -196,7 +205,31 @@ def _add(study: optuna.Study, args: argparse.Namespace) -> int:
     return 0
 
 
+def _show(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
+    from search.results.trial_life import UNRECORDED, life_of, line
+
+    rows = _lineage(study, what, "show")
+    first, *others = (str(row.number) for row in rows)
+    continued = f", gone on with as row {', '.join(others)}" if others else ""
+    print(
+        f"trial {first} of study {study.study_name}: {rows[-1].state.name.lower()}{continued};"
+        " times in UTC"
+    )
+    events = life_of(storage, rows)
+    if any(event.cause == UNRECORDED for event in events):
+        print("not recorded: by an earlier version or another program, shown as the store has it")
+    for event in events:
+        print(line(event))
+    return 0
+
+
 def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
+    # a revived trial is known by its first number; what can be ended is its last row
+    return _lineage(study, text, action)[-1]
+
+
+def _lineage(study: optuna.Study, text: str | None, action: str) -> list[FrozenTrial]:
+    """The rows of the trial that one of their numbers names. Raises ConfigError."""
     from search.study.lineages import numbers_text, rows_of
     from trainer.errors import ConfigError
 
@@ -209,9 +242,8 @@ def _trial(study: optuna.Study, text: str | None, action: str) -> FrozenTrial:
             f"queue {action}: study {study.study_name} has no trial {text}; it has"
             f" {numbers_text(rows)}"
         )
-    # a revived trial is known by its first number; what can be ended is its last row
     first = rows_of(rows, trials[text])[0].number
-    return [row for row in rows if rows_of(rows, row)[0].number == first][-1]
+    return [row for row in rows if rows_of(rows, row)[0].number == first]
 
 
 def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
@@ -229,7 +261,7 @@ def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
             f"queue stop: trial {what} is {trial.state.name}, not RUNNING; a waiting one is"
             " withdrawn with queue cancel"
         )
-    if not storage.set_wish_for_number(id_of_study(study), trial.number, "stop"):
+    if not storage.ask_owners(id_of_study(study), "stop", trial.number):
         raise ConfigError(f"queue stop: nobody is at work on trial {what}; try again in a minute")
     print(f"trial {what} is asked to stop: it ends after its epoch and counts as pruned")
     return 0
@@ -238,6 +270,7 @@ def _stop(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
 def _cancel(storage: LeasedStorage, study: optuna.Study, what: str | None) -> int:
     from optuna.trial import TrialState
 
+    from storage import Cause
     from storage.optuna_internals import id_of_trial
     from trainer.errors import ConfigError
 
@@ -248,7 +281,8 @@ def _cancel(storage: LeasedStorage, study: optuna.Study, what: str | None) -> in
             " with queue stop"
         )
     storage.set_trial_user_attr(id_of_trial(trial), CANCELLED, True)
-    storage.set_trial_state_values(id_of_trial(trial), TrialState.FAIL)
+    with storage.ending("cancelled", Cause("queue cancel")):
+        storage.set_trial_state_values(id_of_trial(trial), TrialState.FAIL)
     print(f"trial {what} is withdrawn: it is not counted and will not run")
     return 0
 

@@ -1,4 +1,4 @@
-"""Claims: who works on which trial. Table and SQL; every function runs inside a transaction.
+"""Claims: who works on which trial. Every function runs inside a transaction.
 
 A claim is a row `search_claims`: its token is a fencing token (never used twice), its beat a
 counter that only its owner turns. Locks are always taken in the order claim, study, trial, so that
@@ -18,44 +18,18 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
+from storage import events
 from storage.counting import CONTINUES, COUNTED_STATES, PRIORITY, UNCOUNTED
 from storage.errors import LeaseLost
+from storage.events import Cause
 from storage.optuna_internals import STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, USER_ATTRS
-
-METADATA = sa.MetaData()
-CLAIMS = sa.Table(
-    "search_claims",
-    METADATA,
-    sa.Column("token", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column(
-        "study_id",
-        sa.Integer,
-        sa.ForeignKey(STUDIES.c.study_id, ondelete="CASCADE"),
-        nullable=False,
-        index=True,
-    ),
-    sa.Column("owner", sa.String(255), nullable=False),
-    sa.Column("beat", sa.Integer, nullable=False, default=0),
-    # unique: a trial has one owner. No foreign key, so that Optuna can delete its own rows
-    sa.Column("trial_id", sa.Integer, nullable=True, unique=True),
-    sa.Column("number", sa.Integer, nullable=True),
-    sa.Column("wish", sa.String(16), nullable=True),
-    sqlite_autoincrement=True,
-)
-# SQLite uses the ids of a deleted study again, and plain Optuna enforces no foreign keys there:
-# without this an old claim would fit a new study
-sa.event.listen(
-    CLAIMS,
-    "after_create",
-    sa.DDL(
-        "CREATE TRIGGER IF NOT EXISTS search_claims_of_deleted_study AFTER DELETE ON studies "
-        "BEGIN DELETE FROM search_claims WHERE study_id = OLD.study_id; END"
-    ).execute_if(dialect="sqlite"),
-)
+from storage.tables import CLAIMS
 
 # A stop that the owner did not carry out is kept here for the trial's next owner.
-WISH_ATTR = "search:wish"
-WISHES = ("stop", "requeue")
+REQUEST_ATTR = "search:wish"
+REQUESTS = ("stop", "requeue")
+# the columns by the names of `Claim`
+_CLAIM = tuple(column.label(column.key) for column in CLAIMS.c)
 
 
 @dataclass(frozen=True)
@@ -68,24 +42,26 @@ class Claim:
     beat: int
     trial_id: int | None
     number: int | None
-    wish: str | None
+    request: str | None
 
 
 @dataclass(frozen=True)
 class Beat:
     """The answer to a beat.
 
-    wish: "stop" or "requeue" where somebody asks the owner to end its trial.
+    request: "stop" or "requeue" where somebody asks the owner to end its trial.
     ended: somebody else (the dashboard) finished the trial: nothing more can be written to it.
     """
 
-    wish: str | None = None
+    request: str | None = None
     ended: bool = False
 
 
 def lock_study(connection: Connection, study_id: int) -> None:
     """Let one transaction at a time count and claim. Raises KeyError for an unknown study."""
-    query = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
+    query = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id)
+    # not the key: the events of other trials need not wait
+    query = query.with_for_update(key_share=True)
     if connection.execute(query).first() is None:
         raise KeyError(f"no study with id {study_id}")
 
@@ -154,7 +130,7 @@ def take_slot(connection: Connection, study_id: int, total: int | None, owner: s
 
 def find(connection: Connection, token: int, *, lock: bool) -> Claim:
     """The claim with this token. Raises LeaseLost if it is gone."""
-    query = sa.select(CLAIMS).where(CLAIMS.c.token == token)
+    query = sa.select(*_CLAIM).where(CLAIMS.c.token == token)
     row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:
         raise LeaseLost(token)
@@ -173,7 +149,14 @@ def check(connection: Connection, token: int, trial_id: int) -> None:
         raise LeaseLost(token)
 
 
-def attach(connection: Connection, token: int, trial_id: int, number: int | None) -> None:
+def attach(
+    connection: Connection,
+    token: int,
+    trial_id: int,
+    number: int | None,
+    cause: Cause,
+    kind: events.Kind = "claimed",
+) -> None:
     """Bind the trial to the claim; an older claim on it is fenced out."""
     connection.execute(
         sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id, CLAIMS.c.token != token)
@@ -182,22 +165,23 @@ def attach(connection: Connection, token: int, trial_id: int, number: int | None
         number = connection.execute(
             sa.select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id)
         ).scalar_one_or_none()
-    wish = connection.execute(
+    request = connection.execute(
         sa.select(SYSTEM_ATTRS.c.value_json).where(
-            SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WISH_ATTR
+            SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
         )
     ).scalar_one_or_none()
     values: dict[str, Any] = {"trial_id": trial_id, "number": number}
-    if wish is not None:
-        values["wish"] = json.loads(wish)
+    if request is not None:
+        values["request"] = json.loads(request)
         connection.execute(
             sa.delete(SYSTEM_ATTRS).where(
-                SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WISH_ATTR
+                SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
             )
         )
     done = connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token == token).values(values))
     if done.rowcount == 0:
         raise LeaseLost(token)
+    events.record(connection, kind, trial_id, token, cause)
 
 
 def pop_waiting(
@@ -214,7 +198,7 @@ def pop_waiting(
             .values(state=TrialState.RUNNING, datetime_start=_utc_now())
         )
         if taken.rowcount == 1:
-            attach(connection, token, trial_id, number)
+            attach(connection, token, trial_id, number, Cause("from the queue"))
             return trial_id
     return None
 
@@ -247,7 +231,7 @@ def beat(connection: Connection, token: int) -> Beat:
         sa.update(CLAIMS)
         .where(CLAIMS.c.token == token)
         .values(beat=CLAIMS.c.beat + 1)
-        .returning(CLAIMS.c.wish, CLAIMS.c.trial_id)
+        .returning(*_CLAIM)
     ).first()
     if row is None:
         raise LeaseLost(token)
@@ -256,25 +240,32 @@ def beat(connection: Connection, token: int) -> Beat:
         state = connection.execute(
             sa.select(TRIALS.c.state).where(TRIALS.c.trial_id == row.trial_id)
         ).scalar_one_or_none()
-    return Beat(wish=row.wish, ended=state is not None and state.is_finished())
+    return Beat(request=row.request, ended=state is not None and state.is_finished())
 
 
 def release(connection: Connection, token: int) -> bool:
     return connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == token)).rowcount == 1
 
 
-def requeue(connection: Connection, trial_id: int, token: int | None) -> bool:
+def requeue(connection: Connection, trial_id: int, token: int | None, cause: Cause) -> bool:
     """Put a running trial back in the queue and drop its claim; True if it was running."""
     drop = sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id)
     if token is not None:
         drop = drop.where(CLAIMS.c.token == token)
-    dropped = connection.execute(drop.returning(CLAIMS.c.wish)).first()
+    dropped = connection.execute(drop.returning(*_CLAIM)).first()
     if dropped is None and token is not None:
         raise LeaseLost(token)
-    return _put_back(connection, trial_id, None if dropped is None else dropped.wish)
+    return _put_back(connection, "requeued", trial_id, dropped, cause)
 
 
-def _put_back(connection: Connection, trial_id: int, wish: str | None) -> bool:
+def _put_back(
+    connection: Connection,
+    kind: events.Kind,
+    trial_id: int,
+    dropped: sa.Row[Any] | None,
+    cause: Cause,
+) -> bool:
+    """dropped: the claim that the trial has had until now."""
     moved = connection.execute(
         sa.update(TRIALS)
         .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
@@ -282,31 +273,33 @@ def _put_back(connection: Connection, trial_id: int, wish: str | None) -> bool:
     )
     if moved.rowcount == 0:
         return False
-    if wish == "stop":
-        # the person wants it ended: its next owner is told at once
+    token, owner = (None, None) if dropped is None else (dropped.token, dropped.owner)
+    events.record(connection, kind, trial_id, token, cause, worker=owner)
+    if dropped is not None and dropped.request == "stop":
+        # the user wants it ended: its next owner hears of it at once
         connection.execute(
             sa.insert(SYSTEM_ATTRS).values(
-                trial_id=trial_id, key=WISH_ATTR, value_json=json.dumps(wish)
+                trial_id=trial_id, key=REQUEST_ATTR, value_json=json.dumps(dropped.request)
             )
         )
     return True
 
 
-def reap(connection: Connection, claim: Claim) -> bool | None:
+def reap(connection: Connection, claim: Claim, cause: Cause) -> bool | None:
     """End a silent claim: True if its trial was put back, None if it beat or ended meanwhile."""
-    gone = connection.execute(
+    dropped = connection.execute(
         sa.delete(CLAIMS)
         .where(CLAIMS.c.token == claim.token, CLAIMS.c.beat == claim.beat)
-        .returning(CLAIMS.c.trial_id, CLAIMS.c.wish)
+        .returning(*_CLAIM)
     ).first()
-    if gone is None:
+    if dropped is None:
         return None
-    if gone.trial_id is None:
+    if dropped.trial_id is None:
         return False
-    return _put_back(connection, gone.trial_id, gone.wish)
+    return _put_back(connection, "reaped", dropped.trial_id, dropped, cause)
 
 
-def adopt(connection: Connection, trial_id: int) -> bool:
+def adopt(connection: Connection, trial_id: int, cause: Cause) -> bool:
     """Queue a running trial that nobody claims; False if it has an owner or ended meanwhile."""
     unclaimed = ~sa.exists().where(CLAIMS.c.trial_id == trial_id)
     moved = connection.execute(
@@ -314,11 +307,14 @@ def adopt(connection: Connection, trial_id: int) -> bool:
         .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING, unclaimed)
         .values(state=TrialState.WAITING)
     )
-    return moved.rowcount == 1
+    if moved.rowcount == 0:
+        return False
+    events.record(connection, "adopted", trial_id, None, cause)
+    return True
 
 
 def live(connection: Connection, study_id: int) -> list[Claim]:
-    query = sa.select(CLAIMS).where(CLAIMS.c.study_id == study_id).order_by(CLAIMS.c.token)
+    query = sa.select(*_CLAIM).where(CLAIMS.c.study_id == study_id).order_by(CLAIMS.c.token)
     return [Claim(**row) for row in connection.execute(query).mappings()]
 
 
@@ -343,20 +339,11 @@ def last_token(connection: Connection) -> int:
     return int(connection.execute(query, {"table": CLAIMS.name}).scalar() or 0)
 
 
-def set_wish(
-    connection: Connection,
-    study_id: int,
-    wish: str,
-    *,
-    trial_id: int | None = None,
-    number: int | None = None,
-) -> int:
+def ask_owners(connection: Connection, study_id: int, request: str, number: int | None) -> int:
     change = sa.update(CLAIMS).where(CLAIMS.c.study_id == study_id)
-    if trial_id is not None:
-        change = change.where(CLAIMS.c.trial_id == trial_id)
     if number is not None:
         change = change.where(CLAIMS.c.number == number)
-    return connection.execute(change.values(wish=wish)).rowcount
+    return connection.execute(change.values(request=request)).rowcount
 
 
 def _as_number(value_json: str | None) -> float:

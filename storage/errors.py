@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class StorageError(Exception):
-    """A store that cannot be used. One line that names it (never its password) and the mend.
+    """A store that cannot be used. One line that names it (never its password) and says what to do.
 
     passing: it may be usable again in a moment, after a restart of its server say.
     """

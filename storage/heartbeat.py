@@ -22,7 +22,7 @@ class Heartbeat(BackgroundThread):
 
     lost: set when the claim is gone or the store stays away; the owner should drop its trial.
     failure: why, where the store stayed away; None where the claim is gone.
-    wish: "stop" or "requeue" where somebody asked for it. ended: somebody else ended the trial.
+    request: "stop" or "requeue" where somebody asked for it. ended: somebody else ended the trial.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Heartbeat(BackgroundThread):
         self._last = Beat()
 
     @property
-    def wish(self) -> str | None:
-        return self._last.wish
+    def request(self) -> str | None:
+        return self._last.request
 
     @property
     def ended(self) -> bool:
@@ -61,7 +61,7 @@ class Heartbeat(BackgroundThread):
                 self.lost.set()
                 return
             except StorageError as error:
-                # the file is gone: no later beat can mend that
+                # the file is gone: no later beat can help
                 self._give_up(error)
                 return
             except Exception as error:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from storage.errors import StorageError
-from storage.url import HOW, StoreUrl
+from storage.url import EXAMPLES, StoreUrl
 
 # A worker that is stopped in mid-transaction keeps its row locks, and the reaper would wait for
 # them: the server ends such a transaction by itself.
@@ -34,9 +34,9 @@ def engine_options(url: StoreUrl) -> dict[str, Any]:
         given = make_url(url.text)
     except (ArgumentError, ValueError):
         # the message of SQLAlchemy may repeat the URL with its password
-        raise StorageError(f"storage {url.shown!r} is not a well-formed URL: {HOW}") from None
+        raise StorageError(f"storage {url.shown!r} is not a well-formed URL: {EXAMPLES}") from None
     if not given.database:
-        raise StorageError(f"storage {url.shown!r} names no database: {HOW}")
+        raise StorageError(f"storage {url.shown!r} names no database: {EXAMPLES}")
     try:
         import psycopg  # noqa: F401 - an optional extra, asked for only where it is needed
     except ImportError:

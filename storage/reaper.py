@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from storage.background import BackgroundThread
 from storage.errors import StorageError
+from storage.events import Cause
 
 if TYPE_CHECKING:
     from storage.claims import Claim
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 class ReapedClaim:
     """What the reaper did.
 
-    kind: "requeued" (its owner was silent), "adopted" (nobody claimed it), or "freed" (a silent
-    claim without a running trial).
+    kind: "reaped" (its owner was silent: the trial waits again), "adopted" (nobody claimed it: the
+    same), or "freed" (a silent claim without a running trial).
     """
 
-    kind: Literal["requeued", "adopted", "freed"]
+    kind: Literal["reaped", "adopted", "freed"]
     trial_id: int | None
     number: int | None
     owner: str | None
@@ -80,17 +81,24 @@ class Reaper:
         }
         reaped_claims = []
         for claim in claims:
-            if self._claims[claim.token].silent_s < self.grace_s:
+            silent_s = self._claims[claim.token].silent_s
+            if silent_s < self.grace_s:
                 continue
-            put_back = self._storage.reap(claim)
+            put_back = self._storage.reap(claim, _silence("silent", silent_s))
             if put_back is not None:
-                kind: Literal["requeued", "freed"] = "requeued" if put_back else "freed"
+                kind: Literal["reaped", "freed"] = "reaped" if put_back else "freed"
                 reaped_claims.append(ReapedClaim(kind, claim.trial_id, claim.number, claim.owner))
         for trial_id, number in orphans:
             silent_s = self._orphans[trial_id].silent_s
-            if silent_s >= self.grace_s and self._storage.adopt(trial_id):
+            if silent_s < self.grace_s:
+                continue
+            if self._storage.adopt(trial_id, _silence("unclaimed", silent_s)):
                 reaped_claims.append(ReapedClaim("adopted", trial_id, number, None))
         return reaped_claims
+
+
+def _silence(text: str, silent_s: float) -> Cause:
+    return Cause(text, {"silent_s": round(silent_s, 1)})
 
 
 def _watched(before: _Watch | None, beat: int, step_s: float) -> _Watch:

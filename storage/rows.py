@@ -2,7 +2,7 @@
 
 Optuna numbers a trial by counting rows, so a deleted one makes it give a number twice. SQLite gives
 the highest deleted id again, and whatever the deleted row has left in other tables (parameters,
-reported values, attributes, a claim) would belong to the new one.
+reported values, attributes, a claim, events) would belong to the new one.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.claims import CLAIMS
 from storage.optuna_internals import ALL_TABLES, STUDIES, TRIALS, StudyRow, TrialRow
+from storage.tables import CLAIMS, EVENTS
 
 # trials and studies -> every column that holds one of their ids
 _HOLDERS = {
     owner: [
         cast("sa.Column[int]", column)
-        for table in (*ALL_TABLES, CLAIMS)
+        for table in (*ALL_TABLES, CLAIMS, EVENTS)
         for column in table.columns
-        # search_claims has no foreign key on trials
         if column is owner.primary_key.columns[0]
         or any(key.column.table is owner for key in column.foreign_keys)
-        or (owner is TRIALS and column is CLAIMS.c.trial_id)
+        # ours have no foreign key on trials
+        or (owner is TRIALS and column in {CLAIMS.c.trial_id, EVENTS.c.trial_id})
     ]
     for owner in (TRIALS, STUDIES)
 }

@@ -36,7 +36,7 @@ class SqliteFile:
 
     read_only: nothing is written through it. ours: the file and its folder may be written to, so
     that who only reads can still empty the log. identity: device and inode, so that a file deleted
-    or replaced in mid-run is noticed. warning: one line for the person when the safe mode for
+    or replaced in mid-run is noticed. warning: one line for the user when the safe mode for
     network file systems is on.
     """
 
@@ -180,9 +180,9 @@ def _make(path: Path) -> None:
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
     # rw, never rwc: a store that was deleted must not come back as an empty one
-    how = "immutable=1" if mode == "immutable" else f"mode={mode}"
+    query = "immutable=1" if mode == "immutable" else f"mode={mode}"
     return sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?{how}",
+        f"file:{quote(os.fsencode(path))}?{query}",
         uri=True,
         timeout=BUSY_S,
         isolation_level=None,
@@ -320,7 +320,7 @@ def _patiently(attempt: Callable[[], T]) -> T:
 
 
 def reason(text: str) -> str:
-    """What SQLite said, with the mend where one is known."""
+    """What SQLite said, with what to do where that is known."""
     for part, meaning in _REASONS:
         if part in text.lower():
             return meaning

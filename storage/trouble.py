@@ -56,8 +56,8 @@ def one_line(error: BaseException, url: StoreUrl) -> str:
     if url.path is not None:
         return f"store {url.path}: {sqlite.reason(text)}"
     meaning = scrub(text, url.text).rstrip(".")
-    mend = "check that the server runs and the URL is right"
-    return f"store {url.shown}: {meaning}: {mend}"
+    advice = "check that the server runs and the URL is right"
+    return f"store {url.shown}: {meaning}: {advice}"
 
 
 def _sqlite_kind(error: sqlalchemy.exc.DBAPIError) -> Kind | None:

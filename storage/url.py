@@ -1,4 +1,4 @@
-"""What a person writes after --storage. Standard library only, so that `--help` stays fast."""
+"""What a user writes after --storage. Standard library only, so that `--help` stays fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from storage.errors import StorageError
 
-HOW = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+EXAMPLES = "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 # from the first colon, for a user may hold an @, up to the last @, for a password may
 _PASSWORD = re.compile(r"://[^:]*:(?P<secret>.*)@", re.DOTALL)
@@ -44,7 +44,7 @@ def redact(url: str) -> str:
     'postgresql://ann:***@db/faces?sslpassword=***'
     """
     if "://" not in url and "@" in url:
-        # nobody can say where the password begins
+        # it is not known where the password begins
         return f"***{url[url.rindex('@') :]}"
     return _hide(url)
 
@@ -104,7 +104,9 @@ def parse_url(url: str) -> StoreUrl:
         return _sqlite_url(given, rest)
     if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         if not rest.strip("/"):
-            raise StorageError(f"storage {redact(url)!r} names no server and no database: {HOW}")
+            raise StorageError(
+                f"storage {redact(url)!r} names no server and no database: {EXAMPLES}"
+            )
         password = _PASSWORD.search(given)
         if password is not None and "@" in password["secret"]:
             # SQLAlchemy would take the second half for the server, and every error would show it
@@ -112,7 +114,7 @@ def parse_url(url: str) -> StoreUrl:
                 f"storage {redact(url)!r}: an @ inside user, password or options is written %40"
             )
         return StoreUrl(f"postgresql+psycopg://{rest}", None)
-    raise StorageError(f"storage {redact(url)!r}: no support for {scheme!r}: {HOW}")
+    raise StorageError(f"storage {redact(url)!r}: no support for {scheme!r}: {EXAMPLES}")
 
 
 def _sqlite_url(given: str, rest: str) -> StoreUrl:
@@ -148,7 +150,7 @@ def _sqlite_url(given: str, rest: str) -> StoreUrl:
 def _guess(given: str) -> str:
     if given and "@" not in given and ":" not in given:
         return f"write {shlex.quote(f'sqlite:///{given}')} for a file"
-    return HOW
+    return EXAMPLES
 
 
 def _secrets(url: str) -> list[str]:

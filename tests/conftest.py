@@ -6,7 +6,9 @@ what is tested.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 
 from trainer.cli import limit_spinning
 
@@ -17,6 +19,11 @@ for name in (
     *("RAY_ADDRESS", "SEARCH_DASHBOARD_PASSWORD"),
 ):
     os.environ.pop(name, None)
+# faces are drawn and decoded once for all tests, those of other processes too
+own_cache = "FACE_PARSING_TEST_CACHE" not in os.environ
+if own_cache:
+    os.environ["FACE_PARSING_TEST_CACHE"] = tempfile.mkdtemp(prefix="faces-")
+os.environ["FACE_PARSING_CACHE"] = os.environ["FACE_PARSING_TEST_CACHE"]
 # before any test imports torch or numpy
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -37,7 +44,7 @@ from tests.support import fork_server, postgres  # noqa: E402
 # what takes a process half a minute and more, the longest first
 LONG = (
     *("test_run.py", "test_confirm.py", "test_failures.py", "test_storage_contract.py"),
-    *("test_revive.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py"),
+    *("test_revival.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py"),
 )
 
 
@@ -58,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     fork_server.uninstall()
+    if own_cache:
+        shutil.rmtree(os.environ["FACE_PARSING_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,7 +32,7 @@ def help_text(command: str) -> str:
         text=True,
         cwd=ROOT,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     return done.stdout
 

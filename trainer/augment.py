@@ -118,10 +118,7 @@ def flip_swap(images: Tensor, masks_BHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def augment(
-    images: Tensor,
-    masks_BHW: Tensor,
-    settings: AugmentationConfig,
-    generator: torch.Generator,
+    images: Tensor, masks_BHW: Tensor, settings: AugmentationConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A random variant of every picture of a batch.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.cli import Parser, guarded, progress_bar
 from trainer.errors import DataError
+from trainer.files import umask
 from trainer.streams import command_line, shown
 
 if TYPE_CHECKING:
@@ -133,9 +134,7 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     try:
         yield folder
         # mkdtemp makes private folders; a copy is as readable as any other folder of the user's
-        mask = os.umask(0)
-        os.umask(mask)
-        folder.chmod(0o777 & ~mask)
+        folder.chmod(0o777 & ~umask())
         folder.rename(out.resolve())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

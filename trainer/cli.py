@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from trainer import streams
 from trainer.errors import UserError
 
-# states of the file system that the user, not the programmer, has to fix, and how
+# states of the file system that the user, not the programmer, has to fix
 _FIXES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space within the quota",
@@ -41,8 +41,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """The first deed of every command: its output is under one rule, and torch, which is loaded
-        later, does not spin for long."""
+        """What every command does first: put its output under one rule, and keep torch, which is
+        loaded later, from spinning."""
         streams.settle()
         limit_spinning()
         return super().parse_known_args(args, namespace)
@@ -95,10 +95,7 @@ def complain(message: object) -> int:
 
 
 def guarded(
-    body: Callable[[], int],
-    errors: tuple[type[Exception], ...] = (),
-    *,
-    printed: bool = False,
+    body: Callable[[], int], errors: tuple[type[Exception], ...] = (), *, printed: bool = False
 ) -> int:
     """Run a command's body and turn a user's mistakes into one line and exit code 2.
 
@@ -123,11 +120,11 @@ def _missing(lost: OSError) -> str:
     return f"standard output did not take all lines ({lost.strerror}); {fix}"
 
 
-def _guarded(body: Callable[[], int], user_errors: tuple[type[Exception], ...]) -> int:
+def _guarded(body: Callable[[], int], users_errors: tuple[type[Exception], ...]) -> int:
     try:
         with _sigterm_as_exit():
             return body()
-    except user_errors as error:
+    except users_errors as error:
         return complain(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.flat import FlatModel
+from trainer.flat_model import FlatModel
 
 
 def decay_for(horizon_epochs: float, steps_per_epoch: int) -> float:

@@ -1,7 +1,7 @@
 """The trainer's errors.
 
 Exception
-`-- UserError       a mistake in what a person gave: one line on stderr, exit 2
+`-- UserError       a mistake in what a user gave: one line on stderr, exit 2
     |-- ConfigError a key, a value or a combination of values
     |-- DataError   a folder, a picture or a mask
     `-- CheckpointError  a file of weights that does not fit or cannot be written
@@ -11,7 +11,7 @@ Exception
 
 
 class UserError(Exception):
-    """A mistake that the person can mend. The text names the thing, the value and the mend."""
+    """A mistake that the user can fix. The text names the thing, the value and the fix."""
 
 
 class ConfigError(UserError):

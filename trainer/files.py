@@ -28,8 +28,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes private files; a result is as readable as any other file of the person's
-        temporary.chmod(0o666 & ~_umask())
+        # mkstemp makes private files; a result is as readable as any other file of the user's
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -45,7 +45,8 @@ def atomic_write_text(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that this process withholds from files that it makes."""
     # there is no way to read the mask without setting it
     mask = os.umask(0)
     os.umask(mask)

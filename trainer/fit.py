@@ -1,4 +1,4 @@
-"""The training loop: epochs, scores, checkpoints; and a word after each epoch to whoever asks.
+"""The training loop: epochs, scores, checkpoints, and a report after each epoch.
 
 All randomness derives from `training.seed`: initial weights, and for every epoch the order of the
 pictures, their augmentation and the dropout. An epoch needs nothing of the ones before it but the
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from trainer import checkpoint
 from trainer.augment import Draws, drawn
-from trainer.capture import CapturedStep, can_be_captured
+from trainer.background_writer import Writer
 from trainer.config import Config, base_identity, to_dict
+from trainer.cuda_graph import CapturedStep, can_be_captured
 from trainer.data.dataset import FaceData, Part
 from trainer.ema import decay_for
 from trainer.errors import CheckpointError, Diverged
-from trainer.fast import quicken
+from trainer.fast_convolutions import use_fast_convolutions
 from trainer.files import atomic_write_text
 from trainer.history import F_SCORE, TRAIN_F_SCORE, Row, best_epoch, f_scores
 from trainer.model import model_of, parameter_count
@@ -37,7 +38,6 @@ from trainer.runtime import applied
 from trainer.schedules import Schedules
 from trainer.scoring import Measured, measure
 from trainer.step import Lap, Numbers, Pixels, Stepper
-from trainer.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Training:
         if self.config.runtime.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if on_cpu:
-                quicken(model)
+                use_fast_convolutions(model)
         return model.to(self.device)
 
     # ------------------------------------------------------------------------------- one epoch
@@ -273,12 +273,12 @@ class _Training:
         _check_same(checkpoint.config_of(content, path), self.config, path)
         # no key of the config says on which parts it was trained
         if all(F_SCORE in row for row in content["history"]) != (self.val_part is not None):
-            was, mend = (
+            was, fix = (
                 ("the train part alone", "leave --all-data out")
                 if self.val_part is None
                 else ("all data", "give --all-data")
             )
-            raise CheckpointError(f"checkpoint {path} was trained on {was}; {mend}")
+            raise CheckpointError(f"checkpoint {path} was trained on {was}; {fix}")
         stepper = self.stepper
         checkpoint.load_weights(stepper.model, content["raw"], path)
         stepper.average.restore(content["state_dict"], content["ema_updates"])
@@ -359,13 +359,13 @@ def fit(
             try:
                 row = training.run_epoch(epoch, writer.poll)
             except Exception:
-                # the epoch before is told in any case
+                # the epoch before is reported in any case
                 writer.wait()
                 raise
             writer.wait()
             training.history.append(row)
-            told = functools.partial(_tell, report, training.progress())
-            writer.start(training.snapshot(out), then=told)
+            reported = functools.partial(_report, report, training.progress())
+            writer.start(training.snapshot(out), then=reported)
             lap("checkpoint")
         writer.wait()
         scores = f_scores(training.history)
@@ -379,7 +379,7 @@ def fit(
         )
 
 
-def _tell(report: Callable[[Progress], None] | None, progress: Progress | None) -> None:
+def _report(report: Callable[[Progress], None] | None, progress: Progress | None) -> None:
     if report is not None and progress is not None:
         report(progress)
 

@@ -94,10 +94,7 @@ class _Up(nn.Module):
     def __init__(self, coarse: int, fine: int) -> None:
         super().__init__()
         # channels are reduced before the upsampling: a quarter of the work
-        self.reduce = nn.Sequential(
-            nn.Conv2d(coarse, fine, 1, bias=False),
-            nn.BatchNorm2d(fine),
-        )
+        self.reduce = nn.Sequential(nn.Conv2d(coarse, fine, 1, bias=False), nn.BatchNorm2d(fine))
         self.mix = _conv_unit(fine, fine)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:

@@ -148,23 +148,6 @@ def _gradient(
     return gradient_BCP
 
 
-def _lovasz(p_BCP: Tensor, target_BP: Tensor) -> Tensor:
-    num_classes = p_BCP.shape[1]
-    truth_BCP = (
-        target_BP[:, None] == torch.arange(num_classes, device=p_BCP.device)[None, :, None]
-    ).float()
-    errors_BCP, order_BCP = (truth_BCP - p_BCP).abs().sort(dim=2, descending=True)
-    truth_BCP = truth_BCP.gather(2, order_BCP)
-    pixels_BC1 = truth_BCP.sum(dim=2, keepdim=True)
-    union_BCP = pixels_BC1 + (1 - truth_BCP).cumsum(dim=2)
-    jaccard_BCP = 1 - (pixels_BC1 - truth_BCP.cumsum(dim=2)) / union_BCP
-    # the Lovasz gradient: what each pixel, worst first, adds to the Jaccard loss
-    slope_BCP = torch.diff(jaccard_BCP, dim=2, prepend=torch.zeros_like(pixels_BC1))
-    present_BC = (pixels_BC1[..., 0] > 0).float()
-    loss_BC = (errors_BCP * slope_BCP).sum(dim=2) * present_BC
-    return (loss_BC.sum(dim=1) / present_BC.sum(dim=1)).mean()
-
-
 def dice_loss(p_BCHW: Tensor, target_BHW: Tensor, *, average: str = "all") -> Tensor:
     """The user's Dice: per image and per class, never pooled over the batch.
 
@@ -186,7 +169,21 @@ def lovasz_loss(p_BCHW: Tensor, target_BHW: Tensor) -> Tensor:
     p_BCHW: softmax probabilities [B, C, H, W]; target_BHW: int64 [B, H, W]. Returns 0-dim.
     Source: Berman et al., The Lovasz-Softmax loss, 2018.
     """
-    return _lovasz(p_BCHW.flatten(2), target_BHW.flatten(1))
+    p_BCP, target_BP = p_BCHW.flatten(2), target_BHW.flatten(1)
+    num_classes = p_BCP.shape[1]
+    truth_BCP = (
+        target_BP[:, None] == torch.arange(num_classes, device=p_BCP.device)[None, :, None]
+    ).float()
+    errors_BCP, order_BCP = (truth_BCP - p_BCP).abs().sort(dim=2, descending=True)
+    truth_BCP = truth_BCP.gather(2, order_BCP)
+    pixels_BC1 = truth_BCP.sum(dim=2, keepdim=True)
+    union_BCP = pixels_BC1 + (1 - truth_BCP).cumsum(dim=2)
+    jaccard_BCP = 1 - (pixels_BC1 - truth_BCP.cumsum(dim=2)) / union_BCP
+    # the Lovasz gradient: what each pixel, worst first, adds to the Jaccard loss
+    slope_BCP = torch.diff(jaccard_BCP, dim=2, prepend=torch.zeros_like(pixels_BC1))
+    present_BC = (pixels_BC1[..., 0] > 0).float()
+    loss_BC = (errors_BCP * slope_BCP).sum(dim=2) * present_BC
+    return (loss_BC.sum(dim=1) / present_BC.sum(dim=1)).mean()
 
 
 OPTIONAL_TERMS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(

@@ -91,10 +91,10 @@ def read_text(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        told = (
+        found = (
             f"byte 0x{content[error.start]:02X} in line {line}" if encoding == "utf-8" else encoding
         )
-        raise ConfigError(f"{path}: not a text file in UTF-8 ({told}); save it as UTF-8") from None
+        raise ConfigError(f"{path}: not a text file in UTF-8 ({found}); save it as UTF-8") from None
     if "\0" in text:
         raise ConfigError(
             f"{path}: not a text file in UTF-8 (it holds zero bytes, as UTF-16 does without its"

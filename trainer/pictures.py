@@ -34,12 +34,7 @@ def coloured(ids_HW: Bytes) -> Bytes:
 
 
 def contact_sheet(
-    weights: Path,
-    part: Part,
-    path: Path,
-    *,
-    count: int = 6,
-    device: torch.device | str = "cpu",
+    weights: Path, part: Part, path: Path, *, count: int = 6, device: torch.device | str = "cpu"
 ) -> None:
     """Picture, truth and prediction of a part's best and worst scored pairs, as one PNG or JPEG.
 

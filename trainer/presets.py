@@ -99,7 +99,7 @@ def preset_values(
 
 
 def table() -> list[tuple[str, ...]]:
-    """Rows for a person: name, pixels, width, batch, learning rate, steps, why."""
+    """Rows to print: name, pixels, width, batch, learning rate, steps, why."""
     return [
         (
             name,

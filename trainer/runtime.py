@@ -10,7 +10,8 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from trainer.config import Config, RuntimeConfig, with_values
+from trainer.config import Config, with_values
+from trainer.config.sections import RuntimeConfig
 from trainer.errors import ConfigError
 
 
@@ -69,7 +70,7 @@ def _cpu_likes_bfloat16(config: Config) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raises ConfigError with the mend if a device cannot be used here."""
+    """Raises ConfigError with the fix if a device cannot be used here."""
     if not device.startswith("cuda"):
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

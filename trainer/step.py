@@ -14,7 +14,7 @@ from trainer.augment import Draws, augmented
 from trainer.config import Config
 from trainer.data.dataset import Part
 from trainer.ema import WeightAverage
-from trainer.flat import FlatModel
+from trainer.flat_model import FlatModel
 from trainer.losses import training_loss
 
 # called with the name of the phase that has just ended: data, forward, backward, optimiser
@@ -55,7 +55,7 @@ class Stepper:
 
     config: with a decided runtime. model: on `device`, in the memory format of training; its
     tensors become views of `flat`. ema_decay: of the weight average, per step. lap: called after
-    every phase, which on a GPU tells when it was asked for, not when it was done.
+    every phase, on a GPU when it was asked for, not when it was done.
     """
 
     def __init__(

@@ -130,7 +130,7 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def _composed(args: argparse.Namespace) -> tuple[Config, list[str]]:
-    """The config to train, runtime decided, and notes for the person."""
+    """The config to train, runtime decided, and notes for the user."""
     import torch
 
     from trainer.config import compose
@@ -168,7 +168,7 @@ def _last_epoch(config: Config) -> int:
     if budget is None:
         budget = config.training.epochs
     if not (isinstance(found, int) and isinstance(budget, int) and found > 0 and budget > 0):
-        # not of an export, or somebody has been at it
+        # not of an export, or it was edited
         return config.training.epochs
     # a preset may have changed the budget; the schedules keep their shape
     return max(1, round(config.training.epochs * found / budget))
@@ -207,7 +207,7 @@ def _resume_from(out: Path, resume: bool) -> Path | None:
 
 
 class _Shown:
-    """Progress for a person: a bar at a terminal, a line an epoch elsewhere."""
+    """Progress on the screen: a bar at a terminal, a line an epoch elsewhere."""
 
     def __init__(self, console: Any, epochs: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -130,11 +130,12 @@ def claimed(said: list[Finding]) -> list[bool]:
 
 def one_search(truth: str, way: str, trials: int, seed: int) -> list[float]:
     """Which claims the report of one search makes, and how many of its trials are complete."""
+    from search.results.evidence import Evidence
     from search.results.findings.every_finding import findings
-    from search.results.trials import results_of
+    from search.results.reading import results_of
 
     results = results_of(searched(truth, way, trials, seed))
-    return [*map(float, claimed(findings(results))), float(len(results.complete()))]
+    return [*map(float, claimed(findings(Evidence(results)))), float(len(results.complete()))]
 
 
 def _quiet() -> None:

@@ -31,7 +31,7 @@ def scores_by_repeat(study: optuna.Study, label: str) -> list[float | None]:
     return [score_of(row) for row in ended]
 
 
-def judged(study: optuna.Study) -> PlanState | None:
+def plan_state_of(study: optuna.Study) -> PlanState | None:
     """The looks at a study of repeats, as its latest run was to make them; None before a run."""
     how = study.user_attrs.get(JUDGED)
     if how is None:

@@ -23,7 +23,8 @@ from search.confirmation.looks import repeat_key, repeats_of
 from search.management.enqueue import put_in_queue
 from search.management.options import StudyOptions
 from search.management.planning import planned
-from search.results.trials import Outcome, results_of
+from search.results.reading import results_of
+from search.results.trials import Outcome
 from search.study.attributes import CONFIGURATION, REPEAT, SEED
 from search.study.identity import identity_differences, summarised
 from search.study.lookup import load_setup, named_study
@@ -240,8 +241,8 @@ def _key_and_values(text: str) -> tuple[str, list[Value]]:
                 raise ConfigError(f"--compare {text}: {key} takes whole numbers, got {value}")
     elif is_numeric(key) and all(map(is_number, values)):
         values = [float(value) for value in values]
-    for place, value in enumerate(values):
-        if value in values[:place]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
             raise ConfigError(f"--compare {text}: {_shown(value)} stands there twice; name it once")
     if len(values) < 2:
         raise ConfigError(f"--compare {text}: one value has nothing to be compared with; {fix}")

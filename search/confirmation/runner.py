@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.confirmation.looks import judged, scores_by_repeat
+from search.confirmation.looks import plan_state_of, scores_by_repeat
 from search.confirmation.plan import (
     ConfirmOptions,
     Task,
@@ -170,7 +170,7 @@ class Repeating:
 
     def plan_state(self) -> PlanState:
         """The looks as they come out now."""
-        now = judged(self.study)
+        now = plan_state_of(self.study)
         assert now is not None, "introduce has said how"
         return now
 

@@ -22,7 +22,8 @@ class AtOnce(BaseException):
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM while the block runs. asked: set by the first. times: how many.
+    """Remembers SIGINT and SIGTERM while the block runs. asked: set by the first, whose name is
+    `name`. times: how many.
 
     SIGINT is taken even where it was ignored, as a shell does for what it runs in the background.
     """
@@ -30,6 +31,7 @@ class Signals:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.times = 0
+        self.name: str | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -45,6 +47,7 @@ class Signals:
 
     def _heard(self, number: int, _: FrameType | None) -> None:
         self.times += 1
+        self.name = self.name or signal.Signals(number).name
         self.asked.set()
 
 

@@ -37,7 +37,7 @@ from search.study.run_folders import token_folders_of, trial_folder
 from search.study.setup import Setup, StudyError, config_for
 from search.study.shared_state import drain_mark, lease_of, total_of
 from search.study.wording import counted, duration, name_of
-from storage import Claim, LeasedStorage, Reaper, StorageError, redact
+from storage import Cause, Claim, LeasedStorage, Reaper, StorageError, redact
 from storage.optuna_internals import id_of_study
 from trainer.errors import UserError
 from trainer.runtime import usable_cores
@@ -313,7 +313,7 @@ def _free_claims(run: Run, owners: Collection[str]) -> None:
     with contextlib.suppress(StorageError):
         for claim in run.storage.live_claims(id_of_study(run.study)):
             if claim.owner in owners:
-                run.storage.reap(claim)
+                run.storage.reap(claim, Cause("worker gone"))
 
 
 @contextlib.contextmanager

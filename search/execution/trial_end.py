@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.worker_context import WorkerContext, load_data
-from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON
+from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON, VERDICT
 from search.study.histories import read_history
 from search.study.run_records import trial_record
 from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
+from search.study.verdicts import verdict_of
+from storage.events import UNKNOWN, Cause, Kind
 from storage.optuna_internals import id_of_trial
 from trainer.config import (
     Config,
@@ -31,11 +34,20 @@ from trainer.scoring import final_scores
 LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ends: its state, and as which event that is recorded, with its cause."""
+
+    state: TrialState
+    event: Kind
+    cause: Cause = UNKNOWN
+
+
 def finish(
     context: WorkerContext,
     trial: optuna.Trial,
     token: int,
-    state: TrialState,
+    end: TrialEnd,
     config: Config,
     out: Path,
     result: FitResult | None,
@@ -56,23 +68,24 @@ def finish(
     row = context.storage.get_trial(id_of_trial(trial))
     # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
     # by the one of the trial's next owner
-    row.state, row.datetime_complete = state, datetime.now()
+    row.state, row.datetime_complete = end.state, datetime.now()
     row.value = None if result is None else result.best_f_score
     write_config(context, row, config, out)
     _keep_artifacts(context, trial, out, weights, config)
     put_note(trial, trial_note(row, config.training.epochs))
+    with context.storage.ending(end.event, end.cause):
+        if result is None:
+            context.study.tell(trial, state=end.state)
+        else:
+            context.study.tell(trial, result.best_f_score)
     if result is None:
-        context.study.tell(trial, state=state)
         how = row.user_attrs.get(REASON) or "stopped"
-        LOG.info(f"trial {trial.number}: {state.name}, {how}", extra={"trial": trial.number})
+        if verdict := verdict_of(row.user_attrs.get(VERDICT)):
+            how += f": {verdict.text()}"
     else:
         assert result.best_f_score is not None, "a trial trains on the train part, so it is scored"
-        context.study.tell(trial, result.best_f_score)
-        LOG.info(
-            f"trial {trial.number}: {state.name}, {result.best_f_score:.4f}"
-            f" (epoch {result.best_epoch})",
-            extra={"trial": trial.number},
-        )
+        how = f"{result.best_f_score:.4f} (epoch {result.best_epoch})"
+    LOG.info(f"trial {trial.number}: {end.state.name}, {how}", extra={"trial": trial.number})
     context.storage.release(token)
 
 
@@ -83,7 +96,8 @@ def _score_full(weights: Path, data: FaceData, config: Config) -> float:
 
 
 def write_config(context: WorkerContext, row: FrozenTrial, config: Config, out: Path) -> None:
-    record = trial_record(context.setup, row, context.study.user_attrs)
+    events = context.storage.events_of([id_of_trial(row)])
+    record = trial_record(context.setup, row, context.study.user_attrs, events)
     atomic_write_text(out / "config.yaml", to_yaml(config, search=record))
 
 

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
-
-import optuna
-from optuna.trial import FrozenTrial
-
-from trainer.config import Config, to_dict
-from trainer.errors import UserError
-from trainer.history import f_scores
-
-if TYPE_CHECKING:
-    pass
-
-
 import contextlib
 import errno
 import logging
 import traceback
+from dataclasses import dataclass
+from datetime import datetime
 from typing import cast
 
+import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.objective import run_trial, suggest
-from search.execution.trial_end import finish, write_config
+from search.execution.trial_end import TrialEnd, finish, write_config
 from search.execution.worker_context import WorkerContext, load_data
 from search.strategy.loading import set_sampler_and_pruner
 from search.study.attributes import (
@@ -43,6 +31,7 @@ from search.study.attributes import (
     SEED,
     STOPPED,
     TRACEBACK,
+    VERDICT,
     attributes_of,
 )
 from search.study.checkpoints import ResumePoint, clear_strangers, taken_over
@@ -50,12 +39,16 @@ from search.study.lineages import curve_of, rows_of, utc
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
 from search.study.setup import trial_config, trial_seed
-from storage import Heartbeat, LeaseLost, StorageError
+from search.study.verdicts import Verdict
+from storage import Cause, Heartbeat, LeaseLost, StorageError
 from trainer.config import (
+    Config,
+    to_dict,
     with_values,
 )
-from trainer.errors import Diverged
+from trainer.errors import Diverged, UserError
 from trainer.fit import FitResult, Progress
+from trainer.history import f_scores
 from trainer.runtime import choose_runtime
 
 LOG = logging.getLogger(__name__)
@@ -94,9 +87,13 @@ _MACHINE_ERRNOS = frozenset(
 class _Leave(Exception):
     """Put the trial back in the queue."""
 
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.text)
+        self.cause = cause
+
 
 class _Stopped(Exception):
-    """A person ended the trial with `queue stop`."""
+    """The user ended the trial with `queue stop`."""
 
 
 @dataclass(frozen=True)
@@ -147,16 +144,19 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
         if trial_id is not None:
             _keep_verdict(context, trial_id, token)
         context.storage.release(token)
-    except _Leave:
-        _put_back(context, trial_id, token)
+    except _Leave as leave:
+        _put_back(context, trial_id, token, leave.cause)
     except OSError as error:
-        _put_back(context, trial_id, token)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _put_back(context, trial_id, token, _cause("disk full" if full else "runs folder", error))
         raise UserError(
             f"{error.filename or context.runs}: {error.strerror}: mend that and run the same"
             " command; the trial waits in the queue"
         ) from error
-    except BaseException:
-        _put_back(context, trial_id, token)
+    except BaseException as error:
+        text = {StorageError: "store away", UserError: "run ended"}
+        cause = next((it for kind, it in text.items() if isinstance(error, kind)), "interrupted")
+        _put_back(context, trial_id, token, _cause(cause, error))
         raise
 
 
@@ -188,13 +188,21 @@ def _is_deleted(context: WorkerContext, trial_id: int) -> bool:
     return False
 
 
-def _put_back(context: WorkerContext, trial_id: int | None, token: int) -> None:
+def _cause(text: str, error: BaseException) -> Cause:
+    return Cause(text, {"error": _one_line(error)})
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _put_back(context: WorkerContext, trial_id: int | None, token: int, cause: Cause) -> None:
     # a store that is away cannot take it back: the reaper of the next run does
     with contextlib.suppress(LeaseLost, StorageError):
         if trial_id is None:
             context.storage.release(token)
         else:
-            context.storage.requeue(trial_id, token)
+            context.storage.requeue(trial_id, token, cause)
 
 
 def _failed(context: WorkerContext, trial_id: int, token: int, error: Exception) -> None:
@@ -204,13 +212,15 @@ def _failed(context: WorkerContext, trial_id: int, token: int, error: Exception)
     text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
     context.storage.set_trial_user_attr(trial_id, EXCEPTIONS, times)
     context.storage.set_trial_user_attr(trial_id, TRACEBACK, text)
-    line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    line = _one_line(error)
+    cause = _cause("exception", error)
     if times == 1:
-        context.storage.requeue(trial_id, token)
+        context.storage.requeue(trial_id, token, cause)
         LOG.info(f"trial {row.number}: {line}; it is tried once more", extra={"trial": row.number})
         return
     context.storage.set_trial_user_attr(trial_id, REASON, line)
-    context.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+    with context.storage.ending("failed", cause):
+        context.storage.set_trial_state_values(trial_id, TrialState.FAIL)
     context.storage.release(token)
     LOG.info(f"trial {row.number}: FAIL, {line}", extra={"trial": row.number})
     _check_failures(context, line)
@@ -238,8 +248,8 @@ def _check_failures(context: WorkerContext, line: str) -> None:
 
 def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbeat) -> None:
     """Train the trial from wherever it stands, and tell how it ended."""
-    if context.leaving():
-        raise _Leave
+    if cause := context.leaving():
+        raise _Leave(cause)
     refresh(context)
     trial = take_up(context.study, trial_id)
     suggest(trial, context.setup)
@@ -259,7 +269,11 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     start = taken_over(folders, config, context.setup.uid, out)
     reported = set(curve_of(lineage))
     result: FitResult | None = None
-    state = TrialState.COMPLETE
+    end = TrialEnd(TrialState.COMPLETE, "finished")
+    if start is None:
+        context.storage.record(trial_id, "started")
+    else:
+        context.storage.record(trial_id, "resumed", Cause(detail={"epoch": start.epoch}))
     try:
         if start is not None:
             LOG.info(
@@ -282,17 +296,21 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
                 config = _halved(trial, config, error)
                 start = taken_over(folders, config, context.setup.uid, out)
     except optuna.TrialPruned as stop:
-        state = TrialState.PRUNED
+        verdict: Verdict | None = getattr(context.study.pruner, "verdict", None)
+        known = {} if verdict is None else verdict.as_dict()
+        end = TrialEnd(TrialState.PRUNED, "pruned", Cause("pruner", known))
+        if known:
+            trial.set_user_attr(VERDICT, known)
         trial.set_user_attr(REASON, f"pruned {stop}")
     except Diverged as reason:
-        state = TrialState.PRUNED
+        end = TrialEnd(TrialState.PRUNED, "pruned", Cause(DIVERGED, {"error": str(reason)}))
         if DIVERGED not in trial.constraints:
             trial.set_constraint(DIVERGED, 1.0)
         trial.set_user_attr(REASON, f"diverged: {reason}")
     except _Stopped:
-        state = TrialState.PRUNED
+        end = TrialEnd(TrialState.PRUNED, "stopped", Cause("queue stop"))
         trial.set_user_attr(STOPPED, True)
-    finish(context, trial, token, state, config, out, result)
+    finish(context, trial, token, end, config, out, result)
 
 
 def refresh(context: WorkerContext) -> None:
@@ -313,10 +331,12 @@ def _after_epoch(
     if progress.epoch >= progress.epochs:
         # nothing is left to do: it ends as what it is
         return
-    if heartbeat.wish == "stop":
+    if heartbeat.request == "stop":
         raise _Stopped
-    if heartbeat.wish == "requeue" or context.leaving():
-        raise _Leave
+    if heartbeat.request == "requeue":
+        raise _Leave(Cause("asked to requeue"))
+    if cause := context.leaving():
+        raise _Leave(cause)
 
 
 def _with_runtime(context: WorkerContext, trial: optuna.Trial, config: Config) -> Config:

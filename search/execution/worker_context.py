@@ -15,7 +15,7 @@ from search.study.lookup import load_setup
 from search.study.names import owner_name
 from search.study.setup import Setup
 from search.study.shared_state import drain_mark
-from storage import LeasedStorage
+from storage import Cause, LeasedStorage
 from storage.optuna_internals import id_of_study
 from trainer.data.dataset import FaceData, load_faces
 from trainer.errors import DataError
@@ -58,13 +58,15 @@ class WorkerContext:
     def study_id(self) -> int:
         return id_of_study(self.study)
 
-    def leaving(self) -> bool:
-        """Whether somebody asked the worker to end: a signal, a drain, or the parent's end."""
-        return (
-            self.signals.asked.is_set()
-            or (self.parent is not None and os.getppid() != self.parent)
-            or drain_mark(self.study) != self._drain_mark
-        )
+    def leaving(self) -> Cause | None:
+        """Why the worker is asked to end: a signal, a drain, the parent's end; else None."""
+        if self.signals.asked.is_set():
+            return Cause("signal", {"signal": self.signals.name})
+        if self.parent is not None and os.getppid() != self.parent:
+            return Cause("parent gone", {"parent": self.parent})
+        if drain_mark(self.study) != self._drain_mark:
+            return Cause("drained")
+        return None
 
 
 def load_data(context: WorkerContext) -> FaceData:

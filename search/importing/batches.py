@@ -26,8 +26,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 import space
 from search.importing import configs as oldconfig
 from search.importing.configs import Settings, settings_of
-from search.importing.hand_tables import Run
 from search.importing.run_files import read_runs
+from search.importing.runs import Run
 from search.study import training_metrics
 from search.study.attributes import (
     CONFIG,

@@ -1,8 +1,8 @@
 """What a config of another trainer says, flat and in today's names.
 
-Names go through `trainer.translate`, which drops what this trainer does not have. Here nothing that
-made runs differ is lost: such keys stay as they were written. What had no effect on a run is kept
-apart, for a difference in it is none between the runs.
+Names go through `trainer.config.old_files`, which drops what this trainer does not have. Here
+nothing that made runs differ is lost: such keys stay as they were written. What had no effect on a
+run is kept apart, for a difference in it is none between the runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from search.study.search_space import is_number
 from search.study.setup import flat
 from trainer.config import as_today
+from trainer.config.old_files import translate
 from trainer.notation import switch
-from trainer.translate import translate
 
 # the old trainer never read these, whatever stood there
 _NEVER_READ = (("augmentation",), ("loss", "label_smoothing"))

@@ -1,6 +1,6 @@
-"""A run that was trained elsewhere, and rows of tables written by hand.
+"""Rows of tables that were written by hand.
 
-The seed's own headings are known, and any key of the config; numbers may be written as people write
+The seed's own headings are known, and any key of the config; numbers may be written as users write
 them: bold, with a mark behind them, or with a percentage in brackets.
 """
 
@@ -11,17 +11,21 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from search.importing.runs import Run, Unfinished
 from search.study.search_space import is_number
 from trainer.config import is_integer, is_numeric, leaf_keys, takes_text, words_of
 from trainer.errors import UserError
 from trainer.notation import decimal, switch
 
 _NAMES = ("run", "name", "run name", "run id", "experiment", "实验")
+
+
 _NOTES = ("note", "notes", "status", "remark", "comment", "description", "结论", "建议", "备注")
+
+
 # headings of hand-written tables, in lower case without punctuation -> columns of the seed's table
 _COLUMNS = {
     **dict.fromkeys(
@@ -45,6 +49,8 @@ _COLUMNS = {
     **dict.fromkeys(("epochs trained", "trained epochs"), "epochs_trained"),
     "still rising": "still_rising",
 }
+
+
 # column -> lowest and highest value
 _LIMITS = {
     **dict.fromkeys(("best_val_f", "train_f_at_best", "final_val_f", "degradation"), (0.0, 1.0)),
@@ -53,18 +59,30 @@ _LIMITS = {
     "instability": (0.0, 1.0),
     **dict.fromkeys(("best_epoch", "epochs_trained"), (1.0, math.inf)),
 }
+
+
 # columns of which a percentage is a hundredth
 _SHARES = ("best_val_f", "train_f_at_best", "final_val_f")
+
+
 _WHOLE = ("best_epoch", "epochs_trained")
+
+
 # a number as people write it: bold, with a mark behind it, or with its percentage in brackets
 _CELL = re.compile(
     r"[*_`\s]*([+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:e[+-]?[0-9]+)?)\s*(%?)"
     r"\s*(?:\(\s*([+-]?[0-9]+(?:[.,][0-9]*)?)\s*%\s*\))?[^\w.,%?<>=+-]*",
     re.IGNORECASE,
 )
+
+
 _GROUPED = r"[+-]?[1-9][0-9]{0,2}%s[0-9]{3}"
+
+
 # cells that say that there is no number
 _ABSENT = {"", "-", "--", "---", "–", "—", "n/a", "na", "nan", "none", "null", "nil", "~"}
+
+
 # cells in place of a score that say why there is none
 _UNFINISHED = {
     *_ABSENT,
@@ -73,42 +91,6 @@ _UNFINISHED = {
     *("aborted", "cancelled", "canceled", "interrupted", "diverged", "not trained", "not started"),
     *("not finished", "missing", "?", "失败", "未完成", "进行中", "运行中", "训练中"),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run, as its file tells it.
-
-    name: None where the file gives none. where: file and run, for messages. config: nested, as it
-    was written. f_scores: of every epoch, in [0, 1]; empty for a row of a table. series: what
-    else was recorded, name -> one number per epoch. metrics: columns of
-    `search.study.training_metrics` that a table gave. metric: what its file says that the score
-    is. notes: what was left out.
-    """
-
-    name: str | None
-    where: str
-    config: dict[str, Any]
-    f_scores: tuple[float, ...] = ()
-    series: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    note: str | None = None
-    metric: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def best(self) -> float:
-        """The highest score."""
-        return max(self.f_scores, default=self.metrics.get("best_val_f", 0.0))
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A row without a score. why: what stands in its place."""
-
-    where: str
-    why: str
 
 
 def run_of_row(
@@ -267,9 +249,6 @@ def check_inside(value: float, name: str, limits: tuple[float, float], where: st
         fix = "is it in percent? divide by 100" if percent else "write what was measured"
         bounds = f"from {low:g} on" if math.isinf(high) else f"in [{low:g}, {high:g}]"
         raise UserError(f"{where}: {name} is {value:g}, not {bounds}; {fix}")
-
-
-# ------------------------------------------------------------------------------------------ cells
 
 
 @functools.cache

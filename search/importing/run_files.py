@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from search.importing.hand_tables import (
-    Run,
-    Unfinished,
     check_inside,
     has_decimal_comma,
     holds_text,
@@ -25,6 +23,7 @@ from search.importing.hand_tables import (
     read_seed,
     run_of_row,
 )
+from search.importing.runs import Run, Unfinished
 from search.study.search_space import is_number
 from search.study.wording import counted
 from trainer.config import read_yaml

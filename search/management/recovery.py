@@ -24,6 +24,9 @@ def rebuilt(storage: LeasedStorage, found: RecordedStudy) -> optuna.Study:
         study.add_trial(row)
         if len(study.get_trials(deepcopy=False)) != number + 1:
             raise StudyError("the store was away and holds a trial twice: repeat this command")
+    for number, events in found.events.items():
+        trial_id = storage.get_trial_id_from_study_id_trial_number(id_of_study(study), number)
+        storage.restore_events(id_of_study(study), trial_id, events)
     _pass_over(storage, id_of_study(study), found.token)
     if found.total is not None:
         set_total(study, found.total)

@@ -1,4 +1,4 @@
-"""What a study of repeats came to, as a section of the report: as `search.confirm` tells it."""
+"""The result of a study of repeats, as a section of the report: as `search.confirm` prints it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import rich.table
 
-from search.confirmation.looks import judged
+from search.confirmation.looks import plan_state_of
 from search.confirmation.scores import (
     IMAGES_COVERED,
     by_image,
@@ -17,7 +17,7 @@ from search.confirmation.scores import (
     seeds_table,
 )
 from search.reporting.document import Section, Table
-from search.reporting.figures.every_figure import confirm_figure
+from search.reporting.figures.repeats import repeats_figure
 from search.results.statistics.verdicts import sentence
 from search.study.lookup import load_setup
 from search.study.repeats import confirmed_scores
@@ -29,19 +29,19 @@ def confirm_section(study: optuna.Study, runs: Path | None = None) -> Section:
     runs: folder of the repeats' files, None: not over images.
     """
     scores, looks = confirmed_scores(study), 1
-    said = "Not judged yet: the first look has not been reached."
-    now = judged(study)
-    if now is not None and now.look:
-        scores, looks = {label: list(own) for label, own in now.scores.items()}, now.looks
-        said = f"{sentence(scores, now.pairs)}."
+    verdict = "Not judged yet: the first look has not been reached."
+    plan = plan_state_of(study)
+    if plan is not None and plan.look:
+        scores, looks = {label: list(own) for label, own in plan.scores.items()}, plan.looks
+        verdict = f"{sentence(scores, plan.pairs)}."
     if not any(scores.values()):
         return Section("confirm", "Repeated with fresh seeds", ["No repeat has finished yet."])
-    sentences = [said, seeds_covered(load_setup(study))]
+    sentences = [verdict, seeds_covered(load_setup(study))]
     tables = [_plain(seeds_table(scores, {}, looks))]
     if images := {} if runs is None else by_image(study, runs):
         tables.append(_plain(images_table(ordered(scores), images)))
         sentences.append(IMAGES_COVERED)
-    figure = confirm_figure(scores, looks)
+    figure = repeats_figure(scores, looks)
     return Section(
         "confirm",
         "Repeated with fresh seeds",

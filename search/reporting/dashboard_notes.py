@@ -1,6 +1,6 @@
 """What optuna-dashboard shows of a search beside its own pages: notes, and figures of the report.
 
-A worker writes the note of each trial that it ends, the supervisor that of the study. What a person
+A worker writes the note of each trial that it ends, the supervisor that of the study. What the user
 has written below the line of a note stays.
 """
 
@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from search.reporting.document import Section
 from search.reporting.markdown import body
-from search.results.trials import Results, results_of
+from search.results.reading import results_of
+from search.results.trials import Results
 from search.study import lineages, training_metrics
 from search.study.names import is_repeats
 from search.study.shared_state import total_of
@@ -28,12 +29,8 @@ from storage.optuna_internals import storage_of
 
 # figures of the report that the study's page shows
 SHOWN = ("confirm", "dice", "importances", "restarts")
-
-
-# the board may take this share of the supervisor's time, and no more often than this
+# the board may take this share of the supervisor's time, and renews no more often than this
 _SHARE, _LEAST_S = 0.02, 10.0
-
-
 _BEST = 5
 
 
@@ -43,9 +40,9 @@ def study_note(
     commands: Mapping[str, str],
     repeats: Section | None = None,
 ) -> str:
-    """The standing of a study, its best trials, and the commands that come next, as Markdown.
+    """The state of a study, its best trials, and the commands that come next, as Markdown.
 
-    repeats: what a study of repeats came to, in place of its trials: its highest is mere luck.
+    repeats: the result of a study of repeats, in place of its trials: their highest is mere luck.
     """
     rows = lineages.finished(results.rows)
     states = [trial.state for trial in results.rows]
@@ -75,7 +72,7 @@ class Board:
     """Keeps the study's note and figures up to date from a thread of its own. Used through `with`.
 
     It looks whether a trial has ended, and takes a small share of the time at most. At the start it
-    writes the note alone: the workers are waited for then, and earlier figures still hold.
+    writes the note alone: the workers are waited for then, and earlier figures are still right.
     """
 
     def __init__(
@@ -107,7 +104,7 @@ class Board:
             try:
                 self._renew()
             except StorageError:
-                # the supervisor speaks of a store that is away
+                # the supervisor reports a store that is away
                 pass
             except Exception:
                 if self._deleted():
@@ -120,7 +117,7 @@ class Board:
             self._wake.wait(max(_LEAST_S, (time.monotonic() - began) / _SHARE))
 
     def _deleted(self) -> bool:
-        """Whether the study, or its store, is gone, of which the supervisor speaks."""
+        """Whether the study, or its store, is gone, which the supervisor reports."""
         name, storage = self._study.study_name, storage_of(self._study)
         try:
             return name not in {study.study_name for study in storage.get_all_studies()}
@@ -149,12 +146,13 @@ def publish(study: optuna.Study, commands: Mapping[str, str], *, draw: bool = Tr
     put_note(study, study_note(results, total_of(study), commands, repeats))
     if not (draw and results.scored()):
         return
-    # plotly: nobody waits for it who has no figure to draw
+    # plotly and scipy are slow to load: only where there is a figure to draw
     from optuna_dashboard import save_plotly_graph_object
 
     from search.reporting.figures.every_figure import figures
+    from search.results.evidence import Evidence
 
-    pictures: dict[str, Any] = figures(results)
+    pictures: dict[str, Any] = figures(Evidence(results))
     if repeats is not None and repeats.figures:
         pictures[repeats.key] = repeats.figures[0]
     for topic in SHOWN:

@@ -1,7 +1,7 @@
 """A report as data: sections of sentences, tables, figures, pictures and commands.
 
 `search.reporting.html` writes it as HTML, `search.reporting.markdown` as Markdown. All text is
-plain: whoever writes it down escapes it.
+plain: the writers escape it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Flag(str):
-    """A cell that a person should not overlook."""
+    """A cell that asks for attention."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from search.confirmation.looks import judged
+from search.confirmation.looks import plan_state_of
 from search.confirmation.scores import ByImage, by_image
 from search.reporting.document import Document, Section, Table
 from search.results.export_formats import train_words
+from search.results.reading import results_of
 from search.results.statistics.intervals import Interval, interval, over_images
-from search.results.trials import Outcome, Results, results_of
+from search.results.trials import Outcome, Results
 from search.study import training_metrics
 from search.study.attributes import CONFIGURATION, SETUP, attributes_of
 from search.study.identity import differing_facts
@@ -81,7 +82,7 @@ class Repeats:
 class Origin:
     """Where a configuration comes from and what became of it.
 
-    search: the study that found it, None for one that a person named. repeats: None where it was
+    search: the study that found it, None for one that the user named. repeats: None where it was
     not repeated.
     """
 
@@ -100,9 +101,9 @@ def origin_of(storage: LeasedStorage, results: Results, chosen: Outcome, runs: P
         return Origin(search, None)
     study = named_study(storage, repeating.name)
     scores, images = confirmed_scores(study), by_image(study, runs).get(label, {})
-    now = judged(study)
-    # nobody told: as if the scores had decided whether to go on
-    looks = 2 if now is None else now.looks
+    plan = plan_state_of(study)
+    # not known: as if the scores had decided whether to go on
+    looks = 2 if plan is None else plan.looks
     own = scores.get(label, [])
     return Origin(search, Repeats(study.study_name, own, len(scores), images, looks))
 

@@ -1,4 +1,4 @@
-"""The end of a run: the comparison table, what mattered, and the commands that come next."""
+"""The end of a run: the table of the best trials, importance, and the commands that come next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from search.results.statistics.importances import importances
 from search.study import lineages, training_metrics
 from search.study.attributes import F_SCORE_FULL
 from search.study.lineages import revivals
@@ -50,7 +49,7 @@ def commands(study: str, *, storage: str, runs: str) -> dict[str, str]:
     }
 
 
-def comparison(study: optuna.Study, count: int = 5) -> Table:
+def best_trials_table(study: optuna.Study, count: int = 5) -> Table:
     """The seed's table for the best trials: a column a trial, so that it fits 80 columns."""
     rows = training_metrics.rows(study, count)
     table = Table(title="The best trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -82,9 +81,9 @@ def summary(
         if revived:
             tell(console, _revived_text(trials, revived, budget))
         console.print()
-        console.print(comparison(study))
+        console.print(best_trials_table(study))
         console.print()
-    shares = importances(trials)
+    shares = importance(trials)
     if shares:
         text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         tell(console, f"importance among complete trials: {text}")
@@ -103,6 +102,18 @@ def summary(
     console.print()
     for what, line in commands(study.study_name, storage=storage, runs=runs).items():
         tell(console, f"{what + ':':<9}{line}")
+
+
+def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
+    """Each parameter's share of 1 among complete trials; None where they are too few.
+
+    trials: rows of a study, merged here.
+    """
+    # scipy's statistics take half a second to load: only at the end
+    from search.results.statistics.importance import importance_shares
+
+    complete = [trial for trial in lineages.merged(trials) if trial.state == TrialState.COMPLETE]
+    return importance_shares(complete)
 
 
 def _revived_text(

@@ -9,11 +9,20 @@ from collections.abc import Sequence
 from optuna.trial import TrialState
 
 from search.reporting.document import Flag, Table
-from search.results.statistics.evidence import fall_after, wait_of
 from search.results.trials import Outcome, Results
 from search.study import lineages, requests, training_metrics
-from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, FIRST, NOTE, PREDICTION, STOPPED
+from search.study.attributes import (
+    CANCELLED,
+    ENQUEUED,
+    EXPECT,
+    FIRST,
+    NOTE,
+    PREDICTION,
+    STOPPED,
+    VERDICT,
+)
 from search.study.search_space import format_value
+from search.study.verdicts import percent, verdict_of
 from search.study.wording import params_text
 
 _STATES = {
@@ -39,7 +48,7 @@ def state_of(one: Outcome) -> str:
     return _STATES[one.state]
 
 
-def standing(results: Results, total: int | None) -> Table:
+def states_table(results: Results, total: int | None) -> Table:
     """How many trials are in each state. total: finished trials wanted."""
     found = Counter(state_of(one) for one in results.outcomes)
     words = dict.fromkeys(("done", "pruned", "running", "waiting", "cancelled", "failed"))
@@ -49,10 +58,31 @@ def standing(results: Results, total: int | None) -> Table:
     return Table(("state", "trials"), [*rows, *wanted], "Trials by state")
 
 
+def verdicts_table(results: Results) -> Table | None:
+    """Why each pruned trial was pruned, in numbers; None where no pruner kept any."""
+    rows = []
+    for one in results.outcomes:
+        verdict = verdict_of(one.attrs.get(VERDICT)) if one.state == TrialState.PRUNED else None
+        if verdict is None:
+            continue
+        scores = (verdict.best, verdict.forecast, verdict.deviation, verdict.against)
+        rows.append(
+            (
+                str(one.number),
+                f"{verdict.epoch} of {verdict.epochs}",
+                *("-" if score is None else f"{score:.4f}" for score in scores),
+                percent(verdict.chance),
+                percent(verdict.needed),
+            )
+        )
+    headings = ("trial", "epoch", "best F", "forecast", "±", "to beat", "chance", "asked for")
+    return Table(headings, rows, "Why trials were pruned", sortable=True) if rows else None
+
+
 # ------------------------------------------------------------------------------- all trials
 
 
-def comparison(results: Results) -> Table:
+def trials_table(results: Results) -> Table:
     """The seed's table for every trial: scored ones first, the best first."""
     scored = results.scored()
     known = {one.number for one in scored}
@@ -81,12 +111,12 @@ def common_wait(outcomes: Sequence[Outcome]) -> int | None:
     A trial that was stopped sooner has lost less only because it was not watched: degradation
     counts at the same distance. None where no trial went on after its best epoch.
     """
-    waits = [wait for one in outcomes if (wait := wait_of(one)) > 0]
+    waits = [wait for one in outcomes if (wait := one.epochs_after_peak) > 0]
     return statistics.median_low(waits) if waits else None
 
 
 def _lost_text(one: Outcome, wait: int) -> str:
-    lost = fall_after(one, wait)
+    lost = one.fall_after(wait)
     return "-" if lost is None else f"{lost:.4f}"
 
 
@@ -98,7 +128,7 @@ def _metric_cell(name: str, item: object) -> str:
 # ------------------------------------------------------------------------------- the queue
 
 
-def queue(results: Results) -> Table | None:
+def queue_table(results: Results) -> Table | None:
     """What was asked for or waits, runs or was withdrawn, with its note and forecast."""
     asked = [one for one in results.outcomes if _was_asked(one)]
     if not asked:
@@ -122,13 +152,13 @@ def _forecast(one: Outcome) -> tuple[str, str]:
     """What was expected of a trial, and whether that held."""
     expected = one.attrs.get(EXPECT)
     if expected is None:
-        told = one.attrs.get(PREDICTION)
-        return ("-", "-") if told is None else (str(told), "not comparable")
+        stated = one.attrs.get(PREDICTION)
+        return ("-", "-") if stated is None else (str(stated), "not comparable")
     low, high = (format_value(end) for end in expected)
-    return f"{low} to {high}", held(one)
+    return f"{low} to {high}", forecast_verdict(one)
 
 
-def held(one: Outcome) -> str:
+def forecast_verdict(one: Outcome) -> str:
     """Whether a trial's forecast held; "open" until it has been trained to its end."""
     low, high = one.attrs[EXPECT]
     complete = one.state == TrialState.COMPLETE

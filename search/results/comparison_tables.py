@@ -12,17 +12,17 @@ from rich.text import Text
 from search.results.study_comparison import (
     SHARES,
     Reached,
-    answer,
-    apart,
     best_config,
+    comparable_groups,
     data_text,
-    differing,
+    differing_keys,
     epochs_trained,
-    groups,
+    first_reached,
     identity,
+    incomparable_reasons,
     mean,
-    reached,
-    repeats,
+    repeated_trials,
+    representative,
     work_s,
 )
 from search.results.trials import Results
@@ -35,34 +35,34 @@ ONE_SEED = (
 )
 
 
-def compare(console: Console, studies: Sequence[Results]) -> None:
+def print_comparison(console: Console, studies: Sequence[Results]) -> None:
     """Print the comparison of two studies or more."""
     for part in (
-        *_what(studies),
-        *_standing(studies),
-        *_not_comparable(studies),
-        *_times(studies),
-        *_repeats(studies),
-        *_best_configs(studies),
-        *_identities(studies),
+        *_studies_table(studies),
+        *_scores_table(studies),
+        *_incomparable_lines(studies),
+        *_times_tables(studies),
+        *_repeats_tables(studies),
+        *_best_configs_table(studies),
+        *_identities_table(studies),
     ):
         console.print(part)
 
 
-def letter(place: int) -> str:
-    """How a study is called in the tables.
+def letter(index: int) -> str:
+    """What a study is called in the tables.
 
     >>> letter(0), letter(25), letter(26)
     ('A', 'Z', 'A1')
     """
-    return chr(ord("A") + place % 26) + (str(place // 26) if place >= 26 else "")
+    return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
 
 
 def _table(*headings: str, texts: int = 1) -> Table:
     """texts: how many of the first columns hold words, not numbers."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for place, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", justify="left" if place < texts else "right")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", justify="left" if index < texts else "right")
     return table
 
 
@@ -72,68 +72,68 @@ def _titled(title: str, table: Table) -> Iterator[RenderableType]:
     yield table
 
 
-def _what(studies: Sequence[Results]) -> Iterator[RenderableType]:
+def _studies_table(studies: Sequence[Results]) -> Iterator[RenderableType]:
     table = _table("", "study", "metric", "data", texts=4)
-    for place, results in enumerate(studies):
+    for index, results in enumerate(studies):
         data = "not told" if results.setup is None else data_text(results.setup)
-        table.add_row(letter(place), results.name, results.metric, data)
+        table.add_row(letter(index), results.name, results.metric, data)
     yield table
 
 
-def _standing(studies: Sequence[Results]) -> Iterator[RenderableType]:
+def _scores_table(studies: Sequence[Results]) -> Iterator[RenderableType]:
     headings = ("finished", "pruned", "best F", "trial", "best after", "work", "epochs")
     table = _table("", *headings)
-    for place, results in enumerate(studies):
+    for index, results in enumerate(studies):
         done = lineages.finished(results.rows)
         pruned = sum(row.state == TrialState.PRUNED for row in done)
         table.add_row(
-            *(letter(place), str(len(done)), str(pruned)),
+            *(letter(index), str(len(done)), str(pruned)),
             *_best_cells(results),
-            _time(work_s(results)),
+            _duration_text(work_s(results)),
             str(epochs_trained(results) or "-"),
         )
     yield from _titled("What they reached", table)
 
 
 def _best_cells(results: Results) -> tuple[str, str, str]:
-    own = next(iter(repeats(results).values()), None)
+    own = next(iter(repeated_trials(results).values()), None)
     if own is not None:
         # the highest of many repeats is luck
         return f"mean {mean(own):.4f}", "-", "-"
     best = results.best
     if best is None or best.value is None:
         return "-", "-", "-"
-    when = reached(results, best.value)
-    return f"{best.value:.4f}", str(best.number), "-" if when is None else _when(when)
+    when = first_reached(results, best.value)
+    return f"{best.value:.4f}", str(best.number), "-" if when is None else _reached_text(when)
 
 
-def _time(seconds: float | None) -> str:
+def _duration_text(seconds: float | None) -> str:
     return "-" if seconds is None else duration(seconds)
 
 
-def _when(at: Reached) -> str:
+def _reached_text(at: Reached) -> str:
     return "taken over" if at.seconds is None else duration(at.seconds)
 
 
-def _not_comparable(studies: Sequence[Results]) -> Iterator[str]:
+def _incomparable_lines(studies: Sequence[Results]) -> Iterator[str]:
     """Why scores do not compare, a line for each group of studies that stands apart."""
-    first, *others = groups(studies)
+    first, *others = comparable_groups(studies)
     for group in others:
-        why = "; ".join(apart(studies[group[0]], studies[first[0]]))
-        these, those = (", ".join(map(letter, places)) for places in (group, first))
+        why = "; ".join(incomparable_reasons(studies[group[0]], studies[first[0]]))
+        these, those = (", ".join(map(letter, indices)) for indices in (group, first))
         yield f"Scores of {these} do not compare with those of {those}: {why}."
 
 
-def _times(studies: Sequence[Results]) -> Iterator[RenderableType]:
+def _times_tables(studies: Sequence[Results]) -> Iterator[RenderableType]:
     """How soon studies whose scores compare reached what all of them reached."""
-    told = False
-    for group in groups(studies):
+    shown = False
+    for group in comparable_groups(studies):
         # repeats search for nothing
-        searches = [place for place in group if not repeats(studies[place])]
+        searches = [index for index in group if not repeated_trials(studies[index])]
         tops = [
             best.value
-            for place in searches
-            if (best := studies[place].best) is not None and best.value is not None
+            for index in searches
+            if (best := studies[index].best) is not None and best.value is not None
         ]
         if len(tops) < 2:
             continue
@@ -145,51 +145,53 @@ def _times(studies: Sequence[Results]) -> Iterator[RenderableType]:
                 for share, goal in goals.items()
             ),
         )
-        for place in searches:
-            found = [reached(studies[place], goal) for goal in goals.values()]
-            cells = ("never" if at is None else f"{_when(at)}, {at.epochs}" for at in found)
-            table.add_row(letter(place), *cells)
+        for index in searches:
+            found = [first_reached(studies[index], goal) for goal in goals.values()]
+            cells = ("never" if at is None else f"{_reached_text(at)}, {at.epochs}" for at in found)
+            table.add_row(letter(index), *cells)
         yield from _titled(
             "Time since its first trial began, and epochs of all its trials, to a score", table
         )
-        told = True
-    if told:
+        shown = True
+    if shown:
         yield ONE_SEED
 
 
-def _repeats(studies: Sequence[Results]) -> Iterator[RenderableType]:
-    for place, results in enumerate(studies):
-        scores = repeats(results)
+def _repeats_tables(studies: Sequence[Results]) -> Iterator[RenderableType]:
+    for index, results in enumerate(studies):
+        scores = repeated_trials(results)
         if not scores:
             continue
         table = _table("configuration", "mean F", "seeds")
         for label, own in scores.items():
             table.add_row(label, f"{mean(own):.4f}", str(len(own)))
-        yield from _titled(f"Repeats in {letter(place)}", table)
+        yield from _titled(f"Repeats in {letter(index)}", table)
 
 
-def _best_configs(studies: Sequence[Results]) -> Iterator[RenderableType]:
-    bests = {place: one for place, study in enumerate(studies) if (one := answer(study))}
+def _best_configs_table(studies: Sequence[Results]) -> Iterator[RenderableType]:
+    bests = {index: one for index, study in enumerate(studies) if (one := representative(study))}
     if len(bests) < 2:
         return
-    names = ", ".join(f"{letter(place)} {one.name}" for place, one in bests.items())
-    columns = {place: best_config(one.config) for place, one in bests.items()}
-    yield from _differences(f"How the best were trained ({names})", columns)
+    names = ", ".join(f"{letter(index)} {one.name}" for index, one in bests.items())
+    columns = {index: best_config(one.config) for index, one in bests.items()}
+    yield from _differences_table(f"How the best were trained ({names})", columns)
 
 
-def _identities(studies: Sequence[Results]) -> Iterator[RenderableType]:
+def _identities_table(studies: Sequence[Results]) -> Iterator[RenderableType]:
     columns = {
-        place: identity(results.setup)
-        for place, results in enumerate(studies)
+        index: identity(results.setup)
+        for index, results in enumerate(studies)
         if results.setup is not None
     }
     if len(columns) >= 2:
-        yield from _differences("How the studies were set up", columns)
+        yield from _differences_table("How the studies were set up", columns)
 
 
-def _differences(title: str, columns: Mapping[int, Mapping[str, str]]) -> Iterator[RenderableType]:
-    """A row for each key that differs, and a line for what one alone tells."""
-    differ, alone = differing(list(columns.values()))
+def _differences_table(
+    title: str, columns: Mapping[int, Mapping[str, str]]
+) -> Iterator[RenderableType]:
+    """A row for each key that differs, and a line for what is known of one alone."""
+    differ, alone = differing_keys(list(columns.values()))
     if differ:
         table = _table("", *map(letter, columns))
         for key in differ:
@@ -197,7 +199,7 @@ def _differences(title: str, columns: Mapping[int, Mapping[str, str]]) -> Iterat
         yield from _titled(f"{title}: what differs", table)
     else:
         yield f"\n{title}: no difference in what is known of more than one."
-    for place, keys in zip(columns, alone, strict=True):
+    for index, keys in zip(columns, alone, strict=True):
         if keys:
-            told = ", ".join(f"{key} {columns[place][key]}" for key in keys)
-            yield f"Known of {letter(place)} alone: {told}."
+            known = ", ".join(f"{key} {columns[index][key]}" for key in keys)
+            yield f"Known of {letter(index)} alone: {known}."

@@ -1,4 +1,4 @@
-"""What studies came to, as figures that can stand beside each other: for `search.compare`."""
+"""What studies reached, in numbers that can stand beside each other: for `search.compare`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def own_rows(results: Results) -> list[FrozenTrial]:
 
 
 def epochs_trained(results: Results) -> int:
-    """Epochs of all rows; of a table's rows what it tells."""
+    """Epochs of all rows; of imported ones as far as they are known."""
     if results.imported:
         return sum(one.metrics.get("epochs_trained") or 0 for one in results.outcomes)
     return sum(len(row.intermediate_values) for row in own_rows(results))
@@ -49,7 +49,7 @@ def epochs_trained(results: Results) -> int:
 def work_s(results: Results) -> float | None:
     """Seconds from start to end of each trial, summed; None where none is known.
 
-    A trial that was interrupted tells of its last run only.
+    Of a trial that was interrupted only the last run counts.
     """
     spans = [
         (lineages.utc(row.datetime_complete) - lineages.utc(row.datetime_start)).total_seconds()
@@ -59,10 +59,10 @@ def work_s(results: Results) -> float | None:
     return sum(spans) if spans else None
 
 
-def reached(results: Results, score: float) -> Reached | None:
+def first_reached(results: Results, score: float) -> Reached | None:
     """When the first complete trial ended with at least `score`, in [0, 1]; None for never.
 
-    Of imported runs nobody knows when they were trained: see `own_rows`.
+    When imported runs were trained is not known: see `own_rows`.
     """
     if not results.imported and any(
         COPIED_FROM in row.user_attrs and _has(row, score) for row in results.rows
@@ -94,7 +94,7 @@ def _ended_by(row: FrozenTrial, at: datetime) -> bool:
 # ---------------------------------------------------------------------------------- comparability
 
 
-def apart(one: Results, other: Results) -> list[str]:
+def incomparable_reasons(one: Results, other: Results) -> list[str]:
     """Why scores of `one` do not compare with those of `other`; empty where they do."""
     if one.setup is None:
         return [f'imported with the metric "{one.metric}", on data that nobody told']
@@ -112,16 +112,16 @@ def apart(one: Results, other: Results) -> list[str]:
     return reasons
 
 
-def groups(studies: Sequence[Results]) -> list[list[int]]:
-    """Places of studies whose scores compare with each other, in their order."""
+def comparable_groups(studies: Sequence[Results]) -> list[list[int]]:
+    """Indices of studies whose scores compare with each other, in their order."""
     found: list[list[int]] = []
-    for place, results in enumerate(studies):
+    for index, results in enumerate(studies):
         for group in found:
-            if not apart(results, studies[group[0]]):
-                group.append(place)
+            if not incomparable_reasons(results, studies[group[0]]):
+                group.append(index)
                 break
         else:
-            found.append([place])
+            found.append([index])
     return found
 
 
@@ -137,11 +137,11 @@ def data_text(setup: Setup) -> str:
 
 
 def identity(setup: Setup) -> dict[str, str]:
-    """What makes a study what it is, by the names that people say."""
+    """What makes a study what it is, by short names."""
     base = {short(key): format_value(value) for key, value in base_values(setup).items()}
     space = {name: describe(spec) for name, spec in setup.specs().items()}
     fixed = {f"{name} fixed": format_value(value) for name, value in setup.fixed.items()}
-    how = {
+    search = {
         "sampler": setup.sampler,
         "pruner": setup.pruner,
         "prune_risk": format_value(setup.prune_risk),
@@ -149,33 +149,33 @@ def identity(setup: Setup) -> dict[str, str]:
         "seed": str(setup.seed),
         "preset": setup.preset or "-",
     }
-    return {**base, **space, **fixed, **how}
+    return {**base, **space, **fixed, **search}
 
 
 def best_config(config: Mapping[str, Any]) -> dict[str, str]:
-    """A trial's config by the names that people say."""
+    """A trial's config by short names."""
     return {
         short(key): format_value(value)
         for key, value in config.items()
-        # where the data lie is no setting: their fingerprint tells what they are
+        # where the data lie is no setting: their fingerprint identifies them
         if key not in ("data.root", "search")
     }
 
 
-def differing(columns: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """Keys whose known values differ; and for each column the keys that it alone tells."""
+def differing_keys(columns: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Keys whose known values differ; and for each column the keys that it alone has."""
     keys = dict.fromkeys(key for column in columns for key in column)
     differ, alone = [], [list[str]() for _ in columns]
     for key in keys:
-        known = [place for place, column in enumerate(columns) if key in column]
-        if len({columns[place][key] for place in known}) > 1:
+        known = [index for index, column in enumerate(columns) if key in column]
+        if len({columns[index][key] for index in known}) > 1:
             differ.append(key)
         elif len(known) == 1:
             alone[known[0]].append(key)
     return differ, alone
 
 
-def repeats(results: Results) -> dict[str, list[Outcome]]:
+def repeated_trials(results: Results) -> dict[str, list[Outcome]]:
     """The trials of each configuration of a study of repeats, the best mean first.
 
     Empty for any other study.
@@ -193,7 +193,7 @@ def mean(outcomes: Sequence[Outcome]) -> float:
     return fmean(one.value for one in outcomes if one.value is not None)
 
 
-def answer(results: Results) -> Outcome | None:
+def representative(results: Results) -> Outcome | None:
     """The trial that stands for a study: its best, of repeats one of the best configuration."""
-    own = next(iter(repeats(results).values()), None)
+    own = next(iter(repeated_trials(results).values()), None)
     return results.best if own is None else own[0]

@@ -1,60 +1,34 @@
-"""What a study came to, trial by trial, for whoever compares trials.
+"""The trials of a study in one view, whether they were searched here or imported.
 
-The report, `search.compare`, `search.export` and a notebook all read this, whether the trials were
-searched here or imported from somebody's old results.
+`search.results.reading` makes it of what the store has; report, comparison, export and notebook
+read it.
 """
 
 from __future__ import annotations
 
-import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import lineages, training_metrics
-from search.study.attributes import (
-    CONFIG,
-    CONFIGURATION,
-    CONTENT,
-    CONTINUED,
-    IMPORTED,
-    NOTE,
-    RUN,
-    SEED,
-    SERIES,
-    is_imported,
-)
-from search.study.histories import read_history
-from search.study.identity import differing_facts
-from search.study.lookup import load_setup
-from search.study.names import repeats_name
-from search.study.repeats import confirmed_scores
-from search.study.run_folders import newest_claims
-from search.study.search_space import is_number
-from search.study.setup import Setup, StudyError, base_values, config_for, flat
-from storage.optuna_internals import storage_of
-from trainer.config import key_path, to_dict
-from trainer.errors import ConfigError
-from trainer.history import F_SCORE
-from trainer.notation import decimal
+from search.study.attributes import CONFIGURATION, NOTE, SEED
+from search.study.search_space import as_number
+from search.study.setup import Setup
+from trainer.history import F_SCORE, best_epoch
 
-EPOCHS = "training.epochs"
-
-
-# troubles that are said one by one
-_SAID = 5
+DICE = "loss.dice_weight"
+# more restarts are a typing error
+_MOST_CYCLES = 10_000
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One trial, all rows of its lineage together.
 
-    name: of a person's own run, else `trial N`. value: highest score, in [0, 1], of the study's
+    name: of an imported run, else `trial N`. value: highest score, in [0, 1], of the study's
     metric. metrics: the columns of `search.study.training_metrics`. params: searched values by
     name. config: everything that is known of how it was trained, by dotted name, params included.
     series: what was recorded each epoch (val_f, train_f, lr, ...), name -> {epoch: number}, epochs
@@ -95,6 +69,48 @@ class Outcome:
     @property
     def seed(self) -> int | None:
         return self.attrs.get(SEED)
+
+    @property
+    def dice_weight(self) -> float | None:
+        """The mean level over training; None where it is not known."""
+        return as_number(self.config.get(DICE))
+
+    @property
+    def still_rising(self) -> bool:
+        """Whether the score was still going up when training ended."""
+        return bool(self.metrics.get("still_rising"))
+
+    @property
+    def peak(self) -> int | None:
+        """The epoch of the highest score, the earlier one on a tie; None without a curve."""
+        return best_epoch(self.curve)
+
+    @property
+    def epochs_after_peak(self) -> int:
+        """Epochs that were trained after the best one."""
+        return 0 if self.peak is None else max(self.curve) - self.peak
+
+    def fall_after(self, epochs: int) -> float | None:
+        """Score of the best epoch less that of so many epochs later.
+
+        An epoch that was not reported takes the last one before it. None where the trial was not
+        trained on for so long.
+        """
+        peak = self.peak
+        if peak is None or self.epochs_after_peak < epochs:
+            return None
+        at = max(epoch for epoch in self.curve if epoch <= peak + epochs)
+        return self.curve[peak] - self.curve[at]
+
+    @property
+    def instability(self) -> float | None:
+        """Standard deviation of the changes from epoch to epoch; None below three epochs."""
+        known = self.metrics.get("instability")
+        if known is not None:
+            return float(known)
+        scores = [self.curve[epoch] for epoch in sorted(self.curve)]
+        changes = [later - earlier for earlier, later in pairwise(scores)]
+        return statistics.stdev(changes) if len(changes) >= 2 else None
 
 
 @dataclass(frozen=True)
@@ -142,146 +158,52 @@ class Results:
         return next(iter(self.complete()), None)
 
 
-def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
-    """What the store knows of a study, and its histories where the runs folder has them.
+# -------------------------------------------------------------------------------- warm restarts
 
-    Raises StudyError for a study that is neither a search nor imported.
+
+@dataclass(frozen=True)
+class Cycles:
+    """A run with warm restarts. planned, trained: epochs. ends: of each cycle that was planned.
+
+    The last end lies behind `planned` where the plan stops within a cycle.
     """
-    attrs = study.user_attrs
-    troubles: list[str] = []
-    setup = None if is_imported(attrs) else load_setup(study)
-    rows = study.get_trials(deepcopy=False)
-    if setup is None:
-        # two imports at the same moment bring a run twice
-        once = {row.user_attrs.get(CONTENT, row.number): row for row in reversed(rows)}
-        rows = sorted(once.values(), key=lambda row: row.number)
-        outcomes = [_imported(trial, troubles) for trial in lineages.merged(rows)]
-    else:
-        numbers = defaultdict(list)
-        for row in rows:
-            numbers[lineages.rows_of(rows, row)[0].number].append(row.number)
-        outcomes = [
-            _own(trial, numbers[trial.number], setup, runs) for trial in lineages.merged(rows)
-        ]
-    metric = str(attrs[IMPORTED]["metric"]) if setup is None else setup.metric
-    repeats = {} if setup is None else _repeats(study, setup)
-    return Results(study.study_name, metric, setup, outcomes, rows, attrs, repeats, troubles)
+
+    t_0: float
+    t_mult: float
+    planned: int
+    trained: int
+    ends: tuple[float, ...]
+
+    @property
+    def plan_is_whole(self) -> bool:
+        return self.ends[-1] <= self.planned + 0.5
+
+    @property
+    def done(self) -> bool:
+        """Trained to the end of the last cycle, after at least one restart."""
+        return self.plan_is_whole and self.trained >= self.planned - 0.5
+
+    @property
+    def whole_cycles(self) -> int:
+        return sum(end <= self.trained + 0.5 for end in self.ends)
 
 
-def say_troubles(several: Iterable[Results]) -> None:
-    """Print on stderr what cannot be used of the studies."""
-    for results in several:
-        for line in results.troubles[:_SAID]:
-            print(f"note: study {results.name}: {line}", file=sys.stderr)
-        if len(results.troubles) > _SAID:
-            more = len(results.troubles) - _SAID
-            print(f"note: study {results.name}: {more} more trials likewise", file=sys.stderr)
-
-
-def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
-    """The scores in the study of repeats of a search, where they compare with its own."""
-    name = repeats_name(study.study_name)
-    if name == study.study_name:
-        return {}
-    try:
-        other = optuna.Study(study_name=name, storage=storage_of(study))
-        there = load_setup(other)
-    except (KeyError, StudyError):
-        return {}
-    return {} if differing_facts(there, setup, "data", "epochs") else confirmed_scores(other)
-
-
-def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:
-    attrs = trial.user_attrs
-    series = {
-        name: dict(enumerate(values, 1)) for name, values in {**attrs.get(SERIES, {})}.items()
-    }
-    series[F_SCORE] = dict(trial.intermediate_values)
-    config = {**attrs.get(CONFIG, {}), **_dotted(trial.params)}
-    name = str(attrs.get(RUN) or f"trial {trial.number}")
-    told, budget = config.get(EPOCHS), len(trial.intermediate_values)
-    epochs = decimal(told) if isinstance(told, str) else told
-    if is_number(epochs) and epochs >= 1:
-        budget = int(epochs)
-    elif told is not None:
-        troubles.append(
-            f"trial {trial.number} ({name}): {EPOCHS} is {told!r}, no number, so its budget is not"
-            " known; import its file again, under another --study, once it is put right"
-        )
-    return Outcome(
-        number=trial.number,
-        name=name,
-        state=trial.state,
-        value=lineages.value(trial),
-        metrics=training_metrics.row_of(trial),
-        params=trial.params,
-        config=config,
-        series=series,
-        per_class={},
-        budget=budget,
-        continued=attrs.get(CONTINUED),
-        attrs=attrs,
-        row=trial,
-    )
-
-
-def _own(trial: FrozenTrial, numbers: Sequence[int], setup: Setup, runs: Path | None) -> Outcome:
-    # of a claim that has hardly begun there is none
-    folders = [] if runs is None else newest_claims(runs, setup.name, numbers)
-    history = next((rows for folder in folders if (rows := read_history(folder))), [])
-    series = _columns(history)
-    # the store has what was reported, a file perhaps another owner's epochs
-    series[F_SCORE] = dict(trial.intermediate_values)
-    metrics = training_metrics.row_of(trial)
-    best = next((entry for entry in history if entry["epoch"] == metrics["best_epoch"]), {})
-    return Outcome(
-        number=trial.number,
-        name=f"trial {trial.number}",
-        state=trial.state,
-        value=lineages.value(trial),
-        metrics=metrics,
-        params=trial.params,
-        config=_config(trial, setup),
-        series=series,
-        per_class=best.get("val_f_per_class") or {},
-        budget=setup.epochs,
-        continued=None,
-        attrs=trial.user_attrs,
-        row=trial,
-    )
-
-
-def _config(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
-    try:
-        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get(SEED, 0)))
-    except ConfigError:
-        # a row of somebody else's making
-        return {**base_values(setup), **_dotted(trial.params)}
-    # what differs from trial to trial by its nature is no setting
-    return {
-        key: value
-        for key, value in flat(whole)
-        if not key.startswith(("experiment.", "runtime."))
-        and key not in ("search", "training.seed")
-    }
-
-
-def _dotted(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {_place(name): value for name, value in params.items()}
-
-
-def _place(name: str) -> str:
-    try:
-        return ".".join(key_path(name))
-    except ConfigError:
-        # of another trainer
-        return name
-
-
-def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    columns: dict[str, dict[int, float]] = {}
-    for entry in history:
-        for name, value in entry.items():
-            if name != "epoch" and isinstance(value, (int, float)):
-                columns.setdefault(name, {})[entry["epoch"]] = float(value)
-    return columns
+def cycles_of(outcome: Outcome) -> Cycles | None:
+    """The run's cycles; None where no restart was planned, or T_0 is not known."""
+    t_0 = as_number(outcome.config.get("training.scheduler_params.T_0"))
+    t_mult = as_number(outcome.config.get("training.scheduler_params.T_mult")) or 1.0
+    scheduler = outcome.config.get("training.scheduler")
+    planned = outcome.budget
+    if scheduler is not None and "Restart" not in str(scheduler):
+        return None
+    # half an epoch is rounding, not a restart
+    if t_0 is None or t_0 <= 0 or t_mult < 1 or t_0 > planned - 0.5:
+        return None
+    if planned > _MOST_CYCLES * t_0:
+        return None
+    ends, length = [t_0], t_0
+    while ends[-1] < planned - 0.5:
+        length *= t_mult
+        ends.append(ends[-1] + length)
+    trained = int(outcome.metrics.get("epochs_trained") or max(outcome.curve, default=0))
+    return Cycles(t_0, t_mult, planned, trained, tuple(ends))

@@ -20,10 +20,11 @@ from optuna.pruners import (
 )
 from optuna.trial import FrozenTrial
 
-from search.strategy.forecast.features import knots_by
+from search.strategy.forecast.features import from_log, knots_by
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
 from search.study.attributes import CONTINUES, TOTAL
+from search.study.verdicts import Verdict
 from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
@@ -81,8 +82,11 @@ class RestartAwarePruner(BasePruner):
         self._total = total
         self._thresholds = thresholds
         self._first_epoch = first_epoch(epochs, thresholds.warmup_share)
+        # on the trial that was judged last; None where there was nothing to judge
+        self.verdict: Verdict | None = None
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        self.verdict = None
         epoch = trial.last_step
         if epoch is None or not self._judged(epoch):
             return False
@@ -103,11 +107,29 @@ class RestartAwarePruner(BasePruner):
             return False
         # at the end of the budget only a better answer by more than the luck of a seed counts
         margin = study_forecast.forecast.noise if revived else 0.0
-        chance = competitors.chance(study_forecast.end(one), margin)
+        end = study_forecast.end(one)
+        chance = competitors.chance(end, margin)
         # a chance is worth the epochs that it still costs
         left = 1 - epoch / self._epochs
         limits = self._thresholds
-        return chance < left * self._risk * (limits.again if revived else limits.park)
+        needed = left * self._risk * (limits.again if revived else limits.park)
+        forecast = from_log(end.mean)
+        rivals = [other.mean for other in competitors.running]
+        rivals += [] if competitors.best is None else [competitors.best]
+        self.verdict = Verdict(
+            "restart-aware",
+            epoch,
+            self._epochs,
+            best=max(one.intermediate_values.values()),
+            forecast=forecast,
+            # to first order: the scale is -log(1 - score)
+            deviation=end.deviation * (1 - forecast),
+            against=from_log(max(rivals) + margin),
+            to_come=to_come,
+            chance=chance,
+            needed=needed,
+        )
+        return chance < needed
 
     def _judged(self, epoch: int) -> bool:
         """Whether an epoch tells the forecast anything new: between two knots it learns nothing."""
@@ -126,11 +148,17 @@ def first_epoch(epochs: int, share: float) -> int:
 class MergedPruner(BasePruner):
     """One of Optuna's pruners, shown each lineage as one trial."""
 
-    def __init__(self, inner: BasePruner) -> None:
-        self._inner = inner
+    def __init__(self, name: str, epochs: int) -> None:
+        self._inner = _OPTUNAS[name](epochs)
+        self._name = name
+        self._epochs = epochs
+        self.verdict: Verdict | None = None
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         one = lineages.up_to(study.get_trials(deepcopy=False), trial)
+        if curve := one.intermediate_values:
+            best = max(curve.values())
+            self.verdict = Verdict(self._name, max(curve), self._epochs, best)
         return self._inner.prune(StudyView(study, lineages.merged), one)  # type: ignore[arg-type]
 
 
@@ -173,4 +201,4 @@ def make_pruner(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> Ba
         return NopPruner()
     if setup.pruner == "restart-aware":
         return RestartAwarePruner(setup.epochs, study_forecast, risk=setup.prune_risk)
-    return MergedPruner(_OPTUNAS[setup.pruner](setup.epochs))
+    return MergedPruner(setup.pruner, setup.epochs)

@@ -28,6 +28,8 @@ LEASE, DRAIN = "lease", "drain"
 
 # the constraint of a trial whose loss stopped being a number
 DIVERGED = "diverged"
+# why it was pruned, in numbers, see `search.study.verdicts`
+VERDICT = "verdict"
 # of a row that stands for a number of which nothing is left; its value is the reason
 LOST = "lost"
 # a request, a first trial, a repeat (configuration and slot): each is made once by this mark
@@ -77,6 +79,7 @@ class TrialAttributes:
     runtime_changed: str | None = None
     micro_batch: int | None = None
     reason: str | None = None
+    verdict: Mapping[str, Any] | None = None
     exceptions: int = 0
     traceback: str | None = None
     stopped: bool = False

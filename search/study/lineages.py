@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import CONTINUES, DIVERGED, EXCEPTIONS, REASON, TRACEBACK
+from search.study.attributes import CONTINUES, DIVERGED, EXCEPTIONS, REASON, TRACEBACK, VERDICT
 from storage.counting import COUNTED_STATES, UNCOUNTED
 
-_OF_ONE_ROW = (REASON, EXCEPTIONS, TRACEBACK)
+_OF_ONE_ROW = (REASON, EXCEPTIONS, TRACEBACK, VERDICT)
 
 
 def utc(moment: datetime) -> datetime:

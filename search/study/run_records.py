@@ -6,7 +6,7 @@ import hashlib
 import json
 import mimetypes
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,13 @@ from optuna.distributions import json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import lineages
-from search.study.attributes import JUDGED, LOST, TOTAL, attributes_of
+from search.study.attributes import JUDGED, LOST, REBUILT, TOTAL, attributes_of
 from search.study.histories import read_history
 from search.study.lineages import curve_of, rows_of
 from search.study.run_folders import token_folders, trial_folder
 from search.study.setup import Setup
+from search.study.verdicts import end_of
+from storage.events import ENDS, TrialEvent
 from trainer.config import read_yaml
 from trainer.errors import ConfigError
 from trainer.history import best_epoch, f_scores
@@ -63,11 +65,16 @@ def _best_epoch(row: FrozenTrial) -> tuple[float | None, int | None]:
     return lineages.value(row), best_epoch(row.intermediate_values)
 
 
-def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any]) -> dict[str, Any]:
+def trial_record(
+    setup: Setup,
+    row: FrozenTrial,
+    study_attrs: Mapping[str, Any],
+    events: Sequence[TrialEvent] = (),
+) -> dict[str, Any]:
     """`search_record` with all that makes the row and its study again: see `search.rebuild`.
 
-    row: as it is, or as it is about to end. study_attrs: of its study. The setup is whole: a config
-    under a constant schedule does not say the ramp of its base.
+    row: as it is, or as it is about to end. study_attrs: of its study. events: of the row so far.
+    The setup is whole: a config under a constant schedule does not say the ramp of its base.
     """
     return search_record(setup, row) | {
         "row": {
@@ -87,6 +94,7 @@ def trial_record(setup: Setup, row: FrozenTrial, study_attrs: Mapping[str, Any])
                 for key, item in row.system_attrs.items()
                 if not key.startswith("artifacts:")
             },
+            "events": [event.as_dict() for event in events],
         },
         "setup": setup.to_json(),
         TOTAL: study_attrs.get(TOTAL),
@@ -115,7 +123,7 @@ class RecordedStudy:
     """What the runs folder holds of one study. rows: number -> trial as it is to come back.
 
     total, judged: attributes of the study, see `search.study.names`. token: the highest that a
-    claim of the study has had. problems: lines for the user.
+    claim of the study has had. problems: lines for the user. events: number -> what happened to it.
     """
 
     setup: Setup
@@ -124,6 +132,7 @@ class RecordedStudy:
     token: int
     rows: dict[int, FrozenTrial]
     problems: list[str] = field(default_factory=list)
+    events: dict[int, list[TrialEvent]] = field(default_factory=dict)
 
 
 def recorded_studies(runs: Path, only: str | None = None) -> tuple[list[RecordedStudy], list[str]]:
@@ -230,7 +239,38 @@ def _study(
             for epoch in curve_of(earlier):
                 row.intermediate_values.pop(epoch, None)
     token = max(int(folder.name) for folder in [*(r.folder for r in records), *damaged])
-    return RecordedStudy(setup, total, judged, token, rows, problems)
+    events = {number: _events(own, rows[number]) for number, own in by_number.items()}
+    return RecordedStudy(setup, total, judged, token, rows, problems, events)
+
+
+def _events(own: list[Record], row: FrozenTrial) -> list[TrialEvent]:
+    """What happened to a row, which waits where it had not ended. own: its records, newest first.
+
+    The newest record holds what had happened when it was written, the row how it ended. Without
+    events in it, as earlier versions wrote them, each record is a claim.
+    """
+    newest = own[0]
+    try:
+        events = [TrialEvent.from_dict(kept) for kept in newest.content["row"]["events"]]
+    except (KeyError, TypeError, ValueError):
+        events = [
+            TrialEvent(row.number, "claimed", REBUILT, {}, record.token, None, started)
+            for record in reversed(own)
+            if (started := _started(record)) is not None
+        ]
+    end = end_of(row, REBUILT, token=newest.token)
+    if not row.state.is_finished():
+        end = TrialEvent(row.number, "requeued", REBUILT, {}, None, None, datetime.now(UTC))
+    if end is not None and not any(event.event in ENDS for event in events):
+        events.append(end)
+    return events
+
+
+def _started(record: Record) -> datetime | None:
+    try:
+        return datetime.fromisoformat(record.content["row"]["started"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _lost_row(reason: str) -> FrozenTrial:

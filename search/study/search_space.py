@@ -231,6 +231,12 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def as_number(value: object) -> float | None:
+    """A finite number, also one that an old YAML reader took for text; None for all else."""
+    number = decimal(value) if isinstance(value, str) else value
+    return float(number) if is_number(number) else None
+
+
 def short(key: str) -> str:
     """A key of a config as people say it; one of another trainer's as it is.
 

@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study import lineages, training_metrics
 from search.study.attributes import DIVERGED, attributes_of
 from search.study.requests import forecast_held
+from search.study.verdicts import verdict_of
 from search.study.wording import escaped
 
 YOURS = "*What you write below this line stays.*"
@@ -40,6 +41,8 @@ def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
         found.append(f"stopped by hand after {trained} of {budget} epochs")
     elif trial.state == TrialState.PRUNED:
         found.append(f"pruned after {trained} of {budget} epochs: parked, it may go on")
+        if verdict := verdict_of(attrs.verdict):
+            found.append(f"why: {verdict.text()}")
     if attrs.continues is not None:
         found.append(f"goes on from row {attrs.continues}")
     if attrs.still_rising and trial.state == TrialState.COMPLETE:

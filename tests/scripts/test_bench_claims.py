@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from scripts.benchmarks import claims as bench
+from search.results.evidence import Evidence
 from search.results.findings.every_finding import findings
-from search.results.trials import Results, results_of
+from search.results.reading import results_of
+from search.results.trials import Results
 from tests.support.outcomes import run, searched, study
 from tests.support.scripts import loaded_by_help
 from tests.support.studies import setup_of
@@ -54,7 +56,7 @@ def peak_at(weight: float) -> Callable[[], Results]:
 def test_every_claim_is_recognised_where_it_is_made() -> None:
     made = set[str]()
     for results in (everything_follows_dice(), peak_at(1.5)(), peak_at(3.0)(), peak_at(1.0)()):
-        said = bench.claimed(findings(results))
+        said = bench.claimed(findings(Evidence(results)))
         made |= {name for name, it in zip(bench.CLAIMS, said, strict=True) if it}
     assert made == set(bench.CLAIMS)
 

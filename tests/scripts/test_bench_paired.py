@@ -21,7 +21,7 @@ def paired(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *BENCH, "--folder", "pair", *flags],
         cwd=folder,
-        env=environment(folder),
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -60,7 +60,7 @@ def test_who_ends_the_bench_ends_its_search_and_the_time_counts(
     with subprocess.Popen(
         [sys.executable, *BENCH, *words],
         cwd=tmp_path,
-        env=environment(tmp_path),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -69,7 +69,7 @@ def test_who_ends_the_bench_ends_its_search_and_the_time_counts(
         wait_until(lambda: any(begun.rglob("last.pt")), "the first epoch")
         children = psutil.Process(bench.pid).children(recursive=True)
         bench.send_signal(number)
-        _, err = bench.communicate(timeout=60)
+        _, err = bench.communicate(timeout=120)
     assert (bench.returncode, err.splitlines()[-1]) == (
         130,
         "interrupted; the same command goes on",

@@ -140,7 +140,7 @@ def test_a_worker_that_is_asked_to_leave_in_mid_trial_puts_it_back(
     with running(template, tmp_path) as process:
         wait_for_an_epoch(tmp_path)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (code, "")
     assert states(tmp_path) == [W]
     assert requeued(tmp_path) == asked
@@ -154,7 +154,7 @@ def test_a_worker_that_is_asked_to_leave_before_it_has_begun_costs_nothing(
     with running(template, tmp_path) as process:
         wait_until(lambda: bool(psutil.Process(process.pid).children()), "the worker")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == code
     assert set(states(tmp_path)) <= {W}
 
@@ -168,7 +168,7 @@ def test_a_signal_right_after_the_start_leaves_no_worker_behind(
     hook = tmp_path / "hook.sh"
     hook.write_text("""trap '[[ $BASH_COMMAND == "worker="*"!" ]] && kill -TERM $$' DEBUG\n""")
     with running(template, tmp_path, BASH_ENV=str(hook)) as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == code
     assert set(states(tmp_path)) <= {W}
 
@@ -180,7 +180,7 @@ def test_a_killed_worker_is_a_failure(tmp_path: Path, template: str) -> None:
         wait_until(lambda: bool(psutil.Process(process.pid).children()), "the worker")
         (worker,) = psutil.Process(process.pid).children()
         worker.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL
 
 
@@ -188,7 +188,7 @@ def test_a_killed_worker_is_a_failure(tmp_path: Path, template: str) -> None:
 def test_a_mistake_ends_with_2_and_its_line(tmp_path: Path, template: str) -> None:
     real_study(store(tmp_path), total=2)
     with running(template, tmp_path, STUDY="face") as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert err == 'error: no study "face" in the store: did you mean faces?\n'
 
@@ -196,7 +196,7 @@ def test_a_mistake_ends_with_2_and_its_line(tmp_path: Path, template: str) -> No
 @pytest.mark.parametrize("name", ["STORAGE", "STUDY", "RUNS"])
 def test_a_variable_that_was_not_exported_is_named(tmp_path: Path, name: str) -> None:
     with running("slurm", tmp_path, **{name: ""}) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert f"{name}: export the" in err
 
@@ -239,7 +239,7 @@ def test_the_pod_gets_every_variable_and_its_store_from_a_secret() -> None:
 def test_kubernetes_knows_every_field_of_the_job() -> None:
     # without a server: kubectl's own types drop what they do not know
     command = ["kubectl", "set", "image", "--local", "-f", str(JOB), "worker=another", "-o", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lost = list(missing(job(), json.loads(done.stdout)))
     image = f"{container()['image']!r} became 'another'"

@@ -23,22 +23,14 @@ SECRET = "sesame"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished study `ok` on a small data set, for all tests of this file."""
     folder = tmp_path_factory.mktemp("finished")
     course(folder / "faces", [f"face-{number}" for number in range(24)])
     config = with_values(Config(), {**TINY, "epochs": 1, "warmup_epochs": 0.0})
     (folder / "base.yaml").write_text(to_yaml(config), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(folder / "cache"))
-        assert run.main([*flags(folder), "--study", "ok"]) == 0
+    assert run.main([*flags(folder), "--study", "ok"]) == 0
     return folder
-
-
-@pytest.fixture
-def folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(finished / "cache"))
-    return finished
 
 
 def flags(folder: Path, data: Path | str | None = None) -> list[str]:

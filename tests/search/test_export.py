@@ -34,12 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = store(there)
     study = real_study(storage, total=3, config={"learning_rate": 0.0017})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
         patch.setattr(objective, "fit", fit_and(lambda: drain(study)))
         work(post_at(there, storage))
         assert study.get_trials()[RESUMED].state == TrialState.WAITING
         patch.undo()
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
         study.set_user_attr("total", 2)
         work(post_at(there, storage))
         study.set_user_attr("total", 3)
@@ -59,7 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [trial.state for trial in study.get_trials()] == wanted
     # whatever a repetition needs must be in the export
     shutil.rmtree(there / "runs")
-    shutil.rmtree(there / "cache")
     return there
 
 
@@ -104,7 +101,6 @@ def test_an_interrupted_trial_trains_to_its_value_again_without_any_file_of_the_
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "again")],
         cwd=ROOT,
-        env={**os.environ, "FACE_PARSING_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         timeout=120,
@@ -115,10 +111,7 @@ def test_an_interrupted_trial_trains_to_its_value_again_without_any_file_of_the_
     assert "note:" not in done.stdout
 
 
-def test_a_whole_trial_trains_to_its_value_again(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+def test_a_whole_trial_trains_to_its_value_again(folder: Path, tmp_path: Path) -> None:
     flags = ["--storage", f"sqlite:///{folder}/search.db", "--trial", str(WHOLE)]
     assert main([*flags, "--out", str(tmp_path / "out.yaml")]) == 0
     given = ["--config", str(tmp_path / "out.yaml"), "--out", str(tmp_path / "again")]
@@ -136,7 +129,6 @@ def test_the_pasted_command_line_trains_to_the_value_again(folder: Path, tmp_pat
         env={
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "FACE_PARSING_CACHE": str(tmp_path / "cache"),
         },
         capture_output=True,
         text=True,
@@ -149,10 +141,8 @@ def test_the_pasted_command_line_trains_to_the_value_again(folder: Path, tmp_pat
 def test_a_preset_on_top_keeps_the_found_values_and_prints_what_it_replaces(
     folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
     flags = ["--storage", f"sqlite:///{folder}/search.db", "--trial", str(WHOLE)]
     assert main([*flags, "--out", str(tmp_path / "out.yaml")]) == 0
     given = ["--config", str(tmp_path / "out.yaml"), "--preset", "small", "--device", "cpu"]

@@ -19,6 +19,7 @@ import space
 from search import load
 from search.execution.worker_loop import work
 from search.notebook import LoadedStudy
+from search.results.evidence import Evidence
 from search.results.findings.every_finding import findings
 from search.study.attributes import IMPORTED, RUN, SERIES
 from search.study.setup import StudyError
@@ -44,9 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs").mkdir()
     storage = store(folder / "runs")
     real_study(storage, total=3, pruner="none")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(folder / "cache"))
-        work(post_at(folder, storage))
+    work(post_at(folder, storage))
     return folder
 
 
@@ -64,7 +63,7 @@ def python(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=folder,
-        env=environment(folder),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -193,7 +192,7 @@ def test_figures_and_sentences_are_the_report_s(trained: Path) -> None:
     figures = view.figures()
     assert figures
     assert {type(figure) for figure in figures.values()} == {go.Figure}
-    assert view.findings() == [one.text for one in findings(view.results)]
+    assert view.findings() == [one.text for one in findings(Evidence(view.results))]
     assert view.best is not None
     assert view.best.value == view.table()["value"].max()
 

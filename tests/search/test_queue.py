@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -9,13 +11,29 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.execution.worker_loop import work
 from search.queue import main
+from search.strategy import loading
 from search.strategy.loading import load_study
+from search.study.verdicts import Verdict
+from storage import open_storage
 from tests.support.paths import ROOT
-from tests.support.studies import EPOCHS, play, setup_of, store, study_of, wait_until
+from tests.support.studies import (
+    EPOCHS,
+    play,
+    post_at,
+    real_study,
+    setup_of,
+    start_worker,
+    store,
+    study_of,
+    wait_until,
+)
 
 C, P, R, W, F = (
     TrialState.COMPLETE,
@@ -203,6 +221,9 @@ def test_a_waiting_trial_is_cancelled_and_not_counted(
         (("cancel", "2", "--note", "why"), "queue cancel: --note goes with queue add only"),
         (("stop", "--set", "dropout=0.1"), "queue stop: --set goes with queue add only"),
         (("list", "2"), "queue list: 2: it takes nothing but"),
+        (("show",), "queue show: which trial? give its number"),
+        (("show", "17"), "study faces has no trial 17; it has 3, counted from 0"),
+        (("show", "2", "--note", "why"), "queue show: --note goes with queue add only"),
     ],
 )
 def test_a_mistake_in_what_is_ended_is_one_line(
@@ -244,6 +265,91 @@ def test_an_unknown_action_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err.count("\n") == 1
 
 
+# ------------------------------------------------------------------------------------------ show
+
+
+class PrunesOnce(BasePruner):
+    """Prunes the first trial that comes to epoch 4."""
+
+    verdict: Verdict | None = None
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        if self.verdict is not None or trial.last_step != 4:
+            return False
+        numbers = {"forecast": 0.771, "deviation": 0.006, "against": 0.79}
+        self.verdict = Verdict(
+            "restart-aware", 4, 6, 0.7, **numbers, to_come=0, chance=0.003, needed=0.021
+        )
+        return True
+
+
+def test_show_tells_of_a_trial_that_was_killed_resumed_pruned_and_revived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = store(tmp_path)
+    real_study(storage, total=1, pruner="none", revive=1, config={"epochs": 6})
+    worker = start_worker(tmp_path)
+    wait_until(lambda: epochs(tmp_path, 0) >= 2, "two epochs of trial 0")
+    worker.send_signal(signal.SIGKILL)
+    worker.communicate()
+    pruner = PrunesOnce()
+    monkeypatch.setattr(loading, "make_pruner", lambda *_: pruner)
+    work(post_at(tmp_path, storage))
+    assert pruner.verdict is not None
+    out = told(tmp_path, capsys, "show", "0", "--study", "faces")
+    head, *lines = out.splitlines()
+    assert head == "trial 0 of study faces: complete, gone on with as row 1; times in UTC"
+    # date, time, then what happened
+    steps = [line.split(maxsplit=2)[2] for line in lines]
+    assert [" ".join(step.split()[:3]) for step in steps] == [
+        "row 0 claimed",
+        "row 0 started",
+        "row 0 reaped",
+        "row 0 claimed",
+        "row 0 resumed",
+        "row 0 pruned",
+        "row 1 revived",
+        "row 1 resumed",
+        "row 1 finished",
+    ]
+    first, second, third = (f"claim {token}]" for token in (1, 2, 3))
+    assert [step.rpartition(", ")[2] for step in steps] == [
+        *[first] * 3,
+        *[second] * 3,
+        *[third] * 3,
+    ]
+    assert f":{worker.pid}, claim 1]" in steps[2]
+    assert re.search(r"silent for \d+\.?\d* s  \[", steps[2])
+    assert re.search(r"resumed    after epoch [2-4]  \[", steps[4])
+    assert "at epoch 4 of 6, forecast 0.7710 ± 0.0060 against 0.7900, chance 0.3 %" in steps[5]
+    assert "asked for at least 2.1 %" in steps[5]
+    assert "from row 0" in steps[6]
+    assert "after epoch 4" in steps[7]
+    # by the number of either row
+    assert told(tmp_path, capsys, "show", "1", "--study", "faces") == out
+
+
+def test_show_tells_what_a_store_of_an_earlier_version_knows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(f"{folder}/search.db")) as file:
+        file.execute("DROP TABLE search_trial_events")
+    value = load_study(open_storage(f"sqlite:///{folder}/search.db", read_only=True), "faces")
+    lines = told(folder, capsys, "show", "0").splitlines()
+    assert lines[0] == "trial 0 of study faces: complete; times in UTC"
+    assert lines[1].startswith("not recorded: by an earlier version")
+    assert [line.split()[4] for line in lines[2:]] == ["started", "finished"]
+    assert f"not recorded {value.get_trials()[0].value:.4f}" in lines[3]
+    # one that waits has no life yet
+    assert told(folder, capsys, "show", "2").count("\n") == 1
+
+
+def test_show_tells_who_withdrew_a_trial(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told(folder, capsys, "cancel", "2")
+    line = told(folder, capsys, "show", "2").splitlines()[-1]
+    assert line.endswith("row 2  cancelled  queue cancel")
+
+
 # --------------------------------------------------------------------------------- a real run
 
 
@@ -274,7 +380,7 @@ def real_run(folder: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "FACE_PARSING_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -293,7 +399,7 @@ def test_a_run_is_ended_before_its_workers_have_begun(
         assert any("1 worker on cpu" in line for line in run.stdout)
         # a worker still loads its libraries, and will take this for a mark of earlier days
         told(tmp_path, capsys, "stop", "--study", "faces")
-        run.communicate(timeout=40)
+        run.communicate(timeout=120)
     assert run.returncode == 0
     # one that was quick enough has begun a trial, and put it back
     assert set(states(tmp_path)) <= {TrialState.WAITING}
@@ -309,7 +415,7 @@ def test_running_trials_are_stopped_and_the_run_is_ended(
         stopped = load_study(store(tmp_path), "faces").get_trials()[0]
         assert (stopped.state, stopped.user_attrs["stopped"]) == (P, True)
         assert told(tmp_path, capsys, "stop").startswith("the run is asked to end")
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=120)
     assert (run.returncode, err) == (0, "")
     assert "trial 0 PRUNED" in out
     assert "asked to end: running trials finish their epoch and wait" in out
@@ -344,4 +450,4 @@ def test_a_revived_trial_is_stopped_by_its_first_number(
     assert storage.revive(study._study_id, token, row, 0) is not None
     assert f"running, goes on from {number}" in told(folder, capsys, "list")
     told(folder, capsys, "stop", str(number))
-    assert storage.beat(token).wish == "stop"
+    assert storage.beat(token).request == "stop"

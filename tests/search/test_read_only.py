@@ -119,7 +119,7 @@ def test_the_dashboard_shows_a_store_on_a_read_only_file_system(foreign: Path, o
     had = files(foreign)
     words = ["--storage", url, "--runs", str(foreign / "runs"), "--port", "0"]
     with running(out, "search.dashboard", *words, before=before) as refused:
-        _, err = refused.communicate(timeout=60)
+        _, err = refused.communicate(timeout=120)
         assert (refused.returncode, err.count("\n")) == (2, 1)
         assert "search.dashboard --read-only" in err
     with running(out, "search.dashboard", *words, "--read-only", before=before) as process:

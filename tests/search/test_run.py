@@ -70,7 +70,6 @@ def place(folder: Path) -> Path:
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder, empty but for the config."""
     monkeypatch.chdir(place(tmp_path))
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
 
@@ -223,7 +222,7 @@ def test_a_lower_number_of_trials_takes_none_away(
 def test_the_printed_export_command_works_when_pasted(finished: Finished, room: Path) -> None:
     (line,) = re.findall(r"^export: (.*)$", finished.out, re.M)
     shutil.copytree(finished.folder / "runs", room / "runs")
-    subprocess.run(line, shell=True, cwd=room, check=True, env=environment(room), timeout=60)
+    subprocess.run(line, shell=True, cwd=room, check=True, env=environment(), timeout=120)
     config, notes = read_config(room / "best.yaml")
     assert notes == []
     assert config.search is not None
@@ -338,7 +337,7 @@ def test_what_an_epoch_takes_is_told_of_this_runs_own(
     with started(room, *flags) as process:
         wait_until(lambda: epochs(room) >= 2, "the second epoch")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert states(room) == [W]
     (path,) = (room / "runs" / NAME / "0").glob("*/last.pt")
     stored = checkpoint.read(path)
@@ -556,7 +555,7 @@ def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
         wait_until(lambda: worker_of(room, 0) not in (None, victim), "another worker", 15)
         wait_until(lambda: epochs(room) > seen, "an epoch more")
         first.send_signal(signal.SIGTERM)
-        out, err = first.communicate(timeout=60)
+        out, err = first.communicate(timeout=120)
     assert (first.returncode, err) == (130, "")
     assert "worker 1 ended by SIGKILL; it is started again" in out
     assert (states(room), claims(room)) == ([W], [])
@@ -578,7 +577,7 @@ def test_killed_workers_and_supervisors_cost_no_trial(room: Path) -> None:
             seen = epochs(room)
             wait_until(lambda: epochs(room) > seen, "an epoch more")
             run.send_signal(signal.SIGINT)
-            run.communicate(timeout=60)
+            run.communicate(timeout=120)
     finally:
         signal.signal(signal.SIGINT, before)
     assert (run.returncode, states(room), claims(room)) == (130, [W], [])
@@ -619,7 +618,7 @@ def test_the_file_alone_holds_every_trial_after_every_end_but_kill_9_and_then_af
             if number == signal.SIGKILL:
                 os.kill(worker, number)
                 wait_until(lambda: not alive(worker), "the worker's end")
-            _, err = run.communicate(timeout=60)
+            _, err = run.communicate(timeout=120)
         assert (run.returncode, err) == (-9 if number == signal.SIGKILL else 130, "")
         if number != signal.SIGKILL:
             assert whole()
@@ -636,7 +635,7 @@ def test_the_file_alone_holds_every_trial_after_every_end_but_kill_9_and_then_af
     killed = ended_by(signal.SIGKILL, terminated)
     assert rows_alone(room)[1] < killed
     with running(room, "search.queue", "list") as looking:
-        _, err = looking.communicate(timeout=60)
+        _, err = looking.communicate(timeout=120)
     assert (looking.returncode, err) == (0, "")
     assert whole()
     assert rows_alone(room) == (1, killed)
@@ -666,7 +665,7 @@ def test_every_short_command_leaves_the_file_whole(
         for file in (copied / "runs").glob("search.db*"):
             file.unlink()
     with running(copied, module, *flags) as command:
-        _, err = command.communicate(timeout=100)
+        _, err = command.communicate(timeout=120)
     assert command.returncode == 0, err
     assert rows_alone(copied)[0] == trials
     assert [file.name for file in (copied / "runs").glob("search.db*")] == ["search.db"]
@@ -680,7 +679,7 @@ def test_a_dashboard_that_is_ended_leaves_the_file_whole(copied: Path, number: i
         with closing(store(copied / "runs")) as storage:
             storage.set_study_user_attr(storage.get_study_id_from_name(NAME), "total", 7)
             dashboard.send_signal(number)
-            _, err = dashboard.communicate(timeout=60)
+            _, err = dashboard.communicate(timeout=120)
     assert (dashboard.returncode, err) == (0, "")
     assert rows_alone(copied)[0] == 3
     assert [file.name for file in (copied / "runs").glob("search.db*")] == ["search.db"]
@@ -855,7 +854,7 @@ def test_a_run_that_asks_for_fewer_trials_ends_an_earlier_one_in_peace(room: Pat
     with started(room, "--trials", "30", *flags) as run:
         wait_until(lambda: epochs(room, 1) >= 1, "the second trial")
         assert here("--trials", "1", *flags) == 0
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=120)
     assert (run.returncode, err) == (0, "")
     assert "started again" not in out
 
@@ -865,7 +864,7 @@ def test_a_study_deleted_in_mid_run_is_one_line(room: Path) -> None:
         wait_until(lambda: epochs(room) >= 1, "the first epoch")
         storage = store(room / "runs")
         storage.delete_study(storage.get_study_id_from_name(NAME))
-        _, err = run.communicate(timeout=60)
+        _, err = run.communicate(timeout=120)
     assert run.returncode == 2
     assert re.fullmatch(rf'error: study "{NAME}" was deleted while it was running\n', err)
 
@@ -923,7 +922,7 @@ def terminal(folder: Path, *flags: str, columns: int = 80) -> Iterator[tuple[int
     if pid == 0:
         os.chdir(folder)
         size = {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm-256color"}
-        os.execve(sys.executable, words(*flags), environment(folder) | size)
+        os.execve(sys.executable, words(*flags), environment() | size)
     try:
         yield pid, screen
     finally:
@@ -947,6 +946,7 @@ def without_codes(told: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told)
 
 
+@pytest.mark.long
 def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -996,10 +996,10 @@ def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_pr
     done = subprocess.run(
         command,
         cwd=room,
-        env=environment(room, first=room),
+        env=environment(first=room),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "learning_rate    0.0001..0.005 log" in done.stdout
@@ -1021,6 +1021,7 @@ def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_pr
     storage.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["strict", "POSIX", "latin-1"])
 def test_folders_of_any_name_are_searched_in_any_locale(tmp_path: Path, name: str) -> None:
     # where the store and the runs lie, and where the faces do

@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from storage import LeasedStorage, LeaseLost, for_optuna, open_storage, parse_url
-from storage.claims import WISH_ATTR
+from storage.claims import REQUEST_ATTR
 
 PROCESSES = 8
 QUEUED = 60
@@ -318,7 +318,6 @@ def test_without_a_claim_no_trial_is_taken_or_made(storage: LeasedStorage) -> No
         lambda: storage.attach(token, trial_id),
         lambda: storage.requeue(other, token),
         lambda: storage.beat(token),
-        lambda: storage.hold(token).__enter__(),
     ):
         with pytest.raises(LeaseLost, match=f"claim {token} is gone"):
             act()
@@ -339,14 +338,14 @@ def test_a_token_is_never_used_twice(storage: LeasedStorage) -> None:
 
 
 @pytest.mark.parametrize("way", ["reaped", "requeued by its owner", "requeued by another"])
-def test_a_wish_to_stop_outlives_the_owner(store_url: str, way: str) -> None:
+def test_a_request_to_stop_outlives_the_owner(store_url: str, way: str) -> None:
     storage = open_storage(store_url)
     study_id = new_study(storage)
     token, trial_id = start(storage, study_id)
-    assert storage.beat(token).wish is None
-    assert storage.set_wish_for_number(study_id, 0, "stop") == 1
-    assert storage.set_wish_for_number(study_id, 1, "stop") == 0
-    assert storage.beat(token).wish == "stop"
+    assert storage.beat(token).request is None
+    assert storage.ask_owners(study_id, "stop", 0) == 1
+    assert storage.ask_owners(study_id, "stop", 1) == 0
+    assert storage.beat(token).request == "stop"
     ways: dict[str, Callable[[], bool | None]] = {
         "reaped": lambda: storage.reap(storage.live_claims(study_id)[0]),
         "requeued by its owner": lambda: storage.requeue(trial_id, token),
@@ -358,25 +357,25 @@ def test_a_wish_to_stop_outlives_the_owner(store_url: str, way: str) -> None:
         assert later is not None
         assert storage.pop_waiting(study_id, later) == trial_id
         # told once: the next owner would stop a trial that somebody put back on purpose
-        assert storage.beat(later).wish == heard
-        assert WISH_ATTR not in storage.get_trial(trial_id).system_attrs
+        assert storage.beat(later).request == heard
+        assert REQUEST_ATTR not in storage.get_trial(trial_id).system_attrs
         if heard is not None:
-            storage.set_wish_for_number(study_id, 0, "requeue")
+            storage.ask_owners(study_id, "requeue", 0)
             assert storage.requeue(trial_id, later)
     storage.close()
 
 
-def test_a_wish_for_everybody_reaches_every_claim_of_the_study(storage: LeasedStorage) -> None:
+def test_a_request_for_everybody_reaches_every_claim_of_the_study(storage: LeasedStorage) -> None:
     study_id, other = new_study(storage), new_study(storage, "other")
     claims = [start(storage, study_id), start(storage, study_id)]
     stranger, _ = start(storage, other)
-    assert storage.set_wish(None, study_id, "requeue") == 2
-    assert [storage.beat(token).wish for token, _ in claims] == ["requeue", "requeue"]
-    assert storage.beat(stranger).wish is None
-    assert storage.set_wish(claims[0][1], study_id, "stop") == 1
-    assert [storage.beat(token).wish for token, _ in claims] == ["stop", "requeue"]
-    with pytest.raises(ValueError, match="wish must be one of stop, requeue, got 'pause'"):
-        storage.set_wish(None, study_id, "pause")
+    assert storage.ask_owners(study_id, "requeue") == 2
+    assert [storage.beat(token).request for token, _ in claims] == ["requeue", "requeue"]
+    assert storage.beat(stranger).request is None
+    assert storage.ask_owners(study_id, "stop", 0) == 1
+    assert [storage.beat(token).request for token, _ in claims] == ["stop", "requeue"]
+    with pytest.raises(ValueError, match="request must be one of stop, requeue, got 'pause'"):
+        storage.ask_owners(study_id, "pause")
 
 
 def test_a_beat_says_that_somebody_ended_the_trial(storage: LeasedStorage) -> None:

@@ -55,18 +55,18 @@ def test_the_counter_turns_while_the_block_runs_and_no_longer(storage: LeasedSto
     with Heartbeat(storage, token, EVERY_S, 5.0) as heart:
         # the first beat comes at once
         wait_for(lambda: beats(storage) >= 3)
-        assert (heart.wish, heart.ended, heart.lost.is_set()) == (None, False, False)
+        assert (heart.request, heart.ended, heart.lost.is_set()) == (None, False, False)
     after = beats(storage)
     time.sleep(5 * EVERY_S)
     assert beats(storage) == after
     assert not heart.lost.is_set()
 
 
-def test_a_wish_and_an_end_by_somebody_else_are_heard(storage: LeasedStorage) -> None:
+def test_a_request_and_an_end_by_somebody_else_are_heard(storage: LeasedStorage) -> None:
     token, trial_id = start(storage)
     with Heartbeat(storage, token, EVERY_S, 5.0) as heart:
-        storage.set_wish_for_number(1, 0, "stop")
-        wait_for(lambda: heart.wish == "stop")
+        storage.ask_owners(1, "stop", 0)
+        wait_for(lambda: heart.request == "stop")
         assert not heart.ended
         storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
         wait_for(lambda: heart.ended)

@@ -214,23 +214,6 @@ def test_a_worker_that_takes_its_old_trial_again_may_write(storage: LeasedStorag
     WRITES["report"](storage, trial_id)
 
 
-def test_a_hold_fences_a_trial_that_another_object_took(storage: LeasedStorage) -> None:
-    study_id = new_study(storage)
-    other = open_storage(storage.address.text)
-    token = storage.take_slot(study_id, None, "test")
-    assert token is not None
-    with pytest.raises(ValueError, match="has no trial yet"), other.hold(token):
-        pass
-    trial_id = storage.new_trial(study_id, token)
-    with other.hold(token) as claim:
-        assert claim.trial_id == trial_id
-        WRITES["report"](other, trial_id)
-    storage.requeue(trial_id, token)
-    # the fence outlives the block
-    refuses_every_write(other, trial_id)
-    other.close()
-
-
 def test_nobody_needs_a_claim_to_write_to_a_trial_of_others(storage: LeasedStorage) -> None:
     study_id = new_study(storage)
     dashboard = open_storage(storage.address.text)

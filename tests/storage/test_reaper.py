@@ -22,9 +22,9 @@ from storage import (
     ReapedClaim,
     Reaper,
     ReaperThread,
-    claims,
     open_storage,
 )
+from storage.optuna_internals import TRIALS
 
 GRACE_S = 3.0
 
@@ -80,7 +80,7 @@ def test_a_silent_owner_loses_its_trial_after_the_grace_and_not_before(
     assert looks(reaper, clock, 3) == [[], [], []]
     assert state(storage, trial_id) == TrialState.RUNNING
     # 3 s of silence, all of them seen
-    assert reaper.look() == [ReapedClaim("requeued", trial_id, 0, "node7:123")]
+    assert reaper.look() == [ReapedClaim("reaped", trial_id, 0, "node7:123")]
     row = storage.get_trial(trial_id)
     assert (row.number, row.state, row.intermediate_values) == (0, TrialState.WAITING, {1: 0.3})
     assert storage.live_claims(1) == []
@@ -117,7 +117,7 @@ def test_the_time_a_reaper_was_away_counts_for_a_third_of_the_grace(
     clock = Clock()
     reaper = Reaper(storage, 1, GRACE_S, clock)
     assert looks(reaper, clock, 3, step_s=1e6) == [[], [], []]
-    assert [reaped.kind for reaped in reaper.look()] == ["requeued"]
+    assert [reaped.kind for reaped in reaper.look()] == ["reaped"]
     assert state(storage, trial_id) == TrialState.WAITING
 
 
@@ -200,7 +200,7 @@ def test_wall_clocks_play_no_part(storage: LeasedStorage, monkeypatch: pytest.Mo
     reaper = Reaper(storage, 1, GRACE_S, clock)
     for year in (1970, 2099):
         with storage.engine.begin() as connection:
-            connection.execute(sa.update(claims.TRIALS).values(datetime_start=datetime(year, 1, 1)))
+            connection.execute(sa.update(TRIALS).values(datetime_start=datetime(year, 1, 1)))
         monkeypatch.setattr(time, "time", lambda year=year: (year - 1970) * 3.2e7)
         assert looks(reaper, clock, 1, step_s=0.1) == [[]]
         storage.beat(token)
@@ -208,7 +208,7 @@ def test_wall_clocks_play_no_part(storage: LeasedStorage, monkeypatch: pytest.Mo
     # and no clock that stands still spares anybody
     monkeypatch.setattr(time, "time", lambda: 0.0)
     looks(reaper, clock, 3)
-    assert {reaped.kind for reaped in reaper.look()} == {"requeued", "adopted"}
+    assert {reaped.kind for reaped in reaper.look()} == {"reaped", "adopted"}
 
 
 def test_a_patrol_looks_while_its_owner_is_busy(storage: LeasedStorage) -> None:
@@ -281,7 +281,7 @@ def test_a_process_that_slept_too_long_finds_its_token_gone(postgres_url: str) -
         while not reaped_claims:
             reaped_claims = reaper.look()
             time.sleep(0.1)
-        assert reaped_claims == [ReapedClaim("requeued", trial_id, 0, "sleeper")]
+        assert reaped_claims == [ReapedClaim("reaped", trial_id, 0, "sleeper")]
         assert start(storage, "other")[1] == trial_id
         os.kill(process.pid, signal.SIGCONT)
         here.send("go on")

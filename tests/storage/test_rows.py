@@ -143,7 +143,7 @@ def test_whoever_trained_a_deleted_row_writes_nothing_to_its_successor(
     sql(on_sqlite, "DELETE FROM trials")
     another = open_storage(sqlite_url)
     _, trial_id = new_trial(another, study_id)
-    assert on_sqlite.beat(token).wish is None
+    assert on_sqlite.beat(token).request is None
     with pytest.raises(KeyError):
         on_sqlite.set_trial_intermediate_value(old, 1, 0.3)
     assert another.get_trial(trial_id).intermediate_values == {}

@@ -347,7 +347,9 @@ def names(path: Path) -> list[str]:
     copy = shutil.copy(path, alone / path.name)
     try:
         with closing(sqlite3.connect(copy)) as file:
-            return [name for (name,) in file.execute("SELECT study_name FROM studies")]
+            return [
+                name for (name,) in file.execute("SELECT study_name FROM studies ORDER BY study_id")
+            ]
     except sqlite3.OperationalError:
         # no tables yet
         return []
@@ -462,13 +464,13 @@ def test_a_command_that_never_closes_its_store_leaves_the_file_alone_however_it_
     command = [sys.executable, "-c", SPEAKING, *how]
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(tmp_path), stdout=pipe, stderr=pipe, text=True
+        command, cwd=tmp_path, env=environment(), stdout=pipe, stderr=pipe, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
         if number is not None:
             process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert [file.name for file in tmp_path.iterdir()] == ["search.db"]
     assert names(tmp_path / "search.db") == ["faces"]

@@ -101,7 +101,7 @@ def test_a_file_that_may_not_grow_ends_a_run_with_one_line(tmp_path: Path) -> No
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trainer.config import Config, config_from_dict, with_values
@@ -24,6 +23,6 @@ def tiny_config(values: Mapping[str, Any] | None = None) -> Config:
     return choose_runtime(with_values(config_from_dict(TINY), values or {}))
 
 
-def tiny_faces(cache: Path, image_size: int = 24) -> FaceData:
+def tiny_faces(image_size: int = 24) -> FaceData:
     """The faces of `tiny_config`."""
-    return load_faces("synthetic", image_size=image_size, synthetic_images=IMAGES, cache_dir=cache)
+    return load_faces("synthetic", image_size=image_size, synthetic_images=IMAGES)

@@ -1,10 +1,10 @@
 """Our commands as processes without their imports: forked from one that has torch and all loaded.
 
 Half of what the tests once computed was the import of torch in child processes. With `install`, a
-process that would be started as `python -m search.run …` or `python scripts/bench.py …` is forked
-instead, from a server that has imported everything and done nothing: no thread, no open store, no
-patched function. It is a child of who starts it, with its own pid, signals, streams, folder and
-environment. `scripts/test --all` starts every process in earnest.
+process that would be started as `python -m search.run …` is forked instead, from a server that has
+imported everything and done nothing: no thread, no open store, no patched function. It is a child
+of who starts it, with its own pid, signals, streams, folder and environment.
+`scripts/test --all` starts every process in earnest.
 
 What a fork cannot give is started as ever: another interpreter, user, locale, time zone, `space.py`
 or library path, and anything but Linux.
@@ -27,7 +27,6 @@ import subprocess
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ from typing import Any
 from tests.support.paths import ROOT
 
 PACKAGES = ("search", "trainer", "storage")
-SCRIPTS = ROOT / "scripts"
 # these start processes of their own, so each gets a server of its own
 STARTING = ("search.run", "search.confirm")
 # the number of clone(2), and its flag for a brother instead of a child
@@ -94,11 +92,8 @@ def _order(args: Any, given: Mapping[str, Any]) -> dict[str, Any] | None:
     words = [os.fspath(word) for word in args]
     if not all(isinstance(word, str) for word in words) or words[:1] != [sys.executable]:
         return None
-    if words[1:2] == ["-m"] and words[2].partition(".")[0] in PACKAGES:
-        target, words = words[2], words[3:]
-    elif len(words) > 1 and Path(words[1]).parent == SCRIPTS and words[1].endswith(".py"):
-        target, words = words[1], words[2:]
-    else:
+    ours = (*(f"{name}." for name in PACKAGES), "scripts.benchmarks.")
+    if words[1:2] != ["-m"] or not words[2:] or not words[2].startswith(ours):
         return None
     special = ("preexec_fn", "pass_fds", "gid", "gids", "uid")
     if any(given[name] for name in special) or given["umask"] >= 0 or given["process_group"] >= 0:
@@ -109,8 +104,8 @@ def _order(args: Any, given: Mapping[str, Any]) -> dict[str, Any] | None:
     if not _same_start(env, cwd):
         return None
     return {
-        "target": target,
-        "words": words,
+        "module": words[2],
+        "words": words[3:],
         "env": env,
         "cwd": cwd,
         "session": given["start_new_session"],
@@ -263,7 +258,7 @@ def _become(order: Mapping[str, Any], streams: Sequence[int]) -> None:
             os.dup2(stream, fd)
         os.closerange(3, 256)
         _server = None
-        if order["target"] in STARTING:
+        if order["module"] in STARTING:
             _server = _own_server()
         deaf = order["deaf"]
         signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)
@@ -272,7 +267,7 @@ def _become(order: Mapping[str, Any], streams: Sequence[int]) -> None:
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
         _open_streams()
-        _run(order["target"], order["words"])
+        _run(order["module"], order["words"])
         code = 0
     except SystemExit as ended:
         code = ended.code
@@ -309,30 +304,25 @@ def _open_streams() -> None:
     ):
         lines = fd == 2 or (fd == 1 and os.isatty(1))
         encoding = getattr(getattr(sys, f"__{name}__"), "encoding", "utf-8")
-        made = open(fd, mode, 1 if lines else -1, encoding, errors, closefd=False)
+        buffering = 1 if lines else -1
+        made = open(fd, mode, buffering, encoding, errors, closefd=False)  # noqa: SIM115
         if unbuffered and fd:
             made.reconfigure(write_through=True)  # type: ignore[attr-defined]
         setattr(sys, name, made)
         setattr(sys, f"__{name}__", made)
 
 
-def _run(target: str, words: Sequence[str]) -> None:
+def _run(module: str, words: Sequence[str]) -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal():
         import torch
 
         torch.set_num_threads(int(threads))
-    if target.endswith(".py"):
-        sys.argv = [target, *words]
-        sys.path.insert(0, str(SCRIPTS))
-        runpy.run_path(target, run_name="__main__")
-    else:
-        sys.argv = [target, *words]
-        sys.path.insert(0, os.getcwd())
-        with warnings.catch_warnings():
-            # it is loaded already, as it would not be
-            warnings.simplefilter("ignore", RuntimeWarning)
-            runpy.run_module(target, run_name="__main__", alter_sys=True)
+    sys.argv = [module, *words]
+    sys.path.insert(0, os.getcwd())
+    # it is loaded already, as it would not be
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _end(code: int) -> None:

@@ -462,7 +462,6 @@ def fuzz(folder: Path) -> Iterator[Fuzz]:
     with contextlib.closing(sqlite3.connect(folder / "search.db")) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         patch.setattr(dataset, "load_faces", read_whole)
         patch.setattr(opening, "load_faces", lambda *_, **__: None)

@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from search.results.evidence import Evidence
 from search.results.findings.every_finding import TOPICS, findings
 from search.results.trials import Outcome, Results
 from search.study import training_metrics
@@ -81,7 +82,7 @@ def study(outcomes: Sequence[Outcome], setup: Setup | None = None, name: str = "
 
 
 def said(results: Results, topic: str | None = None) -> str:
-    found = findings(results)
+    found = findings(Evidence(results))
     order = [TOPICS.index(one.topic) for one in found]
     assert order == sorted(order)
     for one in found:

@@ -140,10 +140,9 @@ def start_worker(folder: Path, study: str = "faces", *flags: str) -> subprocess.
     )
 
 
-def environment(folder: Path, *, first: Path = ROOT) -> dict[str, str]:
-    """For a process that works in `folder`, with a cache of its own."""
-    paths = os.pathsep.join(map(str, dict.fromkeys((first, ROOT))))
-    return {**os.environ, "PYTHONPATH": paths, "FACE_PARSING_CACHE": str(folder / "cache")}
+def environment(first: Path = ROOT) -> dict[str, str]:
+    """For a process that works in any folder. first: where it looks for modules before ours."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys((first, ROOT))))}
 
 
 @contextmanager
@@ -157,7 +156,7 @@ def running(
     with subprocess.Popen(
         [*before, sys.executable, "-m", module, *flags],
         cwd=folder,
-        env=environment(folder) | more,
+        env=environment() | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -192,7 +191,7 @@ def refusal(
     return err
 
 
-def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
     """Look ten times a second until it is true."""
     end = time.monotonic() + timeout_s
     while not true():

@@ -254,7 +254,7 @@ def test_a_missing_folder_gives_one_line_and_exit_code_2(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -290,7 +290,7 @@ def test_findings_are_no_failure(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -483,7 +483,7 @@ def test_a_disk_that_is_full_in_the_middle_leaves_nothing_half_written(tmp_path:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_one_line(tmp_path: Path) 
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -65,7 +65,7 @@ def at_the_first(command: str, folder: Path, **own: str) -> dict[str, Any]:
         env={**environ, "PYTHONPATH": str(ROOT), **own},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)

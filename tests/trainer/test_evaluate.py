@@ -30,13 +30,8 @@ SMALL = [2, 4, 5, 6, 7, 10, 11, 12]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def faces(cache: Path) -> FaceData:
-    return tiny_faces(cache)
+def faces() -> FaceData:
+    return tiny_faces()
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +40,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, faces: FaceData) -> Path:
     out = tmp_path_factory.mktemp("trained")
     fit(tiny_config({"epochs": 10, "learning_rate": 1e-2, "ema": 0.0}), faces, out=out)
     return out
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(cache))
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
@@ -231,7 +221,7 @@ def test_other_data_may_be_scored(
     given = ("--checkpoint", trained / "best.pt", "--data", root)
     scores = evaluated(capsys, *given)
     assert scores["images"] == 3
-    own = tiny_faces_of(root, tmp_path)
+    own = tiny_faces_of(root)
     assert_same(scores, by_hand(trained / "best.pt", own.val))
     (root / "test.txt").write_text("")
     assert "no picture in its test part" in complaint(capsys, *given, "--split", "test")
@@ -248,8 +238,8 @@ def test_what_is_not_used_of_a_folder_is_said_beside_the_scores(
     assert err.splitlines() == [f"note: {line}" for line in lines]
 
 
-def tiny_faces_of(root: Path, tmp_path: Path) -> FaceData:
-    return load_faces(str(root), image_size=24, cache_dir=tmp_path / "cache")
+def tiny_faces_of(root: Path) -> FaceData:
+    return load_faces(str(root), image_size=24)
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "folder", "another network's"])
@@ -288,7 +278,7 @@ def test_a_mistake_is_one_line_in_a_process_of_its_own(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")

@@ -145,7 +145,7 @@ class Bench:
             block[4:12, 12:20] = 1
             for path in (root / "train" / "masks").iterdir():
                 data_folders.save_mask(block, path)
-        blocks = load_faces(str(root), image_size=32, cache_dir=self.folder / "cache")
+        blocks = load_faces(str(root), image_size=32)
         return self.train(blocks, model__name=BARE, epochs=3, **values)
 
     def command(self, *sets: str) -> Seen:
@@ -171,20 +171,14 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
-    data = load_faces(
-        "synthetic",
-        image_size=24,
-        synthetic_images=IMAGES,
-        cache_dir=tmp_path_factory.mktemp("cache"),
-    )
+def faces() -> FaceData:
+    data = load_faces("synthetic", image_size=24, synthetic_images=IMAGES)
     assert len(data.train) == TRAIN
     return data
 
 
 @pytest.fixture
 def bench(faces: FaceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
     return Bench(faces, tmp_path, monkeypatch)
 
 

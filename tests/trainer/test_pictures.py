@@ -18,8 +18,8 @@ from trainer.scoring import scored_images
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
-    return tiny_faces(tmp_path_factory.mktemp("cache"))
+def faces() -> FaceData:
+    return tiny_faces()
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network trained for a second."""
     folder = tmp_path_factory.mktemp("trained")
     config = tiny_config({"training.epochs": 2})
-    fit(config, tiny_faces(folder / "cache"), out=folder / "out")
+    fit(config, tiny_faces(), out=folder / "out")
     return folder / "out" / "best.pt"
 
 

@@ -13,7 +13,7 @@ from tests.support.faces import tiny_config, tiny_faces
 from trainer.augment import Draws, augmented, drawn
 from trainer.config import Config
 from trainer.data.dataset import FaceData
-from trainer.fast import Depthwise, Pointwise, quicken
+from trainer.fast_convolutions import Depthwise, Pointwise, use_fast_convolutions
 from trainer.model import model_of
 from trainer.step import Pixels, Stepper
 
@@ -22,8 +22,8 @@ LR, DICE_WEIGHT, SMOOTHING, DECAY = 1e-3, 1.5, 0.1, 0.9
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceData:
-    return tiny_faces(tmp_path_factory.mktemp("cache"))
+def faces() -> FaceData:
+    return tiny_faces()
 
 
 def settings(**values: object) -> Config:
@@ -76,7 +76,7 @@ def simple(config: Config, faces: FaceData) -> tuple[list[float], dict[str, Tens
 
 def fast(config: Config, faces: FaceData) -> tuple[list[float], dict[str, Tensor]]:
     """The same by the stepper, as a training on a CPU uses it."""
-    model = quicken(fresh(config).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    model = use_fast_convolutions(fresh(config).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     device = torch.device("cpu")
     stepper = Stepper(config, model, Pixels(faces.train, device), device, ema_decay=DECAY)
     torch.manual_seed(4)
@@ -119,7 +119,7 @@ def test_fifty_steps_in_bfloat16_lead_to_the_same_losses(faces: FaceData) -> Non
 def test_quick_convolutions_give_the_same_logits_and_gradients() -> None:
     config = settings()
     plain = fresh(config).double()
-    quick = quicken(fresh(config).double().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    quick = use_fast_convolutions(fresh(config).double().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     kinds = {type(module) for module in quick.modules()}
     assert {Pointwise, Depthwise} <= kinds
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)

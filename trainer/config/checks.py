@@ -17,7 +17,7 @@ def config_from_dict(data: Mapping[str, Any], where: str = "config") -> Config:
     """A checked Config; what is not given takes its default.
 
     where: what the values came from, for messages.
-    Raises ConfigError with one line that names the key, the value and the mend.
+    Raises ConfigError with one line that names the key, the value and the fix.
     """
     config = validated(data, where)
     _check_together(config, where)
@@ -64,8 +64,8 @@ def _first_mistake(error: pydantic.ValidationError) -> str:
     parts = [str(part) for part in first["loc"]]
     while len(parts) > 1 and not _is_key(parts):
         parts.pop()
-    told = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(parts)}: {told}, got {first['input']!r}"
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(parts)}: {problem}, got {first['input']!r}"
 
 
 def _is_key(parts: Sequence[str]) -> bool:

@@ -10,12 +10,12 @@ from typing import Any
 from trainer import notation
 from trainer.config.checks import config_from_dict
 from trainer.config.keys import as_spelt, leaf_paths, takes_text
+from trainer.config.old_files import translate
 from trainer.config.sections import Config, to_dict
 from trainer.errors import ConfigError
 from trainer.notation import KeyPath, dump_yaml, read_text
-from trainer.translate import translate
 
-# what the record of an export tells in words
+# keys of an export's record that hold text
 _RECORD_TEXTS = {"study", "study_uid", "metric", "preset", "command", "note", "name", "fingerprint"}
 
 

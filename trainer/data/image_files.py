@@ -106,7 +106,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        # Pillow refuses before it tells width and height
+        # Pillow refuses before it gives width and height
         count = re.search(r"\d+", str(error))
         raise DataError(_too_large(path, f"{int(count[0]):,}" if count else "its")) from None
     except UnidentifiedImageError:

@@ -135,7 +135,7 @@ def _no_ids(path: Path, mode: str) -> str:
 def _no_such_id(number: object, where: object) -> str:
     return (
         f"{where}: id {number} is none of 0-18 (background, skin, nose, ... cloth, in the"
-        " order of CelebAMask-HQ's own list); mend the mask, or leave it out with"
+        " order of CelebAMask-HQ's own list); fix the mask, or leave it out with"
         " trainer.check --repair"
     )
 

@@ -107,7 +107,7 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 class Names:
-    """Finds stems by the names that a person writes: `17`, `17.jpg`, and `00017` for 17."""
+    """Finds stems by the names that a user writes: `17`, `17.jpg`, and `00017` for 17."""
 
     def __init__(self, stems: Collection[str]) -> None:
         self._stems = {composed(stem): stem for stem in stems}
@@ -135,9 +135,7 @@ def stem_of(name: str) -> str:
 
 
 def split(
-    stems: Sequence[str],
-    given: Mapping[str, Sequence[str]],
-    twins: Mapping[str, str] | None = None,
+    stems: Sequence[str], given: Mapping[str, Sequence[str]], twins: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, ...]]:
     """part -> its stems, in sorted order; every stem is in one part at most.
 

@@ -19,10 +19,9 @@ from search.reporting.figures.drawing import (
     shown,
     whole_numbers,
 )
-from search.results.statistics.evidence import cycles_of
-from search.results.statistics.groups import as_number
-from search.results.trials import Outcome
+from search.results.trials import Outcome, cycles_of
 from search.study.attributes import SERIES
+from search.study.search_space import as_number
 from trainer.dice_schedule import SCHEDULES, dice_weight_at
 
 # lines that a reader can tell apart, lines that a screen can show, points of one of them
@@ -167,7 +166,7 @@ def _spread(trials: Sequence[Outcome], most: int) -> list[Outcome]:
     """At most `most` of them, from the best to the worst."""
     if len(trials) <= most:
         return list(trials)
-    return [trials[int(place)] for place in np.linspace(0, len(trials) - 1, most)]
+    return [trials[int(index)] for index in np.linspace(0, len(trials) - 1, most)]
 
 
 def restarts(one: Outcome) -> list[float]:
@@ -225,7 +224,7 @@ def schedules_figure(trials: Sequence[Outcome]) -> go.Figure | None:
     progress = [step / 120 for step in range(121)]
     for number, ((schedule, level, ramp), one) in enumerate(chosen):
         weights = [
-            dice_weight_at(place, level=level, ramp=ramp, schedule=schedule) for place in progress
+            dice_weight_at(share, level=level, ramp=ramp, schedule=schedule) for share in progress
         ]
         kept = _CORNERS.get(schedule, range(121))
         figure.add_trace(

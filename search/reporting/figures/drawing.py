@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from search.results.statistics.estimates import Estimate
+from search.results.statistics.intervals import Interval
 from search.results.trials import Outcome, Results
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b82d6", "#e2762f", "#2a9d78", "#9a66c9", "#8b919a"
@@ -103,6 +105,29 @@ def points(
     )
 
 
+def add_trials(figure: go.Figure, trials: Sequence[Outcome], value: Callable[..., Any]) -> None:
+    """A mark for each trial at its `value` and score: full for complete ones, open for pruned."""
+    for marker, chosen in (
+        (pruned_marker(), [one for one in trials if not is_complete(one)]),
+        ({}, [one for one in trials if is_complete(one)]),
+    ):
+        if chosen:
+            x = [value(one) for one in chosen]
+            x = x if isinstance(x[0], (str, int)) else significant(x)
+            figure.add_trace(points(chosen, x, [one.value for one in chosen], marker=marker))
+
+
+def error_bars(middles: Sequence[float], spans: Iterable[Estimate | Interval]) -> dict[str, Any]:
+    """Plotly's bars around the middles, out to the ends of their intervals."""
+    ends = [(middle, span.low, span.high) for middle, span in zip(middles, spans, strict=True)]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": rounded(high - middle for middle, _, high in ends),
+        "arrayminus": rounded(middle - low for middle, low, _ in ends),
+    }
+
+
 def name_tags(trials: Sequence[Outcome], x: Sequence[float]) -> go.Scatter:
     """Names above the markers of the first few trials, each where it covers no other."""
     y = [one.value or 0.0 for one in trials]
@@ -123,7 +148,7 @@ def name_tags(trials: Sequence[Outcome], x: Sequence[float]) -> go.Scatter:
     return go.Scatter(
         x=[x[i] for i, *_ in placed],
         y=rounded(y[i] for i, *_ in placed),
-        # a marker that nobody sees keeps the name off the one below
+        # an invisible marker keeps the name off the one below
         mode="markers+text",
         marker={"size": 9, "opacity": 0},
         text=[shown(trials[i].name) for i, *_ in placed],
@@ -165,7 +190,7 @@ def is_complete(one: Outcome) -> bool:
 def on_log_scale(name: str, results: Results) -> bool:
     """Whether a parameter is looked at by its order of magnitude: as it was searched.
 
-    Of imported runs nobody says so: then what they span decides.
+    Of imported runs that is not known: then what they span decides.
     """
     values = [one.params[name] for one in results.scored() if name in one.params]
     if any(isinstance(it, str) or it is None or it <= 0 for it in values):

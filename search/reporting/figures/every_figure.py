@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 
 import plotly.graph_objects as go
 
@@ -18,12 +19,13 @@ from search.reporting.figures.drawing import (
     BLUE,
     GREY,
     ORANGE,
+    add_trials,
     below,
     blank,
+    error_bars,
     is_complete,
     name_tags,
     points,
-    pruned_marker,
     rounded,
     score_range,
     shown,
@@ -35,83 +37,32 @@ from search.reporting.figures.parameters import (
     optimisation_figure,
     parameter_figures,
 )
-from search.results.statistics import intervals
-from search.results.statistics.evidence import importances
-from search.results.statistics.groups import rising
+from search.results.evidence import Evidence
 from search.results.trials import Outcome, Results
 from search.study import lineages
 
 
-def figures(results: Results) -> dict[str, go.Figure]:
+def figures(evidence: Evidence) -> dict[str, go.Figure]:
     """Topic -> figure, where there is something to draw; `parameter NAME` for each that varied."""
+    results = evidence.results
     trials = results.scored()
     found = {
-        "standing": _standing(results),
+        "standing": _scores_figure(results),
         **parameter_figures(results),
-        "dice": dice_figure(results),
+        "dice": dice_figure(evidence),
         "optimisation": optimisation_figure(results),
         "balance": balance_figure(results),
-        "convergence": _convergence(trials),
+        "convergence": _convergence_figure(trials),
         "restarts": curves_figure(trials),
         "schedules": schedules_figure(trials),
-        "importances": _importances(results),
-        "classes": _classes(results),
-        "pruning": _pruning(trials),
+        "importances": _importance_figure(evidence),
+        "classes": _classes_figure(results),
+        "pruning": _epochs_figure(trials),
     }
     return {topic: figure for topic, figure in found.items() if figure is not None}
 
 
-def confirm_figure(scores: Mapping[str, Sequence[float]], looks: int = 1) -> go.Figure | None:
-    """Every score and the mean's interval of each repeated configuration; None without scores.
-
-    looks: how often the scores were to be looked at, see
-    `search.results.statistics.intervals.interval`.
-    """
-    known = {label: list(of) for label, of in scores.items() if of}
-    if not known:
-        return None
-    # the first of a horizontal chart stands at its foot
-    ordered = sorted(known, key=lambda label: statistics.fmean(known[label]))
-    figure = blank(
-        "Repeated with fresh seeds",
-        "points: one seed each; diamonds: mean and 95 % interval",
-        "score",
-        "",
-        height=140 + 44 * len(ordered),
-    )
-    for label in ordered:
-        figure.add_trace(
-            go.Scatter(
-                x=rounded(known[label]),
-                y=[shown(label)] * len(known[label]),
-                mode="markers",
-                marker={"color": BLUE, "size": 7, "opacity": 0.6},
-                hovertemplate="%{x:.4f}<extra></extra>",
-            )
-        )
-    spans = {label: intervals.interval(known[label], looks=looks) for label in ordered}
-    told = {label: span for label, span in spans.items() if span is not None}
-    figure.add_trace(
-        go.Scatter(
-            x=rounded(span.mean for span in told.values()),
-            y=[shown(label) for label in told],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": rounded(span.high - span.mean for span in told.values()),
-                "arrayminus": rounded(span.mean - span.low for span in told.values()),
-            },
-            mode="markers",
-            marker={"color": ORANGE, "symbol": "diamond", "size": 10},
-            hovertemplate="mean %{x:.4f}<extra></extra>",
-        )
-    )
-    figure.update_yaxes(type="category")
-    figure.update_layout(showlegend=False)
-    return figure
-
-
-def _standing(results: Results) -> go.Figure | None:
+def _scores_figure(results: Results) -> go.Figure | None:
     trials = sorted(results.scored(), key=lambda one: one.number)
     if len(trials) < 2 or results.imported:
         # imported runs have no order that means anything
@@ -124,13 +75,7 @@ def _standing(results: Results) -> go.Figure | None:
         "best val F",
     )
     complete = [one for one in trials if is_complete(one)]
-    for marker, chosen in (
-        (pruned_marker(), [one for one in trials if not is_complete(one)]),
-        ({}, complete),
-    ):
-        if chosen:
-            numbers, scores = [one.number for one in chosen], [one.value for one in chosen]
-            figure.add_trace(points(chosen, numbers, scores, marker=marker))
+    add_trials(figure, trials, attrgetter("number"))
     best = list(itertools.accumulate((one.value or 0.0 for one in complete), max))
     figure.add_trace(
         go.Scatter(
@@ -147,7 +92,7 @@ def _standing(results: Results) -> go.Figure | None:
     return figure
 
 
-def _convergence(trials: Sequence[Outcome]) -> go.Figure | None:
+def _convergence_figure(trials: Sequence[Outcome]) -> go.Figure | None:
     complete = [one for one in trials if is_complete(one) and one.metrics.get("best_epoch")]
     if len(complete) < 2:
         return None
@@ -161,8 +106,8 @@ def _convergence(trials: Sequence[Outcome]) -> go.Figure | None:
     continued = [one for one in complete if one.continued]
     fresh = [one for one in complete if not one.continued]
     for chosen, symbol, colour in (
-        ([one for one in fresh if not rising(one)], "circle", BLUE),
-        ([one for one in fresh if rising(one)], "x", ORANGE),
+        ([one for one in fresh if not one.still_rising], "circle", BLUE),
+        ([one for one in fresh if one.still_rising], "x", ORANGE),
         (continued, "square-open", GREY),
     ):
         if not chosen:
@@ -178,33 +123,28 @@ def _convergence(trials: Sequence[Outcome]) -> go.Figure | None:
     return figure
 
 
-def _importances(results: Results) -> go.Figure | None:
-    found = importances(results.complete())
+def _importance_figure(evidence: Evidence) -> go.Figure | None:
+    found = evidence.importance
     if not found:
         return None
-    names = list(found)[::-1]
-    count = found[names[0]].count
+    # the first of a horizontal chart stands at its foot
+    names, shares = list(found)[::-1], list(found.values())[::-1]
     figure = blank(
         "Importance of each parameter",
-        f"share of 1 among {count} complete trials (PED-ANOVA); orange: the middle 90 % of"
-        " resampled trials",
+        f"share of 1 among {shares[0].count} complete trials (PED-ANOVA); orange: the middle 90 %"
+        " of resampled trials",
         "share",
         "",
         height=130 + 34 * len(names),
     )
     figure.add_trace(
         go.Bar(
-            x=rounded(found[name].value for name in names),
+            x=rounded(own.value for own in shares),
             y=[shown(name) for name in names],
             orientation="h",
             marker={"color": BLUE},
             error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": rounded(max(0.0, found[name].high - found[name].value) for name in names),
-                "arrayminus": rounded(
-                    max(0.0, found[name].value - found[name].low) for name in names
-                ),
+                **error_bars([own.value for own in shares], shares),
                 "color": ORANGE,
             },
             hovertemplate="%{y}: %{x:.2f}<extra></extra>",
@@ -214,7 +154,7 @@ def _importances(results: Results) -> go.Figure | None:
     return figure
 
 
-def _classes(results: Results) -> go.Figure | None:
+def _classes_figure(results: Results) -> go.Figure | None:
     best = results.best
     if best is None or not best.per_class:
         return None
@@ -255,18 +195,18 @@ def _classes(results: Results) -> go.Figure | None:
     return figure
 
 
-def _pruning(trials: Sequence[Outcome]) -> go.Figure | None:
+def _epochs_figure(trials: Sequence[Outcome]) -> go.Figure | None:
     if all(is_complete(one) for one in trials):
         return None
     figure = blank("Epochs that each trial was trained", "", "epochs trained", "trials", height=320)
-    kinds = {
+    by_end = {
         "complete": [one for one in trials if is_complete(one)],
         "pruned": [
             one for one in trials if not is_complete(one) and not lineages.diverged(one.row)
         ],
         "diverged": [one for one in trials if lineages.diverged(one.row)],
     }
-    for (name, chosen), colour in zip(kinds.items(), (BLUE, GREY, ORANGE), strict=True):
+    for (name, chosen), colour in zip(by_end.items(), (BLUE, GREY, ORANGE), strict=True):
         counts = Counter(max(one.curve, default=0) for one in chosen)
         if counts:
             epochs = sorted(counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,31 +17,33 @@ from search.reporting.figures.drawing import (
     GREEN,
     ORANGE,
     PURPLE,
+    add_trials,
     below,
     blank,
+    error_bars,
     is_complete,
     on_log_scale,
     points,
-    pruned_marker,
     rounded,
     score_range,
     shown,
     significant,
     styled,
 )
-from search.results.findings.judged_study import Evidence, smoothed
-from search.results.statistics import intervals
-from search.results.statistics.groups import as_number, dice_weight
+from search.results.evidence import Evidence, smoothed
+from search.results.statistics.intervals import interval
 from search.results.statistics.smoothing import Smooth, smooth
 from search.results.trials import Outcome, Results
 from search.study.attributes import F_LARGE, F_SMALL
-from search.study.search_space import format_value
+from search.study.search_space import as_number, format_value
+from search.study.wording import counted
 
-# so few distinct values are told one by one
+# so few distinct values are shown one by one
 _FEW = 8
 # of two scores the interval is wider than any figure
 _LEAST_IN_GROUP = 3
 Measure = Callable[[Outcome], float | None]
+_dice_weight: Measure = attrgetter("dice_weight")
 
 
 def parameter_figures(results: Results) -> dict[str, go.Figure]:
@@ -69,13 +72,13 @@ def _parameter(name: str, results: Results) -> go.Figure | None:
     return _along(name, trials, lambda one: float(one.params[name]), found, log=log)
 
 
-def dice_figure(results: Results) -> go.Figure | None:
+def dice_figure(evidence: Evidence) -> go.Figure | None:
     """Score along the Dice weight, with its optimum and how flat it is."""
-    known = [one for one in results.scored() if dice_weight(one) is not None]
-    if len({dice_weight(one) for one in known}) < 2:
+    known = [one for one in evidence.results.scored() if _dice_weight(one) is not None]
+    if len({_dice_weight(one) for one in known}) < 2:
         return None
-    found = Evidence(results).curve
-    figure = _along("dice_weight", known, dice_weight, found)
+    found = evidence.curve
+    figure = _along("dice_weight", known, _dice_weight, found)
     figure.update_layout(height=420)
     if found is not None:
         curve, _ = found
@@ -100,26 +103,26 @@ def _along(
     complete = [one for one in trials if is_complete(one)]
     x = [value(one) or 0.0 for one in complete]
     y = [one.value or 0.0 for one in complete]
-    span = score_range(trials)
+    span, count = score_range(trials), counted(len(complete), "complete trial")
     if found is not None:
-        reading = f"line and band: local mean of {_trials(complete)}, its 95 % interval"
+        reading = f"line and band: local mean of {count}, its 95 % interval"
         reading += ", linear effects of the other parameters taken out" if found[1] else ""
     elif len(set(x)) <= _FEW:
         reading = _groups_reading(x)
     else:
-        reading = f"{_trials(complete)}, too few or chosen by hand: no band"
+        reading = f"{count}, too few or chosen by hand: no band"
     figure = blank(
         f"Score against {name}", reading + below(trials, span), name, "best val F", height=320
     )
-    _add_trials(figure, trials, value)
+    add_trials(figure, trials, value)
     if found is not None:
         _add_band(figure, found[0], ORANGE, BAND)
     elif len(set(x)) <= _FEW:
         _add_groups(figure, x, y)
     if log:
-        places = [value(one) or 1.0 for one in trials]
+        shown_values = [value(one) or 1.0 for one in trials]
         # within a decade or two the ticks between are needed
-        wide = max(places) > 100 * min(places)
+        wide = max(shown_values) > 100 * min(shown_values)
         figure.update_xaxes(type="log", dtick=1 if wide else None)
     figure.update_yaxes(range=span)
     figure.update_layout(showlegend=False)
@@ -142,7 +145,7 @@ def _choices(name: str, trials: Sequence[Outcome]) -> go.Figure:
     span = score_range(trials)
     reading = _groups_reading(labels) + below(trials, span)
     figure = blank(f"Score against {name}", reading, name, "best val F", height=320)
-    _add_trials(figure, trials, lambda one: shown(format_value(one.params[name])))
+    add_trials(figure, trials, lambda one: shown(format_value(one.params[name])))
     _add_groups(figure, labels, [one.value or 0.0 for one in complete])
     figure.update_xaxes(type="category")
     figure.update_yaxes(range=span)
@@ -161,51 +164,26 @@ def _groups_reading(values: Sequence[Any]) -> str:
     )
 
 
-def _trials(complete: Sequence[Outcome]) -> str:
-    return f"{len(complete)} complete trial{'' if len(complete) == 1 else 's'}"
-
-
-def _add_trials(figure: go.Figure, trials: Sequence[Outcome], value: Callable[..., Any]) -> None:
-    """A mark each: full ones for complete trials, open ones for pruned."""
-    for marker, chosen in (
-        (pruned_marker(), [one for one in trials if not is_complete(one)]),
-        ({}, [one for one in trials if is_complete(one)]),
-    ):
-        if chosen:
-            at = [value(one) for one in chosen]
-            at = at if isinstance(at[0], str) else significant(at)
-            figure.add_trace(points(chosen, at, [one.value for one in chosen], marker=marker))
-
-
 def _add_groups(figure: go.Figure, x: Sequence[Any], y: Sequence[float]) -> None:
     groups: dict[Any, list[float]] = {}
-    for place, score in zip(x, y, strict=True):
-        groups.setdefault(place, []).append(score)
+    for value, score in zip(x, y, strict=True):
+        groups.setdefault(value, []).append(score)
     spans = {
-        place: intervals.interval(scores) if len(scores) >= _LEAST_IN_GROUP else None
-        for place, scores in groups.items()
+        value: interval(scores) if len(scores) >= _LEAST_IN_GROUP else None
+        for value, scores in groups.items()
     }
-    told = {place: span for place, span in spans.items() if span is not None}
-    if not told:
+    known = {value: span for value, span in spans.items() if span is not None}
+    if not known:
         return
-    means = [statistics.fmean(groups[place]) for place in told]
+    means = [statistics.fmean(groups[value]) for value in known]
     figure.add_trace(
         go.Scatter(
-            x=list(told),
+            x=list(known),
             y=rounded(means),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": rounded(
-                    span.high - mean for span, mean in zip(told.values(), means, strict=True)
-                ),
-                "arrayminus": rounded(
-                    mean - span.low for span, mean in zip(told.values(), means, strict=True)
-                ),
-            },
+            error_y=error_bars(means, known.values()),
             mode="markers",
             marker={"symbol": "diamond", "size": 10, "color": ORANGE},
-            text=[f"mean of {len(groups[place])}" for place in told],
+            text=[f"mean of {len(groups[value])}" for value in known],
             hovertemplate="%{text}: %{y:.4f}<extra></extra>",
         )
     )
@@ -248,13 +226,13 @@ def _add_band(
 def optimisation_figure(results: Results) -> go.Figure | None:
     """Train F, validation F and the parts of the loss at the best epoch, by Dice weight."""
     trials = results.scored()
-    scores = {"train F": _known("train_f_at_best"), "val F": _known("best_val_f")}
+    scores = {"train F": _metric("train_f_at_best"), "val F": _metric("best_val_f")}
     losses = {"train CE": _at_best("train_ce"), "train Dice": _at_best("train_dice")}
     scores = {name: measure for name, measure in scores.items() if _varies(trials, measure)}
     losses = {name: measure for name, measure in losses.items() if _varies(trials, measure)}
     if "train F" not in scores and not losses:
         return None
-    rows = [(title, kind) for title, kind in (("F-score", scores), ("loss", losses)) if kind]
+    rows = [(title, own) for title, own in (("F-score", scores), ("loss", losses)) if own]
     figure = blank(
         "Fit to the training data by Dice weight",
         "each complete trial at its best epoch; a low train F means the optimisation fell short, a"
@@ -263,9 +241,9 @@ def optimisation_figure(results: Results) -> go.Figure | None:
         rows[0][0],
         height=300 * len(rows),
     )
-    for number, (title, kind) in enumerate(rows):
+    for number, (title, measures) in enumerate(rows):
         axis = "y" if number == 0 else "y2"
-        _add_measures(figure, results, dice_weight, kind, yaxis=axis)
+        _add_measures(figure, results, _dice_weight, measures, yaxis=axis)
         if len(rows) == 2:
             low, high = ((0.56, 1.0), (0.0, 0.44))[number]
             figure.update_layout(
@@ -278,13 +256,13 @@ def optimisation_figure(results: Results) -> go.Figure | None:
 def balance_figure(results: Results) -> go.Figure | None:
     """F of large and of small parts against the share of Dice in the loss."""
     trials = results.scored()
-    kinds: dict[str, Measure] = {
+    parts: dict[str, Measure] = {
         "large parts (background, skin, hair)": lambda one: as_number(one.attrs.get(F_LARGE)),
         "small parts (eyes, brows, nose, lips, mouth)": lambda one: as_number(
             one.attrs.get(F_SMALL)
         ),
     }
-    if not any(_varies(trials, measure, dice_share) for measure in kinds.values()):
+    if not any(_varies(trials, measure, dice_share) for measure in parts.values()):
         return None
     figure = blank(
         "CE:Dice ratio against large and small parts",
@@ -292,13 +270,13 @@ def balance_figure(results: Results) -> go.Figure | None:
         "share of Dice in the loss, % (60 is CE:Dice 40:60)",
         "F-score",
     )
-    _add_measures(figure, results, dice_share, kinds)
+    _add_measures(figure, results, dice_share, parts)
     return figure
 
 
 def dice_share(one: Outcome) -> float | None:
     """Per cent of the loss's weights that Dice has."""
-    ce, dice = as_number(one.config.get("loss.ce_weight", 1.0)), dice_weight(one)
+    ce, dice = as_number(one.config.get("loss.ce_weight", 1.0)), one.dice_weight
     if ce is None or dice is None or ce + dice <= 0:
         return None
     return 100 * dice / (ce + dice)
@@ -312,11 +290,11 @@ def _add_measures(
     figure: go.Figure,
     results: Results,
     value: Measure,
-    kinds: dict[str, Measure],
+    measures: dict[str, Measure],
     **options: Any,
 ) -> None:
     colours = [BLUE, ORANGE] if options.get("yaxis", "y") == "y" else [GREEN, PURPLE]
-    for (name, measure), colour in zip(kinds.items(), colours, strict=False):
+    for (name, measure), colour in zip(measures.items(), colours, strict=False):
         chosen = _with_both(results.scored(), value, measure)
         if not chosen:
             continue
@@ -337,11 +315,11 @@ def _with_both(trials: Sequence[Outcome], value: Measure, measure: Measure) -> l
     ]
 
 
-def _varies(trials: Sequence[Outcome], measure: Measure, value: Measure = dice_weight) -> bool:
+def _varies(trials: Sequence[Outcome], measure: Measure, value: Measure = _dice_weight) -> bool:
     return len({value(one) for one in _with_both(trials, value, measure)}) >= 2
 
 
-def _known(name: str) -> Measure:
+def _metric(name: str) -> Measure:
     return lambda one: as_number(one.metrics.get(name))
 
 

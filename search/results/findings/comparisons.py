@@ -1,4 +1,4 @@
-"""Where a study stands, which configurations can be told apart, and what else differs in them."""
+"""The state of a study, which configurations can be told apart, and what else differs in them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Sequence
 
 from optuna.trial import TrialState
 
-from search.results.findings.judged_study import CEILING, Evidence, core, level_name, levels_text
-from search.results.findings.wording import listed, scores, setting, some
-from search.results.statistics.groups import Group, alike_but_for_dice, rising
-from search.results.statistics.groups import differences as settings_apart
+from search.results.evidence import (
+    CEILING,
+    Evidence,
+    Group,
+    differ_in_dice_alone,
+    differing_settings,
+    levels_text,
+)
 from search.results.statistics.intervals import Pair, interval
 from search.results.statistics.verdicts import sentence
 from search.results.trials import Outcome
+from search.results.wording import listed, scores, setting, some
 from search.study.attributes import CANCELLED
 from search.study.lineages import diverged
 from search.study.wording import counted
@@ -21,24 +26,24 @@ from search.study.wording import counted
 _BEST, _MOST_REPEATED = 3, 12
 
 
-# ---------------------------------------------------------------------------------- standing
+# ------------------------------------------------------------------------------------- state
 
 
-def standing(seen: Evidence) -> list[str]:
+def state_sentences(seen: Evidence) -> list[str]:
     """How many trials there are in which state, and the best one."""
     results = seen.results
     if not results.outcomes:
         return [f"Study {results.name} has no trial yet, so there is nothing to judge."]
-    kinds = [_kind(one) for one in results.outcomes]
-    counts = listed([f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)])
-    lines = [f"Study {results.name}: {counted(len(kinds), 'trial')}, {counts}."]
+    states = [_state(one) for one in results.outcomes]
+    counts = listed([f"{states.count(state)} {state}" for state in dict.fromkeys(states)])
+    lines = [f"Study {results.name}: {counted(len(states), 'trial')}, {counts}."]
     best = next(iter(seen.complete), None)
     if best is None or best.value is None:
         parked = next(iter(results.scored()), None)
         lines.append("No trial is complete, so there is no answer yet and nothing to compare.")
         if parked is not None and parked.value is not None:
             lines.append(
-                f"The furthest is {parked.name}, {_kind(parked)} with {parked.value:.4f}"
+                f"The furthest is {parked.name}, {_state(parked)} with {parked.value:.4f}"
                 f" ({results.metric})."
             )
         return lines
@@ -52,7 +57,7 @@ def standing(seen: Evidence) -> list[str]:
             " to score lower"
         )
     lines.append(f"{text}.")
-    if rising(best):
+    if best.still_rising:
         lines.append(
             f"{_capital(best.name)} was still rising at its end: longer training may bring more."
         )
@@ -64,7 +69,7 @@ def standing(seen: Evidence) -> list[str]:
     return lines
 
 
-def _kind(outcome: Outcome) -> str:
+def _state(outcome: Outcome) -> str:
     if outcome.attrs.get(CANCELLED):
         return "cancelled"
     if outcome.state == TrialState.PRUNED and diverged(outcome.row):
@@ -75,17 +80,21 @@ def _kind(outcome: Outcome) -> str:
 # --------------------------------------------------------------------------------- comparison
 
 
-def comparison(seen: Evidence) -> list[str]:
+def comparison_sentences(seen: Evidence) -> list[str]:
     """Which configurations are better than which, where seeds allow to say so."""
-    lines = [*_of_levels(seen), *_of_repeats(seen), *_of_the_best(seen)]
-    return [*lines, _noise(seen)]
+    return [
+        *_level_sentences(seen),
+        *_repeat_sentences(seen),
+        *_best_sentences(seen),
+        _noise_sentence(seen),
+    ]
 
 
-def _of_levels(seen: Evidence) -> list[str]:
+def _level_sentences(seen: Evidence) -> list[str]:
     if len(seen.repeated) > 1:
-        by_name = {level_name(group): group for group in seen.repeated}
+        by_name = {group.level_name: group for group in seen.repeated}
         lines = [_repeats_text(by_name, seen.pairs, seen.looks[1])]
-        if not alike_but_for_dice(seen.repeated):
+        if not differ_in_dice_alone(seen.repeated):
             lines[0] += " They differ in more than the dice weight: see the differences."
         single = [group for group in seen.levels if group not in seen.repeated]
         if single:
@@ -94,7 +103,7 @@ def _of_levels(seen: Evidence) -> list[str]:
                 " seed, so how it compares cannot be judged."
             )
         return lines
-    shown = core(seen.levels)
+    shown = seen.core
     if len(shown) < 2:
         return []
     names = listed([group.name for group in shown])
@@ -132,7 +141,7 @@ def _repeats_text(groups: dict[str, Group], pairs: Sequence[Pair], looks: int) -
     return text
 
 
-def _of_repeats(seen: Evidence) -> list[str]:
+def _repeat_sentences(seen: Evidence) -> list[str]:
     """Configurations with several seeds that are not compared by their dice weight."""
     if len(seen.repeated) > 1:
         return []
@@ -140,11 +149,11 @@ def _of_repeats(seen: Evidence) -> list[str]:
     if len(repeated) < 2:
         return []
     by_name = {group.name: group for group in repeated}
-    pairs = seen.compared({name: one.scores for name, one in by_name.items()})
+    pairs = seen.pairs_of({name: one.scores for name, one in by_name.items()})
     return [_repeats_text(by_name, pairs, seen.looks[1])]
 
 
-def _of_the_best(seen: Evidence) -> list[str]:
+def _best_sentences(seen: Evidence) -> list[str]:
     best = seen.groups[:_BEST]
     single = [group for group in best if len(group.scores) == 1]
     if len(best) < 2 or not single:
@@ -156,7 +165,7 @@ def _of_the_best(seen: Evidence) -> list[str]:
     return [f"{text}How {rest} compares cannot be judged from one seed."]
 
 
-def _noise(seen: Evidence) -> str:
+def _noise_sentence(seen: Evidence) -> str:
     if seen.noise is None:
         return (
             "The noise between seeds is unknown, for no configuration was trained twice: no"
@@ -190,23 +199,22 @@ def _capital(text: str) -> str:
 # -------------------------------------------------------------------------------- differences
 
 
-def differences(seen: Evidence) -> list[str]:
+def difference_sentences(seen: Evidence) -> list[str]:
     """What else differs between the configurations that a sentence compares."""
-    lines = [_apart(groups) for groups in _compared(seen)]
-    found = []
-    cut = [one.name for one in seen.complete if rising(one)]
+    lines = [_differences_sentence(groups) for groups in _compared_sets(seen)]
+    cut = [one.name for one in seen.complete if one.still_rising]
     if cut:
-        found.append(f"Still rising at the end: {some(cut, 12)}.")
-    onward = [f"{one.name} (from {one.continued})" for one in seen.complete if one.continued]
-    if onward:
-        found.append(f"Continued from another run: {some(onward, 12)}.")
-    return [*lines, *found]
+        lines.append(f"Still rising at the end: {some(cut, 12)}.")
+    continued = [f"{one.name} (from {one.continued})" for one in seen.complete if one.continued]
+    if continued:
+        lines.append(f"Continued from another run: {some(continued, 12)}.")
+    return lines
 
 
-def _compared(seen: Evidence) -> list[list[Group]]:
+def _compared_sets(seen: Evidence) -> list[list[Group]]:
     """The sets of configurations that are compared with one another, each once."""
     sets: list[list[Group]] = []
-    shown = seen.repeated if len(seen.repeated) > 1 else core(seen.levels)
+    shown = seen.shown
     if len(shown) > 1:
         sets.append(list(shown))
     below = [group for group in seen.levels if (group.weight or 0.0) <= CEILING]
@@ -228,17 +236,17 @@ def _compared(seen: Evidence) -> list[list[Group]]:
     return sets
 
 
-def _apart(groups: Sequence[Group]) -> str:
+def _differences_sentence(groups: Sequence[Group]) -> str:
     by_dice = len({group.weight for group in groups}) == len(groups)
     names = listed(
         [
-            f"{level_name(group)} ({group.name})"
+            f"{group.level_name} ({group.name})"
             if by_dice and group.weight is not None
             else group.name
             for group in groups
         ]
     )
-    found = settings_apart(groups, but=("loss.dice_weight",) if by_dice else ())
+    found = differing_settings(groups, but=("loss.dice_weight",) if by_dice else ())
     if not found:
         return f"{_capital(names)} differ in nothing else."
     parts = [

@@ -13,20 +13,18 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from search.results.findings.judged_study import (
+from search.results.evidence import (
     CEILING,
     OPTIMUM,
     Evidence,
-    apart_text,
-    core,
-    level,
-    level_name,
+    Group,
+    confounders_text,
+    differ_in_dice_alone,
     levels_text,
-    not_alike,
+    other_differences,
 )
-from search.results.findings.wording import listed, number, scores
-from search.results.statistics.groups import Group, alike_but_for_dice, dice_weight, rising
 from search.results.statistics.smoothing import Smooth
+from search.results.wording import listed, number, scores
 from search.study.wording import counted
 
 # a dice weight so near to another is no other optimum
@@ -35,21 +33,25 @@ _NEAR = 0.25
 _EACH_SIDE = 3
 
 
-def dice(seen: Evidence) -> list[str]:
-    """The optimum and how flat it is, then the two claims."""
-    tried = sorted({weight for one in seen.complete if (weight := dice_weight(one)) is not None})
+def dice_sentences(seen: Evidence) -> list[str]:
+    """The optimum and how flat it is, then the two theses."""
+    tried = sorted({weight for one in seen.complete if (weight := one.dice_weight) is not None})
     if not tried:
         return ["The optimum of the dice weight is undetermined: no complete trial tells its own."]
     if len(tried) == 1:
-        told = f"All complete trials had dice_weight {number(tried[0])}"
-        return [f"{told}, so its optimum is undetermined and nothing is known above or below."]
-    lines = [_optimum_of_levels(seen)] if len(seen.repeated) > 1 else []
+        text = f"All complete trials had dice_weight {number(tried[0])}"
+        return [f"{text}, so its optimum is undetermined and nothing is known above or below."]
+    lines = [_level_optimum_sentence(seen)] if len(seen.repeated) > 1 else []
     if seen.curve is not None:
-        lines.append(_optimum_of_curve(seen, *seen.curve))
-    return [*(lines or [_no_optimum(seen, tried)]), _is_optimum(seen), _never_above(seen, tried)]
+        lines.append(_curve_optimum_sentence(seen, *seen.curve))
+    return [
+        *(lines or [_no_optimum_sentence(seen, tried)]),
+        _optimum_verdict(seen),
+        _ceiling_verdict(seen, tried),
+    ]
 
 
-def _no_optimum(seen: Evidence, tried: Sequence[float]) -> str:
+def _no_optimum_sentence(seen: Evidence, tried: Sequence[float]) -> str:
     why = (
         "the runs were chosen by hand, and no two dice weights have repeats with other seeds"
         if seen.results.imported
@@ -62,7 +64,7 @@ def _no_optimum(seen: Evidence, tried: Sequence[float]) -> str:
     )
 
 
-def _optimum_of_curve(seen: Evidence, curve: Smooth, taken_out: bool) -> str:
+def _curve_optimum_sentence(seen: Evidence, curve: Smooth, taken_out: bool) -> str:
     low, high = curve.best_span
     span, step = curve.x[-1] - curve.x[0], curve.x[1] - curve.x[0]
     text = (
@@ -76,10 +78,10 @@ def _optimum_of_curve(seen: Evidence, curve: Smooth, taken_out: bool) -> str:
         text += ", more than half of what was tried: the optimum is undetermined"
     elif high >= curve.x[-1] - step or low <= curve.x[0] + step:
         text += ", which reaches the edge of what was tried: the optimum may lie beyond it"
-    return f"{text}. {_flatness(seen, curve)}"
+    return f"{text}. {_flatness_sentence(seen, curve)}"
 
 
-def _flatness(seen: Evidence, curve: Smooth) -> str:
+def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
     if seen.noise is not None:
         top = int(curve.mean.argmax())
         level_at = curve.mean >= curve.mean[top] - seen.noise
@@ -103,16 +105,16 @@ def _flatness(seen: Evidence, curve: Smooth) -> str:
     return f"{text}{left_out if pruned else ''}."
 
 
-def _optimum_of_levels(seen: Evidence) -> str:
+def _level_optimum_sentence(seen: Evidence) -> str:
     best = max(seen.repeated, key=lambda group: group.mean)
     beaten = [group for group in seen.repeated if seen.beats(best, group)]
-    standing = [group for group in seen.repeated if group not in beaten]
-    text = f"Of the dice weights with several seeds {level(best)} has the highest mean"
-    if len(standing) == 1:
+    unbeaten = [group for group in seen.repeated if group not in beaten]
+    text = f"Of the dice weights with several seeds {best.level} has the highest mean"
+    if len(unbeaten) == 1:
         text += ", and it beats each other one"
     elif beaten:
-        text += f"; it beats {listed([level(group) for group in beaten])}, not " + listed(
-            [level(group) for group in standing if group is not best]
+        text += f"; it beats {listed([group.level for group in beaten])}, not " + listed(
+            [group.level for group in unbeaten if group is not best]
         )
     else:
         text += ", but beats none of the others: the optimum is undetermined among them"
@@ -120,26 +122,27 @@ def _optimum_of_levels(seen: Evidence) -> str:
         near = [group for group in seen.repeated if group.mean >= best.mean - seen.noise]
         text += (
             f"; within one standard deviation between seeds ({seen.noise:.4f}) of it:"
-            f" {listed([level(group) for group in near])}"
+            f" {listed([group.level for group in near])}"
         )
     ends = (seen.repeated[0], seen.repeated[-1])
-    if any(group in standing for group in ends) and beaten:
+    if any(group in unbeaten for group in ends) and beaten:
         text += "; that reaches the edge of what was tested, so the optimum may lie beyond"
-    return f"{text}.{not_alike(seen.repeated)}"
+    return f"{text}.{confounders_text(seen.repeated)}"
 
 
-def _is_optimum(seen: Evidence) -> str:
-    claim = f'"{number(OPTIMUM)} is the optimum"'
+def _optimum_verdict(seen: Evidence) -> str:
+    thesis = f'"{number(OPTIMUM)} is the optimum"'
     own = next((group for group in seen.repeated if group.weight == OPTIMUM), None)
     others = [group for group in seen.repeated if group is not own]
     if own is not None and others:
         better = [group for group in others if seen.beats(group, own)]
         worse = [group for group in others if seen.beats(own, group)]
-        if better and alike_but_for_dice([own, *better]):
-            return f"{claim} is refuted: {levels_text(better)} {_beat(better)} it, all else equal."
-        if len(worse) == len(others) and alike_but_for_dice(seen.repeated):
+        if better and differ_in_dice_alone([own, *better]):
+            beat = _beat_verb(better)
+            return f"{thesis} is refuted: {levels_text(better)} {beat} it, all else equal."
+        if len(worse) == len(others) and differ_in_dice_alone(seen.repeated):
             return (
-                f"{claim} is supported within the tested values: it beats {levels_text(worse)},"
+                f"{thesis} is supported within the tested values: it beats {levels_text(worse)},"
                 " all else equal."
             )
         undecided = [group for group in others if group not in better and group not in worse]
@@ -148,67 +151,67 @@ def _is_optimum(seen: Evidence) -> str:
             if undecided
             else "what was compared differs in more than the dice weight"
         )
-        return f"{claim} is neither supported nor refuted: {why}."
+        return f"{thesis} is neither supported nor refuted: {why}."
     if seen.curve is not None:
-        return _optimum_by_curve(claim, seen.curve[0])
-    near = core(seen.levels)
+        return _optimum_verdict_of_curve(thesis, seen.curve[0])
+    near = seen.core
     if not any(group.weight == OPTIMUM for group in near):
-        return f"{claim} is neither supported nor refuted: {_untold(OPTIMUM)}."
+        return f"{thesis} is neither supported nor refuted: {_untested_text(OPTIMUM)}."
     return (
-        f"{claim} is neither supported nor refuted: {levels_text(near)} reached"
-        f" {scores([group.mean for group in near])} {_seeds_text(near)}{_and_differ(near)}."
+        f"{thesis} is neither supported nor refuted: {levels_text(near)} reached"
+        f" {scores([group.mean for group in near])} {_seeds_text(near)}{_confounders_clause(near)}."
     )
 
 
-def _optimum_by_curve(claim: str, curve: Smooth) -> str:
+def _optimum_verdict_of_curve(thesis: str, curve: Smooth) -> str:
     if not curve.x[0] <= OPTIMUM <= curve.x[-1]:
-        return f"{claim} is neither supported nor refuted: {_untold(OPTIMUM)}."
+        return f"{thesis} is neither supported nor refuted: {_untested_text(OPTIMUM)}."
     at = int(np.abs(curve.x - OPTIMUM).argmin())
     if curve.high[at] < curve.low.max():
         better = curve.x[int(curve.low.argmax())]
         return (
-            f"{claim} is refuted: around {number(better)} the mean score is higher, and their 95 %"
+            f"{thesis} is refuted: around {number(better)} the mean score is higher, and their 95 %"
             " bands do not meet."
         )
     far = np.abs(curve.x - OPTIMUM) > _NEAR
     if far.any() and curve.high[far].max() < curve.low[at]:
         return (
-            f"{claim} is supported within the tested values: further than {_NEAR:g} away the mean"
+            f"{thesis} is supported within the tested values: further than {_NEAR:g} away the mean"
             " score is lower, and the 95 % bands do not meet."
         )
     return (
-        f"{claim} is neither supported nor refuted: what cannot be told from the top reaches from"
+        f"{thesis} is neither supported nor refuted: what cannot be told from the top reaches from"
         f" {number(curve.flat[0])} to {number(curve.flat[1])}."
     )
 
 
-def _never_above(seen: Evidence, tried: Sequence[float]) -> str:
-    claim = f'"Never above {number(CEILING)}"'
-    open_text = f"{claim} is neither supported nor refuted"
+def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
+    thesis = f'"Never above {number(CEILING)}"'
+    open_text = f"{thesis} is neither supported nor refuted"
     if tried[-1] <= CEILING:
         return f"{open_text}: no complete trial went above; the highest is {number(tried[-1])}."
     if tried[0] > CEILING:
         return f"{open_text}: every complete trial went above; the lowest is {number(tried[0])}."
     below, above = _sides(seen.repeated)
     if below and above:
-        return _above_of_levels(seen, claim, below, above)
+        return _ceiling_verdict_of_levels(seen, thesis, below, above)
     if seen.curve is not None:
-        return _above_by_curve(seen, claim)
+        return _ceiling_verdict_of_curve(seen, thesis)
     below, above = _sides(seen.levels)
     if not (below and above):
         return f"{open_text}: its two sides were not tried alike in all else."
     pair = [below[-1], above[0]]
     second_higher = above[0].mean > below[-1].mean
     rest = "".join(
-        f"; {level_name(group)} was still rising at its end"
+        f"; {group.level_name} was still rising at its end"
         for group in pair
-        if any(rising(one) for one in group.outcomes)
+        if any(one.still_rising for one in group.outcomes)
     )
     return (
-        f"{open_text}: {level_name(above[0])} reached {above[0].mean:.4f} and {level(below[-1])}"
+        f"{open_text}: {above[0].level_name} reached {above[0].mean:.4f} and {below[-1].level}"
         f" {below[-1].mean:.4f} {_seeds_text(pair)}"
         f"{', so the higher weight even scored higher' if second_higher else ''}"
-        f"{_and_differ(pair)}{rest}."
+        f"{_confounders_clause(pair)}{rest}."
     )
 
 
@@ -218,70 +221,70 @@ def _sides(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     return below, [group for weight, group in known if weight > CEILING]
 
 
-def _above_of_levels(
-    seen: Evidence, claim: str, below: Sequence[Group], above: Sequence[Group]
+def _ceiling_verdict_of_levels(
+    seen: Evidence, thesis: str, below: Sequence[Group], above: Sequence[Group]
 ) -> str:
     best = max(below, key=lambda group: group.mean)
     compared = [best, *above]
     winners = [group for group in above if seen.beats(group, best)]
     losers = [group for group in above if seen.beats(best, group)]
-    means = listed([f"{level(group)}: {group.mean:.4f}" for group in compared])
-    if winners and alike_but_for_dice([best, *winners]):
+    means = listed([f"{group.level}: {group.mean:.4f}" for group in compared])
+    if winners and differ_in_dice_alone([best, *winners]):
         return (
-            f"{claim} is refuted: {levels_text(winners)} {_beat(winners)} {level(best)}, the best"
-            f" that is not above, all else equal (means {means})."
+            f"{thesis} is refuted: {levels_text(winners)} {_beat_verb(winners)} {best.level}, the"
+            f" best that is not above, all else equal (means {means})."
         )
-    if len(losers) == len(above) and alike_but_for_dice(compared):
+    if len(losers) == len(above) and differ_in_dice_alone(compared):
         return (
-            f"{claim} is supported within the tested values: {level_name(best)} beats"
-            f" {listed([level(group) for group in losers])}, all else equal, so higher is worse"
+            f"{thesis} is supported within the tested values: {best.level_name} beats"
+            f" {listed([group.level for group in losers])}, all else equal, so higher is worse"
             f" there (means {means})."
         )
     if winners or len(losers) == len(above):
-        told = "higher" if winners else "lower"
+        direction = "higher" if winners else "lower"
         return (
-            f"{claim} is neither supported nor refuted for the dice weight alone: above it the"
-            f" configurations score {told} (means {means}){_and_differ(compared)}."
+            f"{thesis} is neither supported nor refuted for the dice weight alone: above it the"
+            f" configurations score {direction} (means {means}){_confounders_clause(compared)}."
         )
-    untold = [group for group in above if group not in losers]
+    undecided = [group for group in above if group not in losers]
     return (
-        f"{claim} is neither supported nor refuted: {levels_text(untold)} cannot be told from"
-        f" {level(best)}, the best that is not above (means {means})."
+        f"{thesis} is neither supported nor refuted: {levels_text(undecided)} cannot be told from"
+        f" {best.level}, the best that is not above (means {means})."
     )
 
 
-def _above_by_curve(seen: Evidence, claim: str) -> str:
+def _ceiling_verdict_of_curve(seen: Evidence, thesis: str) -> str:
     assert seen.curve is not None
     curve, _ = seen.curve
-    weights = [weight for one in seen.complete if (weight := dice_weight(one)) is not None]
+    weights = [weight for one in seen.complete if (weight := one.dice_weight) is not None]
     over, under = sum(w > CEILING for w in weights), sum(w <= CEILING for w in weights)
     counts = f"{counted(over, 'complete trial')} above, {under} not above"
     right = curve.x > CEILING
     if min(over, under) < _EACH_SIDE or right.all() or not right.any():
-        return f"{claim} is neither supported nor refuted: {counts}, which is too few."
+        return f"{thesis} is neither supported nor refuted: {counts}, which is too few."
     if curve.low[~right].max() > curve.high[right].max():
         best = number(curve.x[int(np.where(right, -np.inf, curve.low).argmax())])
         return (
-            f"{claim} is supported within the tested values: everywhere above it the mean score is"
+            f"{thesis} is supported within the tested values: everywhere above it the mean score is"
             f" lower than around {best}, and the 95 % bands do not meet ({counts})."
         )
     if curve.low[right].max() > curve.high[~right].max():
         best = number(curve.x[int(np.where(right, curve.low, -np.inf).argmax())])
         return (
-            f"{claim} is refuted: around {best} the mean score is higher than anywhere that is not"
+            f"{thesis} is refuted: around {best} the mean score is higher than anywhere that is not"
             f" above, and the 95 % bands do not meet ({counts})."
         )
     return (
-        f"{claim} is neither supported nor refuted: the 95 % bands of the mean score on both sides"
+        f"{thesis} is neither supported nor refuted: the 95 % bands of the mean score on both sides"
         f" meet ({counts})."
     )
 
 
-def _beat(groups: Sequence[Group]) -> str:
+def _beat_verb(groups: Sequence[Group]) -> str:
     return "beats" if len(groups) == 1 else "beat"
 
 
-def _untold(weight: float) -> str:
+def _untested_text(weight: float) -> str:
     return f"no complete trial was trained with dice_weight {number(weight)}"
 
 
@@ -292,6 +295,6 @@ def _seeds_text(groups: Sequence[Group]) -> str:
     return f"at {counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"at {counts[0]} seeds"
 
 
-def _and_differ(groups: Sequence[Group]) -> str:
-    apart = apart_text(groups)
+def _confounders_clause(groups: Sequence[Group]) -> str:
+    apart = other_differences(groups)
     return f", and the runs differ in {apart} too" if apart else ""

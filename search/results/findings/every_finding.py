@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from search.results.findings.comparisons import comparison, differences, standing
-from search.results.findings.dice_weight import dice
-from search.results.findings.judged_study import Evidence
-from search.results.findings.next_ranges import advice, advice_command
-from search.results.findings.parameters import classes, importances, restarts, schedules
-from search.results.findings.pruning_and_queue import enqueued, pruning
-from search.results.findings.training import balance, convergence, optimisation
-from search.results.trials import Results
-
-# topic -> who speaks of it, in the order of the report
-_TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
-    "standing": lambda seen: [*standing(seen), *(f"{it}." for it in seen.results.troubles)],
-    "comparison": comparison,
-    "differences": differences,
-    "dice": dice,
-    "optimisation": optimisation,
-    "balance": balance,
-    "convergence": convergence,
-    "restarts": restarts,
-    "schedules": schedules,
-    "importances": importances,
-    "classes": classes,
-    "pruning": pruning,
-    "enqueued": enqueued,
-    "untestable": lambda seen: untestable(seen),
-    "advice": advice,
-}
-TOPICS = tuple(_TOPICS)
-
-__all__ = ["TOPICS", "Finding", "advice_command", "findings"]
+from search.results.evidence import Evidence
+from search.results.findings import (
+    comparisons,
+    dice_weight,
+    next_ranges,
+    parameters,
+    pruning_and_queue,
+    training,
+)
 
 
 @dataclass(frozen=True)
@@ -45,19 +24,7 @@ class Finding:
     text: str
 
 
-def findings(results: Results) -> list[Finding]:
-    """What the report says of a study, in the order of `TOPICS`; a topic may speak twice.
-
-    Where nothing is complete, only the standing, the queue and the advice have something to say.
-    """
-    seen = Evidence(results)
-    topics: Sequence[str] = TOPICS
-    if not seen.complete:
-        topics = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")
-    return [Finding(topic, text) for topic in topics for text in _TOPICS[topic](seen)]
-
-
-def untestable(seen: Evidence) -> list[str]:
+def _untestable_sentences(seen: Evidence) -> list[str]:
     """What no number of trials of this study can answer."""
     noise = (
         "no configuration was repeated, so not even that is known"
@@ -75,3 +42,37 @@ def untestable(seen: Evidence) -> list[str]:
         "Each interval holds by itself, in 95 %: of twenty differences that are none, one looks"
         " like one. Only comparisons of repeats keep their error over all of them.",
     ]
+
+
+# topic -> its sentences, in the order of the report
+_TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
+    "standing": lambda seen: [
+        *comparisons.state_sentences(seen),
+        *(f"{it}." for it in seen.results.troubles),
+    ],
+    "comparison": comparisons.comparison_sentences,
+    "differences": comparisons.difference_sentences,
+    "dice": dice_weight.dice_sentences,
+    "optimisation": training.optimisation_sentences,
+    "balance": training.balance_sentences,
+    "convergence": training.convergence_sentences,
+    "restarts": parameters.restart_sentences,
+    "schedules": parameters.schedule_sentences,
+    "importances": parameters.importance_sentences,
+    "classes": parameters.class_sentences,
+    "pruning": pruning_and_queue.pruning_sentences,
+    "enqueued": pruning_and_queue.enqueued_sentences,
+    "untestable": _untestable_sentences,
+    "advice": next_ranges.advice_sentences,
+}
+TOPICS = tuple(_TOPICS)
+_WITHOUT_COMPLETE = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")
+
+
+def findings(evidence: Evidence) -> list[Finding]:
+    """What the report says of a study, in the order of `TOPICS`; a topic may have several.
+
+    Where no trial is complete, only some topics have something to say.
+    """
+    topics = TOPICS if evidence.complete else _WITHOUT_COMPLETE
+    return [Finding(topic, text) for topic in topics for text in _TOPICS[topic](evidence)]

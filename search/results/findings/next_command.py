@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import space
+from search.results.evidence import Evidence
+from search.results.findings.next_ranges import changes, fix_texts, flag_text, range_texts
 from search.results.trials import Results
 from search.study.identity import identity_differences
 from search.study.lineages import finished
 from search.study.names import is_repeats
 from search.study.run_folders import token_folders_of, trial_folder
-from search.study.search_space import Spec, Value, resolve
+from search.study.search_space import resolve
 from search.study.setup import PRUNE_RISK, PRUNER, REVIVE, SAMPLER, Setup, base_of, base_values
 from storage import redact
 from trainer.config import Config, compose, get
 from trainer.errors import ConfigError
 from trainer.presets import SYNTHETIC, default_preset
-
-Range = space.Float | space.Int
 
 _FEWEST_TRIALS = 20
 _FLAGS = {
@@ -31,18 +31,18 @@ _FLAGS = {
 }
 
 
-def command_words(
-    results: Results, changed: Mapping[str, Range], storage: str, runs: str
-) -> list[str] | None:
-    """The words of the command that starts the next search, under the ranges in `changed`.
+def next_command(evidence: Evidence, storage: str, runs: str) -> list[str] | None:
+    """The words of the command that starts the search that the advice speaks of.
 
     Where ranges change it is a study of its own, which takes over the trials of this one; else it
     goes on with this one. None for imported results and repeats, and where the study's config
     cannot be told by flags and lies in no file of the runs folder. Passwords are left out.
     """
+    results = evidence.results
     setup = results.setup
     if setup is None or is_repeats(results.name):
         return None
+    changed = {change.name: change.after for change in changes(evidence)}
     ended = len(finished(results.rows))
     words = [sys.executable, "-m", "search.run"]
     if changed:
@@ -51,14 +51,14 @@ def command_words(
     else:
         words += ["--study", setup.name, "--trials", str(ended + _FEWEST_TRIALS)]
     words += ["--storage", redact(storage), "--runs", runs]
-    own = _by_flags(setup) or _by_file(results, setup, Path(runs))
+    own = _config_flags(setup) or _config_file_flags(results, setup, Path(runs))
     if own is None:
         return None
     for text in fix_texts(setup):
         words += ["--fix", text]
     for text in range_texts(setup, changed):
         words += ["--range", text]
-    return words + own + _how(setup)
+    return words + own + _search_flags(setup)
 
 
 def _next_name(name: str, runs: Path) -> str:
@@ -73,31 +73,11 @@ def _next_name(name: str, runs: Path) -> str:
     return f"{stem}-{number_}"
 
 
-def fix_texts(setup: Setup) -> list[str]:
-    return [f"{name}={_text(value)}" for name, value in setup.fixed.items()]
-
-
-def range_texts(setup: Setup, changed: Mapping[str, Range]) -> list[str]:
-    """Every range that a plain run would not have."""
-    plain = space.concrete(space.SPACE, setup.epochs)
-    found = []
-    for name, spec in setup.specs().items():
-        wanted: Spec = changed.get(name, spec)
-        if not isinstance(wanted, space.Choice) and wanted != plain.get(name):
-            end = ":log" if wanted.log else ""
-            found.append(f"{name}={_text(wanted.low)}:{_text(wanted.high)}{end}")
-    return found
-
-
-def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _by_flags(setup: Setup) -> list[str] | None:
+def _config_flags(setup: Setup) -> list[str] | None:
     """Flags that give the study's base config from a preset; None where flags cannot."""
     root = setup.data["root"]
     preset = setup.preset or default_preset(root, cuda=False)
-    words = ["--preset", preset, *_data(setup)]
+    words = ["--preset", preset, *_data_flags(setup)]
     flags: dict[str, Any] = {"data.root": root}
     try:
         config = compose(preset=preset, flags=flags, train_images=setup.data["train"]).config
@@ -108,11 +88,11 @@ def _by_flags(setup: Setup) -> list[str] | None:
                 words += [flag, str(base[key])]
         config = compose(preset=preset, flags=flags, train_images=setup.data["train"]).config
         fixes = [
-            f"{key}={_text(value)}"
+            f"{key}={flag_text(value)}"
             for key, value in base.items()
             if value is not None and get(config, key) != value
         ]
-        if not _gives(setup, config, fixes):
+        if not _has_identity(setup, config, fixes):
             return None
     except (ConfigError, TypeError):
         # a list or an empty value has no form as a flag
@@ -120,18 +100,18 @@ def _by_flags(setup: Setup) -> list[str] | None:
     return words + [word for text in fixes for word in ("--fix", text)]
 
 
-def _data(setup: Setup) -> list[str]:
+def _data_flags(setup: Setup) -> list[str]:
     root = setup.data["root"]
     return [] if root == SYNTHETIC else ["--data", root]
 
 
-def _by_file(results: Results, setup: Setup, runs: Path) -> list[str] | None:
+def _config_file_flags(results: Results, setup: Setup, runs: Path) -> list[str] | None:
     """--config with a trial's own file, if it gives the study's base config."""
     for path in _files(results, setup, runs):
         try:
             config = compose(file=path, flags={"data.root": setup.data["root"]}).config
-            if _gives(setup, config, []):
-                return ["--config", str(path), *_data(setup)]
+            if _has_identity(setup, config, []):
+                return ["--config", str(path), *_data_flags(setup)]
         except ConfigError:
             continue
     return None
@@ -144,7 +124,7 @@ def _files(results: Results, setup: Setup, runs: Path) -> Iterator[Path]:
                 yield folder / "config.yaml"
 
 
-def _gives(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
+def _has_identity(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
     """Whether a run with that config has the study's identity."""
     searched = resolve(config, [*fix_texts(setup), *fixes], range_texts(setup, {}))
     new = dataclasses.replace(
@@ -156,8 +136,8 @@ def _gives(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
     return not identity_differences(setup, new) and setup.fixed == searched.fixed
 
 
-def _how(setup: Setup) -> list[str]:
-    """How the study searches, where a plain run would do it otherwise."""
+def _search_flags(setup: Setup) -> list[str]:
+    """Flags for what of the search differs from the defaults."""
     words = []
     for flag, value, plain in (
         ("--seed", setup.seed, 0),

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import space
-from search.results.findings.judged_study import CEILING, Evidence, core, smoothed
-from search.results.findings.next_command import Range, command_words, fix_texts, range_texts
-from search.results.findings.wording import listed, number
-from search.results.trials import Outcome, Results
+from search.results.evidence import CEILING, Evidence, smoothed
+from search.results.trials import Outcome
+from search.results.wording import listed, number
 from search.study.names import is_repeats
-from search.study.search_space import describe, resolve
+from search.study.search_space import Spec, Value, describe, resolve
 from search.study.setup import Setup, config_for
 from search.study.wording import counted
 from trainer.errors import ConfigError
 
+Range = space.Float | space.Int
+
 # fewer complete trials than this say nothing about a range
 LEAST = 10
-# of the range, at either end: who lies there lies at the edge
+# of the range, at either end: what lies there lies at the edge
 EDGE = 0.1
 # of a range, what a widened one gains: the longest that can be trained
 _GAINS = (0.5, 0.25, 0.1)
@@ -48,7 +49,7 @@ class Change:
         )
 
 
-def advice(seen: Evidence) -> list[str]:
+def advice_sentences(seen: Evidence) -> list[str]:
     """What the next search should do otherwise, and why."""
     results = seen.results
     if is_repeats(results.name):
@@ -61,7 +62,7 @@ def advice(seen: Evidence) -> list[str]:
             f"With {counted(complete, 'complete trial')} no range can be judged, ten are needed: go"
             " on with the same study."
         ]
-    found = changes(results)
+    found = changes(seen)
     if not found:
         return [
             f"No range asks for a change after {complete} complete trials: nowhere do the best few"
@@ -72,7 +73,7 @@ def advice(seen: Evidence) -> list[str]:
 
 
 def _for_imported(seen: Evidence) -> str:
-    near = core(seen.levels)
+    near = seen.core
     above = [group for group in seen.levels if (group.weight or 0.0) > CEILING][:1]
     weights = sorted({group.weight or 0.0 for group in [*near, *above]})
     if len(weights) < 2:
@@ -88,74 +89,65 @@ def _for_imported(seen: Evidence) -> str:
     )
 
 
-def advice_command(results: Results, storage: str, runs: str) -> list[str] | None:
-    """The words of the command that starts the search that `advice` speaks of.
-
-    None where there is none: see `search.results.findings.next_command.command_words`.
-    """
-    changed = {change.name: change.after for change in changes(results)}
-    return command_words(results, changed, storage, runs)
-
-
 # ------------------------------------------------------------------------------------- ranges
 
 
-def changes(results: Results) -> list[Change]:
+def changes(seen: Evidence) -> list[Change]:
     """Ranges that the next search should have otherwise. Empty where the data ask for none."""
-    setup, complete = results.setup, results.complete()
+    setup, complete = seen.results.setup, seen.complete
     if setup is None or len(complete) < LEAST:
         return []
     found = []
     for name, spec in setup.specs().items():
         if isinstance(spec, space.Choice) or name in setup.fixed:
             continue
-        having = [one for one in complete if _tells(one, name)]
-        change = _at_edge(setup, name, spec, having) or _narrowed(name, spec, having)
+        having = [one for one in complete if _has_effect(one, name)]
+        change = _widened(setup, name, spec, having) or _narrowed(name, spec, having)
         if change is not None:
             found.append(change)
     return found
 
 
-def _tells(outcome: Outcome, name: str) -> bool:
+def _has_effect(outcome: Outcome, name: str) -> bool:
     """Whether a trial has a number there that acted: the ramp does nothing under a constant."""
     inert = name == "dice_ramp" and outcome.config.get("loss.dice_schedule") == "constant"
     return isinstance(outcome.params.get(name), (int, float)) and not inert
 
 
-def _at_edge(setup: Setup, name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
+def _widened(setup: Setup, name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
     """The range widened at an end where the best few lie."""
     few = having[: max(3, min(10, round(0.1 * len(having))))]
     needed = max(3, math.ceil(2 * len(few) / 3))
     for side in ("lower", "upper"):
-        # who took the base config's value does not say where a search was drawn to
-        there = [
+        # a value taken from the base config does not show where the search was drawn to
+        outer = [
             one
             for one in few
-            if _outer(spec, float(one.params[name]), side)
+            if _is_at_edge(spec, float(one.params[name]), side)
             and one.params[name] != setup.defaults.get(name)
         ]
-        if len(there) < needed:
+        if len(outer) < needed:
             continue
         wider = next(
             (
                 it
                 for share in _GAINS
-                if (it := _stretched(spec, side, share)) and _legal(setup, name, it)
+                if (it := _stretched(spec, side, share)) and _is_legal(setup, name, it)
             ),
             None,
         )
         if wider is None:
             return None
-        values = listed([number(float(one.params[name])) for one in there])
-        why = f"{len(there)} of the best {len(few)} trials lie in its {side} tenth ({values})"
+        values = listed([number(float(one.params[name])) for one in outer])
+        why = f"{len(outer)} of the best {len(few)} trials lie in its {side} tenth ({values})"
         return Change(name, spec, wider, why)
     return None
 
 
-def _outer(spec: Range, value: float, side: str) -> bool:
+def _is_at_edge(spec: Range, value: float, side: str) -> bool:
     low, high = (math.log(end) if spec.log else end for end in (spec.low, spec.high))
-    place = ((math.log(value) if spec.log else value) - low) / (high - low)
-    return place <= EDGE if side == "lower" else place >= 1 - EDGE
+    share = ((math.log(value) if spec.log else value) - low) / (high - low)
+    return share <= EDGE if side == "lower" else share >= 1 - EDGE
 
 
 def _stretched(spec: Range, side: str, share: float) -> Range | None:
@@ -173,7 +165,7 @@ def _stretched(spec: Range, side: str, share: float) -> Range | None:
 
 
 def _with_ends(spec: Range, low: float, high: float) -> Range | None:
-    """The range with ends as a person would write them; None where none changes."""
+    """The range with ends rounded as a user would write them; None where none changes."""
     if isinstance(spec, space.Int):
         low, high = round(low), round(high)
         new: Range = dataclasses.replace(spec, low=low, high=max(high, low + 1))
@@ -183,7 +175,7 @@ def _with_ends(spec: Range, low: float, high: float) -> Range | None:
     return None if new == spec else new
 
 
-def _legal(setup: Setup, name: str, spec: Range) -> bool:
+def _is_legal(setup: Setup, name: str, spec: Range) -> bool:
     try:
         config = config_for(setup, setup.defaults, seed=0)
         resolve(config, fix_texts(setup), range_texts(setup, {name: spec}))
@@ -226,3 +218,26 @@ def _padded(spec: Range, low: float, high: float) -> tuple[float, float]:
 
 def _width(spec: Range, low: float, high: float) -> float:
     return math.log(high / low) if spec.log else high - low
+
+
+# ------------------------------------------------------------------------------- as flags
+
+
+def fix_texts(setup: Setup) -> list[str]:
+    return [f"{name}={flag_text(value)}" for name, value in setup.fixed.items()]
+
+
+def range_texts(setup: Setup, changed: Mapping[str, Range]) -> list[str]:
+    """Every range that a plain run would not have."""
+    plain = space.concrete(space.SPACE, setup.epochs)
+    found = []
+    for name, spec in setup.specs().items():
+        wanted: Spec = changed.get(name, spec)
+        if not isinstance(wanted, space.Choice) and wanted != plain.get(name):
+            end = ":log" if wanted.log else ""
+            found.append(f"{name}={flag_text(wanted.low)}:{flag_text(wanted.high)}{end}")
+    return found
+
+
+def flag_text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,18 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from search.results.findings.judged_study import Evidence
-from search.results.findings.wording import difference, listed, rho, some
-from search.results.statistics import evidence
-from search.results.statistics.evidence import (
-    Cycles,
-    Estimate,
-    cycles_of,
-    mean_difference,
-    rank_correlation,
-)
-from search.results.statistics.groups import rising
-from search.results.trials import Outcome
+from search.results.evidence import Evidence
+from search.results.statistics.estimates import Estimate, mean_difference, rank_correlation
+from search.results.trials import Cycles, Outcome, cycles_of
+from search.results.wording import difference_text, listed, rho, some
 from search.study.wording import counted
 
 SCHEDULE = "loss.dice_schedule"
@@ -29,7 +21,7 @@ _CLASSES = 3
 # ----------------------------------------------------------------------------- warm restarts
 
 
-def restarts(seen: Evidence) -> list[str]:
+def restart_sentences(seen: Evidence) -> list[str]:
     """Whether warm restarts were tried to the end of their last cycle, and what they brought."""
     having = [(one, own) for one in seen.results.scored() if (own := cycles_of(one)) is not None]
     if not having:
@@ -38,27 +30,27 @@ def restarts(seen: Evidence) -> list[str]:
     if not done:
         pruned = [own for one, own in having if one.state == TrialState.PRUNED]
         runs = [
-            f"{one.name} {_stopped(one, own)}"
+            f"{one.name} {_stop_text(one, own)}"
             for one, own in having
             if one.state != TrialState.PRUNED
         ]
-        told = [*runs[:6], *([f"and {len(runs) - 6} more"] if len(runs) > 6 else [])]
+        listed_runs = [*runs[:6], *([f"and {len(runs) - 6} more"] if len(runs) > 6 else [])]
         return [
             f"Warm restarts were never tried to their end: of {counted(len(having), 'trial')} with"
             " them none was trained to the end of its last cycle, so nothing is known of what they"
-            f" bring. {'; '.join([*_pruned(pruned), *told])}."
+            f" bring. {'; '.join([*_pruned_clauses(pruned), *listed_runs])}."
         ]
     text = (
         f"{len(done)} of {counted(len(having), 'trial')} with warm restarts"
         f" {'was' if len(done) == 1 else 'were'} trained to the end of the last cycle"
     )
-    cut = [one.name for one in done if rising(one)]
+    cut = [one.name for one in done if one.still_rising]
     if cut:
         text += f"; still rising at the end: {some(cut)}"
-    return [f"{text}.", _restarts_compared(seen, having)]
+    return [f"{text}.", _restart_gain_sentence(seen, having)]
 
 
-def _pruned(runs: Sequence[Cycles]) -> list[str]:
+def _pruned_clauses(runs: Sequence[Cycles]) -> list[str]:
     """How far those came that were pruned, in a clause; none where none was."""
     if not runs:
         return []
@@ -68,7 +60,7 @@ def _pruned(runs: Sequence[Cycles]) -> list[str]:
     return [f"{len(runs)} {verb} pruned after {after} {noun}"]
 
 
-def _stopped(outcome: Outcome, cycles: Cycles) -> str:
+def _stop_text(outcome: Outcome, cycles: Cycles) -> str:
     ends = ", ".join(f"{end:.4g}" for end in cycles.ends)
     text = f"stopped after {cycles.trained} of {cycles.planned} planned epochs"
     if not cycles.plan_is_whole:
@@ -77,10 +69,10 @@ def _stopped(outcome: Outcome, cycles: Cycles) -> str:
         f" with {counted(cycles.whole_cycles, 'whole cycle')} (T_0 {cycles.t_0:g}, T_mult"
         f" {cycles.t_mult:g}: cycles end at {ends})"
     )
-    return text + (" and ended while still rising" if rising(outcome) else "")
+    return text + (" and ended while still rising" if outcome.still_rising else "")
 
 
-def _restarts_compared(seen: Evidence, having: Sequence[tuple[Outcome, Cycles]]) -> str:
+def _restart_gain_sentence(seen: Evidence, having: Sequence[tuple[Outcome, Cycles]]) -> str:
     cycles = {one.number: own for one, own in having}
     ended = [one for one in seen.complete if one.number not in cycles or cycles[one.number].done]
     with_them = [one.value or 0.0 for one in ended if one.number in cycles]
@@ -92,11 +84,11 @@ def _restarts_compared(seen: Evidence, having: Sequence[tuple[Outcome, Cycles]])
             f" {counted(len(with_them), 'complete trial')} with them and {len(without)} without,"
             " where each side needs three."
         )
-    told = {1: "Restarts score higher", -1: "Restarts score lower", 0: "Whether restarts help"}
+    verdict = {1: "Restarts score higher", -1: "Restarts score lower", 0: "Whether restarts help"}
     end = "" if found.sign else " is not decided"
     text = (
-        f"{told[found.sign]}{end}: {len(with_them)} complete trials with them less"
-        f" {len(without)} without, {difference(found)}; the trials differ in all else too."
+        f"{verdict[found.sign]}{end}: {len(with_them)} complete trials with them less"
+        f" {len(without)} without, {difference_text(found)}; the trials differ in all else too."
     )
     by_number = rank_correlation(
         [float(len(cycles[one.number].ends)) if one.number in cycles else 1.0 for one in ended],
@@ -108,39 +100,45 @@ def _restarts_compared(seen: Evidence, having: Sequence[tuple[Outcome, Cycles]])
 # ------------------------------------------------------------------------- dice schedules
 
 
-def schedules(seen: Evidence) -> list[str]:
+def schedule_sentences(seen: Evidence) -> list[str]:
     """Whether a dice weight that moves during training beats one that stays."""
-    kinds: dict[str, list[float]] = {}
+    by_schedule: dict[str, list[float]] = {}
     for one in seen.complete:
-        kinds.setdefault(str(one.config.get(SCHEDULE, "constant")), []).append(one.value or 0.0)
-    constant = kinds.pop("constant", [])
-    moving = [value for own in kinds.values() for value in own]
+        by_schedule.setdefault(str(one.config.get(SCHEDULE, "constant")), []).append(
+            one.value or 0.0
+        )
+    constant = by_schedule.pop("constant", [])
+    moving = [value for own in by_schedule.values() for value in own]
     if not moving:
         return [
             "No complete trial had a dice weight that moves during training, so whether that helps"
             " is not tested."
         ]
-    shown = {"constant": constant, **dict(sorted(kinds.items()))}
+    shown = {"constant": constant, **dict(sorted(by_schedule.items()))}
     means = listed(
-        [f"{kind} {float(np.mean(own)):.4f} ({len(own)})" for kind, own in shown.items() if own]
+        [f"{name} {float(np.mean(own)):.4f} ({len(own)})" for name, own in shown.items() if own]
     )
     text = f"Mean score by dice schedule (complete trials): {means}."
     found = mean_difference(moving, constant)
     if found is None:
         return [f"{text} Moving against constant is not decided: each side needs three trials."]
-    told = {1: "Moving scores higher", -1: "Moving scores lower", 0: "Neither is better for sure"}
+    verdict = {
+        1: "Moving scores higher",
+        -1: "Moving scores lower",
+        0: "Neither is better for sure",
+    }
     return [
-        f"{text} {told[found.sign]}: moving less constant {difference(found)}; the trials differ in"
-        " all else too."
+        f"{text} {verdict[found.sign]}: moving less constant {difference_text(found)}; the trials"
+        " differ in all else too."
     ]
 
 
 # ---------------------------------------------------------------------------- importances
 
 
-def importances(seen: Evidence) -> list[str]:
+def importance_sentences(seen: Evidence) -> list[str]:
     """How much each parameter mattered for reaching the top, and whether the order is sure."""
-    found = evidence.importances(seen.complete)
+    found = seen.importance
     if not found:
         return [
             f"Which parameter matters is not known: {counted(len(seen.complete), 'complete trial')}"
@@ -153,10 +151,10 @@ def importances(seen: Evidence) -> list[str]:
         "Share of each parameter in reaching the best tenth (PED-ANOVA; in brackets the middle 90 %"
         f" of resampled trials): {listed(shares)}."
     )
-    return [f"{text} {_order(found)}"]
+    return [f"{text} {_order_sentence(found)}"]
 
 
-def _order(found: dict[str, Estimate]) -> str:
+def _order_sentence(found: dict[str, Estimate]) -> str:
     names = list(found)
     if len(names) < 2:
         return "There is no other parameter to set it against."
@@ -170,7 +168,7 @@ def _order(found: dict[str, Estimate]) -> str:
 # -------------------------------------------------------------------------------- classes
 
 
-def classes(seen: Evidence) -> list[str]:
+def class_sentences(seen: Evidence) -> list[str]:
     """The best trial's classes beside the median of all complete ones."""
     best = seen.results.best
     if best is None or not best.per_class:

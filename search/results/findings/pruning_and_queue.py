@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 
 from optuna.trial import TrialState
 
-from search.results.findings.judged_study import Evidence
-from search.results.findings.wording import listed, some
+from search.results.evidence import Evidence
 from search.results.trials import Outcome
-from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED
+from search.results.wording import listed, some
+from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED, VERDICT
 from search.study.lineages import diverged, revivals, rows_of
 from search.study.requests import forecast_held
+from search.study.verdicts import percent, verdict_of
 from search.study.wording import counted
 
 _SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
@@ -21,43 +23,62 @@ _SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
 # -------------------------------------------------------------------------------- pruning
 
 
-def pruning(seen: Evidence) -> list[str]:
+def pruning_sentences(seen: Evidence) -> list[str]:
     """How many trials were stopped early, the epochs that saved, and what revived ones brought."""
     ended = [one for one in seen.results.scored() if COPIED_FROM not in one.attrs]
     pruned = [one for one in ended if one.state == TrialState.PRUNED]
     if not pruned and not revivals(seen.results.rows):
-        return [_nothing_pruned(seen, ended)]
+        return [_nothing_pruned_sentence(seen, ended)]
     planned = sum(one.budget for one in ended)
-    saved = sum(_left(one) for one in pruned)
+    saved = sum(_epochs_left(one) for one in pruned)
     text = (
         f"{len(pruned)} of {counted(len(ended), 'ended trial')} did not go to their end, which"
         f" saved {saved} of {counted(planned, 'epoch')} ({saved / max(planned, 1):.0%})"
     )
-    kinds = [
+    causes = [
         (sum(diverged(one.row) for one in pruned), "diverged"),
         (sum(bool(one.attrs.get(STOPPED)) for one in pruned), "stopped by a person"),
     ]
-    told = [f"{count} {kind}" for count, kind in kinds if count]
-    text += f"; {listed(told)} among them" if told else ""
-    return [f"{text}.", *_revived(seen)]
+    counts = [f"{count} {cause}" for count, cause in causes if count]
+    text += f"; {listed(counts)} among them" if counts else ""
+    return [f"{text}.", *_verdict_sentences(pruned), *_revival_sentences(seen)]
 
 
-def _left(outcome: Outcome) -> int:
+def _verdict_sentences(pruned: Sequence[Outcome]) -> list[str]:
+    """What the pruner's forecast gave the pruned trials; nothing where it kept no numbers."""
+    known = [
+        (verdict.chance / verdict.needed, one.name, verdict)
+        for one in pruned
+        if (verdict := verdict_of(one.attrs.get(VERDICT)))
+        and verdict.chance is not None
+        and verdict.needed
+    ]
+    if not known:
+        return []
+    _, name, closest = max(known, key=lambda it: it[0])
+    chances = statistics.median(verdict.chance or 0.0 for *_, verdict in known)
+    return [
+        f"The forecast gave {counted(len(known), 'trial')} a chance of {percent(chances)} (median)"
+        f" to bring the answer when pruned; nearest to going on was {name}: {closest.text()}."
+    ]
+
+
+def _epochs_left(outcome: Outcome) -> int:
     return max(0, outcome.budget - max(outcome.curve, default=0))
 
 
-def _nothing_pruned(seen: Evidence, ended: Sequence[Outcome]) -> str:
-    short = [one for one in ended if _left(one)]
+def _nothing_pruned_sentence(seen: Evidence, ended: Sequence[Outcome]) -> str:
+    short = [one for one in ended if _epochs_left(one)]
     if not (seen.results.imported and short):
         return "No trial was pruned."
-    left = sum(_left(one) for one in short)
+    missed = sum(_epochs_left(one) for one in short)
     return (
         f"No trial was pruned, but {len(short)} of {counted(len(ended), 'run')} ended before the"
-        f" planned epochs, {counted(left, 'epoch')} together."
+        f" planned epochs, {counted(missed, 'epoch')} together."
     )
 
 
-def _revived(seen: Evidence) -> list[str]:
+def _revival_sentences(seen: Evidence) -> list[str]:
     rows = seen.results.rows
     revived = revivals(rows)
     if not revived:
@@ -82,15 +103,15 @@ def _revived(seen: Evidence) -> list[str]:
 # ------------------------------------------------------------------------------- enqueued
 
 
-def enqueued(seen: Evidence) -> list[str]:
+def enqueued_sentences(seen: Evidence) -> list[str]:
     """Each forecast of an enqueued trial beside what came; then the first trials' gains."""
-    return [*_forecasts(seen), *_gains(seen)] or [
+    return [*_forecast_sentences(seen), *_gain_sentences(seen)] or [
         "No trial was enqueued with a forecast, so none can be checked."
     ]
 
 
-def _forecasts(seen: Evidence) -> list[str]:
-    told, held, judged = [], 0, 0
+def _forecast_sentences(seen: Evidence) -> list[str]:
+    clauses, held, decided = [], 0, 0
     for one in seen.results.outcomes:
         expect = one.attrs.get(EXPECT)
         if not isinstance(expect, (list, tuple)) or len(expect) != 2:
@@ -98,20 +119,22 @@ def _forecasts(seen: Evidence) -> list[str]:
         low, high = float(expect[0]), float(expect[1])
         complete = one.state == TrialState.COMPLETE
         kept = forecast_held((low, high), one.value, complete=complete)
-        judged += kept is not None
+        decided += kept is not None
         held += kept is True
         note = f", {one.note}" if one.note else ""
-        told.append(f"{one.name}{note}: {low:g} to {high:g} expected, {_came(one, low, high)}")
-    if not told:
+        clauses.append(
+            f"{one.name}{note}: {low:g} to {high:g} expected, {_result_text(one, low, high)}"
+        )
+    if not clauses:
         return []
     return [
-        f"{held} of {counted(judged, 'forecast')} that can be judged held (one seed each, so a near"
-        f" miss is no refutation). {'; '.join(told)}."
+        f"{held} of {counted(decided, 'forecast')} that can be judged held (one seed each, so a"
+        f" near miss is no refutation). {'; '.join(clauses)}."
     ]
 
 
-def _came(outcome: Outcome, low: float, high: float) -> str:
-    """What came of a forecast."""
+def _result_text(outcome: Outcome, low: float, high: float) -> str:
+    """What became of a forecast."""
     value = outcome.value
     if outcome.state == TrialState.COMPLETE and value is not None:
         if low <= value <= high:
@@ -128,7 +151,7 @@ def _came(outcome: Outcome, low: float, high: float) -> str:
     return "it has not ended yet"
 
 
-def _gains(seen: Evidence) -> list[str]:
+def _gain_sentences(seen: Evidence) -> list[str]:
     """The first trials' forecasts are of another score, so only their gains can be set beside."""
     firsts = {
         one.attrs[FIRST]: one
@@ -144,22 +167,22 @@ def _gains(seen: Evidence) -> list[str]:
             " measured: that trial is not complete."
         ]
     stated = _SCORES.search(str(base.attrs.get(PREDICTION)))
-    told = []
+    clauses = []
     for _, one in sorted(firsts.items()):
-        wanted = _gain(str(one.attrs.get(PREDICTION)), stated)
+        expected = _expected_gain_text(str(one.attrs.get(PREDICTION)), stated)
         if one.state == TrialState.COMPLETE and one.value is not None:
-            came = f"{one.value - base.value:+.4f} came"
+            measured = f"{one.value - base.value:+.4f} came"
         else:
-            came = f"not measured, the trial is {one.state.name.lower()}"
-        told.append(f"{one.note or one.name}: {wanted}{came}")
+            measured = f"not measured, the trial is {one.state.name.lower()}"
+        clauses.append(f"{one.note or one.name}: {expected}{measured}")
     return [
         f"Gains over {base.note or base.name} ({base.value:.4f}), as forecast on the person's own"
-        f" score and as measured here: {'; '.join(told)}. At one seed each none of these gains is"
-        " decided."
+        f" score and as measured here: {'; '.join(clauses)}. At one seed each none of these gains"
+        " is decided."
     ]
 
 
-def _gain(prediction: str, base: re.Match[str] | None) -> str:
+def _expected_gain_text(prediction: str, base: re.Match[str] | None) -> str:
     found = _SCORES.search(prediction)
     if found is None or base is None:
         return ""

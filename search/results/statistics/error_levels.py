@@ -27,7 +27,7 @@ def nominal_levels(looks: int, alpha: float) -> tuple[float, ...]:
     nodes, weights = np.polynomial.legendre.leggauss(64 + 4 * looks)
     edge = float(-ndtri(spent[0] / 2))
     at = edge * nodes
-    # density of the sum among the courses that have crossed no bound yet
+    # density of the sum among the paths that have crossed no bound yet
     density = np.exp(-(at**2) / 2) / math.sqrt(2 * math.pi)
     for look in range(2, looks + 1):
         mass = density * edge * weights
@@ -45,10 +45,10 @@ def nominal_levels(looks: int, alpha: float) -> tuple[float, ...]:
 
 
 @lru_cache
-def alike(configurations: int) -> frozenset[int]:
-    """How many pairs can be truly alike: all those within groups of equal configurations.
+def equal_pair_counts(configurations: int) -> frozenset[int]:
+    """How many pairs can be truly equal: all those within groups of equal configurations.
 
-    >>> sorted(alike(3)), sorted(alike(4))
+    >>> sorted(equal_pair_counts(3)), sorted(equal_pair_counts(4))
     ([0, 1, 3], [0, 1, 2, 3, 6])
     """
     if configurations < 2:
@@ -56,5 +56,5 @@ def alike(configurations: int) -> frozenset[int]:
     return frozenset(
         size * (size - 1) // 2 + others
         for size in range(1, configurations + 1)
-        for others in alike(configurations - size)
+        for others in equal_pair_counts(configurations - size)
     )

@@ -38,7 +38,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from search.results.statistics.error_levels import alike, nominal_levels
+from search.results.statistics.error_levels import equal_pair_counts, nominal_levels
 
 Verdict = Literal["first", "second", "equal"]
 _Bend = tuple[float, float]
@@ -223,13 +223,13 @@ def compare(
     # step by step, as Shaffer 1986: what is told apart leaves fewer pairs that could mislead
     todo = couples
     while todo:
-        together = max(count for count in alike(len(samples)) if count <= len(todo))
+        together = max(count for count in equal_pair_counts(len(samples)) if count <= len(todo))
         error = nominal_levels(looks, _VERDICT_SHARE * alpha / together)[look - 1]
         # a true difference lies beyond one end of the margin at most: each is tested on one side
         near = nominal_levels(looks, 2 * alpha / len(todo))[look - 1]
-        judged = {couple: _pair(*couple, samples, within, error, near) for couple in todo}
-        found |= judged
-        rest = [it for it in todo if judged[it].verdict not in ("first", "second")]
+        step = {couple: _pair(*couple, samples, within, error, near) for couple in todo}
+        found |= step
+        rest = [it for it in todo if step[it].verdict not in ("first", "second")]
         if len(rest) == len(todo):
             break
         todo = rest
@@ -272,11 +272,11 @@ def _around(
         own**2 / (one.count - 1) for own, (_, one) in zip(variances, parts, strict=True)
     )
     third = math.fsum(sign * (one.third or 0.0) / one.count**2 for sign, one in parts)
-    below, above = _reaches(error, freedom, third / total**1.5, bend)
+    below, above = _half_widths(error, freedom, third / total**1.5, bend)
     return middle - below * math.sqrt(total), middle + above * math.sqrt(total)
 
 
-def _reaches(error: float, freedom: float, skew: float, bend: _Bend) -> tuple[float, float]:
+def _half_widths(error: float, freedom: float, skew: float, bend: _Bend) -> tuple[float, float]:
     """How far a t interval reaches below and above its middle, in standard errors.
 
     error: of both sides together. skew: of the estimate. Towards the long tail it reaches as far
@@ -315,9 +315,9 @@ def next_seeds(
 ) -> dict[str, int]:
     """How many more seeds each configuration gets before the next look; empty when finished.
 
-    pairs: as `compare` gives them. Who is told apart from all others gets none. The rest come to
-    `step` more than anybody has, at most to `cap`, so that who rejoins catches up at once. Where
-    somebody has `cap` already, the planned looks are over.
+    pairs: as `compare` gives them. A configuration that is told apart from all others gets none.
+    The rest come to `step` more than any has, at most to `cap`, so that one that rejoins catches
+    up at once. Where one has `cap` already, the planned looks are over.
     """
     reached = max(map(len, scores.values()), default=0)
     if reached >= cap:

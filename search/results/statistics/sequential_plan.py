@@ -37,7 +37,7 @@ def plan_state(
     """Make all looks again that the scores allow.
 
     scores: label -> score of each repeat up to the first that has not ended, None for one that
-    came to nothing. cap: repeats of a configuration at most. first: repeats of each at the first
+    failed. cap: repeats of a configuration at most. first: repeats of each at the first
     look. margin: differences that count as none, in standard deviations between seeds.
     """
     looks = look_at(cap, first=first, step=STEP)

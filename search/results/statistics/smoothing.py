@@ -1,7 +1,7 @@
 """A score's local mean along one parameter, and how sure it is.
 
 A search draws its points unevenly and changes everything at once, so no formula is fitted to the
-whole: parabolas to what lies around each place (a line would cut the top off), the width of the
+whole: parabolas to what lies around each point (a line would cut the top off), the width of the
 window chosen by leaving out one point at a time, and resampled trials for the band.
 """
 
@@ -22,7 +22,7 @@ LEAST, LEAST_DISTINCT = 10, 5
 # of the window, in shares of the range
 _WIDTHS = (0.1, 0.15, 0.25, 0.4, 0.8)
 # how strongly level, slope and curvature are drawn towards 0, in shares of the weight
-_DRAWN = (0.0, 0.01, 0.03)
+_RIDGE = (0.0, 0.01, 0.03)
 _GRID, _RESAMPLES = 41, 400
 # of more points an even sample is as sure, and leaving out each in turn takes a square of time
 _MOST = 400
@@ -56,15 +56,15 @@ def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | 
         return None
     picked = np.linspace(0, len(x) - 1, min(len(x), _MOST)).astype(int)
     x, y = np.asarray(x, dtype=np.float64)[picked], np.asarray(y, dtype=np.float64)[picked]
-    place = np.log(x) if log else x
-    low, span = place.min(), float(np.ptp(place))
-    u, grid = (place - low) / span, np.linspace(0, 1, _GRID)
-    width = min(_WIDTHS, key=lambda it: _left_out(u, y, it)[0])
+    scaled = np.log(x) if log else x
+    low, span = scaled.min(), float(np.ptp(scaled))
+    u, grid = (scaled - low) / span, np.linspace(0, 1, _GRID)
+    width = min(_WIDTHS, key=lambda it: _cross_validated(u, y, it)[0])
     draws = np.random.default_rng(seed).multinomial(len(u), np.full(len(u), 1 / len(u)), _RESAMPLES)
     mean = _local_parabola(grid, u, y, width, np.ones((len(u), 1)))
     drawn = _local_parabola(grid, u, y, width, draws.T.astype(np.float64))
     # resamples of few trials lie too near to each other: what the fit has used up is missing
-    free = max(1.0, len(u) - _left_out(u, y, width)[1])
+    free = max(1.0, len(u) - _cross_validated(u, y, width)[1])
     reach = _BIAS * math.sqrt(len(u) / free) * stats.t.ppf(0.975, free) / stats.norm.ppf(0.975)
     drawn, mean = mean + reach * (drawn - mean), mean[:, 0]
     at_x = np.exp(low + span * grid) if log else low + span * grid
@@ -93,7 +93,7 @@ def _local_parabola(at: Array, u: Array, y: Array, width: float, counts: Array) 
     return np.where(matrix[..., 0, 0] > 1e-6, height, y.mean())
 
 
-def _left_out(u: Array, y: Array, width: float) -> tuple[float, float]:
+def _cross_validated(u: Array, y: Array, width: float) -> tuple[float, float]:
     """Mean squared error of each point as the others tell it; how many numbers the fit uses up."""
     matrix, right = (it[:, 0] for it in _equations(u, u, y, width, np.ones((len(u), 1))))
     inverse = np.linalg.inv(matrix)
@@ -113,14 +113,14 @@ def _equations(at: Array, u: Array, y: Array, width: float, counts: Array) -> tu
     sums = [weight @ counts for weight in weights]
     matrix = np.stack([np.stack([sums[i + j] for j in range(3)], -1) for i in range(3)], -2)
     # a slope and a curvature that few points carry are drawn towards none
-    matrix += sums[0][..., None, None] * np.diag(_DRAWN)
+    matrix += sums[0][..., None, None] * np.diag(_RIDGE)
     matrix += 1e-12 * np.eye(3)
     return matrix, np.stack([(weight * y) @ counts for weight in weights[:3]], -1)
 
 
-def _run_around(place: int, true: NDArray[np.bool_]) -> tuple[int, int]:
-    """First and last index of the unbroken run of true values around `place`."""
-    left = right = place
+def _run_around(index: int, true: NDArray[np.bool_]) -> tuple[int, int]:
+    """First and last index of the unbroken run of true values around `index`."""
+    left = right = index
     while left > 0 and true[left - 1]:
         left -= 1
     while right < len(true) - 1 and true[right + 1]:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from search.results.statistics.intervals import Pair
+from search.results.statistics.intervals import Pair
 
-Kind = Literal["open", "equal", "beat"]
+Relation = Literal["open", "equal", "beat"]
+_RELATIONS: tuple[Relation, ...] = ("open", "equal", "beat")
 
 _TOGETHER = {2: "both", 3: "all three", 4: "all four", 5: "all five"}
+
+
+class Statement(NamedTuple):
+    """What holds between configurations: `beaten` is empty unless the relation is "beat"."""
+
+    relation: Relation
+    names: list[str]
+    beaten: list[str]
 
 
 def sentence(scores: Mapping[str, Sequence[float]], pairs: Sequence[Pair]) -> str:
@@ -27,31 +35,33 @@ def sentence(scores: Mapping[str, Sequence[float]], pairs: Sequence[Pair]) -> st
     seeds = _seeds([len(scores[name]) for name in names])
     if len(names) == 1:
         return f"only {names[0]} was repeated, with {seeds}"
-    told: list[str] = []
-    before: tuple[str, list[str]] = ("", [])
-    for kind, those, losers in _claims(names, pairs):
-        who = _TOGETHER.get(len(those)) if kind == "beat" and those == before[1] else None
-        if kind == "beat":
+    clauses: list[str] = []
+    before: Statement | None = None
+    for statement in _statements(names, pairs):
+        relation, those, losers = statement
+        if relation == "beat":
+            again = before is not None and those == before.names
+            who = (_TOGETHER.get(len(those)) if again else None) or _listed(those)
             all_others = 2 < len(losers) == len(names) - 1
             whom = "all others" if all_others else _listed(losers)
-            told.append(f"{who or _listed(those)} {'beats' if len(those) == 1 else 'beat'} {whom}")
-        elif kind == "equal":
-            told.append(f"{_listed(those)} are equal for practical purposes")
-        elif before[0] == "open":
-            told.append(f"nor can {_listed(those)}")
+            clauses.append(f"{who} {'beats' if len(those) == 1 else 'beat'} {whom}")
+        elif relation == "equal":
+            clauses.append(f"{_listed(those)} are equal for practical purposes")
+        elif before is not None and before.relation == "open":
+            clauses.append(f"nor can {_listed(those)}")
         else:
-            told.append(f"{_listed(those)} cannot be told apart")
-        before = kind, those
-    told[0] += f" after {seeds}"
-    return "; ".join(told).replace("; nor can", ", nor can")
+            clauses.append(f"{_listed(those)} cannot be told apart")
+        before = statement
+    clauses[0] += f" after {seeds}"
+    return "; ".join(clauses).replace("; nor can", ", nor can")
 
 
-def _claims(names: Sequence[str], pairs: Iterable[Pair]) -> list[tuple[Kind, list[str], list[str]]]:
-    """Kind, who, and whom they beat; of all pairs, those with the best configuration first.
+def _statements(names: Sequence[str], pairs: Iterable[Pair]) -> list[Statement]:
+    """What all pairs say, those with the best configuration first.
 
     names: the best mean first.
     """
-    alike: dict[Literal["open", "equal"], set[frozenset[str]]] = {"open": set(), "equal": set()}
+    undecided: dict[Relation, set[frozenset[str]]] = {"open": set(), "equal": set()}
     beaten: dict[str, set[str]] = {}
     for pair in pairs:
         if pair.verdict == "first":
@@ -59,17 +69,24 @@ def _claims(names: Sequence[str], pairs: Iterable[Pair]) -> list[tuple[Kind, lis
         elif pair.verdict == "second":
             beaten.setdefault(pair.second, set()).add(pair.first)
         else:
-            alike[pair.verdict or "open"].add(frozenset((pair.first, pair.second)))
-    claims: list[tuple[Kind, list[str], list[str]]] = [
-        (kind, group, []) for kind, joined in alike.items() for group in _groups(names, joined)
+            undecided[pair.verdict or "open"].add(frozenset((pair.first, pair.second)))
+    statements = [
+        Statement(relation, group, [])
+        for relation, joined in undecided.items()
+        for group in _groups(names, joined)
     ]
     for losers in {frozenset(own) for own in beaten.values()}:
         winners = [name for name in names if beaten.get(name) == losers]
-        claims.append(("beat", winners, [name for name in names if name in losers]))
-    kinds = ("open", "equal", "beat")
+        beaten_names = [name for name in names if name in losers]
+        statements.append(Statement("beat", winners, beaten_names))
     return sorted(
-        claims,
-        key=lambda claim: (names.index(claim[1][0]), kinds.index(claim[0]), -len(claim[1]), claim),
+        statements,
+        key=lambda it: (
+            names.index(it.names[0]),
+            _RELATIONS.index(it.relation),
+            -len(it.names),
+            it,
+        ),
     )
 
 

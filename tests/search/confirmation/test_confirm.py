@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from search.confirm import main
-from search.confirmation.looks import judged
+from search.confirmation.looks import plan_state_of
 from search.confirmation.plan import best_of, fresh_seed
 from search.confirmation.scores import (
     CONFIGURATION,
@@ -33,9 +33,9 @@ from search.execution.worker_loop import work
 from search.management.enqueue import put_in_queue
 from search.management.opening import open_study
 from search.rebuild import main as rebuild
+from search.results.reading import results_of
 from search.results.statistics.sequential_plan import FIRST, plan_state
 from search.results.statistics.verdicts import sentence
-from search.results.trials import results_of
 from search.study.attributes import REPEAT
 from search.study.lookup import is_search, load_setup, named_study
 from search.study.repeats import confirmed_scores
@@ -170,7 +170,7 @@ def test_it_ends_with_a_table_of_80_columns_and_one_sentence(compared: Compared)
         count, mean = line.split()[2:4]
         assert count == "2"
         assert float(mean) == pytest.approx(sum(scores[label]) / 2, abs=6e-5)
-    now = judged(opened(compared.folder))
+    now = plan_state_of(opened(compared.folder))
     assert now is not None
     assert (now.look, now.looks, now.scores) == (1, 1, scores)
     said = lines[start + 5]
@@ -216,7 +216,7 @@ def test_a_rebuilt_comparison_is_judged_as_it_was(tmp_path: Path, compared: Comp
     url = f"sqlite:///{tmp_path}/new.db"
     assert rebuild(["--runs", f"{tmp_path}/runs", "--storage", url]) == 0
     new = named_study(open_storage(url, create=False), NAME)
-    assert judged(new) == judged(opened(compared.folder))
+    assert plan_state_of(new) == plan_state_of(opened(compared.folder))
 
 
 # ------------------------------------------------------------------------------- again, and further
@@ -269,7 +269,7 @@ def test_a_killed_run_goes_on_with_the_same_seeds_and_trains_nothing_twice(
     folder = place(tmp_path)
     flags = (*COMPARE, "--seeds", "3", "--workers", "1")
     with begun(folder, *flags) as process:
-        wait_until(lambda: reported(folder) > 2, "some epochs", 120)
+        wait_until(lambda: reported(folder) > 2, "some epochs")
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert len(confirmed_scores(opened(folder)).get("dice_weight 3", [])) < 3
@@ -297,7 +297,7 @@ def test_what_is_not_used_of_a_folder_is_said_before_repeats_are_trained(tmp_pat
 def test_ctrl_c_lets_repeats_wait_and_names_the_command_that_goes_on(tmp_path: Path) -> None:
     folder = place(tmp_path)
     with begun(folder, *COMPARE, "--seeds", "3", "--workers", "1") as process:
-        wait_until(lambda: reported(folder) > 2, "some epochs", 120)
+        wait_until(lambda: reported(folder) > 2, "some epochs")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -464,7 +464,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def room(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder."""
     monkeypatch.chdir(prepared)
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(prepared / "cache"))
     return prepared
 
 
@@ -545,10 +544,7 @@ def test_repeats_of_something_else_are_not_gone_on_with(
     assert "--study NAME" in line
 
 
-def test_a_repeat_that_comes_to_nothing_is_not_replaced_by_a_draw(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
+def test_a_repeat_that_comes_to_nothing_is_not_replaced_by_a_draw(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = real_study(storage, "faces-confirm", total=3, config={"epochs": 1}, pruner="none")
     whole = load_setup(study).defaults
@@ -570,7 +566,7 @@ def test_a_search_does_not_go_on_with_repeats(tmp_path: Path, flag: str) -> None
             *("--storage", f"sqlite:///{tmp_path}/search.db"),
         ],
         cwd=tmp_path,
-        env=environment(tmp_path),
+        env=environment(),
         capture_output=True,
         text=True,
     )

@@ -341,7 +341,7 @@ def test_full_training_goes_on_from_its_checkpoint(
 def test_without_a_gpu_the_bench_says_so_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.benchmarks.gpu", "--data", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert said.returncode == 2
     (line,) = said.stderr.splitlines()
     assert line.startswith("error: device 'cuda': no CUDA device")

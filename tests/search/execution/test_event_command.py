@@ -69,7 +69,7 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(
     script = f"(while true; do touch '{alive}'; sleep 0.1; done) & wait"
     with EventCommand(script, {}, timeout_s=1.0) as command:
         command.send("new_best")
-        wait_until(lambda: bool(caplog.messages), "the end of the command", 20)
+        wait_until(lambda: bool(caplog.messages), "the end of the command")
     assert caplog.messages == [
         "--on-event: the command did not end within 1 s and was ended (event new_best)"
     ]
@@ -140,7 +140,7 @@ def test_a_command_that_still_hangs_at_the_end_does_not_outlive_the_run(
     with EventCommand(script, {}, timeout_s=1.0) as command:
         for _ in range(3):
             command.send("new_best")
-        wait_until(alive.exists, "the command", 20)
+        wait_until(alive.exists, "the command")
     assert "--on-event: the command took too long" in caplog.messages[-1]
     time.sleep(0.2)
     alive.unlink(missing_ok=True)

@@ -113,7 +113,7 @@ def cluster() -> Iterator[RayCluster]:
             env={**environment(), "RAY_TMPDIR": folder},
         ) as process:
             yield RayCluster(process)
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -185,7 +185,7 @@ def searching(folder: Path, *flags: str) -> Iterator[Search]:
         subprocess.Popen(
             command,
             cwd=folder,
-            env={**environment(), "FACE_PARSING_CACHE": str(folder / "cache")},
+            env=environment(),
             stdout=said,
             stderr=subprocess.STDOUT,
             text=True,
@@ -285,7 +285,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -35,7 +35,7 @@ LONG = {"epochs": 40}
 
 
 def finished_well(worker: subprocess.Popen[str]) -> str:
-    out, err = worker.communicate(timeout=100)
+    out, err = worker.communicate(timeout=120)
     assert (worker.returncode, err) == (0, "")
     return out
 
@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     time.sleep(3)
     assert worker.poll() is None
     worker.send_signal(signal.SIGINT)
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=120)
     # one that had finished its epoch would leave with 0
     assert worker.returncode == 130
     assert study.get_trials()[0].state == TrialState.WAITING
@@ -195,7 +195,7 @@ def test_a_drained_study_lets_its_workers_go(
 
 
 def wait_for_beats(storage: LeasedStorage, study: optuna.Study) -> None:
-    """Until the owner of the only claim has beaten twice: by then it has heard a wish."""
+    """Until the owner of the only claim has beaten twice: by then it has heard a request."""
     (claim,) = storage.live_claims(study._study_id)
 
     def twice() -> bool:
@@ -211,7 +211,7 @@ def test_a_stopped_trial_is_pruned_and_counted(
     study = real_study(storage, total=1)
 
     def stop() -> None:
-        assert storage.set_wish_for_number(study._study_id, 0, "stop") == 1
+        assert storage.ask_owners(study._study_id, "stop", 0) == 1
         wait_for_beats(storage, study)
 
     monkeypatch.setattr(objective, "fit", fit_and(stop))
@@ -222,14 +222,14 @@ def test_a_stopped_trial_is_pruned_and_counted(
     assert trial.user_attrs["epochs_trained"] == 1
 
 
-def test_a_wish_to_requeue_puts_the_trial_back_and_the_worker_goes_on(
+def test_a_request_to_requeue_puts_the_trial_back_and_the_worker_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = store(tmp_path)
     study = real_study(storage, total=1)
 
     def back() -> None:
-        storage.set_wish(None, study._study_id, "requeue")
+        storage.ask_owners(study._study_id, "requeue")
         wait_for_beats(storage, study)
 
     monkeypatch.setattr(objective, "fit", fit_and(back))

@@ -22,7 +22,8 @@ import yaml
 from search import compare, export, report, run
 from search.importing.batches import METRIC, import_batch, read_batch
 from search.reporting.dashboard_notes import study_note
-from search.results.trials import Results, results_of
+from search.results.reading import results_of
+from search.results.trials import Results
 from search.study.attributes import CONFIG, CONTINUED, IMPORTED, RUN, SERIES, SETUP
 from search.study.lookup import latest_study, named_study
 from search.study.setup import StudyError
@@ -349,9 +350,8 @@ def test_runs_of_another_metric_are_refused(
 
 
 def test_a_search_cannot_go_on_in_an_imported_study(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path / "cache"))
     imported(tmp_path, written(tmp_path / "runs.json", [entry("a")]))
     capsys.readouterr()
     flags = ["--storage", url(tmp_path), "--runs", str(tmp_path / "runs"), "--plain"]

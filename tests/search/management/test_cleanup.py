@@ -70,7 +70,6 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return fit(config, data, **(options | {"report": heard}))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
         patch.setattr(objective, "fit", scripted)
         work(post_at(there, storage))
         work(post_at(there, storage))
@@ -83,7 +82,6 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(lived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it; one complete trial counts as the best there is room for."""
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(lived / "cache"))
     monkeypatch.setattr(cleanup, "KEPT_BEST", 1)
     return copied(lived, tmp_path / "one")
 

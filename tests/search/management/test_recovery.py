@@ -23,7 +23,7 @@ from search.study.lookup import load_setup
 from search.study.run_records import recorded_studies
 from search.study.setup import StudyError
 from search.study.shared_state import drain, set_total, total_of
-from storage import open_storage
+from storage import TrialEvent, open_storage
 from tests.support.studies import fit_and, post_at, real_study, store
 from trainer import train
 from trainer.errors import Diverged
@@ -50,7 +50,6 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = real_study(storage, total=1, seed=3, ranges=("dice_weight=1:2",))
     study.enqueue_trial({"dropout": 0.1}, user_attrs={"note": "of mine: 1e-4", "priority": 2})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
         work(post_at(there, storage))
         set_total(study, 2)
         patch.setattr(objective, "fit", diverging)
@@ -71,9 +70,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(lived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(lived: Path, tmp_path: Path) -> Path:
     """A copy of its runs alone: the store is lost."""
-    monkeypatch.setenv("FACE_PARSING_CACHE", str(lived / "cache"))
     shutil.copytree(lived / "runs", tmp_path / "runs")
     return tmp_path
 
@@ -143,6 +141,39 @@ def test_every_trial_that_has_begun_comes_back_as_it_was(
     assert f"best: trial 0, f_score {before[COMPLETE].value:.4f}" in first
     assert "2 of 3 finished" in said.out
     assert f"-m search.worker --storage {url(folder)} --study faces" in said.out
+
+
+def events(folder: Path, number: int) -> list[TrialEvent]:
+    row = trials(folder)[number]
+    return store(folder).events_of([row._trial_id])
+
+
+def test_what_happened_to_each_trial_comes_back(lived: Path, folder: Path) -> None:
+    assert rebuild(folder) == 0
+    for number in (COMPLETE, DIVERGED):
+        old, new = events(lived, number), events(folder, number)
+        assert [event.event for event in old][:2] == ["claimed", "started"]
+        assert new[:-1] == old[:-1]
+        # the end is written after the files
+        assert (new[-1].event, new[-1].cause) == (old[-1].event, "rebuilt")
+        assert (new[-1].number, new[-1].token) == (number, old[-1].token)
+    assert dict(events(folder, COMPLETE)[-1].detail) == {"value": trials(lived)[COMPLETE].value}
+    waiting = events(folder, WAITING)
+    assert [event.event for event in waiting] == ["claimed", "requeued"]
+    assert waiting[0] == events(lived, WAITING)[0]
+
+
+def test_files_of_an_earlier_version_tell_the_claims(folder: Path) -> None:
+    for path in folder.glob("runs/faces/*/*/config.yaml"):
+        content = yaml.safe_load(path.read_text())
+        del content["search"]["row"]["events"]
+        path.write_text(yaml.safe_dump(content))
+    assert rebuild(folder) == 0
+    token = int(token_folder(folder, COMPLETE).name)
+    claimed, ended = events(folder, COMPLETE)
+    assert (claimed.event, claimed.cause, claimed.token) == ("claimed", "rebuilt", token)
+    assert (ended.event, ended.token) == ("finished", token)
+    assert claimed.time < ended.time
 
 
 def test_the_study_comes_back_with_its_setup_and_total(lived: Path, folder: Path) -> None:

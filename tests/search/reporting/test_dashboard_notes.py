@@ -14,7 +14,7 @@ from optuna_dashboard import get_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.reporting.dashboard_notes import Board, publish, study_note
-from search.results.trials import results_of
+from search.results.reading import results_of
 from search.study.attributes import JUDGED
 from search.study.trial_notes import YOURS, put_note, trial_note
 from search.study.wording import escaped
@@ -104,6 +104,11 @@ def test_a_note_that_a_person_wrote_alone_is_left_alone(played: optuna.Study) ->
     [
         ({"stopped": True}, TrialState.PRUNED, "stopped by hand after 2 of 12 epochs"),
         ({}, TrialState.PRUNED, "pruned after 2 of 12 epochs: parked, it may go on"),
+        (
+            {"verdict": {"rule": "median", "epoch": 2, "epochs": 12, "best": 0.4}},
+            TrialState.PRUNED,
+            "why: at epoch 2 of 12, best 0.4000: below what the median rule asks for",
+        ),
         ({"still_rising": True}, TrialState.COMPLETE, "still rising at its end"),
         ({"continues": 3}, TrialState.COMPLETE, "goes on from row 3"),
         ({"exceptions": 1}, TrialState.COMPLETE, "interrupted by an error"),

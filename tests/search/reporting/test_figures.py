@@ -15,10 +15,12 @@ from optuna.trial import TrialState, create_trial
 
 from search.reporting.figures.curves import curves_figure, restarts, schedules_figure, thinned
 from search.reporting.figures.drawing import name_tags
-from search.reporting.figures.every_figure import confirm_figure, figures
+from search.reporting.figures.every_figure import figures
 from search.reporting.figures.parameters import dice_figure, dice_share
+from search.reporting.figures.repeats import repeats_figure
+from search.results.evidence import Evidence
+from search.results.reading import results_of
 from search.results.statistics.smoothing import smooth
-from search.results.trials import results_of
 from search.study.attributes import CONFIG, IMPORTED, RUN, SERIES
 from search.study.lookup import load_setup
 from search.study.search_space import distribution
@@ -87,7 +89,7 @@ def test_every_topic_with_something_to_show_has_a_figure(
 ) -> None:
     setup = load_setup(study)
     write_histories(study, setup, tmp_path)
-    found = figures(results_of(study, tmp_path))
+    found = figures(Evidence(results_of(study, tmp_path)))
     expected = {"standing", "dice", "optimisation", "balance", "convergence", "restarts"}
     expected |= {"schedules", "importances", "classes", "pruning"}
     assert set(found) == expected | {f"parameter {name}" for name in setup.specs()}
@@ -97,7 +99,7 @@ def test_every_topic_with_something_to_show_has_a_figure(
 
 
 def test_the_dice_curve_marks_its_optimum_and_says_how_flat_it_is(study: optuna.Study) -> None:
-    figure = dice_figure(results_of(study))
+    figure = dice_figure(Evidence(results_of(study)))
     assert figure is not None
     lines = [shape for shape in drawing(figure)["layout"]["shapes"] if shape["type"] == "line"]
     assert lines[0]["x0"] == pytest.approx(BEST_DICE, abs=0.5)
@@ -107,14 +109,14 @@ def test_the_dice_curve_marks_its_optimum_and_says_how_flat_it_is(study: optuna.
 
 def test_pruned_trials_are_drawn_apart_and_carry_no_band(study: optuna.Study) -> None:
     results = results_of(study)
-    (pruned, *_) = drawing(figures(results)["parameter dropout"])["data"]
+    (pruned, *_) = drawing(figures(Evidence(results))["parameter dropout"])["data"]
     names = [one.name for one in results.scored() if one.state == TrialState.PRUNED]
     assert pruned["marker"]["symbol"] == "circle-open"
     assert pruned["text"] == names
 
 
 def test_choices_are_told_apart_by_name_with_an_interval_each(study: optuna.Study) -> None:
-    figure = drawing(figures(results_of(study))["parameter dice_schedule"])
+    figure = drawing(figures(Evidence(results_of(study)))["parameter dice_schedule"])
     means = figure["data"][-1]
     assert set(means["x"]) == {"constant", "step", "linear", "cosine"}
     assert all(reach > 0 for reach in means["error_y"]["array"])
@@ -180,7 +182,7 @@ def test_constant_schedules_alone_are_not_drawn() -> None:
 
 
 def test_importances_have_intervals_and_name_what_was_decisive(study: optuna.Study) -> None:
-    (bars,) = drawing(figures(results_of(study))["importances"])["data"]
+    (bars,) = drawing(figures(Evidence(results_of(study)))["importances"])["data"]
     # the first of a horizontal chart stands at its foot
     assert bars["y"][-1] == "dice_weight"
     assert bars["x"] == sorted(bars["x"])
@@ -195,12 +197,12 @@ def test_the_share_of_dice_is_read_from_the_config(study: optuna.Study) -> None:
 
 
 def test_repeats_are_drawn_with_their_intervals() -> None:
-    figure = confirm_figure({"dice_weight 1.5": [0.7, 0.71, 0.72], "<b>": [0.6], "none": []})
+    figure = repeats_figure({"dice_weight 1.5": [0.7, 0.71, 0.72], "<b>": [0.6], "none": []})
     assert figure is not None
     traces = drawing(figure)["data"]
     assert [len(trace["x"]) for trace in traces] == [1, 3, 1]
     assert traces[0]["y"] == ["&lt;b&gt;"]
-    assert confirm_figure({}) is None
+    assert repeats_figure({}) is None
 
 
 # ------------------------------------------------------------------------------- strange studies
@@ -238,7 +240,7 @@ def imported(*runs: dict[str, Any]) -> optuna.Study:
 
 def test_imported_runs_have_figures_without_intervals() -> None:
     names = [{"name": f"run {n}", "dice_weight": w} for n, w in enumerate((1.0, 1.5, 2.0))]
-    found = figures(results_of(imported(*names)))
+    found = figures(Evidence(results_of(imported(*names))))
     assert {"dice", "parameter dice_weight", "optimisation", "convergence"} <= set(found)
     assert "fewer than 3 at each value: no intervals" in found["dice"].layout.title.subtitle.text
     labelled = drawing(found["convergence"])["data"][-1]
@@ -272,7 +274,7 @@ def test_a_recorded_learning_rate_tells_when_it_restarted() -> None:
 def test_runs_chosen_by_hand_carry_no_curve() -> None:
     weights = [0.5 + 0.2 * number for number in range(12)]
     runs = [{"name": f"run {n}", "dice_weight": w} for n, w in enumerate(weights)]
-    found = figures(results_of(imported(*runs)))
+    found = figures(Evidence(results_of(imported(*runs))))
     assert "chosen by hand" in found["parameter dice_weight"].layout.title.subtitle.text
     for topic in ("parameter dice_weight", "dice", "optimisation"):
         assert {trace["mode"] for trace in drawing(found[topic])["data"]} == {"markers"}
@@ -300,7 +302,7 @@ def test_a_restart_is_marked_only_where_the_run_got_so_far() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_small_studies_have_the_figures_they_can_have(count: int) -> None:
-    found = figures(results_of(simulated(count)))
+    found = figures(Evidence(results_of(simulated(count))))
     assert (found == {}) == (count == 0)
     assert "importances" not in found
 
@@ -309,7 +311,7 @@ def test_small_studies_have_the_figures_they_can_have(count: int) -> None:
 def test_a_study_without_a_score_has_no_figures(state: TrialState) -> None:
     study = empty(setup_of())
     study.add_trial(create_trial(state=state))
-    assert figures(results_of(study)) == {}
+    assert figures(Evidence(results_of(study))) == {}
 
 
 def test_pruned_trials_alone_are_shown_as_such() -> None:
@@ -317,7 +319,7 @@ def test_pruned_trials_alone_are_shown_as_such() -> None:
     study = empty(setup)
     rng = random.Random(1)
     study.add_trials([row(setup, rng, pruned=True) for _ in range(4)])
-    found = figures(results_of(study))
+    found = figures(Evidence(results_of(study)))
     assert "only pruned ones" in found["parameter dropout"].layout.title.subtitle.text
     assert {"restarts", "pruning", "dice"} <= set(found)
     assert not {"convergence", "importances", "classes"} & set(found)
@@ -325,7 +327,7 @@ def test_pruned_trials_alone_are_shown_as_such() -> None:
 
 def test_names_in_figures_are_text_and_no_markup() -> None:
     bad = "<b onclick=x>%{x}</b>"
-    found = figures(results_of(imported({"name": bad, "dice_weight": 1.0})))
+    found = figures(Evidence(results_of(imported({"name": bad, "dice_weight": 1.0}))))
     written = found["restarts"].to_json()
     assert "<b onclick" not in written.encode().decode("unicode_escape")
     assert "&lt;b onclick" in written.encode().decode("unicode_escape")

@@ -21,9 +21,16 @@ from search.reporting.document import Document, Flag, Section, Table
 from search.reporting.figures.every_figure import figures
 from search.reporting.html import page
 from search.reporting.markdown import markdown
-from search.reporting.tables import common_wait, comparison, held, queue, standing
+from search.reporting.tables import (
+    common_wait,
+    forecast_verdict,
+    queue_table,
+    states_table,
+    trials_table,
+)
+from search.results.evidence import Evidence
 from search.results.findings.every_finding import Finding, findings
-from search.results.trials import results_of
+from search.results.reading import results_of
 from search.study.attributes import JUDGED
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
@@ -44,7 +51,9 @@ def written(study: optuna.Study, out: Path, said: list[Finding] | None = None) -
     """The report of a study as a file."""
     results = results_of(study)
     said = [Finding("standing", "one sentence")] if said is None else said
-    out.write_text(page(document(results, said, figures(results), total=40)), encoding="utf-8")
+    out.write_text(
+        page(document(results, said, figures(Evidence(results)), total=40)), encoding="utf-8"
+    )
     return out
 
 
@@ -55,9 +64,9 @@ def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path: Path) -
     study = simulated(40)
     write_histories(study, load_setup(study), tmp_path / "runs")
     results = results_of(study, tmp_path / "runs")
-    drawn = figures(results)
+    drawn = figures(Evidence(results))
     file = tmp_path / "report.html"
-    file.write_text(page(document(results, findings(results), drawn)), encoding="utf-8")
+    file.write_text(page(document(results, findings(Evidence(results)), drawn)), encoding="utf-8")
     seen = opened(file)
     assert seen.complaints == []
     assert 'data-drawn="yes"' in seen.dom
@@ -89,7 +98,7 @@ def test_names_notes_and_classes_stay_text_in_the_browser(tmp_path: Path) -> Non
         one.per_class[BAD] = 0.5  # type: ignore[index]
     said = [Finding("standing", f"found: {BAD}")]
     file = tmp_path / "report.html"
-    drawn = figures(results)
+    drawn = figures(Evidence(results))
     file.write_text(page(document(results, said, drawn, command=f"echo '{BAD}'")))
     seen = opened(file)
     assert seen.complaints == []
@@ -137,7 +146,7 @@ def test_a_click_on_a_heading_sorts_the_table_with_dashes_last(tmp_path: Path) -
 
 def test_a_large_study_makes_a_small_page(tmp_path: Path) -> None:
     results = results_of(simulated(1000, epochs=150))
-    text = page(document(results, findings(results), figures(results)))
+    text = page(document(results, findings(Evidence(results)), figures(Evidence(results))))
     assert len(text.encode()) < 5e6
     assert text.count("<tr>") > 1000
 
@@ -155,7 +164,7 @@ def test_the_page_fetches_nothing(tmp_path: Path) -> None:
 
 def test_every_trial_has_a_row_with_its_figures_and_parameters() -> None:
     results = results_of(simulated(9))
-    table = comparison(results)
+    table = trials_table(results)
     assert len(table.rows) == 9
     assert {"best val F", "degradation %", "CE:Dice", "dice_weight", "T_0"} <= set(table.headings)
     best = results.best
@@ -177,7 +186,7 @@ def test_degradation_is_measured_at_a_common_wait_after_the_best() -> None:
     results = results_of(study)
     # the waits are 2, 1 and none
     assert common_wait(results.outcomes) == 1
-    table = comparison(results)
+    table = trials_table(results)
     lost = table.headings.index("lost 1 epoch after best")
     assert {row[0]: row[lost] for row in table.rows} == {"0": "0.1000", "1": "0.0500", "2": "-"}
 
@@ -189,7 +198,7 @@ def test_still_rising_and_continued_runs_are_flagged() -> None:
     (trial,) = study.get_trials()
     trial.user_attrs |= {"still_rising": True, "continued_from": "an earlier run", "run": "second"}
     study.add_trial(trial)
-    table = comparison(results_of(study))
+    table = trials_table(results_of(study))
     rising = table.headings.index("still rising")
     origin = table.headings.index("continued from another run")
     cells = {row[0]: (row[rising], row[origin]) for row in table.rows}
@@ -222,8 +231,8 @@ def test_a_forecast_is_held_against_the_score(
         )
     )
     results = results_of(study)
-    assert held(results.outcomes[0]) == expected
-    table = queue(results)
+    assert forecast_verdict(results.outcomes[0]) == expected
+    table = queue_table(results)
     assert table is not None
     assert table.rows[0][3:6] == ["a try", "0.6 to 0.7", expected]
 
@@ -241,7 +250,7 @@ def test_the_states_are_counted_with_their_reasons() -> None:
             create_trial(state=TrialState.WAITING),
         ]
     )
-    counts = dict(standing(results_of(study), 40).rows)
+    counts = dict(states_table(results_of(study), 40).rows)
     assert counts == {
         "done": "1",
         "pruned": "1",
@@ -277,7 +286,7 @@ def strange(kind: str) -> optuna.Study:
 def test_a_strange_study_has_a_sensible_page(kind: str, tmp_path: Path) -> None:
     results = results_of(strange(kind))
     file = tmp_path / "report.html"
-    report = document(results, findings(results), figures(results))
+    report = document(results, findings(Evidence(results)), figures(Evidence(results)))
     file.write_text(page(report), encoding="utf-8")
     seen = opened(file)
     assert seen.complaints == []
@@ -293,7 +302,9 @@ def test_a_strange_study_has_a_sensible_page(kind: str, tmp_path: Path) -> None:
 def test_markdown_has_the_same_sentences_tables_and_commands() -> None:
     results = results_of(simulated(5))
     said = [Finding("dice", "It is flat."), Finding("dice", "1. is no list")]
-    text = markdown(document(results, said, figures(results), command="python -m search.run"))
+    text = markdown(
+        document(results, said, figures(Evidence(results)), command="python -m search.run")
+    )
     assert "\n## The Dice weight\n\nIt is flat.\n\n1\\. is no list\n" in text
     assert "\n```sh\npython -m search.run\n```\n" in text
     assert len(re.findall(r"^\| \d+ \| (?:done|pruned)", text, re.M)) == 5
@@ -322,9 +333,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = tmp_path_factory.mktemp("report")
     storage = store(there)
     real_study(storage, total=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
-        work(post_at(there, storage))
+    work(post_at(there, storage))
     return there
 
 

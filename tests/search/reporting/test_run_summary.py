@@ -13,9 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 import space
-from search.reporting.run_summary import command, comparison, disk_use, summary
-from search.results.statistics.evidence import LEAST_FOR_IMPORTANCES
-from search.results.statistics.importances import importances
+from search.reporting.run_summary import best_trials_table, command, disk_use, importance, summary
+from search.results.statistics.importance import LEAST_TRIALS
 from search.study.lookup import load_setup
 from search.study.names import RUNS, STORAGE
 from search.study.search_space import distribution
@@ -75,7 +74,7 @@ def test_the_table_of_the_best_five_fits_80_columns(tmp_path: Path) -> None:
         trial.value = min(1.0, trial.value or 0)
         study.add_trial(trial)
     out = io.StringIO()
-    Console(file=out, width=80).print(comparison(study))
+    Console(file=out, width=80).print(best_trials_table(study))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in out.getvalue()
@@ -87,33 +86,33 @@ def test_the_table_of_the_best_five_fits_80_columns(tmp_path: Path) -> None:
 
 
 def test_importances_need_enough_complete_trials() -> None:
-    few = rows(LEAST_FOR_IMPORTANCES - 1)
-    assert importances(few) is None
+    few = rows(LEAST_TRIALS - 1)
+    assert importance(few) is None
     pruned = rows(3)
     for trial in pruned:
         trial.number += 100
         trial.state = TrialState.PRUNED
-    assert importances([*few, *pruned]) is None
+    assert importance([*few, *pruned]) is None
 
 
 def test_importances_find_what_mattered() -> None:
     steps = [0.5 + 0.3 * index for index in range(11)]
-    shares = importances(rows(11, dice_weight=steps))
+    shares = importance(rows(11, dice_weight=steps))
     assert shares is not None
     assert sum(shares.values()) == pytest.approx(1)
     assert max(shares, key=lambda name: shares[name]) == "dice_weight"
 
 
 def test_a_revived_trial_is_one_point_for_importances() -> None:
-    ten = rows(LEAST_FOR_IMPORTANCES, dropout=[index / 30 for index in range(10)])
+    ten = rows(LEAST_TRIALS, dropout=[index / 30 for index in range(10)])
     ten[-1].set_user_attr("continues", 0)
-    assert importances(ten) is None
+    assert importance(ten) is None
 
 
 def test_equal_values_do_not_break_the_end_of_a_run(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage)
-    play(study, storage, setup_of(), LEAST_FOR_IMPORTANCES + 1, lambda params, epoch: 0.5)
+    play(study, storage, setup_of(), LEAST_TRIALS + 1, lambda params, epoch: 0.5)
     assert "finished trials" in said(study)
 
 

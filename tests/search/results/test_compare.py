@@ -19,9 +19,17 @@ from rich.console import Console
 
 from search.compare import main, parser
 from search.importing.batches import import_batch, read_batch
-from search.results.comparison_tables import compare, letter
-from search.results.study_comparison import Reached, apart, differing, groups, reached, work_s
-from search.results.trials import Results, results_of
+from search.results.comparison_tables import letter, print_comparison
+from search.results.reading import results_of
+from search.results.study_comparison import (
+    Reached,
+    comparable_groups,
+    differing_keys,
+    first_reached,
+    incomparable_reasons,
+    work_s,
+)
+from search.results.trials import Results
 from search.strategy.loading import load_study
 from search.study.attributes import SETUP
 from search.study.lineages import nothing_better_for, utc
@@ -84,7 +92,7 @@ def imported(folder: Path, storage: LeasedStorage, name: str = "old") -> Results
 def said(studies: list[Results], width: int = 80) -> str:
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
-        compare(console, studies)
+        print_comparison(console, studies)
     return capture.get()
 
 
@@ -105,10 +113,10 @@ def flat(text: str) -> str:
 def test_a_score_is_reached_when_the_first_complete_trial_with_it_ends(tmp_path: Path) -> None:
     results = quick(store(tmp_path))
     # the pruned trial had ended by then, the third had not
-    assert reached(results, 0.5) == Reached(10, 3)
+    assert first_reached(results, 0.5) == Reached(10, 3)
     # all four, the failed one too
-    assert reached(results, 0.51) == Reached(60, 8)
-    assert reached(results, 0.71) is None
+    assert first_reached(results, 0.51) == Reached(60, 8)
+    assert first_reached(results, 0.71) is None
     assert work_s(results) == 10 + 8 + 50 + 10
 
 
@@ -140,8 +148,8 @@ def test_a_change_of_clocks_costs_no_time(
         # one that an earlier run has written into the store, read anew
         read = load_study(store(tmp_path), "faces")
         results = results_of(read)
-        assert reached(results, 0.5) == Reached(30 * 60, 2)
-        assert reached(results, 0.7) == Reached(65 * 60, 3)
+        assert first_reached(results, 0.5) == Reached(30 * 60, 2)
+        assert first_reached(results, 0.7) == Reached(65 * 60, 3)
         assert work_s(results) == (30 + 35) * 60
         rows = read.get_trials()
         ends = [utc(row.datetime_complete) for row in rows if row.datetime_complete is not None]
@@ -161,8 +169,8 @@ def test_what_was_taken_over_from_another_study_took_no_time(tmp_path: Path) -> 
     add(study, C, [0.6], -500, -400, copied_from="older/3")
     add(study, C, [0.7], 0, 10)
     results = results_of(study)
-    assert reached(results, 0.6) == Reached(None, 0)
-    assert reached(results, 0.7) == Reached(10, 1)
+    assert first_reached(results, 0.6) == Reached(None, 0)
+    assert first_reached(results, 0.7) == Reached(10, 1)
     assert work_s(results) == 10
 
 
@@ -230,7 +238,7 @@ def test_a_key_that_one_study_fixes_and_the_other_searches_is_a_difference(tmp_p
 
 
 def test_keys_that_only_one_tells_are_no_differences() -> None:
-    differ, alone = differing([{"a": "1", "b": "2"}, {"a": "1", "c": "3"}, {"a": "2"}])
+    differ, alone = differing_keys([{"a": "1", "b": "2"}, {"a": "1", "c": "3"}, {"a": "2"}])
     assert (differ, alone) == (["a"], [["b"], ["c"], []])
 
 
@@ -246,7 +254,7 @@ def test_studies_of_other_data_or_another_grid_are_said_not_to_compare(tmp_path:
         quick(storage, "fine", config={"image_size": 96}),
         slow(storage),
     ]
-    assert groups(studies) == [[0, 3], [1], [2]]
+    assert comparable_groups(studies) == [[0, 3], [1], [2]]
     text = flat(said(studies))
     assert (
         "Scores of B do not compare with those of A, D: the data mine, 40 train, 8 val,"
@@ -264,7 +272,7 @@ def test_a_study_of_another_metric_is_said_not_to_compare(tmp_path: Path) -> Non
     study = named_study(storage, "quick")
     changed = dataclasses.replace(load_setup(study), metric="pooled")
     study.set_user_attr(SETUP, changed.to_json())
-    assert apart(results_of(study), slow(storage)) == [
+    assert incomparable_reasons(results_of(study), slow(storage)) == [
         'the metric "pooled", not "f_score per image, training grid"'
     ]
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.export import main
 from search.results.export_formats import as_csv, train_words
-from search.results.trials import results_of
+from search.results.reading import results_of
 from search.study.attributes import CONFIG, IMPORTED, RUN
 from search.study.training_metrics import COLUMNS
 from tests.support.repeated import repeated

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.results.findings.every_finding import TOPICS, advice_command, findings
-from search.results.statistics.evidence import rank_correlation
-from search.results.trials import Outcome, Results, results_of
+from search.reporting.tables import verdicts_table
+from search.results.evidence import Evidence
+from search.results.findings.every_finding import TOPICS, findings
+from search.results.findings.next_command import next_command
+from search.results.reading import results_of
+from search.results.statistics.estimates import rank_correlation
+from search.results.trials import Outcome, Results
 from search.study.lookup import load_setup
 from search.study.search_space import distribution, drawn
 from tests.support.outcomes import (
@@ -250,7 +254,7 @@ def test_repeats_of_a_confirmation_are_grouped_by_their_label() -> None:
     results = study(ones, setup_of(), name="old-confirm")
     assert "trial 3" in said(results, "comparison")
     assert "give no ranges" in said(results, "advice")
-    assert advice_command(results, "sqlite:///x.db", "runs") is None
+    assert next_command(Evidence(results), "sqlite:///x.db", "runs") is None
 
 
 # ------------------------------------------------------------------------ the curve over dice
@@ -547,6 +551,29 @@ def test_revived_trials_tell_what_they_brought(tmp_path: Path) -> None:
     assert "1 became complete, the highest with 0.7000, which is the best of the study" in text
 
 
+def test_verdicts_are_told_in_numbers() -> None:
+    def verdict(chance: float) -> dict[str, Any]:
+        numbers = {"best": 0.3, "forecast": 0.5, "deviation": 0.01, "against": 0.6, "to_come": 2}
+        where = {"rule": "restart-aware", "epoch": 4, "epochs": 10}
+        return {"verdict": {**where, **numbers, "chance": chance, "needed": 0.02}}
+
+    ones = [run(0, 0.6), run(1, 0.3, state=PRUNED, curve={4: 0.3}, attrs=verdict(0.003))]
+    ones.append(run(2, 0.3, state=PRUNED, curve={4: 0.3}, attrs=verdict(0.015)))
+    text = said(study(ones), "pruning")
+    assert "gave 2 trials a chance of 0.9 % (median)" in text
+    nearest = (
+        "trial 2: at epoch 4 of 10, forecast 0.5000 ± 0.0100 against 0.6000 and 2 trials to come"
+    )
+    assert nearest in text
+    table = verdicts_table(study(ones))
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["1", "2"]
+    assert table.rows[0][1:] == (
+        *("4 of 10", "0.3000", "0.5000", "0.0100", "0.6000", "0.3 %", "2 %"),
+    )
+    assert verdicts_table(study([run(0, 0.6)])) is None
+
+
 def test_each_forecast_is_set_beside_what_came() -> None:
     expect = {"expect": [0.5, 0.6], "note": "more dropout"}
     ones = [
@@ -619,4 +646,4 @@ def test_a_thousand_trials_of_150_epochs_have_every_finding() -> None:
             )
         )
     results = study(ones, setup)
-    assert len(findings(results)) >= len(TOPICS)
+    assert len(findings(Evidence(results))) >= len(TOPICS)

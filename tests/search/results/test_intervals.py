@@ -14,7 +14,7 @@ from scipy import stats
 
 from scripts.benchmarks import pool
 from scripts.benchmarks import repeats as bench
-from search.results.statistics.error_levels import alike, nominal_levels
+from search.results.statistics.error_levels import equal_pair_counts, nominal_levels
 from search.results.statistics.intervals import (
     Interval,
     Pair,
@@ -220,9 +220,9 @@ def test_all_looks_together_err_as_often_as_allowed() -> None:
 
 def test_only_whole_groups_can_be_alike() -> None:
     # of three configurations one pair, or all three, never two
-    assert alike(3) == {0, 1, 3}
-    assert alike(4) == {0, 1, 2, 3, 6}
-    assert max(alike(6)) == 15
+    assert equal_pair_counts(3) == {0, 1, 3}
+    assert equal_pair_counts(4) == {0, 1, 2, 3, 6}
+    assert max(equal_pair_counts(6)) == 15
 
 
 def test_who_cannot_be_told_apart_gets_seeds_and_who_is_decided_gets_none() -> None:

@@ -15,8 +15,9 @@ from search.management.opening import open_study
 from search.management.options import StudyOptions
 from search.management.planning import planned
 from search.management.transfer import transfer_trials
-from search.results.findings.every_finding import advice_command
-from search.results.trials import results_of
+from search.results.evidence import Evidence
+from search.results.findings.next_command import next_command
+from search.results.reading import results_of
 from search.run import parser
 from search.study.identity import identity_differences, resolved_setup
 from search.study.lookup import load_setup, study_or_none
@@ -81,7 +82,7 @@ def test_ranges_stay_where_nothing_depends_on_them(seed: int) -> None:
 def test_imported_results_are_advised_to_be_repeated() -> None:
     results = study([run(0, 0.5, 1.0), run(1, 0.6, 1.5)])
     assert "python -m search.confirm --compare dice_weight=1.0,1.5" in said(results, "advice")
-    assert advice_command(results, "sqlite:///x.db", "runs") is None
+    assert next_command(Evidence(results), "sqlite:///x.db", "runs") is None
 
 
 def filled(folder: Path, setup: Setup, count: int = 40) -> tuple[Any, optuna.Study]:
@@ -119,7 +120,7 @@ def test_the_command_starts_the_search_that_the_advice_describes(
     monkeypatch.chdir(tmp_path)
     setup = setup_of("faces", data=describe("synthetic", 500), preset="demo", **options)
     storage, made = filled(tmp_path, setup)
-    words = advice_command(results_of(made), f"sqlite:///{tmp_path}/search.db", "runs")
+    words = next_command(Evidence(results_of(made)), f"sqlite:///{tmp_path}/search.db", "runs")
     assert words is not None
     assert words[1:3] == ["-m", "search.run"]
     args = parser().parse_args(words[3:])
@@ -144,7 +145,7 @@ def test_without_another_range_the_command_goes_on_with_the_study(
     monkeypatch.chdir(tmp_path)
     setup = setup_of("faces", data=describe("synthetic", 500), preset="demo")
     storage, made = filled(tmp_path, setup, count=5)
-    words = advice_command(results_of(made), f"sqlite:///{tmp_path}/search.db", "runs")
+    words = next_command(Evidence(results_of(made)), f"sqlite:///{tmp_path}/search.db", "runs")
     assert words is not None
     args = parser().parse_args(words[3:])
     assert (args.study, args.old, args.trials) == ("faces", None, 25)
@@ -160,11 +161,11 @@ def test_a_config_that_flags_cannot_tell_is_taken_from_a_trials_file(
     setup = setup_of("faces", data=describe("synthetic", 40), preset="demo", config=config)
     _, made = filled(tmp_path, setup)
     results, url = results_of(made), f"sqlite:///{tmp_path}/search.db"
-    assert advice_command(results, url, "runs") is None
+    assert next_command(Evidence(results), url, "runs") is None
     file = tmp_path / "runs" / "faces" / "3" / "1" / "config.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(to_yaml(config_for(setup, setup.defaults, seed=3)), encoding="utf-8")
-    words = advice_command(results, url, "runs")
+    words = next_command(Evidence(results), url, "runs")
     assert words is not None
     assert words[words.index("--config") + 1] == "runs/faces/3/1/config.yaml"
     plan = planned(options_of(StudyOptions, parser().parse_args(words[3:])))
@@ -173,6 +174,8 @@ def test_a_config_that_flags_cannot_tell_is_taken_from_a_trials_file(
 
 def test_the_command_shows_no_password(tmp_path: Path) -> None:
     _, made = filled(tmp_path, setup_of("faces", preset="demo"))
-    words = advice_command(results_of(made), "postgresql://ann:secret@db/faces", str(tmp_path))
+    words = next_command(
+        Evidence(results_of(made)), "postgresql://ann:secret@db/faces", str(tmp_path)
+    )
     assert words is not None
     assert "secret" not in " ".join(words)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ from optuna.trial import TrialState
 
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
-from search.strategy.forecast.priors import forecast_of_study, load_study
+from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.loading import load_study
 from search.strategy.pruners import RestartAwarePruner, first_epoch
 from search.strategy.revival import revival_row, trial_to_revive
 from search.study.names import PRUNERS
+from search.study.verdicts import verdict_of
 from tests.support.curves import BAD, EPOCHS, GOOD, MIDDLING, bank, by_epoch, drawn, made, trained
 from tests.support.studies import by_dice, play, setup_of, store, study_of
 
@@ -45,6 +48,30 @@ def test_the_second_trial_is_judged_already_and_a_good_one_goes_on() -> None:
     first = trained(MIDDLING, seed=1)
     assert verdict(pruner(), study_with(first), trained(BAD, seed=2, state=R, epochs=5))
     assert not verdict(pruner(), study_with(first), trained(GOOD, seed=3, state=R, epochs=5))
+
+
+def test_a_verdict_says_its_reason_in_numbers() -> None:
+    it, first = pruner(), trained(MIDDLING, seed=1)
+    assert verdict(it, study_with(first), trained(BAD, seed=2, state=R, epochs=5))
+    said = it.verdict
+    assert (said.rule, said.epoch, said.epochs) == ("restart-aware", 5, EPOCHS)
+    assert said.chance < said.needed <= 0.05 * 5
+    assert said.best < said.forecast < said.against
+    assert said.against == pytest.approx(first.value)
+    assert 0 < said.deviation < 0.2
+    assert verdict_of({"verdict": json.loads(json.dumps(said.as_dict()))}) == said
+    # one that goes on has its numbers too, and one that is not judged has none
+    assert not verdict(it, study_with(first), trained(GOOD, seed=3, state=R, epochs=5))
+    assert it.verdict.chance >= it.verdict.needed
+    assert not verdict(it, study_with(first), trained(BAD, seed=2, state=R, epochs=2))
+    assert it.verdict is None
+
+
+@pytest.mark.parametrize(
+    "kept", [None, {}, {"verdict": None}, {"verdict": {"rule": "x", "odd": 1}}]
+)
+def test_attributes_without_a_verdict_have_none(kept) -> None:
+    assert verdict_of(kept or {}) is None
 
 
 def test_nothing_is_stopped_before_its_share_of_the_budget() -> None:

@@ -302,7 +302,7 @@ def test_a_revival_killed_in_the_middle_ends_as_the_unbroken_trial(
     killed.kill()
     killed.communicate()
     assert study.get_trials()[1].state == R
-    out, err = start_worker(tmp_path).communicate(timeout=100)
+    out, err = start_worker(tmp_path).communicate(timeout=120)
     assert err == ""
     assert "trial 1: COMPLETE" in out
     rows = study.get_trials()
@@ -391,7 +391,7 @@ def test_two_workers_never_revive_the_same_trial(
     change(storage, study, revive=2)
     workers = [start_worker(tmp_path) for _ in range(2)]
     for worker in workers:
-        _, err = worker.communicate(timeout=100)
+        _, err = worker.communicate(timeout=120)
         assert (worker.returncode, err) == (0, "")
     rows = study.get_trials()
     parents = [trial.user_attrs["continues"] for trial in rows[3:]]

@@ -30,9 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = tmp_path_factory.mktemp("prefix")
     storage = store(there)
     real_study(storage, total=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACE_PARSING_CACHE", str(there / "cache"))
-        work(post_at(there, storage))
+    work(post_at(there, storage))
     return there
 
 

@@ -719,13 +719,13 @@ def test_processes_that_start_together_share_one_decoding(folder: Path, tmp_path
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "cache")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    sums = {process.communicate(timeout=60)[0] for process in running}
+    sums = {process.communicate(timeout=120)[0] for process in running}
     assert all(process.returncode == 0 for process in running)
     assert len(sums) == 1
     assert len(list((tmp_path / "cache").glob("*-images.npy"))) == 2  # train and val
 
 
-def test_progress_is_told(folder: Path, tmp_path: Path):
+def test_progress_is_reported(folder: Path, tmp_path: Path):
     seen: list[tuple[int, int]] = []
     load(folder, tmp_path, parts=("all",), tick=lambda done, total: seen.append((done, total)))
     assert seen[0] == (1, 12)
@@ -880,7 +880,7 @@ def test_more_built_in_faces_leave_the_first_ones_as_they_are(tmp_path: Path):
 # --- reversed sides
 
 
-def test_reversed_masks_are_told_in_one_line_that_names_the_mend(tmp_path: Path):
+def test_reversed_masks_are_reported_in_one_line_that_names_the_fix(tmp_path: Path):
     root = data_folders.course(tmp_path / "my faces", STEMS)
     cache = tmp_path / "cache"
     assert mask_warnings(str(root), cache) == []

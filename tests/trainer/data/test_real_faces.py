@@ -147,7 +147,7 @@ def test_the_masks_are_those_of_the_published_figures(
     sound = [relabelled(shape, SWAP) if stem in named else shape for stem, shape in shapes.items()]
     areas = np.stack([shape.area_C for shape in sound])
     there = areas > 0
-    # the figures are of all 1,000, sides mended; 150 of them are not here
+    # the figures are of all 1,000, sides put right; 150 of them are not here
     assert there.sum(axis=1).mean() == pytest.approx(
         published["classes_per_image"]["mean"], abs=0.1
     )

@@ -38,10 +38,7 @@ def glasses(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Random) 
         arm = [(0.63 + half_width, 0.465 + up), (0.5 + 0.268 * face.width, 0.475 + up)]
         if not up:
             ends = np.concatenate(
-                [
-                    pose.at(mirrored(arm[:1], side), 0.04),
-                    pose.solid(mirrored(arm[1:], side), -0.15),
-                ]
+                [pose.at(mirrored(arm[:1], side), 0.04), pose.solid(mirrored(arm[1:], side), -0.15)]
             )
             canvas.line(ends, frame, max(thick, 0.007), GLASSES)
     bridge = [(0.5 - 0.02, 0.478 + up), (0.5, 0.468 + up), (0.5 + 0.02, 0.478 + up)]

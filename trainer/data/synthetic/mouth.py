@@ -44,9 +44,7 @@ def mouth(canvas: Canvas, look: Look, pose: Pose, random: Random) -> None:
             draw.line(canvas.local(gap, key), fill=(198, 186, 176), width=1)
         canvas.close(patch, key)
     canvas.part(
-        smooth(pose.at(np.concatenate([upper_edge, between[::-1]]), lift), 2),
-        look.lip * 0.9,
-        U_LIP,
+        smooth(pose.at(np.concatenate([upper_edge, between[::-1]]), lift), 2), look.lip * 0.9, U_LIP
     )
     low = smooth(pose.at(np.concatenate([opening, lower_edge[::-1]]), lift), 2)
     canvas.part(low, look.lip * 1.04, L_LIP)

@@ -261,7 +261,7 @@ def test_flags_amiss_are_refused_in_one_line(tmp_path: Path, flags: list[str], s
         [sys.executable, "-m", "scripts.benchmarks.record_bank", *written(tmp_path), *flags],
         capture_output=True,
         text=True,
-        env=environment(tmp_path),
+        env=environment(),
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
@@ -316,14 +316,14 @@ def test_a_recording_goes_on_where_it_was_interrupted_and_trains_nothing_twice(
         assert one.poll() is None, "it ended too early"
         return any(row.state != TrialState.WAITING for row in record_bank.repeats(trials()))
 
-    options: dict[str, Any] = {"cwd": tmp_path, "env": environment(tmp_path), "text": True}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment(), "text": True}
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options
     ) as one:
         try:
             wait_until(begun, "a repeat", 120)
             one.send_signal(signal.SIGINT)
-            _, said = one.communicate(timeout=60)
+            _, said = one.communicate(timeout=120)
         finally:
             one.kill()
     assert one.returncode == 130, said

@@ -1,6 +1,6 @@
 """A training step recorded once as a CUDA graph and replayed: the GPU no longer waits for Python.
 
-The phases of a replayed step cannot be told apart: `lap` hears of its end alone.
+The phases of a replayed step cannot be told apart: `lap` is called at its end alone.
 
 Learning rate, Dice weight and the average's share are read from the device at every replay, as
 are the pictures' numbers and their random draws.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from search.results.statistics.evidence import Estimate
+from search.results.statistics.estimates import Estimate
 from search.study.search_space import format_value
 
 
@@ -56,9 +56,9 @@ def rho(estimate: Estimate) -> str:
     )
 
 
-def difference(estimate: Estimate) -> str:
+def difference_text(estimate: Estimate) -> str:
     """
-    >>> difference(Estimate(0.0123, 0.0021, 0.0225, 30))
+    >>> difference_text(Estimate(0.0123, 0.0021, 0.0225, 30))
     '+0.0123, 95 % interval +0.0021 to +0.0225'
     """
     return f"{estimate.value:+.4f}, 95 % interval {estimate.low:+.4f} to {estimate.high:+.4f}"

@@ -19,7 +19,7 @@ from trainer.presets import SYNTHETIC, preset_values
 
 @dataclass(frozen=True)
 class Composed:
-    """A config, what a person should be told about how it came to be, and its preset's name."""
+    """A config, what the user should know of how it came to be, and its preset's name."""
 
     config: Config
     notes: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ def compose(
     from_file: dict[str, Any] = {}
     if file is not None:
         from_file, notes = read_raw(file)
-        config_from_dict(from_file, str(file))  # a mistake is told by the file's name
+        config_from_dict(from_file, str(file))  # so that a mistake names the file
     over: dict[tuple[str, ...], Any] = {}
     for name, value in (flags or {}).items():
         if value is not None:
@@ -109,7 +109,7 @@ def _checked(over: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
 def _searched(data: Mapping[str, Any]) -> list[str]:
     record = data.get("search") or {}
     parts = [record.get(name) for name in ("searched", "fixed")]
-    # lists and mappings of names, unless somebody has been at it
+    # lists and mappings of names, unless the file was edited
     return [str(name) for part in parts if isinstance(part, (list, dict)) for name in part]
 
 

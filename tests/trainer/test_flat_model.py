@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from trainer.adamw import AdamW
-from trainer.flat import FlatModel
+from trainer.flat_model import FlatModel
 from trainer.model import build_model
 
 

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from trainer.background_writer import Writer
 from trainer.errors import Diverged
-from trainer.writer import Writer
 
 
 def test_what_follows_comes_after_the_writing_on_the_threads_own_poll() -> None:
@@ -31,7 +31,7 @@ def test_what_follows_comes_after_the_writing_on_the_threads_own_poll() -> None:
     assert told == ["written by True", "told by True"]
 
 
-def test_a_failure_to_write_is_raised_where_training_runs_and_nothing_is_told() -> None:
+def test_a_failure_to_write_is_raised_where_training_runs_and_nothing_is_reported() -> None:
     told: list[str] = []
 
     def write() -> None:

@@ -10,12 +10,11 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.notation import decimal, switch
-
-Path = tuple[str, ...]
+from trainer.config.keys import dig, put
+from trainer.notation import KeyPath, decimal, switch
 
 # old key -> (new key, what the note adds)
-_RENAMED: dict[Path, tuple[Path, str]] = {
+_RENAMED: dict[KeyPath, tuple[KeyPath, str]] = {
     ("gpu_augmentation", "horizontal_flip_prob"): (
         ("augmentation", "horizontal_flip"),
         "augmentation always runs on the training device",
@@ -37,7 +36,7 @@ _RENAMED: dict[Path, tuple[Path, str]] = {
 }
 _ADVANCED = "a switch; the probability alone decides"
 _FOCAL = "focal loss brought nothing where it was measured, and is not offered"
-_DROPPED: dict[Path, str] = {
+_DROPPED: dict[KeyPath, str] = {
     ("output_dir",): "say --out instead",
     ("data", "num_workers"): "pictures are decoded once into a shared cache; no loader processes",
     ("data", "val_split"): "the split is val.txt, else 10 % by hash of the file name",
@@ -61,7 +60,7 @@ _OLD_SCHEDULER = "CosineAnnealingLR"
 _OFF_PATIENCE = 999
 
 
-def _has(data: Mapping[str, Any], path: Path) -> bool:
+def _has(data: Mapping[str, Any], path: KeyPath) -> bool:
     node: Any = data
     for part in path:
         if not isinstance(node, Mapping) or part not in node:
@@ -70,7 +69,7 @@ def _has(data: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
-def _has_room(data: Mapping[str, Any], path: Path) -> bool:
+def _has_room(data: Mapping[str, Any], path: KeyPath) -> bool:
     """Whether a value can be put at a path: every section on the way is one, or is missing."""
     node: Any = data
     for part in path[:-1]:
@@ -80,31 +79,18 @@ def _has_room(data: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
-def _get(data: Mapping[str, Any], path: Path) -> Any:
-    node: Any = data
-    for part in path:
-        node = node[part]
-    return node
-
-
-def _pop(data: dict[str, Any], path: Path) -> Any:
-    node = _get(data, path[:-1])
+def _pop(data: dict[str, Any], path: KeyPath) -> Any:
+    node = dig(data, path[:-1])
     return node.pop(path[-1])
-
-
-def _put(data: dict[str, Any], path: Path, value: Any) -> None:
-    for part in path[:-1]:
-        data = data.setdefault(part, {})
-    data[path[-1]] = value
 
 
 def _is_old(data: Mapping[str, Any]) -> bool:
     return (
         any(_has(data, path) for path in (*_RENAMED, *_DROPPED))
-        or (_has(data, ("model", "name")) and _get(data, ("model", "name")) == _OLD_MODEL)
+        or (_has(data, ("model", "name")) and dig(data, ("model", "name")) == _OLD_MODEL)
         or (
             _has(data, ("training", "scheduler"))
-            and _get(data, ("training", "scheduler")) == _OLD_SCHEDULER
+            and dig(data, ("training", "scheduler")) == _OLD_SCHEDULER
         )
         or _has(data, ("training", "use_amp"))
     )
@@ -120,14 +106,14 @@ def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return new, []
     notes: list[str] = []
 
-    def dropped(path: Path, reason: str) -> None:
+    def dropped(path: KeyPath, reason: str) -> None:
         value = _pop(new, path)
         notes.append(f"{'.'.join(path)}: {value!r} is dropped: {reason}")
 
     for path, (target, why) in _RENAMED.items():
         # a section that is none is left for the check
         if _has(new, path) and _has_room(new, target):
-            _put(new, target, _pop(new, path))
+            put(new, target, _pop(new, path))
             notes.append(f"{'.'.join(path)} is now {'.'.join(target)}: {why}")
     for path, reason in _DROPPED.items():
         if _has(new, path):
@@ -135,28 +121,28 @@ def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if new.get("gpu_augmentation") == {}:
         del new["gpu_augmentation"]
 
-    if _has(new, ("model", "name")) and _get(new, ("model", "name")) == _OLD_MODEL:
-        _put(new, ("model", "name"), "lmsa")
+    if _has(new, ("model", "name")) and dig(new, ("model", "name")) == _OLD_MODEL:
+        put(new, ("model", "name"), "lmsa")
         notes.append(f"model.name: {_OLD_MODEL} is now lmsa: another network, under the same cap")
     amp, kept = ("training", "use_amp"), ("runtime", "precision")
     # another word than yes or no is left for the check
-    if _has(new, amp) and not isinstance(switch(_get(new, amp)), str) and _has_room(new, kept):
+    if _has(new, amp) and not isinstance(switch(dig(new, amp)), str) and _has_room(new, kept):
         precision = "auto" if switch(_pop(new, amp)) else "float32"
-        _put(new, kept, precision)
+        put(new, kept, precision)
         notes.append(f"training.use_amp is now runtime.precision: {precision}")
-    if _has(new, ("training", "scheduler")) and _get(new, ("training", "scheduler")) == (
+    if _has(new, ("training", "scheduler")) and dig(new, ("training", "scheduler")) == (
         _OLD_SCHEDULER
     ):
-        _put(new, ("training", "scheduler"), "CosineAnnealingWarmRestarts")
+        put(new, ("training", "scheduler"), "CosineAnnealingWarmRestarts")
         notes.append(
             f"training.scheduler: {_OLD_SCHEDULER} is now CosineAnnealingWarmRestarts with T_0 ="
             " epochs: the same curve"
         )
-    patience: Path = ("training", "early_stopping_patience")
+    patience: KeyPath = ("training", "early_stopping_patience")
     if _has(new, patience):
-        value = _get(new, patience)
+        value = dig(new, patience)
         epochs = decimal(value) if isinstance(value, str) else value
         if isinstance(epochs, int) and epochs >= _OFF_PATIENCE:
-            _put(new, patience, None)
+            put(new, patience, None)
             notes.append(f"training.early_stopping_patience: {value} is now null: off")
     return new, notes

@@ -7,7 +7,7 @@ import torch
 
 from tests.support.faces import tiny_config, tiny_faces
 from trainer.augment import drawn
-from trainer.capture import CapturedStep, can_be_captured
+from trainer.cuda_graph import CapturedStep, can_be_captured
 from trainer.model import model_of
 from trainer.step import Pixels, Stepper
 
@@ -21,7 +21,7 @@ def test_a_step_with_noise_on_pixels_is_not_captured() -> None:
 def test_captured_steps_are_the_same_steps(tmp_path: Path) -> None:
     device = torch.device("cuda")
     config = tiny_config({"dropout": 0.0, "device": "cuda"})
-    pixels = Pixels(tiny_faces(tmp_path).train, device)
+    pixels = Pixels(tiny_faces().train, device)
     losses = []
     for captured in (False, True):
         torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """Convolutions of a network computed in the way in which a CPU is fastest.
 
-`quicken` changes how a network computes, not what: parameters, names and results stay (results to
-the rounding of float32), and so do checkpoints. It works on any network made of torch's modules.
+They change how a network computes, not what: parameters, names and results stay (results to the
+rounding of float32), and so do checkpoints. Any network made of torch's modules can have them.
 
 B batch, C channel, D channel of the result, H row, W column, P = H * W pixel.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 _LANES = 8
 
 
-def quicken(model: nn.Module) -> nn.Module:
+def use_fast_convolutions(model: nn.Module) -> nn.Module:
     """Change the pointwise and depthwise convolutions of `model`, in place; returns it.
 
     For networks on a CPU with channels_last tensors and channels in whole eights; others are
