@@ -49,6 +49,8 @@ def places(pattern: str, *rooms: str) -> list[str]:
 # ------------------------------------------------------------------------------ Optuna's insides
 
 INTERNALS = ROOT / "storage" / "optuna_internals.py"
+# the classes below its own
+STORES = (ROOT / "storage" / "patience.py", ROOT / "storage" / "rdb.py")
 _CLASSES = (optuna.Study, optuna.Trial, FrozenTrial, RDBStorage)
 # of RDBStorage also what it sets itself: `self._version_manager = ...`
 PRIVATE = {
@@ -65,9 +67,9 @@ def private_uses(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and node.attr in PRIVATE:
             # an attribute of that name on an object of our own
             own = isinstance(node.value, ast.Name) and node.value.id == "self"
-            if not own or path == ROOT / "storage" / "rdb.py":
+            if not own or path in STORES:
                 yield node.attr
-        elif isinstance(node, ast.FunctionDef) and path == ROOT / "storage" / "rdb.py":
+        elif isinstance(node, ast.FunctionDef) and path in STORES:
             if node.name in PRIVATE:
                 yield node.name
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("optuna"):

@@ -134,7 +134,7 @@ def test_an_earlier_study_of_the_store_is_a_nearer_start() -> None:
         past.learn(curve.params, by_epoch(curve.val_f))
     without, with_it = (
         Forecast([START], ConfigurationFeatures(EPOCHS)),
-        Forecast([START, past.start()], ConfigurationFeatures(EPOCHS)),
+        Forecast([START, past.prior()], ConfigurationFeatures(EPOCHS)),
     )
     first, *later = bank(30, seed=15, **shape)
     for forecast in (without, with_it):
