@@ -29,6 +29,7 @@ from search.strategy.loading import load_study
 from search.web.guard import MOST_FAILURES
 from search.web.password import PASSWORD
 from tests.support.browser import browse
+from tests.support.shells import one_line
 from tests.support.studies import play, post_at, real_study, setup_of, store, study_of, wait_until
 
 SECRET = "geheim: ä b"
@@ -253,10 +254,7 @@ def taken_port() -> Iterator[int]:
 
 def refusal(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     url = f"sqlite:///{folder}/search.db"
-    assert main(["--storage", url, "--runs", str(folder / "runs"), *flags]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
+    return one_line(main, capsys, "--storage", url, "--runs", folder / "runs", *flags)
 
 
 def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,10 +272,7 @@ def test_a_port_that_does_not_exist_is_one_line(
 
 
 def test_a_port_that_is_no_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--port", "web"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    one_line(main, capsys, "--port", "web")
 
 
 def test_a_store_that_does_not_exist_is_not_made(
