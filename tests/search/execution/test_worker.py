@@ -589,7 +589,7 @@ def test_a_trial_whose_row_is_deleted_while_it_trains_is_dropped_and_another_one
     monkeypatch.setattr(objective, "fit", fit_and(delete))
     caplog.set_level("INFO", "search")
     assert work(post_at(tmp_path, storage)) == 0
-    dropped, made = caplog.messages
+    dropped, *_, made = caplog.messages
     assert dropped == "a trial's row (trial_id 1) was deleted: its training is dropped"
     assert made.startswith("trial 0: COMPLETE")
     (trial,) = load_study(store(tmp_path), "faces").get_trials()
