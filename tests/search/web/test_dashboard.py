@@ -564,13 +564,15 @@ SLASHES = ("/", "%2f", "%252f", "\\", "%5c", "//")
 
 def test_no_path_leads_out_of_the_artifact_folder(folder: Path, address: str) -> None:
     port = int(address.rpartition(":")[2])
-    (folder / "runs" / "outside").write_text("OUTSIDE")
-    outside = str(folder / "runs" / "outside")
+    secret = folder / "runs" / "outside"
+    secret.write_text("OUTSIDE")
+    # in an address as it stands, a space would end it
+    outside = quote(str(secret))
     link = uploaded(folder, "link", "inside")
     entry = folder / "runs" / "artifacts" / link.rpartition("/")[2]
     assert answered(port, link).startswith(b"HTTP/1.0 200 OK")
     entry.unlink()
-    entry.symlink_to(outside)
+    entry.symlink_to(secret)
     folder_entry = uploaded(folder, "folder", "inside")
     there = folder / "runs" / "artifacts" / folder_entry.rpartition("/")[2]
     there.unlink()
