@@ -1021,7 +1021,7 @@ def test_folders_of_any_name_are_searched_in_any_locale(tmp_path: Path, name: st
         path.rename(path.with_stem(odd))
     (data / "val.txt").write_bytes(b"f01\nM\xfcller\n")
     fingerprint = describe(str(data), cache_dir=tmp_path / "cache").fingerprint
-    env = surroundings(tmp_path, locale_of(name, tmp_path))
+    env = surroundings(locale_of(name, tmp_path))
 
     def run(module: str, *flags: str | Path) -> str:
         done = subprocess.run(

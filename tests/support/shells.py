@@ -45,11 +45,10 @@ def command(module: str, *words: object) -> list[str]:
     return [sys.executable, "-m", module, *(os.fspath(word) for word in words)]  # type: ignore[call-overload]
 
 
-def surroundings(folder: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a child process with a cache of its own."""
+def surroundings(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child process in any folder."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    own = {"PYTHONPATH": str(ROOT), "FACE_PARSING_CACHE": str(folder / "cache")}
-    return {**kept, **own, **(more or {})}
+    return {**kept, "PYTHONPATH": str(ROOT), **(more or {})}
 
 
 def stranger() -> list[str]:

@@ -702,7 +702,7 @@ def test_names_of_any_bytes_are_shown_and_kept_in_any_locale(tmp_path: Path, nam
     (root / "train" / "images" / f"{stems[10]}.jpg").unlink()
     listed = [b"f00", *map(os.fsencode, stems[10:])]
     (root / "val.txt").write_bytes(b"\n".join(listed) + b"\n")
-    env = surroundings(tmp_path, locale_of(name, tmp_path))
+    env = surroundings(locale_of(name, tmp_path))
 
     def run(*words: object) -> bytes:
         done = subprocess.run(

@@ -90,7 +90,9 @@ def work() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("home", [None, "/", "read-only"])
+@pytest.mark.parametrize(
+    "home", [None, *(pytest.param(home, marks=pytest.mark.long) for home in ("/", "read-only"))]
+)
 def test_a_user_whom_nobody_knows_searches_and_trains(work: Path, home: str | None) -> None:
     as_them = stranger()
     (work / "read-only").mkdir()
@@ -99,7 +101,7 @@ def test_a_user_whom_nobody_knows_searches_and_trains(work: Path, home: str | No
         folder.chmod(0o777)
     values = {**TINY, "epochs": 1, "early_stopping_patience": None}
     (work / "tiny.yaml").write_text(to_yaml(with_values(Config(), values)), encoding="utf-8")
-    env = surroundings(work, {"TMPDIR": str(work / "tmp")})
+    env = surroundings({"TMPDIR": str(work / "tmp")})
     for name in ("HOME", "FACE_PARSING_CACHE", "MPLCONFIGDIR"):
         env.pop(name, None)
     if home is not None:
