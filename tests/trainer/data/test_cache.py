@@ -90,8 +90,11 @@ def work() -> Iterator[Path]:
         yield Path(folder)
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize(
-    "home", [None, *(pytest.param(home, marks=pytest.mark.long) for home in ("/", "read-only"))]
+    "home", ["/", pytest.param("read-only", marks=LONG), pytest.param(None, marks=LONG)]
 )
 def test_a_user_whom_nobody_knows_searches_and_trains(work: Path, home: str | None) -> None:
     as_them = stranger()
