@@ -81,6 +81,26 @@ class TrialEvent:
         return event
 
 
+def _record() -> sa.Insert:
+    """The statement of `record`, built once: that takes as long as it takes the database."""
+    owner = sa.select(CLAIMS.c.owner).where(CLAIMS.c.token == sa.bindparam("token"))
+    columns: dict[str, sa.ColumnElement[Any]] = {
+        **{name: TRIALS.c[name] for name in ("study_id", "trial_id", "number")},
+        "worker": sa.func.coalesce(
+            sa.bindparam("of_worker", type_=EVENTS.c.worker.type), owner.scalar_subquery()
+        ),
+        **{
+            name: sa.bindparam(name, type_=EVENTS.c[name].type)
+            for name in ("event", "cause", "detail", "token", "time")
+        },
+    }
+    found = sa.select(*columns.values()).where(TRIALS.c.trial_id == sa.bindparam("of_trial"))
+    return sa.insert(EVENTS).from_select(list(columns), found)
+
+
+_RECORD = _record()
+
+
 def record(
     connection: Connection,
     kind: Kind,
@@ -94,21 +114,8 @@ def record(
 
     worker: of a claim that has just been dropped; None: whoever has the claim `token`.
     """
-    owner: sa.ColumnElement[Any] = (
-        sa.select(CLAIMS.c.owner).where(CLAIMS.c.token == token).scalar_subquery()
-        if worker is None
-        else sa.literal(worker)
-    )
     values = _values(kind, cause.text, cause.detail, token, datetime.now(UTC))
-    columns: dict[str, sa.ColumnElement[Any]] = {
-        "study_id": TRIALS.c.study_id,
-        "trial_id": TRIALS.c.trial_id,
-        "number": TRIALS.c.number,
-        "worker": owner,
-        **{name: sa.literal(value, EVENTS.c[name].type) for name, value in values.items()},
-    }
-    found = sa.select(*columns.values()).where(TRIALS.c.trial_id == trial_id)
-    connection.execute(sa.insert(EVENTS).from_select(list(columns), found))
+    connection.execute(_RECORD, {"of_trial": trial_id, "of_worker": worker} | values)
 
 
 def restore(

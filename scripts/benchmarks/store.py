@@ -86,6 +86,7 @@ def _our_trial(args: argparse.Namespace, study: optuna.Study, result: dict[str, 
             if trial_id is None:
                 trial_id = storage.new_trial(id_of_study(study), token)
             trial = take_up(study, trial_id)
+            storage.record(trial_id, "started")
             result["numbers"].append(trial.number)
             trial.suggest_float("x", 0, 1)
             for step in range(1, args.reports + 1):

@@ -1,1 +1,4 @@
-"""optuna-dashboard on our store: started, guarded, below a proxy's path."""
+"""optuna-dashboard on our store: started, guarded by a password, shown below a proxy's path.
+
+Of search/ it imports nothing, so that a store is shown without the rest.
+"""

@@ -418,6 +418,7 @@ def test_the_bench_prints_the_table_and_writes_it_with_a_picture(
         assert drawn.format == "PNG"
 
 
+@pytest.mark.long
 def test_one_process_and_two_come_to_the_same_table(bank_file: Path) -> None:
     words = ["--bank", bank_file, "--prior", "none", "--trials", 4, "--studies", 7]
     words += ["--only", "freeze-thaw (plain, after ifBO), 42 %"]
@@ -533,7 +534,7 @@ def means(
     return {figure: float(values.mean()) for figure, values in figures.items()}
 
 
-@pytest.mark.parametrize(("half", "other"), ["ab", "ba"])
+@pytest.mark.parametrize(("half", "other"), ["ab", pytest.param("b", "a", marks=pytest.mark.long)])
 def test_the_winner_is_kept_on_curves_that_the_prior_has_not_seen(half: str, other: str) -> None:
     halves = replay.halves(SHIPPED)
     ours = means("restart-aware", halves[half], halves[other], size=16, count=40)

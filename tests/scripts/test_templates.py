@@ -112,6 +112,7 @@ def requeued(folder: Path) -> str:
     return noted.read_text() if noted.exists() else ""
 
 
+@pytest.mark.long
 @TEMPLATES
 def test_a_worker_ends_with_0_when_the_study_is_done(tmp_path: Path, template: str) -> None:
     real_study(store(tmp_path), total=2)
@@ -159,6 +160,7 @@ def test_a_worker_that_is_asked_to_leave_before_it_has_begun_costs_nothing(
     assert set(states(tmp_path)) <= {W}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("template", "code"), [("slurm", 0), ("kubernetes", 75)])
 def test_a_signal_right_after_the_start_leaves_no_worker_behind(
     tmp_path: Path, template: str, code: int
@@ -173,6 +175,7 @@ def test_a_signal_right_after_the_start_leaves_no_worker_behind(
     assert set(states(tmp_path)) <= {W}
 
 
+@pytest.mark.long
 @TEMPLATES
 def test_a_killed_worker_is_a_failure(tmp_path: Path, template: str) -> None:
     real_study(store(tmp_path), total=2, config=LONG)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from search import export, queue, report, run
 from tests.support.data_folders import course
-from tests.support.studies import TINY, refusal
+from tests.support.shells import one_line
+from tests.support.studies import TINY
 from trainer import evaluate, train
 from trainer.config import Config, to_yaml, with_values
 
@@ -53,7 +54,7 @@ def refused(
     command: Callable[[list[str]], int], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> str:
     """The one line that a command ends with."""
-    err = refusal(command, words, capsys)
+    err = one_line(command, capsys, *words)
     assert SECRET not in err
     return err
 

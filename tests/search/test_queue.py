@@ -23,6 +23,7 @@ from search.strategy.loading import load_study
 from search.study.verdicts import Verdict
 from storage import open_storage
 from tests.support.paths import ROOT
+from tests.support.shells import one_line
 from tests.support.studies import (
     EPOCHS,
     play,
@@ -77,11 +78,7 @@ def told(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def refusal(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line of complaint, after which the queue is as it was."""
     before = states(folder)
-    capsys.readouterr()
-    assert main([*words, "--study", "faces", *flags(folder)]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    err = one_line(main, capsys, *words, "--study", "faces", *flags(folder))
     assert states(folder) == before
     return err
 

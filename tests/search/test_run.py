@@ -33,7 +33,7 @@ from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.support.data_folders import course, save_mask, troubled
 from tests.support.documents import section
-from tests.support.shells import command, locale_of, surroundings
+from tests.support.shells import command, locale_of, one_line, surroundings
 from tests.support.studies import ROOT, environment, running, started, store, wait_until
 from trainer import checkpoint
 from trainer.config import read_config
@@ -119,13 +119,7 @@ def epochs(folder: Path, number: int = 0) -> int:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    """The one line with which a command is refused."""
-    capsys.readouterr()
-    assert here(*flags) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
+    return one_line(main, capsys, "--config", "tiny.yaml", *flags)
 
 
 @dataclass(frozen=True)
@@ -490,15 +484,10 @@ def test_a_mistake_is_one_line_and_makes_no_study(
         ("--x",),
     ],
 )
-def test_a_flag_amiss_is_one_line(
+def test_an_invalid_flag_is_one_line(
     capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(flags)
-    assert ended.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    one_line(main, capsys, *flags)
 
 
 def test_an_enqueued_value_outside_is_refused_before_anything_is_written(

@@ -319,7 +319,9 @@ def _run(module: str, words: Sequence[str]) -> None:
 
         torch.set_num_threads(int(threads))
     sys.argv = [module, *words]
-    sys.path.insert(0, os.getcwd())
+    # a test may have put a folder of its own there since the server began
+    own = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:0] = [os.getcwd(), *own]
     # it is loaded already, as it would not be
     sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

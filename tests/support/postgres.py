@@ -19,8 +19,9 @@ _numbers = itertools.count()
 @contextmanager
 def server() -> Iterator[Any]:
     """Start a server and stop it again. Raises whatever keeps it from starting."""
-    # not pytest's folder: the server may run as another user, who must be able to enter it
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    # not pytest's folder: the server may run as another user, who must be able to enter it. Not
+    # TMPDIR: its socket's path may hold no space and 100 characters at most
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     folder.chmod(0o755)
     try:
         # writing everything out takes half a minute

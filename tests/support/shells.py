@@ -1,4 +1,4 @@
-"""Surroundings that people bring: locales, users and pipes, for real child processes."""
+"""Surroundings that people bring: locales, users and pipes; and how a command refuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -66,3 +66,19 @@ def stranger() -> list[str]:
     ):
         pytest.skip("only root can run a command as another user, by setpriv of util-linux")
     return ids
+
+
+def one_line(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], *words: object
+) -> str:
+    """The one line, and nothing else on stderr, with which a command refuses what it was given."""
+    capsys.readouterr()
+    try:
+        code = command([str(word) for word in words])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    err = capsys.readouterr().err
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    return err

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import pytest
 from optuna.trial import TrialState
 
 from search.execution.objective import suggest
@@ -173,22 +172,6 @@ def started(
     """`search.run --config tiny.yaml` in a folder; see `running`."""
     flags = ("--config", "tiny.yaml", *flags)
     return running(folder, "search.run", *flags, before=before, **more)
-
-
-def refusal(
-    command: Callable[[list[str]], int], words: Sequence[str], capsys: pytest.CaptureFixture[str]
-) -> str:
-    """The one line with which a command refuses what it was given."""
-    capsys.readouterr()
-    try:
-        code = command(list(words))
-    except SystemExit as ended:
-        code = int(str(ended.code))
-    err = capsys.readouterr().err
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1, err
-    return err
 
 
 def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 120) -> None:

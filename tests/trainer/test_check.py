@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.support import class_orders, data_folders
 from tests.support.paths import ROOT
-from tests.support.shells import LOCALES, command, locale_of, surroundings
+from tests.support.shells import LOCALES, command, locale_of, one_line, surroundings
 from trainer.check import main, repair
 from trainer.data.audit import audit
 from trainer.data.class_order import OURS, order_of
@@ -277,10 +277,7 @@ def test_a_folder_that_holds_no_faces_gives_one_line(
     elif kind == "no pictures":
         (root / "images").mkdir()
         (root / "masks").mkdir()
-    assert run("--data", root) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    one_line(main, capsys, "--data", root)
 
 
 def test_findings_are_no_failure(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from tests.support import data_folders
 from tests.support.faces import IMAGES, tiny_config, tiny_faces
 from tests.support.paths import ROOT
+from tests.support.shells import one_line
 from trainer import checkpoint
 from trainer.augment import normalise
 from trainer.data.classes import NAMES, SWAP
@@ -49,15 +50,6 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[st
     assert err == ""
     scores: dict[str, Any] = json.loads(out)
     return scores
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert main([str(argument) for argument in arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 # --- the definitions, by themselves
@@ -224,7 +216,7 @@ def test_other_data_may_be_scored(
     own = tiny_faces_of(root)
     assert_same(scores, by_hand(trained / "best.pt", own.val))
     (root / "test.txt").write_text("")
-    assert "no picture in its test part" in complaint(capsys, *given, "--split", "test")
+    assert "no picture in its test part" in one_line(main, capsys, *given, "--split", "test")
 
 
 def test_what_is_not_used_of_a_folder_is_said_beside_the_scores(
@@ -255,7 +247,7 @@ def test_what_is_no_checkpoint_gives_one_line(
         content = torch.load(trained / "best.pt", weights_only=True)
         content["config"]["model"]["width"] = 0.4
         torch.save(content, path)
-    assert str(path) in complaint(capsys, "--checkpoint", path)
+    assert str(path) in one_line(main, capsys, "--checkpoint", path)
 
 
 def test_the_table_shows_every_score_and_its_definition(

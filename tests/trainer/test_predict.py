@@ -64,7 +64,7 @@ def test_every_picture_gets_a_palette_mask_of_its_own_size(
             assert archive.read(f"masks/{name}") == (out / name).read_bytes()
 
 
-@pytest.mark.parametrize("tta", [(), ("--tta", "flip")])
+@pytest.mark.parametrize("tta", [pytest.param((), marks=pytest.mark.long), ("--tta", "flip")])
 def test_the_packed_run_py_gives_our_masks_without_this_project(
     checkpoint: Path, pictures: Path, tmp_path: Path, tta: tuple[str, ...]
 ) -> None:
@@ -244,6 +244,7 @@ def test_a_mask_fits_a_turned_picture_as_viewers_show_it(
     assert read_ids(tmp_path / "masks" / "phone.png").shape == (60, 30)
 
 
+@pytest.mark.long
 def test_the_packed_run_py_turns_a_picture_as_viewers_do(
     checkpoint: Path, pictures: Path, turned: Path, tmp_path: Path
 ) -> None:

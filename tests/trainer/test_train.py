@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 from tests.support import data_folders
 from tests.support.paths import ROOT
+from tests.support.shells import one_line
 from trainer import checkpoint
 from trainer.config import read_config, to_dict
 from trainer.train import main
@@ -59,15 +59,6 @@ def history(out: Path) -> list[dict[str, Any]]:
 def curve(out: Path) -> list[dict[str, Any]]:
     """A history without what a clock wrote."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history(out)]
-
-
-def complaint(capsys: pytest.CaptureFixture[str], arguments: Sequence[object]) -> str:
-    """The one line on stderr of a command that refuses."""
-    assert main([str(argument) for argument in arguments]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +162,7 @@ def test_resuming_a_finished_training_changes_nothing(
 def test_resuming_where_nothing_is_gives_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    err = complaint(capsys, [*TINY, "--out", tmp_path / "new", "--resume"])
+    err = one_line(main, capsys, *TINY, "--out", tmp_path / "new", "--resume")
     assert "last.pt does not exist" in err
     assert not (tmp_path / "new").exists()
 
@@ -181,7 +172,7 @@ def test_a_folder_that_holds_a_training_is_not_written_over(
 ) -> None:
     out, _ = whole
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert "--resume" in complaint(capsys, [*TINY, "--out", out])
+    assert "--resume" in one_line(main, capsys, *TINY, "--out", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -189,8 +180,8 @@ def test_a_file_in_the_place_of_the_folder_gives_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").write_text("mine")
-    assert "a file stands where a folder is needed" in complaint(
-        capsys, [*TINY, "--out", tmp_path / "out"]
+    assert "a file stands where a folder is needed" in one_line(
+        main, capsys, *TINY, "--out", tmp_path / "out"
     )
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -215,7 +206,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_with(
     shutil.copytree(whole[0], out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     given = [*TINY, "--seed", "5", "--out", out, "--resume", *change]
-    assert says in complaint(capsys, given)
+    assert says in one_line(main, capsys, *given)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -234,7 +225,7 @@ def test_a_last_pt_that_is_none_gives_one_line(
         content = checkpoint.read(last)
         content["raw"] = {f"body.{name}": value for name, value in content["raw"].items()}
         checkpoint.write(last, content)
-    err = complaint(capsys, [*TINY, "--seed", "5", "--out", out, "--resume"])
+    err = one_line(main, capsys, *TINY, "--seed", "5", "--out", out, "--resume")
     assert "last.pt" in err
 
 
@@ -260,7 +251,7 @@ def test_all_data_trains_on_every_part_for_the_found_number_of_epochs(
         with Image.open(out / name) as picture:
             picture.load()
     again = ["--config", str(exported), "--out", str(out), "--resume"]
-    assert "--all-data" in complaint(capsys, again)
+    assert "--all-data" in one_line(main, capsys, *again)
     assert main([*again, "--all-data"]) == 0
 
 
@@ -303,7 +294,7 @@ def test_divergence_gives_one_line_and_keeps_the_epochs_before_it(
     out = tmp_path / "out"
     # a rate that rises slowly, so that the first epoch is a sound one
     wild = ["learning_rate=1e6", "warmup_epochs=29", "epochs=30"]
-    err = complaint(capsys, [*TINY, *(f"--set={text}" for text in wild), "--out", out])
+    err = one_line(main, capsys, *TINY, *(f"--set={text}" for text in wild), "--out", out)
     assert err.startswith("error: training diverged: the loss is nan in epoch ")
     assert "lower learning_rate" in err
     assert 1 <= len(history(out)) < 30
@@ -316,7 +307,7 @@ def test_weights_broken_by_the_very_last_step_are_a_divergence_too(
     # one step in all: its own loss is that of the sound weights before it
     wild = ["batch_size=40", "epochs=1", "T_0=1", "learning_rate=1e38", "max_grad_norm=0"]
     sets = [f"--set={text}" for text in (*wild, "warmup_epochs=0")]
-    assert "diverged" in complaint(capsys, [*TINY, *sets, "--out", out])
+    assert "diverged" in one_line(main, capsys, *TINY, *sets, "--out", out)
     assert not (out / "best.pt").exists()
 
 
@@ -349,7 +340,7 @@ def test_a_mistake_gives_one_line_and_leaves_no_folder_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     out = tmp_path / "out"
-    assert says in complaint(capsys, [*TINY, "--out", out, *arguments])
+    assert says in one_line(main, capsys, *TINY, "--out", out, *arguments)
     assert not (out / "last.pt").exists()
 
 
@@ -402,6 +393,6 @@ def test_masks_of_one_class_are_not_trained_on(
     root = data_folders.course(tmp_path / "faces", [f"p{number:02d}" for number in range(12)])
     for path in (root / "train" / "masks").iterdir():
         data_folders.save_mask(np.full((64, 64), 13), path)
-    line = complaint(capsys, [*TINY, "--data", root, "--out", tmp_path / "out"])
+    line = one_line(main, capsys, *TINY, "--data", root, "--out", tmp_path / "out")
     assert "100.0% of the pixels of its train masks are hair (id 13)" in line
     assert not (tmp_path / "out").exists()

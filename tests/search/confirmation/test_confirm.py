@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +41,12 @@ from search.study.repeats import confirmed_scores
 from search.study.run_folders import trial_folder
 from storage import LeasedStorage, open_storage
 from tests.support.data_folders import troubled
+from tests.support.shells import one_line
 from tests.support.studies import (
     environment,
     play,
     post_at,
     real_study,
-    refusal,
     running,
     setup_of,
     store,
@@ -467,10 +466,6 @@ def room(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return prepared
 
 
-def refused(capsys: pytest.CaptureFixture[str], flags: Sequence[str]) -> str:
-    return refusal(main, flags, capsys)
-
-
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -516,7 +511,7 @@ def test_what_cannot_be_meant_is_one_line_and_writes_nothing(
     with sqlite3.connect(room / "search.db") as file:
         before = "\n".join(file.iterdump())
     own = ["--storage", f"sqlite:///{room}/search.db"]
-    line = refused(capsys, [*flags, *own])
+    line = one_line(main, capsys, *flags, *own)
     for text in says:
         assert text in line
     with sqlite3.connect(room / "search.db") as file:
@@ -527,7 +522,7 @@ def test_what_cannot_be_meant_is_one_line_and_writes_nothing(
 def test_a_comparison_makes_no_store_before_it_is_sound(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(capsys, ["--compare", "dropout=0.1,1.5", "--config", "tiny.yaml"])
+    line = one_line(main, capsys, "--compare", "dropout=0.1,1.5", "--config", "tiny.yaml")
     assert "dropout" in line
     assert not (room / "runs").exists()
 
@@ -539,7 +534,7 @@ def test_repeats_of_something_else_are_not_gone_on_with(
     Path("other.yaml").write_text(TINY.replace("0.05", "0.1"))
     flags = ["--storage", f"sqlite:///{compared.folder}/runs/search.db"]
     changed = ["--compare", "dice_weight=0.5,3", "--config", "other.yaml"]
-    line = refused(capsys, [*changed, *flags])
+    line = one_line(main, capsys, *changed, *flags)
     assert "label_smoothing 0.05, this run has 0.1" in line
     assert "--study NAME" in line
 

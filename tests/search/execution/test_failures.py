@@ -135,6 +135,7 @@ def test_a_full_disk_is_one_line_and_with_room_again_the_search_goes_on(room: Pa
         assert kept(before, url)
 
 
+@pytest.mark.long
 def test_a_runs_folder_that_becomes_read_only_is_one_line(room: Path) -> None:
     # root may write anywhere unless it gives that right up
     obeying = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override")
@@ -233,6 +234,7 @@ def test_a_clock_set_back_and_forward_an_hour_changes_nothing(room: Path) -> Non
     assert (max(ends) - min(ends)).total_seconds() > 3000
 
 
+@pytest.mark.long
 def test_a_server_that_is_away_for_a_while_costs_only_time(room: Path) -> None:
     with ExitStack() as stack:
         try:

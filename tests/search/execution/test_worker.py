@@ -25,6 +25,7 @@ from search.study.setup import config_for, trial_seed
 from search.study.shared_state import drain
 from search.worker import main
 from storage import LeasedStorage
+from tests.support.shells import one_line
 from tests.support.studies import fit_and, post_at, real_study, start_worker, store, wait_until
 from trainer import checkpoint
 from trainer.config import base_identity, config_from_dict, read_config, read_yaml, to_dict
@@ -548,11 +549,7 @@ def test_a_mistake_gives_one_line_and_no_trial(
     study = real_study(store(tmp_path), total=1)
     given = ["--storage", f"sqlite:///{tmp_path}/search.db", "--study", "faces"]
     given += ["--runs", str(tmp_path / "runs"), "--beat-s", "0.2", "--grace-s", "2"]
-    assert main([*given, *flags]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert says in err
-    assert err.count("\n") == 1
+    assert says in one_line(main, capsys, *given, *flags)
     assert all(trial.state == TrialState.WAITING for trial in study.get_trials())
 
 
@@ -592,7 +589,7 @@ def test_a_trial_whose_row_is_deleted_while_it_trains_is_dropped_and_another_one
     monkeypatch.setattr(objective, "fit", fit_and(delete))
     caplog.set_level("INFO", "search")
     assert work(post_at(tmp_path, storage)) == 0
-    dropped, made = caplog.messages
+    dropped, *_, made = caplog.messages
     assert dropped == "a trial's row (trial_id 1) was deleted: its training is dropped"
     assert made.startswith("trial 0: COMPLETE")
     (trial,) = load_study(store(tmp_path), "faces").get_trials()

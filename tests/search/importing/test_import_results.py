@@ -29,6 +29,7 @@ from search.study.lookup import latest_study, named_study
 from search.study.setup import StudyError
 from storage import open_storage
 from tests.support.paths import HISTORIES, ROOT
+from tests.support.shells import one_line
 from tests.support.studies import play, setup_of, store, study_of
 
 # `import` is a keyword
@@ -95,14 +96,7 @@ def imported(folder: Path, file: Path, *flags: str, study: str = "old") -> Resul
 def refused(
     folder: Path, capsys: pytest.CaptureFixture[str], file: Path, *flags: str, study: str = "old"
 ) -> str:
-    capsys.readouterr()
-    assert main([str(file), "--study", study, "--storage", url(folder), *flags]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    lines = told.err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
+    return one_line(main, capsys, file, "--study", study, "--storage", url(folder), *flags)
 
 
 # ------------------------------------------------------------------------------ a list of histories

@@ -14,10 +14,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search import clean, rebuild
+from search import rebuild
 from search.clean import main
 from search.execution import objective
 from search.execution.worker_loop import work
+from search.management import cleanup
 from search.management.opening import open_study
 from search.results.exported_trial import exported
 from search.strategy.loading import load_study
@@ -81,7 +82,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(lived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it; one complete trial counts as the best there is room for."""
-    monkeypatch.setattr(clean, "KEPT_BEST", 1)
+    monkeypatch.setattr(cleanup, "KEPT_BEST", 1)
     return copied(lived, tmp_path / "one")
 
 
@@ -304,7 +305,7 @@ def test_a_trial_that_is_taken_up_during_the_cleaning_is_judged_as_it_is_then(
 ) -> None:
     storage = store(folder)
     study = load_study(storage, "faces")
-    unlinked = clean._unlinked
+    unlinked = cleanup._unlinked
     taken: list[Path] = []
 
     def meanwhile(path: Path) -> bool:
@@ -316,7 +317,7 @@ def test_a_trial_that_is_taken_up_during_the_cleaning_is_judged_as_it_is_then(
             shutil.copytree(token_folders(folder, WAITING)[0], taken[0])
         return unlinked(path)
 
-    monkeypatch.setattr(clean, "_unlinked", meanwhile)
+    monkeypatch.setattr(cleanup, "_unlinked", meanwhile)
     assert cleaned(folder, "--yes") == 0
     assert sorted(path.name for path in taken[0].glob("*.pt")) == ["best.pt", "last.pt"]
 

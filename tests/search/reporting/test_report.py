@@ -39,6 +39,7 @@ from search.study.wording import escaped
 from storage import open_storage
 from tests.support.browser import opened
 from tests.support.repeated import repeated
+from tests.support.shells import one_line
 from tests.support.simulated import empty, row, rows, simulated, write_histories
 from tests.support.studies import post_at, real_study, setup_of, store
 from trainer.data.dataset import DataSummary
@@ -403,10 +404,8 @@ def test_a_runs_folder_that_does_not_exist_is_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--storage", f"sqlite:///{folder}/search.db", "--runs", str(tmp_path / "none")]
-    assert main([*flags, "--out", str(tmp_path / "report.html")]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "no such folder" in err
+    line = one_line(main, capsys, *flags, "--out", tmp_path / "report.html")
+    assert "no such folder" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -37,6 +37,7 @@ from search.study.lookup import load_setup, named_study
 from search.study.run_records import _moment, trial_record
 from storage import LeasedStorage
 from tests.support.paths import ROOT
+from tests.support.shells import one_line
 from tests.support.studies import FACES, setup_of, store, study_of
 
 START = datetime(2026, 1, 1)
@@ -362,12 +363,7 @@ def test_a_name_is_text_whatever_it_holds(
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str], *names: str) -> str:
-    capsys.readouterr()
-    assert main([*names, "--storage", f"sqlite:///{folder}/search.db"]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    (line,) = told.err.splitlines()
-    return line
+    return one_line(main, capsys, *names, "--storage", f"sqlite:///{folder}/search.db").rstrip("\n")
 
 
 def test_a_name_that_does_not_exist_is_one_line_with_the_nearest(

@@ -20,6 +20,7 @@ from search.results.reading import results_of
 from search.study.attributes import CONFIG, IMPORTED, RUN
 from search.study.training_metrics import COLUMNS
 from tests.support.repeated import repeated
+from tests.support.shells import one_line
 from tests.support.studies import play, setup_of, store, study_of
 from trainer import train
 from trainer.config import Config, compose, load_yaml, to_dict, with_values
@@ -48,12 +49,8 @@ def written(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> st
 
 
 def refusal(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    capsys.readouterr()
     url = f"sqlite:///{folder}/search.db"
-    assert main(["--storage", url, "--study", "faces", *flags]) == 2
-    told = capsys.readouterr()
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    return told.err
+    return one_line(main, capsys, "--storage", url, "--study", "faces", *flags)
 
 
 def without_command(document: Any) -> Any:

@@ -18,7 +18,8 @@ from search import dashboard
 from search.execution.worker_loop import work
 from search.web.path_prefix import Rebased
 from tests.search.web.test_dashboard import ask, browsed
-from tests.support.studies import post_at, real_study, refusal, running, store
+from tests.support.shells import one_line
+from tests.support.studies import post_at, real_study, running, store
 from trainer.errors import UserError
 
 PREFIX = "/lab/optuna"
@@ -182,4 +183,4 @@ def test_a_prefix_that_cannot_be_served_is_refused(
     folder: Path, prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--storage", f"sqlite:///{folder}/search.db", "--path-prefix", prefix]
-    assert f"--path-prefix {prefix}: " in refusal(dashboard.main, words, capsys)
+    assert f"--path-prefix {prefix}: " in one_line(dashboard.main, capsys, *words)
