@@ -22,7 +22,13 @@ from storage import LeasedStorage, StorageError, open_storage, sqlite
 from storage.sqlite import prepare
 from tests.support.studies import environment
 
-NFS = "/dev/sda1 / ext4 rw 0 0\nserver:/x {folder} nfs4 rw 0 0\n"
+
+def nfs(folder: Path) -> str:
+    """The table of mounts with that folder on a network."""
+    place = str(folder).replace(" ", r"\040")
+    return f"/dev/sda1 / ext4 rw 0 0\nserver:/x {place} nfs4 rw 0 0\n"
+
+
 NOBODY = 65534
 
 
@@ -253,7 +259,7 @@ def test_a_read_only_storage_never_writes(tmp_path: Path) -> None:
 
 
 def test_a_network_file_system_gets_the_safe_mode_and_a_warning(tmp_path: Path) -> None:
-    mounts = NFS.format(folder=tmp_path)
+    mounts = nfs(tmp_path)
     path = made(tmp_path / "search.db")
     file = prepare(path, create=True, read_only=False, mounts=mounts)
     assert file.warning is not None

@@ -466,7 +466,7 @@ def fuzz(folder: Path) -> Iterator[Fuzz]:
         patch.setattr(dataset, "load_faces", read_whole)
         patch.setattr(opening, "load_faces", lambda *_, **__: None)
         patch.setattr(supervisor, "supervise", lambda *_: 0)
-        patch.setattr(run, "Ahead", contextlib.nullcontext)
+        patch.setattr(run, "PrewarmedWorker", contextlib.nullcontext)
         # the same in every case, and slow: Optuna's newest schema, the script in each page
         patch.setattr(_VersionManager, "get_head_version", _once(_VersionManager.get_head_version))
         patch.setattr(html, "_packed", _once(html._packed))
