@@ -78,7 +78,7 @@ class Played:
 class _Unmerged(LineageSampler):
     """The inner samplers on the rows of the store, reseeded as ours, so that pairs begin alike."""
 
-    def _seen(self, study: optuna.Study) -> optuna.Study:
+    def view_of(self, study: optuna.Study) -> optuna.Study:
         return study
 
 

@@ -100,7 +100,7 @@ class Board:
 
     def _work(self) -> None:
         while True:
-            began = time.monotonic()
+            began, last = time.monotonic(), self._over
             try:
                 self._renew()
             except StorageError:
@@ -112,7 +112,8 @@ class Board:
                 # a bug in a picture must not end a search
                 self._tell(f"the dashboard's figures are not renewed:\n{traceback.format_exc()}")
                 return
-            if self._over:
+            # a run that ended during this look is looked at once more
+            if last:
                 return
             self._wake.wait(max(_LEAST_S, (time.monotonic() - began) / _SHARE))
 

@@ -78,13 +78,13 @@ class LineageSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        found = self._inner.infer_relative_search_space(self._view_of(study), trial)
+        found = self._inner.infer_relative_search_space(self.view_of(study), trial)
         return {name: dist for name, dist in found.items() if name not in self._fixed}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._inner.sample_relative(self._view_of(study), trial, search_space)
+        return self._inner.sample_relative(self.view_of(study), trial, search_space)
 
     def sample_independent(
         self,
@@ -96,7 +96,7 @@ class LineageSampler(BaseSampler):
         if param_name in self._fixed:
             return self._fixed[param_name]
         return self._inner.sample_independent(
-            self._view_of(study), trial, param_name, param_distribution
+            self.view_of(study), trial, param_name, param_distribution
         )
 
     def after_trial(
@@ -112,7 +112,8 @@ class LineageSampler(BaseSampler):
         # the seed of a trial's draws is its number: nothing to add for threads
         pass
 
-    def _view_of(self, study: optuna.Study) -> optuna.Study:
+    def view_of(self, study: optuna.Study) -> optuna.Study:
+        """The study as the inner sampler sees it."""
         # one view per trial: all its draws rest on the same evidence
         if self._view is None:
             self._view = StudyView(study, self._shown_trials)

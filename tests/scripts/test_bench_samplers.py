@@ -330,3 +330,11 @@ def test_help_waits_for_no_library() -> None:
     said, loaded = loaded_by_help("scripts.benchmarks.samplers")
     assert loaded == set()
     assert "--repeats" in said
+
+
+def test_the_arm_of_optunas_rows_shows_the_study_as_it_is() -> None:
+    study = optuna.create_study()
+    arms = (race.Arm("tpe", race.OPTUNAS), race.Arm("tpe"))
+    unmerged, ours = (race._sampler(arm, {}, None, 0) for arm in arms)  # type: ignore[arg-type]
+    assert unmerged.view_of(study) is study
+    assert ours.view_of(study) is not study

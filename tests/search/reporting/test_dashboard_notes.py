@@ -150,6 +150,27 @@ def test_the_board_renews_when_a_trial_has_ended_and_once_more_at_the_end(
     assert "board" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_trial_that_ends_while_the_note_is_written_is_in_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    writing, ended = threading.Event(), threading.Event()
+
+    def slow(*args: Any, **options: Any) -> None:
+        publish(*args, **options)
+        writing.set()
+        ended.wait(30)
+
+    monkeypatch.setattr("search.reporting.dashboard_notes.publish", slow)
+    with Board(study, COMMANDS, print):
+        assert writing.wait(30)
+        play(study, storage, setup_of(), 1, by_dice)
+        # the block is left while the first note is still being written
+        threading.Timer(0.3, ended.set).start()
+    assert get_note(study).startswith("**1 of 40 trials finished**")
+
+
 def test_no_figure_is_drawn_before_a_trial_has_ended(played: optuna.Study) -> None:
     with Board(played, COMMANDS, print):
         pass

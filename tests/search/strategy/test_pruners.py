@@ -59,7 +59,7 @@ def test_a_verdict_says_its_reason_in_numbers() -> None:
     assert said.best < said.forecast < said.against
     assert said.against == pytest.approx(first.value)
     assert 0 < said.deviation < 0.2
-    assert verdict_of({"verdict": json.loads(json.dumps(said.as_dict()))}) == said
+    assert verdict_of(json.loads(json.dumps(said.as_dict()))) == said
     # one that goes on has its numbers too, and one that is not judged has none
     assert not verdict(it, study_with(first), trained(GOOD, seed=3, state=R, epochs=5))
     assert it.verdict.chance >= it.verdict.needed

@@ -21,7 +21,7 @@ from tests.support.studies import EPOCHS, play, setup_of, store, study_of
 
 def view_of(study, setup, name="tpe"):
     sampler = make_sampler(replace(setup, sampler=name), lambda: make_study_forecast(setup))
-    return sampler._seen(study).get_trials()
+    return sampler.view_of(study).get_trials()
 
 
 class At(BasePruner):
