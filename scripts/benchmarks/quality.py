@@ -245,7 +245,7 @@ def run_missing(jobs: Sequence[Job], slots: Sequence[WorkerPlan]) -> int:
                 del busy[number]
                 _check_ended(job, process.returncode)
                 done += 1
-                tell(f"{done} of {total}: {job.row}, seed {job.seed}: {_told(job)}")
+                tell(f"{done} of {total}: {job.row}, seed {job.seed}: {_outcome_text(job)}")
             time.sleep(_LOOK_S)
     return total
 
@@ -301,7 +301,7 @@ def _check_ended(job: Job, code: int) -> None:
         )
 
 
-def _told(job: Job) -> str:
+def _outcome_text(job: Job) -> str:
     scores = read(job)
     if "diverged" in scores:
         return f"diverged: {scores['diverged']}"

@@ -252,7 +252,7 @@ def not_as_asked(rows: Mapping[int, Row], total: int) -> list[str]:
 def without_a_claim(evidence: Evidence) -> list[str]:
     """Steps, values, parameters and verdicts that nobody with a lease can have written."""
     return [
-        f"{_trial(evidence, entry)}: {entry.kind} {_what(entry)} was written without a lease"
+        f"{_trial(evidence, entry)}: {entry.kind} {_as_text(entry)} was written without a lease"
         for entry in evidence.log
         if entry.token is None and (entry.kind in ("step", "value", "param") or _is_verdict(entry))
     ]
@@ -273,7 +273,7 @@ def changed_after_the_end(evidence: Evidence) -> list[str]:
         # the verdict's own transaction writes the state first and then the value
         elif not _is_its_value(entry, verdict, valued):
             found.append(
-                f"{_trial(evidence, entry)}: {entry.kind} {_what(entry)} after it was finished"
+                f"{_trial(evidence, entry)}: {entry.kind} {_as_text(entry)} after it was finished"
             )
         if entry.kind == "value":
             valued.add((entry.trial_id, entry.name))
@@ -315,7 +315,7 @@ def written_twice(evidence: Evidence) -> list[str]:
     found = []
     for entry in evidence.log:
         if entry.kind == "step" and entry.deed != "insert":
-            found.append(f"{_trial(evidence, entry)}: step {_what(entry)}: {entry.deed}")
+            found.append(f"{_trial(evidence, entry)}: step {_as_text(entry)}: {entry.deed}")
     times = Counter(
         (entry.trial_id, entry.name)
         for entry in evidence.log
@@ -512,7 +512,7 @@ def _trial(evidence: Evidence, entry: Entry) -> str:
     return f"trial id {entry.trial_id}" if row is None else f"trial {row.number}"
 
 
-def _what(entry: Entry) -> str:
+def _as_text(entry: Entry) -> str:
     if entry.kind == "state":
         return f"{entry.old} -> {entry.new}"
     change = f"{entry.new}" if entry.deed == "insert" else f"{entry.old} -> {entry.new}"

@@ -54,10 +54,10 @@ def line(event: TrialEvent) -> str:
     claim = None if event.token is None else f"claim {event.token}"
     by = ", ".join(part for part in (event.worker, claim) if part)
     parts = [f"{event.time:%Y-%m-%d %H:%M:%S}", f"row {event.number}", f"{event.event:<9}"]
-    return "  ".join([*parts, *(part for part in (_why(event), by and f"[{by}]") if part)])
+    return "  ".join([*parts, *(part for part in (_reason_text(event), by and f"[{by}]") if part)])
 
 
-def _why(event: TrialEvent) -> str:
+def _reason_text(event: TrialEvent) -> str:
     if verdict := verdict_of(event.detail):
         return verdict.text()
     known = (

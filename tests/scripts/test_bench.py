@@ -217,9 +217,11 @@ def test_what_other_work_costs_is_measured_both_ways_within_a_round(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[int, Any, int]] = []
+    # other tests of this process may have left a server of theirs
+    others = set(psutil.Process().children())
 
     def slower_beside_others(kind: str, job: Any, how: Any, **options: Any) -> dict[str, float]:
-        loops = len(psutil.Process().children())
+        loops = len(set(psutil.Process().children()) - others)
         spins = (options["waiting"] or {}).get("GOMP_SPINCOUNT")
         asked.append((options["seed"], spins, loops))
         # 1 s alone, 5 beside busy loops with long spins, 2 with brief ones
@@ -232,7 +234,7 @@ def test_what_other_work_costs_is_measured_both_ways_within_a_round(
     # the second round the other way round, three loops each time that there are any
     first = [(0, "300000", 0), (0, "300000", 3), (0, None, 0), (0, None, 3)]
     assert asked == [*first, *((1, *one[1:]) for one in reversed(first))]
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
     assert found["beside_to_alone"] == {"torch": [5.0, 5.0], "ours": [2.0, 2.0]}
     assert found["ours_to_torch"] == {"alone": [1.0, 1.0], "beside": [0.4, 0.4]}
     assert found["cpu_s"]["torch"] == {"alone": [2.0, 2.0], "beside": [10.0, 10.0]}

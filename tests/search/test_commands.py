@@ -30,7 +30,11 @@ def test_a_message_is_shown_as_it_is_and_nothing_of_it_stays_set_up() -> None:
     assert logging.getLogger("search").handlers == before
 
 
-def test_a_log_in_json_has_an_object_a_line_with_all_fields(tmp_path: Path) -> None:
+def test_a_log_in_json_has_an_object_a_line_with_all_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pytest keeps what reaches the root logger, and xdist cannot send what is not UTF-8
+    monkeypatch.setattr(logging.getLogger("search"), "propagate", False)
     file = tmp_path / "new" / "log"
     with messages(lambda text: None, log=str(file), log_format="json", study="faces"):
         LOG.info("begun")
