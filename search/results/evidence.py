@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from search.results.statistics.estimates import Estimate, without_others
 from search.results.statistics.importance import importance_estimates
-from search.results.statistics.intervals import Pair, compare, look_at, seed_deviation
-from search.results.statistics.sequential_plan import STEP
+from search.results.statistics.intervals import Pair, compare, seed_deviation
+from search.results.statistics.sequential_plan import STEP, look_at
 from search.results.statistics.smoothing import Smooth, smooth
 from search.results.trials import DICE, Outcome, Results
 from search.results.wording import listed, number, setting
@@ -171,12 +171,7 @@ class Evidence:
 
     def beats(self, one: Group, other: Group) -> bool:
         """Whether the first of two repeated levels is better, by more than chance."""
-        names = one.level_name, other.level_name
-        return any(
-            (pair.verdict == "first" and (pair.first, pair.second) == names)
-            or (pair.verdict == "second" and (pair.second, pair.first) == names)
-            for pair in self.pairs
-        )
+        return (one.level_name, other.level_name) in [pair.ranked for pair in self.pairs]
 
 
 def smoothed(

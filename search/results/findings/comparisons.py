@@ -134,7 +134,7 @@ def _repeats_text(groups: dict[str, Group], pairs: Sequence[Pair], looks: int) -
         f"{pair.first} less {pair.second} {pair.difference:+.4f} ({pair.low:+.4f} to"
         f" {pair.high:+.4f})"
         for pair in pairs
-        if pair.verdict in ("first", "second")
+        if pair.ranked
     ]
     if decided:
         text += f" Decided differences, their intervals valid together: {listed(decided)}."

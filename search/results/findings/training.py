@@ -247,12 +247,8 @@ def _worse_text(
     }
     if any(len(values) < 2 for values in own.values()):
         return ", at one seed each, which decides nothing"
-    found = [
-        # more is worse
-        (pair.first, pair.second) if pair.verdict == "first" else (pair.second, pair.first)
-        for pair in seen.pairs_of(own)
-        if pair.verdict in ("first", "second")
-    ]
+    # more is worse
+    found = [ranked for pair in seen.pairs_of(own) if (ranked := pair.ranked)]
     if not found:
         return "; no two of them can be told apart"
     more = "more " if verb == "falls" else ""
