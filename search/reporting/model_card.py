@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from search.confirmation.looks import plan_state_of
 from search.confirmation.scores import ByImage, by_image
 from search.reporting.document import Document, Section, Table
-from search.results.export_formats import train_words
+from search.results.export_formats import config_of, train_words
 from search.results.reading import results_of
 from search.results.statistics.intervals import Interval, interval, over_images
 from search.results.trials import Outcome, Results
@@ -136,7 +136,6 @@ def _config(outcome: Outcome) -> dict[str, object]:
 def card(
     results: Results,
     chosen: Outcome,
-    config: Config,
     origin: Origin,
     *,
     command: str,
@@ -144,12 +143,13 @@ def card(
 ) -> Document:
     """The model card of one trial.
 
-    results: the trial's study, with histories where F-scores by class are to stand in it. config:
-    what the trial was trained with. command, confirm: how the card was made and how the study is
-    repeated, without passwords. Raises ConfigError if the network cannot be built here.
+    results: the trial's study, with histories where F-scores by class are to stand in it. command,
+    confirm: how the card was made and how the study is repeated, without passwords. Raises
+    ConfigError if the network cannot be built here.
     """
     setup = results.setup
     assert setup is not None, "an imported study does not know its configs"
+    config = config_of(setup, chosen.row)
     return Document(
         title=f"Face parsing: {_label(chosen)}, study {results.name}",
         facts=_facts(setup, config),
