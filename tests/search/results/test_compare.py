@@ -19,7 +19,6 @@ from rich.console import Console
 
 from search.compare import main, parser
 from search.importing.batches import import_batch, read_batch
-from search.results.comparison_tables import letter, print_comparison
 from search.results.reading import results_of
 from search.results.study_comparison import (
     Reached,
@@ -27,6 +26,8 @@ from search.results.study_comparison import (
     differing_keys,
     first_reached,
     incomparable_reasons,
+    letter,
+    print_comparison,
     work_s,
 )
 from search.results.trials import Results
