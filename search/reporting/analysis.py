@@ -16,7 +16,7 @@ from search.reporting.figures.every_figure import figures as figures_of
 from search.results.evidence import Evidence
 from search.results.findings.every_finding import Finding
 from search.results.findings.every_finding import findings as findings_of
-from search.results.findings.next_command import next_command
+from search.results.findings.next_search import next_command
 from search.results.reading import print_troubles, results_of
 from search.results.trials import Results
 from search.study import lineages

@@ -9,7 +9,7 @@ from search.results.evidence import Evidence
 from search.results.findings import (
     comparisons,
     dice_weight,
-    next_ranges,
+    next_search,
     parameters,
     pruning_and_queue,
     training,
@@ -63,7 +63,7 @@ _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
     "pruning": pruning_and_queue.pruning_sentences,
     "enqueued": pruning_and_queue.enqueued_sentences,
     "untestable": _untestable_sentences,
-    "advice": next_ranges.advice_sentences,
+    "advice": next_search.advice_sentences,
 }
 TOPICS = tuple(_TOPICS)
 _WITHOUT_COMPLETE = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")

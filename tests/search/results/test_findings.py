@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from search.reporting.tables import verdicts_table
 from search.results.evidence import Evidence
 from search.results.findings.every_finding import TOPICS, findings
-from search.results.findings.next_command import next_command
+from search.results.findings.next_search import next_command
 from search.results.reading import results_of
 from search.results.statistics.estimates import rank_correlation
 from search.results.trials import Outcome, Results
