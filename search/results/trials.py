@@ -76,6 +76,16 @@ class Outcome:
         return as_number(self.config.get(DICE))
 
     @property
+    def ce_share(self) -> float | None:
+        """Cross-entropy's share of the loss's weights, in [0, 1]; None where it is not known."""
+        ce, dice = as_number(self.config.get("loss.ce_weight", 1.0)), self.dice_weight
+        return None if ce is None or dice is None or ce + dice <= 0 else ce / (ce + dice)
+
+    def metric(self, name: str) -> float | None:
+        """A column of the comparison table as a number; None where it is not known."""
+        return as_number(self.metrics.get(name))
+
+    @property
     def still_rising(self) -> bool:
         """Whether the score was still going up when training ended."""
         return bool(self.metrics.get("still_rising"))
@@ -105,9 +115,9 @@ class Outcome:
     @property
     def instability(self) -> float | None:
         """Standard deviation of the changes from epoch to epoch; None below three epochs."""
-        known = self.metrics.get("instability")
+        known = self.metric("instability")
         if known is not None:
-            return float(known)
+            return known
         scores = [self.curve[epoch] for epoch in sorted(self.curve)]
         changes = [later - earlier for earlier, later in pairwise(scores)]
         return statistics.stdev(changes) if len(changes) >= 2 else None

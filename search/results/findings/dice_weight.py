@@ -23,7 +23,7 @@ from search.results.evidence import (
     levels_text,
     other_differences,
 )
-from search.results.statistics.smoothing import Smooth
+from search.results.statistics.smoothing import Smooth, run_around
 from search.results.wording import listed, number, scores
 from search.study.wording import counted
 
@@ -31,6 +31,7 @@ from search.study.wording import counted
 _NEAR = 0.25
 # trials of either side of a limit, without which a curve says nothing about it
 _EACH_SIDE = 3
+_UNTESTED = f"no complete trial was trained with dice_weight {number(OPTIMUM)}"
 
 
 def dice_sentences(seen: Evidence) -> list[str]:
@@ -84,12 +85,7 @@ def _curve_optimum_sentence(seen: Evidence, curve: Smooth, taken_out: bool) -> s
 def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
     if seen.noise is not None:
         top = int(curve.mean.argmax())
-        level_at = curve.mean >= curve.mean[top] - seen.noise
-        left = right = top
-        while left > 0 and level_at[left - 1]:
-            left -= 1
-        while right < len(level_at) - 1 and level_at[right + 1]:
-            right += 1
+        left, right = run_around(top, curve.mean >= curve.mean[top] - seen.noise)
         text = (
             f"From {number(curve.x[left])} to {number(curve.x[right])} it lies within one standard"
             f" deviation between seeds ({seen.noise:.4f}) of its top"
@@ -151,21 +147,19 @@ def _optimum_verdict(seen: Evidence) -> str:
             if undecided
             else "what was compared differs in more than the dice weight"
         )
-        return f"{thesis} is neither supported nor refuted: {why}."
+        return _open_text(thesis, why)
     if seen.curve is not None:
         return _optimum_verdict_of_curve(thesis, seen.curve[0])
     near = seen.core
     if not any(group.weight == OPTIMUM for group in near):
-        return f"{thesis} is neither supported nor refuted: {_untested_text(OPTIMUM)}."
-    return (
-        f"{thesis} is neither supported nor refuted: {levels_text(near)} reached"
-        f" {scores([group.mean for group in near])} {_seeds_text(near)}{_confounders_clause(near)}."
-    )
+        return _open_text(thesis, _UNTESTED)
+    reached = f"reached {scores([group.mean for group in near])} {_seeds_text(near)}"
+    return _open_text(thesis, f"{levels_text(near)} {reached}{_confounders_clause(near)}")
 
 
 def _optimum_verdict_of_curve(thesis: str, curve: Smooth) -> str:
     if not curve.x[0] <= OPTIMUM <= curve.x[-1]:
-        return f"{thesis} is neither supported nor refuted: {_untested_text(OPTIMUM)}."
+        return _open_text(thesis, _UNTESTED)
     at = int(np.abs(curve.x - OPTIMUM).argmin())
     if curve.high[at] < curve.low.max():
         better = curve.x[int(curve.low.argmax())]
@@ -179,19 +173,18 @@ def _optimum_verdict_of_curve(thesis: str, curve: Smooth) -> str:
             f"{thesis} is supported within the tested values: further than {_NEAR:g} away the mean"
             " score is lower, and the 95 % bands do not meet."
         )
-    return (
-        f"{thesis} is neither supported nor refuted: what cannot be told from the top reaches from"
-        f" {number(curve.flat[0])} to {number(curve.flat[1])}."
-    )
+    left, right = map(number, curve.flat)
+    return _open_text(thesis, f"what cannot be told from the top reaches from {left} to {right}")
 
 
 def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
     thesis = f'"Never above {number(CEILING)}"'
-    open_text = f"{thesis} is neither supported nor refuted"
     if tried[-1] <= CEILING:
-        return f"{open_text}: no complete trial went above; the highest is {number(tried[-1])}."
+        why = f"no complete trial went above; the highest is {number(tried[-1])}"
+        return _open_text(thesis, why)
     if tried[0] > CEILING:
-        return f"{open_text}: every complete trial went above; the lowest is {number(tried[0])}."
+        why = f"every complete trial went above; the lowest is {number(tried[0])}"
+        return _open_text(thesis, why)
     below, above = _sides(seen.repeated)
     if below and above:
         return _ceiling_verdict_of_levels(seen, thesis, below, above)
@@ -199,7 +192,7 @@ def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
         return _ceiling_verdict_of_curve(seen, thesis)
     below, above = _sides(seen.levels)
     if not (below and above):
-        return f"{open_text}: its two sides were not tried alike in all else."
+        return _open_text(thesis, "its two sides were not tried alike in all else")
     pair = [below[-1], above[0]]
     second_higher = above[0].mean > below[-1].mean
     rest = "".join(
@@ -207,18 +200,18 @@ def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
         for group in pair
         if any(one.still_rising for one in group.outcomes)
     )
-    return (
-        f"{open_text}: {above[0].level_name} reached {above[0].mean:.4f} and {below[-1].level}"
+    return _open_text(
+        thesis,
+        f"{above[0].level_name} reached {above[0].mean:.4f} and {below[-1].level}"
         f" {below[-1].mean:.4f} {_seeds_text(pair)}"
         f"{', so the higher weight even scored higher' if second_higher else ''}"
-        f"{_confounders_clause(pair)}{rest}."
+        f"{_confounders_clause(pair)}{rest}",
     )
 
 
 def _sides(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    known = [(group.weight or 0.0, group) for group in groups]
-    below = [group for weight, group in known if weight <= CEILING]
-    return below, [group for weight, group in known if weight > CEILING]
+    below = [group for group in groups if (group.weight or 0.0) <= CEILING]
+    return below, [group for group in groups if group not in below]
 
 
 def _ceiling_verdict_of_levels(
@@ -247,9 +240,10 @@ def _ceiling_verdict_of_levels(
             f" configurations score {direction} (means {means}){_confounders_clause(compared)}."
         )
     undecided = [group for group in above if group not in losers]
-    return (
-        f"{thesis} is neither supported nor refuted: {levels_text(undecided)} cannot be told from"
-        f" {best.level}, the best that is not above (means {means})."
+    return _open_text(
+        thesis,
+        f"{levels_text(undecided)} cannot be told from {best.level}, the best that is not above"
+        f" (means {means})",
     )
 
 
@@ -261,7 +255,7 @@ def _ceiling_verdict_of_curve(seen: Evidence, thesis: str) -> str:
     counts = f"{counted(over, 'complete trial')} above, {under} not above"
     right = curve.x > CEILING
     if min(over, under) < _EACH_SIDE or right.all() or not right.any():
-        return f"{thesis} is neither supported nor refuted: {counts}, which is too few."
+        return _open_text(thesis, f"{counts}, which is too few")
     if curve.low[~right].max() > curve.high[right].max():
         best = number(curve.x[int(np.where(right, -np.inf, curve.low).argmax())])
         return (
@@ -274,18 +268,16 @@ def _ceiling_verdict_of_curve(seen: Evidence, thesis: str) -> str:
             f"{thesis} is refuted: around {best} the mean score is higher than anywhere that is not"
             f" above, and the 95 % bands do not meet ({counts})."
         )
-    return (
-        f"{thesis} is neither supported nor refuted: the 95 % bands of the mean score on both sides"
-        f" meet ({counts})."
-    )
+    why = f"the 95 % bands of the mean score on both sides meet ({counts})"
+    return _open_text(thesis, why)
+
+
+def _open_text(thesis: str, why: str) -> str:
+    return f"{thesis} is neither supported nor refuted: {why}."
 
 
 def _beat_verb(groups: Sequence[Group]) -> str:
     return "beats" if len(groups) == 1 else "beat"
-
-
-def _untested_text(weight: float) -> str:
-    return f"no complete trial was trained with dice_weight {number(weight)}"
 
 
 def _seeds_text(groups: Sequence[Group]) -> str:

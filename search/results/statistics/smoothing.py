@@ -73,7 +73,7 @@ def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | 
     tops = np.percentile(at_x[drawn.argmax(axis=0)], (2.5, 97.5))
     # the resamples share their trials, so differences are surer than the band's width says
     behind = np.percentile(drawn[top] - drawn, 2.5, axis=1) > 0
-    left, right = _run_around(top, ~behind)
+    left, right = run_around(top, ~behind)
     return Smooth(
         x=at_x,
         mean=mean,
@@ -118,7 +118,7 @@ def _equations(at: Array, u: Array, y: Array, width: float, counts: Array) -> tu
     return matrix, np.stack([(weight * y) @ counts for weight in weights[:3]], -1)
 
 
-def _run_around(index: int, true: NDArray[np.bool_]) -> tuple[int, int]:
+def run_around(index: int, true: NDArray[np.bool_]) -> tuple[int, int]:
     """First and last index of the unbroken run of true values around `index`."""
     left = right = index
     while left > 0 and true[left - 1]:
