@@ -10,7 +10,6 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.confirmation.looks import plan_state_of, scores_by_repeat
 from search.confirmation.plan import (
     ConfirmOptions,
     Task,
@@ -20,7 +19,7 @@ from search.confirmation.plan import (
     joined,
     missing,
 )
-from search.confirmation.scores import score_images, show, unscored
+from search.confirmation.scores import plan_state_of, score_images, scores_by_repeat, show, unscored
 from search.execution.launchers.local import PrewarmedWorker
 from search.execution.live_view import View
 from search.execution.options import RunOptions

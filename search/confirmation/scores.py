@@ -1,7 +1,8 @@
-"""What repeats with fresh seeds came to: scores, scores image by image, the tables."""
+"""What repeats with fresh seeds came to: looks, scores, scores image by image, the tables."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from search.results.statistics.intervals import Interval, chance_best, interval, over_images
-from search.study.attributes import CONFIGURATION
+from search.results.statistics.sequential_plan import PlanState, plan_state
+from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
 from search.study.repeats import confirmed_scores, score_of
+from search.study.requests import marked
 from search.study.run_folders import newest_claims
 from search.study.setup import Setup, StudyError, config_for
 from search.study.wording import tell
@@ -32,6 +35,33 @@ from trainer.streams import command_line
 
 PARTS = ("val", "test")
 IMAGES = "images.json"
+
+
+def repeat_key(label: str, index: int) -> str:
+    """What the attribute `REPEAT` of a configuration's repeat number `index` (from 0) holds."""
+    return f"{label} #{index}"
+
+
+def repeats_of(study: optuna.Study, label: str) -> list[FrozenTrial]:
+    """The repeats of a configuration, by rising index."""
+    found = marked(study, REPEAT)
+    keys = (repeat_key(label, index) for index in itertools.count())
+    return [found[key] for key in itertools.takewhile(found.__contains__, keys)]
+
+
+def scores_by_repeat(study: optuna.Study, label: str) -> list[float | None]:
+    """Score of each repeat before the first unfinished one; None for one that came to nothing."""
+    ended = itertools.takewhile(lambda row: row.state.is_finished(), repeats_of(study, label))
+    return [score_of(row) for row in ended]
+
+
+def plan_state_of(study: optuna.Study) -> PlanState | None:
+    """The looks at a study of repeats, as its latest run was to make them; None before a run."""
+    how = study.user_attrs.get(JUDGED)
+    if how is None:
+        return None
+    scores = {label: scores_by_repeat(study, label) for label in how["labels"]}
+    return plan_state(scores, cap=how["cap"], first=how["first"], margin=how["margin"])
 
 
 def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:

@@ -7,17 +7,17 @@ from pathlib import Path
 import optuna
 import rich.table
 
-from search.confirmation.looks import plan_state_of
 from search.confirmation.scores import (
     IMAGES_COVERED,
     by_image,
     images_table,
     ordered,
+    plan_state_of,
     seeds_covered,
     seeds_table,
 )
 from search.reporting.document import Section, Table
-from search.reporting.figures.repeats import repeats_figure
+from search.reporting.figures.every_figure import repeats_figure
 from search.results.statistics.verdicts import sentence
 from search.study.lookup import load_setup
 from search.study.repeats import confirmed_scores

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from search.confirmation.looks import plan_state_of
-from search.confirmation.scores import ByImage, by_image
+from search.confirmation.scores import ByImage, by_image, plan_state_of
 from search.reporting.document import Document, Section, Table
 from search.results.export_formats import config_of, train_words
 from search.results.reading import results_of

@@ -322,6 +322,12 @@ def _largest_family(groups: Sequence[Group]) -> list[Group]:
     )[: 2 * _MOST_LEVELS]
 
 
+def sides(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Those whose dice weight is not above the ceiling, and those above."""
+    below = [group for group in groups if (group.weight or 0.0) <= CEILING]
+    return below, [group for group in groups if group not in below]
+
+
 def levels_text(groups: Sequence[Group]) -> str:
     """dice_weight 1.0, 1.5 and 2.0."""
     return f"dice_weight {listed([group.level for group in groups])}"
@@ -329,11 +335,12 @@ def levels_text(groups: Sequence[Group]) -> str:
 
 def other_differences(groups: Sequence[Group]) -> str:
     """What differs between configurations besides the dice weight, each key with all its values."""
-    parts = [
-        f"{key} ({' / '.join(setting(value) for value in values)})"
-        for key, values in differing_settings(groups).items()
-    ]
-    return listed(parts)
+    return settings_text(differing_settings(groups))
+
+
+def settings_text(values: Mapping[str, Sequence[Any]]) -> str:
+    """Settings, each with its value in each configuration."""
+    return listed([f"{name} ({' / '.join(map(setting, own))})" for name, own in values.items()])
 
 
 def confounders_text(groups: Sequence[Group]) -> str:

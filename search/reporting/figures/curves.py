@@ -236,13 +236,19 @@ def schedules_figure(trials: Sequence[Outcome]) -> go.Figure | None:
                     "shape": "hv" if schedule == "step" else "linear",
                     "color": _COLOURS[number % len(_COLOURS)],
                     "width": 3 if number == 0 else 1.5,
-                    "dash": _DASHES[list(SCHEDULES).index(schedule)],
+                    "dash": _dash(list(SCHEDULES).index(schedule)),
                 },
                 name=f"{shown(one.name)}: {schedule}, {one.value or 0:.4f}",
                 hovertemplate="%{y:.3f}<extra></extra>",
             )
         )
     return figure
+
+
+def _dash(number: int) -> str:
+    """The line of a schedule by its place in the registry; no two alike, however many there are."""
+    # beyond the named ones: a dash and two dots, and three, ...
+    return _DASHES[number] if number < len(_DASHES) else "9px,3px" + ",3px,3px" * (number - 3)
 
 
 def _shape(one: Outcome) -> tuple[str, float, float] | None:

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from optuna.trial import TrialState
 
 from search.results.evidence import (
-    CEILING,
     Evidence,
     Group,
     differ_in_dice_alone,
     differing_settings,
     levels_text,
+    settings_text,
+    sides,
 )
 from search.results.statistics.intervals import Pair, interval
 from search.results.statistics.verdicts import sentence
 from search.results.trials import Outcome
-from search.results.wording import listed, scores, setting, some
+from search.results.wording import listed, scores, some
 from search.study.attributes import CANCELLED
 from search.study.lineages import diverged
 from search.study.wording import counted
@@ -74,7 +75,7 @@ def _state(outcome: Outcome) -> str:
         return "cancelled"
     if outcome.state == TrialState.PRUNED and diverged(outcome.row):
         return "diverged"
-    return {"fail": "failed"}.get(outcome.state.name.lower(), outcome.state.name.lower())
+    return "failed" if outcome.state == TrialState.FAIL else outcome.state.name.lower()
 
 
 # --------------------------------------------------------------------------------- comparison
@@ -213,23 +214,13 @@ def difference_sentences(seen: Evidence) -> list[str]:
 
 def _compared_sets(seen: Evidence) -> list[list[Group]]:
     """The sets of configurations that are compared with one another, each once."""
-    sets: list[list[Group]] = []
     shown = seen.shown
-    if len(shown) > 1:
-        sets.append(list(shown))
-    below = [group for group in seen.levels if (group.weight or 0.0) <= CEILING]
+    sets = [list(shown)] if len(shown) > 1 else []
+    below, above = sides(seen.levels)
     if below:
-        sets += [
-            [below[-1], group]
-            for group in seen.levels
-            if (group.weight or 0.0) > CEILING and not (below[-1] in shown and group in shown)
-        ]
-    rest = [
-        group
-        for group in seen.levels
-        if group not in shown and (group.weight or 0.0) <= CEILING and shown
-    ]
-    sets += [[group, shown[0]] for group in rest]
+        highest = below[-1]
+        sets += [[highest, one] for one in above if highest not in shown or one not in shown]
+    sets += [[group, shown[0]] for group in below if shown and group not in shown]
     best = list(seen.groups[:_BEST])
     if len(best) > 1 and not any(all(one in own for one in best) for own in sets):
         sets.append(best)
@@ -249,7 +240,4 @@ def _differences_sentence(groups: Sequence[Group]) -> str:
     found = differing_settings(groups, but=("loss.dice_weight",) if by_dice else ())
     if not found:
         return f"{_capital(names)} differ in nothing else."
-    parts = [
-        f"{key} ({' / '.join(setting(value) for value in values)})" for key, values in found.items()
-    ]
-    return f"{_capital(names)} differ {'also ' if by_dice else ''}in {listed(parts)}."
+    return f"{_capital(names)} differ {'also ' if by_dice else ''}in {settings_text(found)}."

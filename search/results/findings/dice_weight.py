@@ -22,6 +22,7 @@ from search.results.evidence import (
     differ_in_dice_alone,
     levels_text,
     other_differences,
+    sides,
 )
 from search.results.statistics.smoothing import Smooth, run_around
 from search.results.wording import listed, number, scores
@@ -185,12 +186,12 @@ def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
     if tried[0] > CEILING:
         why = f"every complete trial went above; the lowest is {number(tried[0])}"
         return _open_text(thesis, why)
-    below, above = _sides(seen.repeated)
+    below, above = sides(seen.repeated)
     if below and above:
         return _ceiling_verdict_of_levels(seen, thesis, below, above)
     if seen.curve is not None:
         return _ceiling_verdict_of_curve(seen, thesis)
-    below, above = _sides(seen.levels)
+    below, above = sides(seen.levels)
     if not (below and above):
         return _open_text(thesis, "its two sides were not tried alike in all else")
     pair = [below[-1], above[0]]
@@ -207,11 +208,6 @@ def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
         f"{', so the higher weight even scored higher' if second_higher else ''}"
         f"{_confounders_clause(pair)}{rest}",
     )
-
-
-def _sides(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    below = [group for group in groups if (group.weight or 0.0) <= CEILING]
-    return below, [group for group in groups if group not in below]
 
 
 def _ceiling_verdict_of_levels(

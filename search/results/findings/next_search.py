@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import space
-from search.results.evidence import CEILING, Evidence, smoothed
+from search.results.evidence import Evidence, sides, smoothed
 from search.results.trials import Outcome, Results
 from search.results.wording import listed, number
 from search.study.identity import identity_differences
@@ -97,8 +97,8 @@ def advice_sentences(seen: Evidence) -> list[str]:
 
 
 def _for_imported(seen: Evidence) -> str:
-    above = [group for group in seen.levels if (group.weight or 0.0) > CEILING][:1]
-    weights = sorted({group.weight or 0.0 for group in [*seen.core, *above]})
+    _, above = sides(seen.levels)
+    weights = sorted({group.weight or 0.0 for group in [*seen.core, *above[:1]]})
     text = "These are imported results on a score of their own, so no search can start from them"
     if len(weights) < 2:
         return f"{text}; run the configurations of interest again, several seeds each."
