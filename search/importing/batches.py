@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import space
-from search.importing import configs as oldconfig
-from search.importing.configs import Settings, settings_of
+from search.importing.configs import (
+    EPOCHS,
+    Settings,
+    continues,
+    parent,
+    settings_of,
+    summed_up,
+)
 from search.importing.run_files import read_runs
 from search.importing.runs import Run
 from search.study import training_metrics
@@ -62,18 +69,35 @@ _LOG = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A run, and what its config says."""
+
+    run: Run
+    settings: Settings
+
+    @property
+    def seed(self) -> int | None:
+        return self.settings.seed if self.run.seed is None else self.run.seed
+
+    @cached_property
+    def mark(self) -> str:
+        """By which a run is known again, whatever its file is called and however it is written."""
+        run = self.run
+        given = [run.name, self.seed, self.settings.config, run.f_scores, run.series, run.metrics]
+        text = json.dumps(given, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Batch:
     """The runs of one file or folder, read and checked.
 
-    settings, marks: of each run, what its config says and by which it is known again. metric: as
-    given, None for neither. notes: lines to show.
+    metric: as given, None for neither. notes: lines to show.
     """
 
     path: Path
-    runs: Sequence[Run]
-    settings: Sequence[Settings]
-    marks: Sequence[str]
+    entries: Sequence[Entry]
     metric: str | None
     notes: Sequence[str]
 
@@ -91,22 +115,22 @@ def read_batch(path: Path, metric: str | None = None) -> Batch:
     """Read and check a file or folder. Raises UserError, with file, run and fix."""
     runs, left_out = read_runs(path)
     settings = [settings_of(run.config) for run in runs]
-    for run, known in zip(runs, settings, strict=True):
-        _check_storable(run, known)
-    marks = [_mark(run, known) for run, known in zip(runs, settings, strict=True)]
-    _refuse_twins(runs, marks)
-    given = {run.metric or known.metric for run, known in zip(runs, settings, strict=True)}
+    entries = [Entry(run, known) for run, known in zip(runs, settings, strict=True)]
+    for entry in entries:
+        _check_storable(entry)
+    _refuse_twins(entries)
+    given = {entry.run.metric or entry.settings.metric for entry in entries}
     if metric is None and len(given) > 1:
         shown = "; ".join(sorted(text or "none given" for text in given))
         raise UserError(
             f"{path}: its runs have several metrics ({shown}); split the file, or say --metric"
         )
     left_out += [note for run in runs for note in run.notes]
-    keys = oldconfig.summed_up(known.notes for known in settings)
+    keys = summed_up(known.notes for known in settings)
     idle = sorted({key for known in settings for key in known.ignored})
     if idle:
         keys.append(f"without an effect on these runs, kept apart: {', '.join(idle)}")
-    return Batch(path, runs, settings, marks, metric or next(iter(given)), [*left_out, *keys])
+    return Batch(path, entries, metric or next(iter(given)), [*left_out, *keys])
 
 
 def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
@@ -175,40 +199,37 @@ def _agreed_metric(study: optuna.Study | None, name: str, given: str | None) -> 
 def _rows(batch: Batch, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], int]:
     """The trials to add, and how many runs are there already."""
     present = {trial.user_attrs.get(CONTENT) for trial in trials}
-    new = [place for place, mark in enumerate(batch.marks) if mark not in present]
+    new = [entry for entry in batch.entries if entry.mark not in present]
     names = _names(batch, trials, new)
     scores = {str(trial.user_attrs.get(RUN)): float(trial.value or 0) for trial in trials} | {
-        names[place]: batch.runs[place].best for place in new
+        name: entry.run.best for entry, name in zip(new, names, strict=True)
     }
-    params, distributions = _params([batch.settings[place].config for place in new], trials)
-    rows = []
-    for place, own in zip(new, params, strict=True):
-        run, settings, name = batch.runs[place], batch.settings[place], names[place]
-        others = {other: best for other, best in scores.items() if other != name}
-        rows.append(
-            create_trial(
-                state=TrialState.COMPLETE,
-                value=run.best,
-                params=own,
-                distributions={key: distributions[key] for key in own},
-                user_attrs={
-                    **_attrs(run, settings, others),
-                    RUN: name,
-                    CONTENT: batch.marks[place],
-                    SOURCE: batch.path.name,
-                },
-                intermediate_values=dict(enumerate(run.f_scores, 1)),
-            )
+    params, distributions = _params([entry.settings.config for entry in new], trials)
+    rows = [
+        create_trial(
+            state=TrialState.COMPLETE,
+            value=entry.run.best,
+            params=own,
+            distributions={key: distributions[key] for key in own},
+            user_attrs={
+                **_attrs(entry, {other: scores[other] for other in scores if other != name}),
+                RUN: name,
+                CONTENT: entry.mark,
+                SOURCE: batch.path.name,
+            },
+            intermediate_values=dict(enumerate(entry.run.f_scores, 1)),
         )
-    return rows, len(batch.runs) - len(new)
+        for entry, name, own in zip(new, names, params, strict=True)
+    ]
+    return rows, len(batch.entries) - len(new)
 
 
-def _check_storable(run: Run, settings: Settings) -> None:
+def _check_storable(entry: Entry) -> None:
     """Raise UserError for what no reader of the study could use."""
-    epochs = settings.config.get(oldconfig.EPOCHS)
+    run, epochs = entry.run, entry.settings.config.get(EPOCHS)
     if epochs is not None and not (is_number(epochs) and epochs >= 1 and epochs == int(epochs)):
         raise UserError(
-            f"{run.where}: {oldconfig.EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
+            f"{run.where}: {EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
         )
     given = (run.name, run.note, run.metric, run.config)
     try:
@@ -222,9 +243,10 @@ def _check_storable(run: Run, settings: Settings) -> None:
         ) from None
 
 
-def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
-    for place, run in enumerate(runs):
-        twin = runs[marks.index(marks[place])]
+def _refuse_twins(entries: Sequence[Entry]) -> None:
+    seen: dict[str, Run] = {}
+    for entry in entries:
+        run, twin = entry.run, seen.setdefault(entry.mark, entry.run)
         if twin is not run:
             raise UserError(
                 f"{run.where}: tells what {twin.where.rpartition(': ')[2]} does; give each a run"
@@ -232,49 +254,39 @@ def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
             )
 
 
-def _mark(run: Run, settings: Settings) -> str:
-    """By which a run is known again, whatever its file is called and however it is written."""
-    seed = _seed(run, settings)
-    given = [run.name, seed, settings.config, run.f_scores, run.series, run.metrics]
-    text = json.dumps(given, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _seed(run: Run, settings: Settings) -> int | None:
-    return settings.seed if run.seed is None else run.seed
-
-
-def _names(batch: Batch, trials: Sequence[FrozenTrial], new: Sequence[int]) -> dict[int, str]:
+def _names(batch: Batch, trials: Sequence[FrozenTrial], new: Sequence[Entry]) -> list[str]:
     """A name for each new run. Raises UserError for one that another run of the study has."""
     taken = {str(trial.user_attrs.get(RUN)) for trial in trials}
-    names: dict[int, str] = {}
-    for place in new:
-        run = batch.runs[place]
+    names = []
+    for entry in new:
+        run = entry.run
         if run.name is not None and run.name in taken:
             raise UserError(
                 f"{run.where}: the study has another run of this name, with other figures or"
                 " another config; rename it, or name another study with --study"
             )
-        name = run.name or _label(batch, place)
+        name = label = run.name or _label(batch, entry)
         tried = 1
         while name in taken:
             tried += 1
-            name = f"{_label(batch, place)} ({tried})"
+            name = f"{label} ({tried})"
         taken.add(name)
-        names[place] = name
+        names.append(name)
     return names
 
 
-def _label(batch: Batch, place: int) -> str:
+def _label(batch: Batch, entry: Entry) -> str:
     """What tells a row of a table from the others, for a name."""
-    configs = [settings.config for settings in batch.settings]
-    own = configs[place]
+    configs = [other.settings.config for other in batch.entries]
+    own = entry.settings.config
     telling = {key: own[key] for key in own if any(other.get(key) != own[key] for other in configs)}
     text = params_text({short(key): value for key, value in (telling or own).items()})
-    return text[:60] or f"row {place + 1}"
+    return text[:60] or f"row {batch.entries.index(entry) + 1}"
 
 
-def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[str, Any]:
+def _attrs(entry: Entry, others: Mapping[str, float]) -> dict[str, Any]:
+    """others: best score of each other run of the study, by its name."""
+    run, settings = entry.run, entry.settings
     labels = {"name": settings.experiment, "description": settings.description}
     given = {
         CONFIG: settings.config,
@@ -282,11 +294,11 @@ def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[st
         IGNORED: settings.ignored,
         EXPERIMENT: {key: text for key, text in labels.items() if text},
         NOTE: run.note,
-        SEED: _seed(run, settings),
+        SEED: entry.seed,
         **_metrics(run, settings.config),
     }
-    if oldconfig.continues(settings, run.f_scores):
-        given[CONTINUED] = oldconfig.parent(settings, others)
+    if continues(settings, run.f_scores):
+        given[CONTINUED] = parent(settings, others)
     return {key: value for key, value in given.items() if value is not None}
 
 
