@@ -120,7 +120,7 @@ def run_of_row(
                 name = ".".join(path)
                 raise _given_twice(where, name, before, taken.get(name, "config"), value, heading)
             taken[".".join(path)] = heading
-            put(config, path, value)
+            _put(config, path, value)
     if "best_val_f" not in metrics:
         return Unfinished(where, why)
     _check_row(metrics, where)
@@ -324,7 +324,7 @@ def _at(data: Mapping[str, Any], path: Sequence[str]) -> Any:
     return node
 
 
-def put(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def _put(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Set a value in nested dicts, which are made where they are not there."""
     for part in path[:-1]:
         # a column of the section's own name may have been there before

@@ -32,8 +32,6 @@ _STATES = {
     TrialState.WAITING: "waiting",
     TrialState.FAIL: "failed",
 }
-# columns whose "yes" asks for attention
-_FLAGGED = ("still_rising",)
 
 
 def state_of(one: Outcome) -> str:
@@ -98,7 +96,8 @@ def trials_table(results: Results) -> Table:
     for one in ordered:
         row = [one.name if results.imported else str(one.number), state_of(one)]
         row += [_metric_cell(name, one.metrics.get(name)) for name in training_metrics.COLUMNS]
-        row += [] if wait is None else [_lost_text(one, wait)]
+        lost = None if wait is None else one.fall_after(wait)
+        row += [] if wait is None else ["-" if lost is None else f"{lost:.4f}"]
         row += [Flag(one.continued) if one.continued else "-"] if continued else []
         row += [training_metrics.setting(one.params.get(name)) for name in names]
         rows.append(row)
@@ -115,14 +114,9 @@ def common_wait(outcomes: Sequence[Outcome]) -> int | None:
     return statistics.median_low(waits) if waits else None
 
 
-def _lost_text(one: Outcome, wait: int) -> str:
-    lost = one.fall_after(wait)
-    return "-" if lost is None else f"{lost:.4f}"
-
-
 def _metric_cell(name: str, item: object) -> str:
     text = training_metrics.text(name, item)
-    return Flag(text) if name in _FLAGGED and item else text
+    return Flag(text) if name == "still_rising" and item else text
 
 
 # ------------------------------------------------------------------------------- the queue

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.results.statistics.estimates import Estimate, without_others
+from search.results.statistics.estimates import Estimate, spread, without_others
 from search.results.statistics.importance import importance_estimates
 from search.results.statistics.intervals import Pair, compare, seed_deviation
 from search.results.statistics.sequential_plan import STEP, look_at
@@ -186,8 +186,7 @@ def smoothed(
         for one in outcomes
         if isinstance(one.params.get(name), (int, float)) and (not log or one.params[name] > 0)
     ]
-    picked = np.linspace(0, len(having) - 1, min(len(having), _SMOOTHED)).astype(int)
-    chosen = [having[at] for at in picked]
+    chosen = spread(having, _SMOOTHED)
     if not chosen:
         return None
     x = np.array([one.params[name] for one in chosen], dtype=np.float64)

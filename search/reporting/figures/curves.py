@@ -19,6 +19,7 @@ from search.reporting.figures.drawing import (
     shown,
     whole_numbers,
 )
+from search.results.statistics.estimates import spread
 from search.results.trials import Outcome, cycles_of
 from search.study.attributes import SERIES
 from search.study.search_space import as_number
@@ -45,7 +46,7 @@ def curves_figure(trials: Sequence[Outcome]) -> go.Figure | None:
         return None
     named = _named(curves)
     numbers = {one.number for one in named}
-    others = _spread([one for one in curves if one.number not in numbers], _LINES)
+    others = spread([one for one in curves if one.number not in numbers], _LINES)
     span = _range(named)
     reading = "triangles: the learning rate starts anew"
     reading += "; the first climb lies below the axis" if span else ""
@@ -160,13 +161,6 @@ def thinned(curve: Mapping[int, float], most: int) -> dict[int, float]:
             kept |= {int(min(stretch, key=curve.__getitem__))}
             kept |= {int(max(stretch, key=curve.__getitem__))}
     return {epoch: curve[epoch] for epoch in sorted(kept)}
-
-
-def _spread(trials: Sequence[Outcome], most: int) -> list[Outcome]:
-    """At most `most` of them, from the best to the worst."""
-    if len(trials) <= most:
-        return list(trials)
-    return [trials[int(index)] for index in np.linspace(0, len(trials) - 1, most)]
 
 
 def restarts(one: Outcome) -> list[float]:

@@ -107,8 +107,9 @@ def points(
 
 def add_trials(figure: go.Figure, trials: Sequence[Outcome], value: Callable[..., Any]) -> None:
     """A mark for each trial at its `value` and score: full for complete ones, open for pruned."""
+    pruned = {"color": GREY, "symbol": "circle-open", "size": 6, "opacity": 0.6}
     for marker, chosen in (
-        (pruned_marker(), [one for one in trials if not is_complete(one)]),
+        (pruned, [one for one in trials if not is_complete(one)]),
         ({}, [one for one in trials if is_complete(one)]),
     ):
         if chosen:
@@ -156,10 +157,6 @@ def name_tags(trials: Sequence[Outcome], x: Sequence[float]) -> go.Scatter:
         cliponaxis=False,
         hoverinfo="skip",
     )
-
-
-def pruned_marker() -> dict[str, Any]:
-    return {"color": GREY, "symbol": "circle-open", "size": 6, "opacity": 0.6}
 
 
 def score_range(trials: Sequence[Outcome]) -> list[float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optuna.trial import TrialState
 
@@ -93,8 +93,8 @@ def comparison_sentences(seen: Evidence) -> list[str]:
 
 def _level_sentences(seen: Evidence) -> list[str]:
     if len(seen.repeated) > 1:
-        by_name = {group.level_name: group for group in seen.repeated}
-        lines = [_repeats_text(by_name, seen.pairs, seen.looks[1])]
+        by_level = {group.level_name: group.scores for group in seen.repeated}
+        lines = [_repeats_text(by_level, seen.pairs, seen.looks[1])]
         if not differ_in_dice_alone(seen.repeated):
             lines[0] += " They differ in more than the dice weight: see the differences."
         single = [group for group in seen.levels if group not in seen.repeated]
@@ -121,12 +121,11 @@ def _level_sentences(seen: Evidence) -> list[str]:
     return lines
 
 
-def _repeats_text(groups: dict[str, Group], pairs: Sequence[Pair], looks: int) -> str:
+def _repeats_text(repeats: Mapping[str, Sequence[float]], pairs: Sequence[Pair], looks: int) -> str:
     """The sentence, the means with their intervals, and the size of each decided difference."""
-    known = {name: group.scores for name, group in groups.items()}
-    text = f"{_capital(sentence(known, pairs))}."
+    text = f"{_capital(sentence(repeats, pairs))}."
     means = []
-    for name, own in known.items():
+    for name, own in repeats.items():
         found = interval(own, looks=looks)
         assert found is not None
         means.append(f"{name} {found.mean:.4f} ({found.low:.4f} to {found.high:.4f})")
@@ -149,9 +148,8 @@ def _repeat_sentences(seen: Evidence) -> list[str]:
     repeated = [group for group in seen.groups if len(group.scores) > 1][:_MOST_REPEATED]
     if len(repeated) < 2:
         return []
-    by_name = {group.name: group for group in repeated}
-    pairs = seen.pairs_of({name: one.scores for name, one in by_name.items()})
-    return [_repeats_text(by_name, pairs, seen.looks[1])]
+    by_name = {group.name: group.scores for group in repeated}
+    return [_repeats_text(by_name, seen.pairs_of(by_name), seen.looks[1])]
 
 
 def _best_sentences(seen: Evidence) -> list[str]:
@@ -159,7 +157,8 @@ def _best_sentences(seen: Evidence) -> list[str]:
     single = [group for group in best if len(group.scores) == 1]
     if len(best) < 2 or not single:
         return []
-    text = f"The best configurations are {_with_scores(best)}. "
+    ranking = listed([f"{group.name} ({group.mean:.4f})" for group in best])
+    text = f"The best configurations are {ranking}. "
     if len(single) == len(best):
         return [f"{text}At one seed each, which of them is the best cannot be judged."]
     rest = listed([group.name for group in single])
@@ -181,10 +180,6 @@ def _noise_sentence(seen: Evidence) -> str:
     if trials - configurations < 4:
         text += ", known too poorly to judge other differences by"
     return f"{text}."
-
-
-def _with_scores(groups: Sequence[Group]) -> str:
-    return listed([f"{group.name} ({group.mean:.4f})" for group in groups])
 
 
 def _seeds(groups: Sequence[Group]) -> str:
