@@ -5,10 +5,12 @@ Sentences (`search.results.findings`) and figures rest on the same evidence.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -264,16 +266,13 @@ def _one_per_dice_weight(groups: Sequence[Group]) -> list[Group]:
     if len(levels) < 2:
         return []
     codes = _codes(known)
-    order = {
-        level: [i for i, group in enumerate(known) if group.weight == level] for level in levels
-    }
-    for level, own in order.items():
+    order = {}
+    for level in levels:
+        own = [i for i, group in enumerate(known) if group.weight == level]
         order[level] = [i for i in own if known[i].settled] or own
-    best: tuple[Any, list[int]] | None = None
+    stars = []
     # the centre of the star: the group that all others are measured by
-    for centre in range(len(known)):
-        if not any(centre in own for own in order.values()):
-            continue
+    for centre in sorted(itertools.chain.from_iterable(order.values())):
         apart = (codes != codes[centre]).sum(axis=1)
         chosen = [
             centre
@@ -286,10 +285,9 @@ def _one_per_dice_weight(groups: Sequence[Group]) -> list[Group]:
             -sum(len(known[i].scores) for i in chosen),
             -sum(known[i].mean for i in chosen),
         )
-        if best is None or rank < best[0]:
-            best = rank, chosen
-    assert best is not None
-    return [known[i] for i in best[1]]
+        stars.append((rank, chosen))
+    _, best = min(stars, key=itemgetter(0))
+    return [known[i] for i in best]
 
 
 def _levels(groups: Sequence[Group]) -> list[float]:

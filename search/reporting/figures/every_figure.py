@@ -114,9 +114,8 @@ def _convergence_figure(trials: Sequence[Outcome]) -> go.Figure | None:
         if not chosen:
             continue
         epochs = [one.metrics["best_epoch"] for one in chosen]
-        trace = points(chosen, epochs, [one.value for one in chosen])
-        trace.update(marker={"symbol": symbol, "color": colour})
-        figure.add_trace(trace)
+        marker = {"symbol": symbol, "color": colour}
+        figure.add_trace(points(chosen, epochs, [one.value for one in chosen], marker=marker))
     best = [one.metrics["best_epoch"] for one in complete]
     figure.add_trace(name_tags(complete, best))
     whole_numbers(figure, max(best) - min(best))
@@ -176,9 +175,11 @@ def _classes_figure(results: Results) -> go.Figure | None:
         height=150 + 24 * len(names),
     )
     labels = [shown(name) for name in names]
-    for name, values, symbol, colour in (
-        ("median", medians, "line-ns-open", GREY),
-        (best.name, [best.per_class[name] for name in names], "circle", BLUE),
+    line = {"symbol": "line-ns-open", "size": 11, "color": GREY, "line": {"width": 3}}
+    dot = {"symbol": "circle", "size": 9, "color": BLUE}
+    for name, values, marker in (
+        ("median", medians, line),
+        (best.name, [best.per_class[name] for name in names], dot),
     ):
         figure.add_trace(
             go.Scatter(
@@ -186,9 +187,7 @@ def _classes_figure(results: Results) -> go.Figure | None:
                 y=labels,
                 mode="markers",
                 name=shown(name),
-                marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 3}}
-                if name == "median"
-                else {"symbol": symbol, "size": 9, "color": colour},
+                marker=marker,
                 hovertemplate="%{y}: %{x:.3f}<extra></extra>",
             )
         )
@@ -200,14 +199,12 @@ def _epochs_figure(trials: Sequence[Outcome]) -> go.Figure | None:
     if all(is_complete(one) for one in trials):
         return None
     figure = blank("Epochs that each trial was trained", "", "epochs trained", "trials", height=320)
-    by_end = {
-        "complete": [one for one in trials if is_complete(one)],
-        "pruned": [
-            one for one in trials if not is_complete(one) and not lineages.diverged(one.row)
-        ],
-        "diverged": [one for one in trials if lineages.diverged(one.row)],
-    }
-    for (name, chosen), colour in zip(by_end.items(), (BLUE, GREY, ORANGE), strict=True):
+    cut = [one for one in trials if not is_complete(one)]
+    for name, chosen, colour in (
+        ("complete", [one for one in trials if is_complete(one)], BLUE),
+        ("pruned", [one for one in cut if not lineages.diverged(one.row)], GREY),
+        ("diverged", [one for one in trials if lineages.diverged(one.row)], ORANGE),
+    ):
         counts = Counter(max(one.curve, default=0) for one in chosen)
         if counts:
             epochs = sorted(counts)
