@@ -6,11 +6,9 @@ checked before the store is touched, and a run that is there already is not adde
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import space
-from search.importing.configs import (
-    EPOCHS,
-    Settings,
-    continues,
-    parent,
-    settings_of,
-    summed_up,
-)
 from search.importing.run_files import read_runs
-from search.importing.runs import Run
+from search.importing.runs import EPOCHS, Run, continues, parent, summed_up
 from search.study import training_metrics
 from search.study.attributes import (
     CONFIG,
@@ -69,26 +59,6 @@ _LOG = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A run, and what its config says."""
-
-    run: Run
-    settings: Settings
-
-    @property
-    def seed(self) -> int | None:
-        return self.settings.seed if self.run.seed is None else self.run.seed
-
-    @cached_property
-    def mark(self) -> str:
-        """By which a run is known again, whatever its file is called and however it is written."""
-        run = self.run
-        given = [run.name, self.seed, self.settings.config, run.f_scores, run.series, run.metrics]
-        text = json.dumps(given, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class Batch:
     """The runs of one file or folder, read and checked.
@@ -97,7 +67,7 @@ class Batch:
     """
 
     path: Path
-    entries: Sequence[Entry]
+    runs: Sequence[Run]
     metric: str | None
     notes: Sequence[str]
 
@@ -114,12 +84,11 @@ class Imported:
 def read_batch(path: Path, metric: str | None = None) -> Batch:
     """Read and check a file or folder. Raises UserError, with file, run and fix."""
     runs, left_out = read_runs(path)
-    settings = [settings_of(run.config) for run in runs]
-    entries = [Entry(run, known) for run, known in zip(runs, settings, strict=True)]
-    for entry in entries:
-        _check_storable(entry)
-    _refuse_twins(entries)
-    given = {entry.run.metric or entry.settings.metric for entry in entries}
+    settings = [run.settings for run in runs]
+    for run in runs:
+        _check_storable(run)
+    _refuse_twins(runs)
+    given = {run.metric or run.settings.metric for run in runs}
     if metric is None and len(given) > 1:
         shown = "; ".join(sorted(text or "none given" for text in given))
         raise UserError(
@@ -130,7 +99,7 @@ def read_batch(path: Path, metric: str | None = None) -> Batch:
     idle = sorted({key for known in settings for key in known.ignored})
     if idle:
         keys.append(f"without an effect on these runs, kept apart: {', '.join(idle)}")
-    return Batch(path, entries, metric or next(iter(given)), [*left_out, *keys])
+    return Batch(path, runs, metric or next(iter(given)), [*left_out, *keys])
 
 
 def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
@@ -199,34 +168,34 @@ def _agreed_metric(study: optuna.Study | None, name: str, given: str | None) -> 
 def _rows(batch: Batch, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], int]:
     """The trials to add, and how many runs are there already."""
     present = {trial.user_attrs.get(CONTENT) for trial in trials}
-    new = [entry for entry in batch.entries if entry.mark not in present]
+    new = [run for run in batch.runs if run.mark not in present]
     names = _names(batch, trials, new)
     scores = {str(trial.user_attrs.get(RUN)): float(trial.value or 0) for trial in trials} | {
-        name: entry.run.best for entry, name in zip(new, names, strict=True)
+        name: run.best for run, name in zip(new, names, strict=True)
     }
-    params, distributions = _params([entry.settings.config for entry in new], trials)
+    params, distributions = _params([run.settings.config for run in new], trials)
     rows = [
         create_trial(
             state=TrialState.COMPLETE,
-            value=entry.run.best,
+            value=run.best,
             params=own,
             distributions={key: distributions[key] for key in own},
             user_attrs={
-                **_attrs(entry, {other: scores[other] for other in scores if other != name}),
+                **_attrs(run, {other: scores[other] for other in scores if other != name}),
                 RUN: name,
-                CONTENT: entry.mark,
+                CONTENT: run.mark,
                 SOURCE: batch.path.name,
             },
-            intermediate_values=dict(enumerate(entry.run.f_scores, 1)),
+            intermediate_values=dict(enumerate(run.f_scores, 1)),
         )
-        for entry, name, own in zip(new, names, params, strict=True)
+        for run, name, own in zip(new, names, params, strict=True)
     ]
-    return rows, len(batch.entries) - len(new)
+    return rows, len(batch.runs) - len(new)
 
 
-def _check_storable(entry: Entry) -> None:
+def _check_storable(run: Run) -> None:
     """Raise UserError for what no reader of the study could use."""
-    run, epochs = entry.run, entry.settings.config.get(EPOCHS)
+    epochs = run.settings.config.get(EPOCHS)
     if epochs is not None and not (is_number(epochs) and epochs >= 1 and epochs == int(epochs)):
         raise UserError(
             f"{run.where}: {EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
@@ -243,10 +212,10 @@ def _check_storable(entry: Entry) -> None:
         ) from None
 
 
-def _refuse_twins(entries: Sequence[Entry]) -> None:
+def _refuse_twins(runs: Sequence[Run]) -> None:
     seen: dict[str, Run] = {}
-    for entry in entries:
-        run, twin = entry.run, seen.setdefault(entry.mark, entry.run)
+    for run in runs:
+        twin = seen.setdefault(run.mark, run)
         if twin is not run:
             raise UserError(
                 f"{run.where}: tells what {twin.where.rpartition(': ')[2]} does; give each a run"
@@ -254,18 +223,17 @@ def _refuse_twins(entries: Sequence[Entry]) -> None:
             )
 
 
-def _names(batch: Batch, trials: Sequence[FrozenTrial], new: Sequence[Entry]) -> list[str]:
+def _names(batch: Batch, trials: Sequence[FrozenTrial], new: Sequence[Run]) -> list[str]:
     """A name for each new run. Raises UserError for one that another run of the study has."""
     taken = {str(trial.user_attrs.get(RUN)) for trial in trials}
     names = []
-    for entry in new:
-        run = entry.run
+    for run in new:
         if run.name is not None and run.name in taken:
             raise UserError(
                 f"{run.where}: the study has another run of this name, with other figures or"
                 " another config; rename it, or name another study with --study"
             )
-        name = label = run.name or _label(batch, entry)
+        name = label = run.name or _label(batch, run)
         tried = 1
         while name in taken:
             tried += 1
@@ -275,18 +243,18 @@ def _names(batch: Batch, trials: Sequence[FrozenTrial], new: Sequence[Entry]) ->
     return names
 
 
-def _label(batch: Batch, entry: Entry) -> str:
+def _label(batch: Batch, run: Run) -> str:
     """What tells a row of a table from the others, for a name."""
-    configs = [other.settings.config for other in batch.entries]
-    own = entry.settings.config
+    configs = [other.settings.config for other in batch.runs]
+    own = run.settings.config
     telling = {key: own[key] for key in own if any(other.get(key) != own[key] for other in configs)}
     text = params_text({short(key): value for key, value in (telling or own).items()})
-    return text[:60] or f"row {batch.entries.index(entry) + 1}"
+    return text[:60] or f"row {batch.runs.index(run) + 1}"
 
 
-def _attrs(entry: Entry, others: Mapping[str, float]) -> dict[str, Any]:
+def _attrs(run: Run, others: Mapping[str, float]) -> dict[str, Any]:
     """others: best score of each other run of the study, by its name."""
-    run, settings = entry.run, entry.settings
+    settings = run.settings
     labels = {"name": settings.experiment, "description": settings.description}
     given = {
         CONFIG: settings.config,
@@ -294,7 +262,7 @@ def _attrs(entry: Entry, others: Mapping[str, float]) -> dict[str, Any]:
         IGNORED: settings.ignored,
         EXPERIMENT: {key: text for key, text in labels.items() if text},
         NOTE: run.note,
-        SEED: entry.seed,
+        SEED: run.known_seed,
         **_metrics(run, settings.config),
     }
     if continues(settings, run.f_scores):
@@ -303,22 +271,18 @@ def _attrs(entry: Entry, others: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The seed's table of one run; what cannot be known is left out."""
+    """The seed's table of one run; None for what cannot be known."""
     dice, ce = config.get("loss.dice_weight"), config.get("loss.ce_weight", 1.0)
-    weights = {"ce_weight": ce, "dice_weight": dice} if is_number(dice) and is_number(ce) else None
+    ratio = training_metrics.ratio(ce, dice) if is_number(dice) and is_number(ce) else None
     if not run.f_scores:
-        given = _completed(run.metrics)
-        if weights is not None:
-            given.setdefault("ce_dice_ratio", training_metrics.ratio(**weights))
-        return given
-    train = run.series.get(TRAIN_F_SCORE)
+        return {"ce_dice_ratio": ratio, **_completed(run.metrics)}
+    none: Sequence[float | None] = [None] * len(run.f_scores)
+    train = run.series.get(TRAIN_F_SCORE, none)
     history = [
-        {"epoch": epoch, F_SCORE: score}
-        | ({} if train is None else {TRAIN_F_SCORE: train[epoch - 1]})
-        for epoch, score in enumerate(run.f_scores, 1)
+        {"epoch": epoch, F_SCORE: score, TRAIN_F_SCORE: fit}
+        for epoch, (score, fit) in enumerate(zip(run.f_scores, train, strict=True), 1)
     ]
-    found = training_metrics.metrics(history, **(weights or {"dice_weight": 0.0}))
-    return found if weights else {**found, "ce_dice_ratio": None}
+    return {**training_metrics.metrics(history, dice_weight=0.0), "ce_dice_ratio": ratio}
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -658,8 +658,8 @@ def test_a_cell_is_read_as_what_it_spells(
     tmp_path: Path, cell: str, key: str, value: object
 ) -> None:
     batch = read_batch(csv_file(tmp_path, f"best_val_f,{key}\n0.5,{cell}\n"))
-    known = {name.rpartition(".")[2]: it for name, it in batch.entries[0].settings.config.items()}
-    assert (batch.entries[0].run.name if key == "run" else known.get(key)) == value
+    known = {name.rpartition(".")[2]: it for name, it in batch.runs[0].settings.config.items()}
+    assert (batch.runs[0].name if key == "run" else known.get(key)) == value
 
 
 def test_a_score_in_percent_is_a_hundredth(tmp_path: Path) -> None:
@@ -699,7 +699,7 @@ def test_a_point_may_stand_for_thousands_where_commas_are_decimal(
 def test_rows_of_runs_that_did_not_end_are_left_out_and_named(tmp_path: Path, word: str) -> None:
     rows = f"0.6,2,100\n{word},3,100\n\n{word},4,100\n0.7,5,100\n"
     batch = read_batch(csv_file(tmp_path, HEAD + rows))
-    assert [entry.run.best for entry in batch.entries] == [0.5, 0.6, 0.7]
+    assert [run.best for run in batch.runs] == [0.5, 0.6, 0.7]
     why = word.strip() or "empty"
     assert list(batch.notes) == [
         f"{tmp_path}/table.csv: 2 rows without a score left out: row 3 ({why}), row 5 ({why})"
@@ -925,7 +925,7 @@ def test_the_seeds_true_differences_are_seen(seeds: Results) -> None:
 def test_a_dropped_key_that_is_a_mapping_stays_as_it_was_written(tmp_path: Path) -> None:
     # found by the fuzz: seed 365
     odd = entry("a", data={"val_split": {"a": 1}})
-    (read,) = read_batch(written(tmp_path / "runs.json", [odd])).entries
+    (read,) = read_batch(written(tmp_path / "runs.json", [odd])).runs
     assert read.settings.config["data.val_split.a"] == 1
 
 
