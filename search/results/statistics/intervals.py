@@ -11,20 +11,11 @@ get stuck, or are lucky. So
 - "equal" rests on two one-sided tests against +-margin inside the same error;
 - a study whose scores decide when to stop takes intervals that are a little wider (`looks`).
 
-The constants were chosen by simulation on five families of noise and checked on six others
-(`scripts/bench repeats`: 2 to 5 configurations, noise unequal by a factor of 3, 2,000 studies
-each). Where the scores decide when to stop, a family's intervals hold the truth in 95 % and more
-(exponential noise 94.8 %; in the worst of 88 scenarios 94.0 +- .4 %), and at most 4.8 % of the
-studies tell a false "X beats Y": that of exponential noise, two configurations of one mean and one
-with 3 times the other's noise; 2.4 % of any other. With a fixed number of 3, 5 or 10 seeds they
-hold it in 94 to 96 % where the skewness is at most 1.1 either way, trainings that get stuck
-included (Weibull noise at 3 seeds 93.6 %, the tails of t of 5 96.3 %). The price: intervals 6 to
-11 % wider than plain t with a fixed number of seeds, 17 to 37 % where the scores decide when to
-stop. Two seeds give plain t: some 9 deviations to either side.
-
-With a fixed number of seeds it stops holding under strong skewness. Lognormal noise of 1.75: 93 %
-at 3 and 5 seeds, 94 % at 10. Exponential noise, 2.0: 90, 91 and 93 %. Nor does it hold for a plan
-that is changed after a look: a cap raised because nothing was decided adds an error of its own.
+The constants were chosen by simulation on five families of noise and checked on six others; how
+often it then errs, and at which price, stands in `scripts/benchmarks/README.md` (intervals over
+seeds). Two seeds give plain t: some 9 deviations to either side. With a fixed number of seeds it
+stops holding under strong skewness, as of exponential noise. Nor does it hold for a plan that is
+changed after a look: a cap raised because nothing was decided adds an error of its own.
 """
 
 from __future__ import annotations
