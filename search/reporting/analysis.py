@@ -118,21 +118,13 @@ def _facts(results: Results, total: int | None) -> list[tuple[str, str]]:
     best, setup = results.best, results.setup
     facts = [("A score is", results.metric)]
     if setup is not None:
-        data = setup.data
-        facts.append(
-            (
-                "Data",
-                f"{data['name']}, {data['train']} train and {data['val']} validation images,"
-                f" fingerprint {str(data['fingerprint'])[:8]}",
-            )
-        )
-        facts.append(
-            (
-                "Budget",
-                f"{setup.epochs} epochs a trial"
-                + (f", preset {setup.preset}" * bool(setup.preset)),
-            )
-        )
+        data, preset = setup.data, f", preset {setup.preset}" if setup.preset else ""
+        images = f"{data['train']} train and {data['val']} validation images"
+        mark = str(data["fingerprint"])[:8]
+        facts += [
+            ("Data", f"{data['name']}, {images}, fingerprint {mark}"),
+            ("Budget", f"{setup.epochs} epochs a trial{preset}"),
+        ]
     finished = f"{len(lineages.finished(results.rows))} finished"
     facts.append(("Trials", finished if total is None else f"{finished} of {total} wanted"))
     # of repeats the highest is mere luck, and their section has the means

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -313,21 +314,17 @@ def _data_flags(setup: Setup) -> list[str]:
 
 def _config_file_flags(results: Results, setup: Setup, runs: Path) -> list[str] | None:
     """--config with a trial's own file, if it gives the study's base config."""
-    for path in _files(results, setup, runs):
-        try:
-            config = compose(file=path, flags={"data.root": setup.data["root"]}).config
-            if _has_identity(setup, config, []):
-                return ["--config", str(path), *_data_flags(setup)]
-        except ConfigError:
-            continue
+    places = (
+        trial_folder(runs, setup.name, one.number) for one in (*results.scored(), *results.outcomes)
+    )
+    files = (folder / "config.yaml" for place in places for folder in token_folders_of(place))
+    for path in files:
+        with contextlib.suppress(ConfigError):
+            if path.is_file():
+                config = compose(file=path, flags={"data.root": setup.data["root"]}).config
+                if _has_identity(setup, config, []):
+                    return ["--config", str(path), *_data_flags(setup)]
     return None
-
-
-def _files(results: Results, setup: Setup, runs: Path) -> Iterator[Path]:
-    for one in (*results.scored(), *results.outcomes):
-        for folder in token_folders_of(trial_folder(runs, setup.name, one.number)):
-            if (folder / "config.yaml").is_file():
-                yield folder / "config.yaml"
 
 
 def _has_identity(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
