@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -28,11 +29,12 @@ def confirm_section(study: optuna.Study, runs: Path | None = None) -> Section:
 
     runs: folder of the repeats' files, None: not over images.
     """
-    scores, looks = confirmed_scores(study), 1
+    scores: Mapping[str, Sequence[float]] = confirmed_scores(study)
     verdict = "Not judged yet: the first look has not been reached."
     plan = plan_state_of(study)
+    looks = 1 if plan is None else plan.looks
     if plan is not None and plan.look:
-        scores, looks = {label: list(own) for label, own in plan.scores.items()}, plan.looks
+        scores = plan.scores
         verdict = f"{sentence(scores, plan.pairs)}."
     if not any(scores.values()):
         return Section("confirm", "Repeated with fresh seeds", ["No repeat has finished yet."])

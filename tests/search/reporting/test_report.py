@@ -31,6 +31,7 @@ from search.reporting.tables import (
 from search.results.evidence import Evidence
 from search.results.findings.every_finding import Finding, findings
 from search.results.reading import results_of
+from search.results.statistics.intervals import interval
 from search.study.attributes import JUDGED
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
@@ -444,6 +445,20 @@ def test_repeats_have_a_section_with_their_table_and_their_sentence(
     # what the seeds of the repeats tell of the noise holds for the search as well
     said = "0.0050 (standard deviation, 6 trials of 2 configurations, repeats by search.confirm"
     assert said in (tmp_path / "faces.html").read_text()
+
+
+def test_repeats_before_their_first_look_have_the_intervals_that_their_looks_need(
+    tmp_path: Path,
+) -> None:
+    params = row(setup_of(), random.Random(0)).params
+    early = [0.70, 0.71, 0.72]
+    study = repeated(store(tmp_path), {"a": (params, early), "b": (params, [0.60, 0.61])})
+    study.set_user_attr(JUDGED, {"labels": ["a", "b"], "cap": 10, "first": 3, "margin": 1.0})
+    section = confirm_section(study)
+    assert section.sentences[0].startswith("Not judged yet")
+    wide = interval(early, looks=8)
+    assert wide is not None
+    assert section.tables[0].rows[0][3] == f"{wide.low:.4f} to {wide.high:.4f}"
 
 
 def test_repeats_on_other_data_tell_nothing_of_the_noise(tmp_path: Path) -> None:
