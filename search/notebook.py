@@ -110,7 +110,7 @@ class LoadedStudy:
         from search.results.evidence import Evidence
         from search.results.findings.every_finding import findings
 
-        return [finding.text for finding in findings(Evidence(self.results))]
+        return [text for own in findings(Evidence(self.results)).values() for text in own]
 
     def _type(self, head: str, column: Sequence[Any]) -> str:
         if head in _TYPES:

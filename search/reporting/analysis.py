@@ -14,7 +14,6 @@ from search.reporting.confirmation_section import confirm_section
 from search.reporting.document import Document, Picture, Section
 from search.reporting.figures.every_figure import figures as figures_of
 from search.results.evidence import Evidence
-from search.results.findings.every_finding import Finding
 from search.results.findings.every_finding import findings as findings_of
 from search.results.findings.next_search import next_command
 from search.results.reading import print_troubles, results_of
@@ -73,7 +72,7 @@ def report_of(storage: LeasedStorage, study: optuna.Study, url: str, runs: Path)
 
 def document(
     results: Results,
-    findings: Sequence[Finding],
+    findings: Mapping[str, Sequence[str]],
     figures: Mapping[str, Any],
     *,
     total: int | None = None,
@@ -83,12 +82,10 @@ def document(
 ) -> Document:
     """What was found about a study, section by section.
 
-    total: finished trials wanted. command: starts the next search. confirmed: of its
-    repeats, None where there are none. sheet: pictures of the best trial.
+    findings: topic -> sentences. figures: topic -> figure. total: finished trials wanted. command:
+    starts the next search. confirmed: of its repeats, None where there are none. sheet: pictures of
+    the best trial.
     """
-    sentences: dict[str, list[str]] = {topic: [] for topic in TOPICS}
-    for finding in findings:
-        sentences.setdefault(finding.topic, []).append(finding.text)
     shown: dict[str, dict[str, Any]] = {
         "standing": {"tables": [tables.states_table(results, total)]},
         "comparison": {"tables": [tables.trials_table(results)] if results.outcomes else []},
@@ -104,8 +101,8 @@ def document(
         if topic in figures:
             shown.setdefault(topic, {})["figures"] = [figures[topic]]
     sections = [
-        Section(topic, TOPICS.get(topic, topic), sentences=of, **shown.get(topic, {}))
-        for topic, of in sentences.items()
+        Section(topic, heading, findings.get(topic, ()), **shown.get(topic, {}))
+        for topic, heading in TOPICS.items()
     ]
     return Document(
         title=f"Study {results.name}",

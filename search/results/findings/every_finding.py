@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from search.results.evidence import Evidence
 from search.results.findings import (
@@ -14,14 +13,6 @@ from search.results.findings import (
     pruning_and_queue,
     training,
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence or a few of a topic, plain text without markup."""
-
-    topic: str
-    text: str
 
 
 def _untestable_sentences(seen: Evidence) -> list[str]:
@@ -69,10 +60,10 @@ TOPICS = tuple(_TOPICS)
 _WITHOUT_COMPLETE = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")
 
 
-def findings(evidence: Evidence) -> list[Finding]:
-    """What the report says of a study, in the order of `TOPICS`; a topic may have several.
+def findings(evidence: Evidence) -> dict[str, list[str]]:
+    """What the report says of a study: topic -> sentences, plain text, in the order of `TOPICS`.
 
     Where no trial is complete, only some topics have something to say.
     """
     topics = TOPICS if evidence.complete else _WITHOUT_COMPLETE
-    return [Finding(topic, text) for topic in topics for text in _TOPICS[topic](evidence)]
+    return {topic: said for topic in topics if (said := _TOPICS[topic](evidence))}

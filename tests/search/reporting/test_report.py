@@ -29,7 +29,7 @@ from search.reporting.tables import (
     trials_table,
 )
 from search.results.evidence import Evidence
-from search.results.findings.every_finding import Finding, findings
+from search.results.findings.every_finding import findings
 from search.results.reading import results_of
 from search.results.statistics.intervals import interval
 from search.study.attributes import JUDGED
@@ -49,13 +49,11 @@ from trainer.jpeg import jpeg_of
 BAD = "<script>document.title='ran'</script>"
 
 
-def written(study: optuna.Study, out: Path, said: list[Finding] | None = None) -> Path:
+def written(study: optuna.Study, out: Path) -> Path:
     """The report of a study as a file."""
     results = results_of(study)
-    said = [Finding("standing", "one sentence")] if said is None else said
-    out.write_text(
-        page(document(results, said, figures(Evidence(results)), total=40)), encoding="utf-8"
-    )
+    said, drawn = {"standing": ["one sentence"]}, figures(Evidence(results))
+    out.write_text(page(document(results, said, drawn, total=40)), encoding="utf-8")
     return out
 
 
@@ -98,7 +96,7 @@ def test_names_notes_and_classes_stay_text_in_the_browser(tmp_path: Path) -> Non
     results = results_of(study)
     for one in results.outcomes:
         one.per_class[BAD] = 0.5  # type: ignore[index]
-    said = [Finding("standing", f"found: {BAD}")]
+    said = {"standing": [f"found: {BAD}"]}
     file = tmp_path / "report.html"
     drawn = figures(Evidence(results))
     file.write_text(page(document(results, said, drawn, command=f"echo '{BAD}'")))
@@ -303,7 +301,7 @@ def test_a_strange_study_has_a_sensible_page(kind: str, tmp_path: Path) -> None:
 
 def test_markdown_has_the_same_sentences_tables_and_commands() -> None:
     results = results_of(simulated(5))
-    said = [Finding("dice", "It is flat."), Finding("dice", "1. is no list")]
+    said = {"dice": ["It is flat.", "1. is no list"]}
     text = markdown(
         document(results, said, figures(Evidence(results)), command="python -m search.run")
     )
