@@ -316,7 +316,7 @@ def test_markdown_shows_names_as_text() -> None:
     study = empty(setup)
     study.add_trial(row(setup, random.Random(0), note=f"{BAD} | **x** [y](javascript:z)"))
     results = results_of(study)
-    text = markdown(document(results, [], {}, command=f"echo ```\n{BAD}"))
+    text = markdown(document(results, {}, {}, command=f"echo ```\n{BAD}"))
     outside = re.sub(r"^(`{4,})sh\n.*?\n\1$", "", text, flags=re.M | re.S)
     assert "<script>" not in outside
     assert "&lt;script&gt;" in outside
