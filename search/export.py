@@ -120,17 +120,18 @@ def _card(
     command: str,
 ) -> str:
     from search.reporting.markdown import markdown
-    from search.reporting.model_card import card, origin_of
+    from search.reporting.model_card import card
     from search.results.reading import results_of
     from storage import redact
 
-    results = results_of(study, Path(args.runs))
+    runs = Path(args.runs)
+    results = results_of(study, runs)
     chosen = next(one for one in results.outcomes if one.number == trial.number)
     confirm = ["python", "-m", "search.confirm", "--study", search_name(study.study_name)]
     confirm += ["--storage", redact(args.storage)] if args.storage != STORAGE else []
     confirm += ["--runs", args.runs] if args.runs != RUNS else []
-    origin = origin_of(storage, results, chosen, Path(args.runs))
-    return markdown(card(results, chosen, origin, command=command, confirm=command_line(confirm)))
+    line = command_line(confirm)
+    return markdown(card(storage, results, chosen, runs, command=command, confirm=line))
 
 
 def _study_and_trial(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -158,8 +158,8 @@ class Evidence:
         return [it for it in [*own, *self.results.repeats.values()] if len(it) > 1]
 
     @cached_property
-    def curve(self) -> tuple[Smooth, bool] | None:
-        """The score over the dice weight, and whether other parameters were taken out of it.
+    def curve(self) -> Smooth | None:
+        """The score over the dice weight.
 
         None for too few trials, and for runs that somebody chose by hand: what they changed
         together no curve takes apart.
@@ -176,12 +176,10 @@ class Evidence:
         return (one.level_name, other.level_name) in [pair.ranked for pair in self.pairs]
 
 
-def smoothed(
-    outcomes: Sequence[Outcome], name: str, *, log: bool = False
-) -> tuple[Smooth, bool] | None:
+def smoothed(outcomes: Sequence[Outcome], name: str, *, log: bool = False) -> Smooth | None:
     """The score along one searched number, others' linear effects taken out where there is enough.
 
-    outcomes: complete. Also whether they were taken out; None where the trials are too few.
+    outcomes: complete. None where the trials are too few.
     """
     having = [
         one
@@ -199,7 +197,7 @@ def smoothed(
     columns = [[one.params[other] for one in chosen] for other in others]
     cleared, taken_out = without_others(y, np.log(x) if log else x, columns)
     found = smooth(x, cleared, log=log)
-    return None if found is None else (found, taken_out)
+    return None if found is None else replace(found, cleared=taken_out)
 
 
 # ------------------------------------------------------------------------------- configurations

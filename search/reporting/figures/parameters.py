@@ -67,8 +67,8 @@ def _parameter(name: str, results: Results) -> go.Figure | None:
     complete = [one for one in trials if is_complete(one)]
     few = len({one.params[name] for one in complete}) <= _FEW
     # runs chosen by hand changed several things together: no curve takes that apart
-    found = None if few or results.imported else smoothed(complete, name, log=log)
-    return _along(name, trials, lambda one: float(one.params[name]), found, log=log)
+    curve = None if few or results.imported else smoothed(complete, name, log=log)
+    return _along(name, trials, lambda one: float(one.params[name]), curve, log=log)
 
 
 def dice_figure(evidence: Evidence) -> go.Figure | None:
@@ -76,11 +76,10 @@ def dice_figure(evidence: Evidence) -> go.Figure | None:
     known = [one for one in evidence.results.scored() if _dice_weight(one) is not None]
     if len({_dice_weight(one) for one in known}) < 2:
         return None
-    found = evidence.curve
-    figure = _along("dice_weight", known, _dice_weight, found)
+    curve = evidence.curve
+    figure = _along("dice_weight", known, _dice_weight, curve)
     figure.update_layout(height=420)
-    if found is not None:
-        curve, _ = found
+    if curve is not None:
         figure.update_layout(
             title_subtitle_text=f"{_optimum_text(curve)}; {figure.layout.title.subtitle.text}"
         )
@@ -94,24 +93,23 @@ def _along(
     name: str,
     trials: Sequence[Outcome],
     value: Callable[[Outcome], Any],
-    found: tuple[Smooth, bool] | None = None,
+    curve: Smooth | None = None,
     *,
     log: bool = False,
 ) -> go.Figure:
     """Score along a number, or by the choices of a parameter.
 
-    trials: those that have it. value: text where it is a choice. found: the local mean, and whether
-    the other parameters were taken out of it.
+    trials: those that have it. value: text where it is a choice. curve: the local mean.
     """
     complete = [one for one in trials if is_complete(one)]
     x = [value(one) for one in complete]
     y = [one.value or 0.0 for one in complete]
     choices = isinstance(value(trials[0]), str)
-    grouped = found is None and (choices or len(set(x)) <= _FEW)
+    grouped = curve is None and (choices or len(set(x)) <= _FEW)
     span, count = score_range(trials), counted(len(complete), "complete trial")
-    if found is not None:
+    if curve is not None:
         reading = f"line and band: local mean of {count}, its 95 % interval"
-        reading += ", linear effects of the other parameters taken out" if found[1] else ""
+        reading += ", linear effects of the other parameters taken out" if curve.cleared else ""
     elif grouped:
         reading = _groups_reading(x)
     else:
@@ -120,8 +118,8 @@ def _along(
         f"Score against {name}", reading + below(trials, span), name, "best val F", height=320
     )
     add_trials(figure, trials, value)
-    if found is not None:
-        _add_band(figure, found[0], ORANGE, BAND)
+    if curve is not None:
+        _add_band(figure, curve, ORANGE, BAND)
     elif grouped:
         _add_groups(figure, x, y)
     if choices:

@@ -45,7 +45,7 @@ def dice_sentences(seen: Evidence) -> list[str]:
         return [f"{text}, so its optimum is undetermined and nothing is known above or below."]
     lines = [_level_optimum_sentence(seen)] if len(seen.repeated) > 1 else []
     if seen.curve is not None:
-        lines.append(_curve_optimum_sentence(seen, *seen.curve))
+        lines.append(_curve_optimum_sentence(seen, seen.curve))
     return [
         *(lines or [_no_optimum_sentence(seen, tried)]),
         _optimum_verdict(seen),
@@ -66,13 +66,13 @@ def _no_optimum_sentence(seen: Evidence, tried: Sequence[float]) -> str:
     )
 
 
-def _curve_optimum_sentence(seen: Evidence, curve: Smooth, taken_out: bool) -> str:
+def _curve_optimum_sentence(seen: Evidence, curve: Smooth) -> str:
     low, high = curve.best_span
     span, step = curve.x[-1] - curve.x[0], curve.x[1] - curve.x[0]
     text = (
         f"Over {counted(len(seen.complete), 'complete trial')} with dice_weight"
         f" {number(curve.x[0])} to {number(curve.x[-1])}"
-        f"{', linear effects of the other parameters taken out,' if taken_out else ''}"
+        f"{', linear effects of the other parameters taken out,' if curve.cleared else ''}"
         f" the mean score is highest at {number(curve.best)}; 95 % of the resamples have it between"
         f" {number(low)} and {number(high)}"
     )
@@ -150,7 +150,7 @@ def _optimum_verdict(seen: Evidence) -> str:
         )
         return _open_text(thesis, why)
     if seen.curve is not None:
-        return _optimum_verdict_of_curve(thesis, seen.curve[0])
+        return _optimum_verdict_of_curve(thesis, seen.curve)
     near = seen.core
     if not any(group.weight == OPTIMUM for group in near):
         return _open_text(thesis, _UNTESTED)
@@ -190,7 +190,7 @@ def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
     if below and above:
         return _ceiling_verdict_of_levels(seen, thesis, below, above)
     if seen.curve is not None:
-        return _ceiling_verdict_of_curve(seen, thesis)
+        return _ceiling_verdict_of_curve(seen, thesis, seen.curve)
     below, above = sides(seen.levels)
     if not (below and above):
         return _open_text(thesis, "its two sides were not tried alike in all else")
@@ -243,9 +243,7 @@ def _ceiling_verdict_of_levels(
     )
 
 
-def _ceiling_verdict_of_curve(seen: Evidence, thesis: str) -> str:
-    assert seen.curve is not None
-    curve, _ = seen.curve
+def _ceiling_verdict_of_curve(seen: Evidence, thesis: str, curve: Smooth) -> str:
     weights = [weight for one in seen.complete if (weight := one.dice_weight) is not None]
     over, under = sum(w > CEILING for w in weights), sum(w <= CEILING for w in weights)
     counts = f"{counted(over, 'complete trial')} above, {under} not above"

@@ -201,10 +201,9 @@ def _is_legal(setup: Setup, name: str, spec: Range) -> bool:
 
 def _narrowed(name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
     """The range without the parts whose mean score lies below the top's, bands apart."""
-    found = smoothed(having, name, log=spec.log) if len(having) >= _LEAST_TO_CUT else None
-    if found is None:
+    curve = smoothed(having, name, log=spec.log) if len(having) >= _LEAST_TO_CUT else None
+    if curve is None:
         return None
-    curve, _ = found
     kept = curve.x[curve.high >= curve.low.max()]
     best = float(having[0].params[name])
     # what is near the top may be as good

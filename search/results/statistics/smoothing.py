@@ -35,7 +35,8 @@ class Smooth:
     """x [G]: grid over the values seen. mean, low, high [G]: score, and the 95 % band of its mean.
 
     best: where the mean is highest; best_span: 95 % of the resamples have it there. flat: around
-    it, where the mean cannot be told from its highest.
+    it, where the mean cannot be told from its highest. cleared: whether linear effects of others
+    were taken out of the scores before.
     """
 
     x: Array
@@ -45,6 +46,7 @@ class Smooth:
     best: float
     best_span: tuple[float, float]
     flat: tuple[float, float]
+    cleared: bool = False
 
 
 def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | None:
