@@ -2,7 +2,7 @@
 
 A JSON list of runs, a run's folder (`history.json` beside `config.yaml` or `config.json`), a folder
 of such folders, or a table written by hand as YAML, CSV or JSON. Every score is checked while it is
-read; what a config means is the business of `search.importing.batches`.
+read; what a config means is the business of `search.importing.runs`.
 """
 
 from __future__ import annotations
