@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import TrialState
-
 from search.confirmation.scores import ByImage, by_image, plan_state_of
 from search.reporting.document import Document, Section, Table
 from search.results.export_formats import config_of, train_words
@@ -261,7 +259,7 @@ def _choice(
             " optimism is left.",
             epoch,
         ]
-    if chosen.state != TrialState.COMPLETE:
+    if not chosen.complete:
         last = max(chosen.curve, default=0)
         cut = f"This one was not trained to its end: {last} epochs of {chosen.budget}."
         return [*_counts(results), cut]

@@ -38,7 +38,7 @@ def state_of(one: Outcome) -> str:
     """How a trial stands, in a word or two."""
     if one.state == TrialState.FAIL and one.attrs.get(CANCELLED):
         return "cancelled"
-    if one.state == TrialState.PRUNED:
+    if one.pruned:
         if lineages.diverged(one.row):
             return "pruned: diverged"
         if one.attrs.get(STOPPED):
@@ -60,7 +60,7 @@ def verdicts_table(results: Results) -> Table | None:
     """Why each pruned trial was pruned, in numbers; None where no pruner kept any."""
     rows = []
     for one in results.outcomes:
-        verdict = verdict_of(one.attrs.get(VERDICT)) if one.state == TrialState.PRUNED else None
+        verdict = verdict_of(one.attrs.get(VERDICT)) if one.pruned else None
         if verdict is None:
             continue
         scores = (verdict.best, verdict.forecast, verdict.deviation, verdict.against)
@@ -138,8 +138,7 @@ def queue_table(results: Results) -> Table | None:
 
 def _was_asked(one: Outcome) -> bool:
     marks = (ENQUEUED, FIRST, NOTE, EXPECT, PREDICTION)
-    ended = one.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    return not ended or any(mark in one.attrs for mark in marks)
+    return not (one.complete or one.pruned) or any(mark in one.attrs for mark in marks)
 
 
 def _forecast(one: Outcome) -> tuple[str, str]:
@@ -155,8 +154,7 @@ def _forecast(one: Outcome) -> tuple[str, str]:
 def forecast_verdict(one: Outcome) -> str:
     """Whether a trial's forecast held; "open" until it has been trained to its end."""
     low, high = one.attrs[EXPECT]
-    complete = one.state == TrialState.COMPLETE
-    kept = requests.forecast_held((low, high), one.value, complete=complete)
+    kept = requests.forecast_held((low, high), one.value, complete=one.complete)
     if kept is None:
         return "open"
     return "yes" if kept else Flag("no, lower" if (one.value or 0.0) < low else "no, higher")

@@ -57,6 +57,15 @@ class Outcome:
         return self.series[F_SCORE]
 
     @property
+    def complete(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.state == TrialState.COMPLETE
+
+    @property
+    def pruned(self) -> bool:
+        return self.state == TrialState.PRUNED
+
+    @property
     def note(self) -> str | None:
         """What was written beside an enqueued or first trial."""
         return self.attrs.get(NOTE)
@@ -149,18 +158,16 @@ class Results:
     def scored(self) -> list[Outcome]:
         """Complete and pruned trials with a value, the best first, complete ones before pruned."""
         ended = [
-            one
-            for one in self.outcomes
-            if one.value is not None and one.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            one for one in self.outcomes if one.value is not None and (one.complete or one.pruned)
         ]
         return sorted(
             ended,
-            key=lambda one: (one.state != TrialState.COMPLETE, -(one.value or 0.0), one.number),
+            key=lambda one: (not one.complete, -(one.value or 0.0), one.number),
         )
 
     def complete(self) -> list[Outcome]:
         """Trials that were trained to their end, the best first."""
-        return [one for one in self.scored() if one.state == TrialState.COMPLETE]
+        return [one for one in self.scored() if one.complete]
 
     @property
     def best(self) -> Outcome | None:

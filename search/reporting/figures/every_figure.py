@@ -23,7 +23,6 @@ from search.reporting.figures.drawing import (
     below,
     blank,
     error_bars,
-    is_complete,
     name_tags,
     points,
     rounded,
@@ -75,7 +74,7 @@ def _scores_figure(results: Results) -> go.Figure | None:
         "trial",
         "best val F",
     )
-    complete = [one for one in trials if is_complete(one)]
+    complete = [one for one in trials if one.complete]
     add_trials(figure, trials, attrgetter("number"))
     best = list(itertools.accumulate((one.value or 0.0 for one in complete), max))
     figure.add_trace(
@@ -94,7 +93,7 @@ def _scores_figure(results: Results) -> go.Figure | None:
 
 
 def _convergence_figure(trials: Sequence[Outcome]) -> go.Figure | None:
-    complete = [one for one in trials if is_complete(one) and one.metrics.get("best_epoch")]
+    complete = [one for one in trials if one.complete and one.metrics.get("best_epoch")]
     if len(complete) < 2:
         return None
     figure = blank(
@@ -196,12 +195,12 @@ def _classes_figure(results: Results) -> go.Figure | None:
 
 
 def _epochs_figure(trials: Sequence[Outcome]) -> go.Figure | None:
-    if all(is_complete(one) for one in trials):
+    if all(one.complete for one in trials):
         return None
     figure = blank("Epochs that each trial was trained", "", "epochs trained", "trials", height=320)
-    cut = [one for one in trials if not is_complete(one)]
+    cut = [one for one in trials if not one.complete]
     for name, chosen, colour in (
-        ("complete", [one for one in trials if is_complete(one)], BLUE),
+        ("complete", [one for one in trials if one.complete], BLUE),
         ("pruned", [one for one in cut if not lineages.diverged(one.row)], GREY),
         ("diverged", [one for one in trials if lineages.diverged(one.row)], ORANGE),
     ):

@@ -21,7 +21,6 @@ from search.reporting.figures.drawing import (
     below,
     blank,
     error_bars,
-    is_complete,
     on_log_scale,
     points,
     rounded,
@@ -64,7 +63,7 @@ def _parameter(name: str, results: Results) -> go.Figure | None:
     if any(isinstance(value, str) or as_number(value) is None for value in values):
         return _along(name, trials, lambda one: shown(format_value(one.params[name])))
     log = on_log_scale(name, results)
-    complete = [one for one in trials if is_complete(one)]
+    complete = [one for one in trials if one.complete]
     few = len({one.params[name] for one in complete}) <= _FEW
     # runs chosen by hand changed several things together: no curve takes that apart
     curve = None if few or results.imported else smoothed(complete, name, log=log)
@@ -101,7 +100,7 @@ def _along(
 
     trials: those that have it. value: text where it is a choice. curve: the local mean.
     """
-    complete = [one for one in trials if is_complete(one)]
+    complete = [one for one in trials if one.complete]
     x = [value(one) for one in complete]
     y = [one.value or 0.0 for one in complete]
     choices = isinstance(value(trials[0]), str)
@@ -301,7 +300,7 @@ def _with_both(trials: Sequence[Outcome], value: Measure, measure: Measure) -> l
     return [
         one
         for one in trials
-        if is_complete(one) and value(one) is not None and measure(one) is not None
+        if one.complete and value(one) is not None and measure(one) is not None
     ]
 
 

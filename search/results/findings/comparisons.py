@@ -73,7 +73,7 @@ def state_sentences(seen: Evidence) -> list[str]:
 def _state(outcome: Outcome) -> str:
     if outcome.attrs.get(CANCELLED):
         return "cancelled"
-    if outcome.state == TrialState.PRUNED and diverged(outcome.row):
+    if outcome.pruned and diverged(outcome.row):
         return "diverged"
     return "failed" if outcome.state == TrialState.FAIL else outcome.state.name.lower()
 

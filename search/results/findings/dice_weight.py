@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from optuna.trial import TrialState
 
 from search.results.evidence import (
     CEILING,
@@ -97,7 +96,7 @@ def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
             " top; how that compares with the noise between seeds is unknown, for no"
             " configuration was repeated"
         )
-    pruned = sum(one.state == TrialState.PRUNED for one in seen.results.scored())
+    pruned = sum(one.pruned for one in seen.results.scored())
     left_out = f" ({counted(pruned, 'pruned trial')} left out, for they stopped early)"
     return f"{text}{left_out if pruned else ''}."
 
