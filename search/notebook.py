@@ -103,7 +103,7 @@ class LoadedStudy:
         from search.reporting.figures.every_figure import figures
         from search.results.evidence import Evidence
 
-        return dict(figures(Evidence(self.results)))
+        return figures(Evidence(self.results))
 
     def findings(self) -> list[str]:
         """The report's sentences."""

@@ -18,8 +18,9 @@ from rich.text import Text
 
 from search.results.statistics.intervals import Interval, chance_best, interval, over_images
 from search.results.statistics.sequential_plan import PlanState, plan_state
+from search.results.statistics.verdicts import sentence
 from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
-from search.study.lookup import load_setup, named_study
+from search.study.lookup import load_setup, study_or_none
 from search.study.names import repeats_name, search_name
 from search.study.repeats import confirmed_scores, score_of
 from search.study.requests import marked
@@ -64,6 +65,13 @@ def plan_state_of(study: optuna.Study) -> PlanState | None:
     return plan_state(scores, cap=how["cap"], first=how["first"], margin=how["margin"])
 
 
+def verdict_text(plan: PlanState | None) -> str:
+    """What the last look says, as a sentence."""
+    if plan is None or not plan.look:
+        return "Not judged yet: the first look has not been reached."
+    return f"{sentence(plan.scores, plan.pairs)}."
+
+
 def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     """The confirmed winner of a study: of the configuration with the best mean, the repeat that
     lies nearest to that mean: what it is worth, not its luckiest seed.
@@ -74,9 +82,9 @@ def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     repeats = repeats_name(name)
     words = ["python", "-m", "search.confirm", "--study", search_name(name)]
     fix = f"run {command_line(words)}"
-    if repeats not in {study.study_name for study in storage.get_all_studies()}:
+    study = study_or_none(storage, repeats)
+    if study is None:
         raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {fix}')
-    study = named_study(storage, repeats)
     scores = confirmed_scores(study)
     if not scores:
         raise StudyError(f'study "{repeats}" has no finished repeat yet; {fix}')
@@ -225,14 +233,13 @@ def show(
     runs: Path,
     scores: Mapping[str, Sequence[float]],
     searched: Mapping[str, float | None],
-    said: str,
-    looks: int,
+    plan: PlanState,
 ) -> None:
-    """Print both tables and what their intervals cover. said: the sentence between them."""
+    """Print both tables, the sentence between them, and what their intervals cover."""
     console.print()
-    console.print(seeds_table(scores, searched, looks))
+    console.print(seeds_table(scores, searched, plan.looks))
     console.print()
-    tell(console, said, "bold")
+    tell(console, verdict_text(plan), "bold")
     tell(console, seeds_covered(load_setup(study)))
     images = by_image(study, runs)
     if images:

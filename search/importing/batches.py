@@ -41,7 +41,7 @@ from search.study.attributes import (
     SOURCE,
 )
 from search.study.identity import refuse_direction, refuse_foreign
-from search.study.lookup import named_study
+from search.study.lookup import study_or_none
 from search.study.search_space import is_number, short
 from search.study.setup import StudyError
 from search.study.wording import params_text
@@ -134,9 +134,9 @@ def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
 
 
 def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
-    if name not in {other.study_name for other in storage.get_all_studies()}:
+    study = study_or_none(storage, name)
+    if study is None:
         return None
-    study = named_study(storage, name)
     attrs = study.user_attrs
     if SETUP in attrs:
         raise StudyError(

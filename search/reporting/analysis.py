@@ -19,7 +19,7 @@ from search.results.findings.next_search import next_command
 from search.results.reading import print_troubles, results_of
 from search.results.trials import Results
 from search.study import lineages
-from search.study.lookup import named_study
+from search.study.lookup import study_or_none
 from search.study.names import is_repeats, repeats_name
 from search.study.run_folders import newest_claims
 from search.study.shared_state import total_of
@@ -133,10 +133,8 @@ def _facts(results: Results, total: int | None) -> list[tuple[str, str]]:
 
 def _repeats_section(storage: LeasedStorage, name: str, runs: Path) -> Section | None:
     """What the study's repeats came to; None where it has none."""
-    repeats = repeats_name(name)
-    if repeats not in {study.study_name for study in storage.get_all_studies()}:
-        return None
-    return confirm_section(named_study(storage, repeats), runs)
+    study = study_or_none(storage, repeats_name(name))
+    return None if study is None else confirm_section(study, runs)
 
 
 def contact_sheet(results: Results, runs: Path) -> Picture | None:

@@ -19,7 +19,7 @@ from search.results.trials import Outcome, Results
 from search.study import training_metrics
 from search.study.attributes import CONFIGURATION, SETUP, attributes_of
 from search.study.identity import differing_facts
-from search.study.lookup import named_study
+from search.study.lookup import named_study, study_or_none
 from search.study.names import is_repeats, repeats_name, search_name
 from search.study.repeats import confirmed_scores
 from search.study.search_space import format_value
@@ -100,10 +100,10 @@ def _with_configuration(
     storage: LeasedStorage, name: str, results: Results, chosen: Outcome
 ) -> tuple[Results, Outcome] | None:
     """The study of that name and its first trial that trained the same on the same data."""
-    studies = {study.study_name: study for study in storage.get_all_studies()}
-    if name not in studies or SETUP not in studies[name].user_attrs:
+    study = study_or_none(storage, name)
+    if study is None or SETUP not in study.user_attrs:
         return None
-    other = results_of(named_study(storage, name))
+    other = results_of(study)
     assert results.setup is not None
     assert other.setup is not None
     if differing_facts(results.setup, other.setup, "data"):

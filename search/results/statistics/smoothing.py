@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Array: TypeAlias = NDArray[np.float64]
+from search.results.statistics.estimates import Array
 
 # fewer trials, or fewer distinct values, than this carry no band
 LEAST, LEAST_DISTINCT = 10, 5
