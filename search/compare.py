@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from search.results.comparison_tables import print_comparison
     from search.results.reading import print_troubles, results_of
+    from search.results.study_comparison import print_comparison
     from search.study.lookup import named_study
     from storage import open_storage
     from trainer.errors import UserError

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from storage import LeasedStorage
-    from trainer.config import Config
 
 FORMATS = ("yaml", "json", "csv", "python-dict", "cli", "card")
 EXAMPLES = """\
@@ -66,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
+    from search.results.export_formats import exported
     from search.study.lookup import named_study
     from storage import open_storage, redact_words
     from trainer.files import atomic_write_text
@@ -78,7 +78,10 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     else:
         study, trial = _study_and_trial(args, storage, name)
         command = command_line(["python", "-m", "search.export", *redact_words(words)])
-        text = _text(args, storage, study, trial, command)
+        if args.format == "card":
+            text = _card(args, storage, study, trial, command)
+        else:
+            text = exported(study, trial, args.format, command=command)
         what = f"trial {trial.number} of {study.study_name} is"
     if args.out is None:
         write_product(text)
@@ -99,32 +102,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--format csv holds all trials; leave {chosen} out, or choose yaml")
 
 
-def _text(
-    args: argparse.Namespace,
-    storage: LeasedStorage,
-    study: optuna.Study,
-    trial: FrozenTrial,
-    command: str,
-) -> str:
-    from search.results import export_formats
-    from search.results.exported_trial import config_and_record, exported
-    from trainer.config import to_dict
-
-    if args.format == "yaml":
-        return exported(study, trial, command=command)
-    config, record = config_and_record(study, trial, command)
-    if args.format == "cli":
-        return command_line(export_formats.train_words(config)) + "\n"
-    if args.format == "card":
-        return _card(args, storage, study, trial, config, command)
-    document = to_dict(config) | {"search": record}
-    return (
-        export_formats.as_json(document)
-        if args.format == "json"
-        else export_formats.as_python(document)
-    )
-
-
 def _all_trials(study: optuna.Study) -> tuple[str, str]:
     """The table, and what it is in words."""
     from search.results.export_formats import as_csv
@@ -140,30 +117,28 @@ def _card(
     storage: LeasedStorage,
     study: optuna.Study,
     trial: FrozenTrial,
-    config: Config,
     command: str,
 ) -> str:
     from search.reporting.markdown import markdown
-    from search.reporting.model_card import card, origin_of
+    from search.reporting.model_card import card
     from search.results.reading import results_of
     from storage import redact
 
-    results = results_of(study, Path(args.runs))
+    runs = Path(args.runs)
+    results = results_of(study, runs)
     chosen = next(one for one in results.outcomes if one.number == trial.number)
     confirm = ["python", "-m", "search.confirm", "--study", search_name(study.study_name)]
     confirm += ["--storage", redact(args.storage)] if args.storage != STORAGE else []
     confirm += ["--runs", args.runs] if args.runs != RUNS else []
-    origin = origin_of(storage, results, chosen, Path(args.runs))
-    return markdown(
-        card(results, chosen, config, origin, command=command, confirm=command_line(confirm))
-    )
+    line = command_line(confirm)
+    return markdown(card(storage, results, chosen, runs, command=command, confirm=line))
 
 
 def _study_and_trial(
     args: argparse.Namespace, storage: LeasedStorage, name: str
 ) -> tuple[optuna.Study, FrozenTrial]:
     """Raises StudyError for a study that lacks such a trial, or whose configs are not known."""
-    from search.results.exported_trial import chosen_trial
+    from search.results.export_formats import chosen_trial
     from search.study.lookup import load_setup, named_study
     from search.study.setup import StudyError
 

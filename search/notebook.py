@@ -103,14 +103,14 @@ class LoadedStudy:
         from search.reporting.figures.every_figure import figures
         from search.results.evidence import Evidence
 
-        return dict(figures(Evidence(self.results)))
+        return figures(Evidence(self.results))
 
     def findings(self) -> list[str]:
         """The report's sentences."""
         from search.results.evidence import Evidence
         from search.results.findings.every_finding import findings
 
-        return [finding.text for finding in findings(Evidence(self.results))]
+        return [text for own in findings(Evidence(self.results)).values() for text in own]
 
     def _type(self, head: str, column: Sequence[Any]) -> str:
         if head in _TYPES:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     import optuna
 
-    from search.results.findings.every_finding import Finding
     from search.study.setup import Setup
 
 STUDIES, TRIALS, EPOCHS = 200, 40, 9
@@ -120,10 +119,10 @@ def searched(truth: str, way: str, trials: int, seed: int) -> optuna.Study:
     return study
 
 
-def claimed(said: list[Finding]) -> list[bool]:
-    """Which of CLAIMS a report makes, in their order."""
+def claimed(said: Mapping[str, list[str]]) -> list[bool]:
+    """Which of CLAIMS a report makes, in their order. said: topic -> sentences."""
     return [
-        any(one.topic == topic and re.search(pattern, one.text) for one in said)
+        any(re.search(pattern, text) for text in said.get(topic, []))
         for topic, pattern in CLAIMS.values()
     ]
 

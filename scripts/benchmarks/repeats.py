@@ -177,7 +177,8 @@ def truths(
 
 def repeated(draws: Mapping[str, Sequence[float]], judge: Judge, *, first: int) -> Ended:
     """A study that is looked at from `first` seeds each on. draws: name -> scores, seed by seed."""
-    from search.results.statistics.intervals import interval, look_at, next_seeds
+    from search.results.statistics.intervals import interval
+    from search.results.statistics.sequential_plan import look_at, next_seeds
 
     looks = look_at(CAP, first=first, step=STEP)
     scores = {name: list(own[:first]) for name, own in draws.items()}

@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 
 import space
-from search.confirmation.looks import repeat_key, repeats_of
+from search.confirmation.scores import repeat_key, repeats_of
 from search.management.enqueue import put_in_queue
 from search.management.options import StudyOptions
 from search.management.planning import planned

@@ -10,7 +10,6 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.confirmation.looks import plan_state_of, scores_by_repeat
 from search.confirmation.plan import (
     ConfirmOptions,
     Task,
@@ -20,7 +19,7 @@ from search.confirmation.plan import (
     joined,
     missing,
 )
-from search.confirmation.scores import score_images, show, unscored
+from search.confirmation.scores import plan_state_of, score_images, scores_by_repeat, show, unscored
 from search.execution.launchers.local import PrewarmedWorker
 from search.execution.live_view import View
 from search.execution.options import RunOptions
@@ -28,11 +27,10 @@ from search.execution.supervisor import Run, supervise
 from search.management.opening import decode_faces, refuse_orphans
 from search.results.statistics.intervals import seed_deviation
 from search.results.statistics.sequential_plan import FIRST, PlanState
-from search.results.statistics.verdicts import sentence
 from search.study.attributes import CONFIGURATION, JUDGED, SETUP
 from search.study.identity import refuse_direction, refuse_foreign
 from search.study.lineages import diverged
-from search.study.lookup import chosen_study, load_setup, named_study
+from search.study.lookup import chosen_study, load_setup, study_or_none
 from search.study.shared_state import set_total
 from search.study.wording import counted, params_text
 from storage import LeasedStorage
@@ -67,11 +65,11 @@ def prepared(options: ConfirmOptions, storage: LeasedStorage, task: Task, runs: 
     Nothing is written to the store. Raises StudyError where that study holds something else.
     """
     name = task.setup.name
-    if name in {study.study_name for study in storage.get_all_studies()}:
+    study = study_or_none(storage, name)
+    if study is not None:
         fix = "give these repeats another name with --study NAME"
         if options.compare is None:
             fix = "delete that study in the dashboard, or give its --compare again"
-        study = named_study(storage, name)
         if SETUP in study.user_attrs:
             refuse_direction(study, fix)
             task = joined(task, study, fix)
@@ -197,15 +195,13 @@ class Repeating:
         now = self.plan_state()
         by_repeat = {label: scores_by_repeat(self.study, label) for label in self.task.labels}
         scores: Mapping[str, Sequence[float]] = now.scores
-        said = f"{sentence(scores, now.pairs)}."
         if not now.look:
             scores = {
                 label: [it for it in own if it is not None] for label, own in by_repeat.items()
             }
-            said = "Not judged yet: the first look has not been reached."
         if any(scores.values()):
             searched = {one.label: one.value for one in self.task.configurations}
-            show(self.view.console, self.study, self.runs, scores, searched, said, now.looks)
+            show(self.view.console, self.study, self.runs, scores, searched, now)
             self._list()
         for line in self._remarks(now, by_repeat, commands["confirm"]):
             LOG.info(line)

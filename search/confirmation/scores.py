@@ -1,7 +1,8 @@
-"""What repeats with fresh seeds came to: scores, scores image by image, the tables."""
+"""What repeats with fresh seeds came to: looks, scores, scores image by image, the tables."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from search.results.statistics.intervals import Interval, chance_best, interval, over_images
-from search.study.attributes import CONFIGURATION
-from search.study.lookup import load_setup, named_study
+from search.results.statistics.sequential_plan import PlanState, plan_state
+from search.results.statistics.verdicts import sentence
+from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
+from search.study.lookup import load_setup, study_or_none
 from search.study.names import repeats_name, search_name
 from search.study.repeats import confirmed_scores, score_of
+from search.study.requests import marked
 from search.study.run_folders import newest_claims
 from search.study.setup import Setup, StudyError, config_for
 from search.study.wording import tell
@@ -34,6 +38,40 @@ PARTS = ("val", "test")
 IMAGES = "images.json"
 
 
+def repeat_key(label: str, index: int) -> str:
+    """What the attribute `REPEAT` of a configuration's repeat number `index` (from 0) holds."""
+    return f"{label} #{index}"
+
+
+def repeats_of(study: optuna.Study, label: str) -> list[FrozenTrial]:
+    """The repeats of a configuration, by rising index."""
+    found = marked(study, REPEAT)
+    keys = (repeat_key(label, index) for index in itertools.count())
+    return [found[key] for key in itertools.takewhile(found.__contains__, keys)]
+
+
+def scores_by_repeat(study: optuna.Study, label: str) -> list[float | None]:
+    """Score of each repeat before the first unfinished one; None for one that came to nothing."""
+    ended = itertools.takewhile(lambda row: row.state.is_finished(), repeats_of(study, label))
+    return [score_of(row) for row in ended]
+
+
+def plan_state_of(study: optuna.Study) -> PlanState | None:
+    """The looks at a study of repeats, as its latest run was to make them; None before a run."""
+    how = study.user_attrs.get(JUDGED)
+    if how is None:
+        return None
+    scores = {label: scores_by_repeat(study, label) for label in how["labels"]}
+    return plan_state(scores, cap=how["cap"], first=how["first"], margin=how["margin"])
+
+
+def verdict_text(plan: PlanState | None) -> str:
+    """What the last look says, as a sentence."""
+    if plan is None or not plan.look:
+        return "Not judged yet: the first look has not been reached."
+    return f"{sentence(plan.scores, plan.pairs)}."
+
+
 def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     """The confirmed winner of a study: of the configuration with the best mean, the repeat that
     lies nearest to that mean: what it is worth, not its luckiest seed.
@@ -44,9 +82,9 @@ def confirmed_trial(storage: LeasedStorage, name: str) -> FrozenTrial:
     repeats = repeats_name(name)
     words = ["python", "-m", "search.confirm", "--study", search_name(name)]
     fix = f"run {command_line(words)}"
-    if repeats not in {study.study_name for study in storage.get_all_studies()}:
+    study = study_or_none(storage, repeats)
+    if study is None:
         raise StudyError(f'there is no study "{repeats}": nothing was confirmed yet; {fix}')
-    study = named_study(storage, repeats)
     scores = confirmed_scores(study)
     if not scores:
         raise StudyError(f'study "{repeats}" has no finished repeat yet; {fix}')
@@ -195,14 +233,13 @@ def show(
     runs: Path,
     scores: Mapping[str, Sequence[float]],
     searched: Mapping[str, float | None],
-    said: str,
-    looks: int,
+    plan: PlanState,
 ) -> None:
-    """Print both tables and what their intervals cover. said: the sentence between them."""
+    """Print both tables, the sentence between them, and what their intervals cover."""
     console.print()
-    console.print(seeds_table(scores, searched, looks))
+    console.print(seeds_table(scores, searched, plan.looks))
     console.print()
-    tell(console, said, "bold")
+    tell(console, verdict_text(plan), "bold")
     tell(console, seeds_covered(load_setup(study)))
     images = by_image(study, runs)
     if images:

@@ -6,7 +6,6 @@ checked before the store is touched, and a run that is there already is not adde
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +23,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import space
-from search.importing import configs as oldconfig
-from search.importing.configs import Settings, settings_of
 from search.importing.run_files import read_runs
-from search.importing.runs import Run
+from search.importing.runs import EPOCHS, Run, continues, parent, summed_up
 from search.study import training_metrics
 from search.study.attributes import (
     CONFIG,
@@ -44,7 +41,7 @@ from search.study.attributes import (
     SOURCE,
 )
 from search.study.identity import refuse_direction, refuse_foreign
-from search.study.lookup import named_study
+from search.study.lookup import study_or_none
 from search.study.search_space import is_number, short
 from search.study.setup import StudyError
 from search.study.wording import params_text
@@ -66,14 +63,11 @@ _LOG = {
 class Batch:
     """The runs of one file or folder, read and checked.
 
-    settings, marks: of each run, what its config says and by which it is known again. metric: as
-    given, None for neither. notes: lines to show.
+    metric: as given, None for neither. notes: lines to show.
     """
 
     path: Path
     runs: Sequence[Run]
-    settings: Sequence[Settings]
-    marks: Sequence[str]
     metric: str | None
     notes: Sequence[str]
 
@@ -90,23 +84,22 @@ class Imported:
 def read_batch(path: Path, metric: str | None = None) -> Batch:
     """Read and check a file or folder. Raises UserError, with file, run and fix."""
     runs, left_out = read_runs(path)
-    settings = [settings_of(run.config) for run in runs]
-    for run, known in zip(runs, settings, strict=True):
-        _check_storable(run, known)
-    marks = [_mark(run, known) for run, known in zip(runs, settings, strict=True)]
-    _refuse_twins(runs, marks)
-    given = {run.metric or known.metric for run, known in zip(runs, settings, strict=True)}
+    settings = [run.settings for run in runs]
+    for run in runs:
+        _check_storable(run)
+    _refuse_twins(runs)
+    given = {run.metric or run.settings.metric for run in runs}
     if metric is None and len(given) > 1:
         shown = "; ".join(sorted(text or "none given" for text in given))
         raise UserError(
             f"{path}: its runs have several metrics ({shown}); split the file, or say --metric"
         )
     left_out += [note for run in runs for note in run.notes]
-    keys = oldconfig.summed_up(known.notes for known in settings)
+    keys = summed_up(known.notes for known in settings)
     idle = sorted({key for known in settings for key in known.ignored})
     if idle:
         keys.append(f"without an effect on these runs, kept apart: {', '.join(idle)}")
-    return Batch(path, runs, settings, marks, metric or next(iter(given)), [*left_out, *keys])
+    return Batch(path, runs, metric or next(iter(given)), [*left_out, *keys])
 
 
 def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
@@ -141,9 +134,9 @@ def import_batch(storage: LeasedStorage, name: str, batch: Batch) -> Imported:
 
 
 def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
-    if name not in {other.study_name for other in storage.get_all_studies()}:
+    study = study_or_none(storage, name)
+    if study is None:
         return None
-    study = named_study(storage, name)
     attrs = study.user_attrs
     if SETUP in attrs:
         raise StudyError(
@@ -175,40 +168,37 @@ def _agreed_metric(study: optuna.Study | None, name: str, given: str | None) -> 
 def _rows(batch: Batch, trials: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], int]:
     """The trials to add, and how many runs are there already."""
     present = {trial.user_attrs.get(CONTENT) for trial in trials}
-    new = [place for place, mark in enumerate(batch.marks) if mark not in present]
+    new = [run for run in batch.runs if run.mark not in present]
     names = _names(batch, trials, new)
     scores = {str(trial.user_attrs.get(RUN)): float(trial.value or 0) for trial in trials} | {
-        names[place]: batch.runs[place].best for place in new
+        name: run.best for run, name in zip(new, names, strict=True)
     }
-    params, distributions = _params([batch.settings[place].config for place in new], trials)
-    rows = []
-    for place, own in zip(new, params, strict=True):
-        run, settings, name = batch.runs[place], batch.settings[place], names[place]
-        others = {other: best for other, best in scores.items() if other != name}
-        rows.append(
-            create_trial(
-                state=TrialState.COMPLETE,
-                value=run.best,
-                params=own,
-                distributions={key: distributions[key] for key in own},
-                user_attrs={
-                    **_attrs(run, settings, others),
-                    RUN: name,
-                    CONTENT: batch.marks[place],
-                    SOURCE: batch.path.name,
-                },
-                intermediate_values=dict(enumerate(run.f_scores, 1)),
-            )
+    params, distributions = _params([run.settings.config for run in new], trials)
+    rows = [
+        create_trial(
+            state=TrialState.COMPLETE,
+            value=run.best,
+            params=own,
+            distributions={key: distributions[key] for key in own},
+            user_attrs={
+                **_attrs(run, {other: scores[other] for other in scores if other != name}),
+                RUN: name,
+                CONTENT: run.mark,
+                SOURCE: batch.path.name,
+            },
+            intermediate_values=dict(enumerate(run.f_scores, 1)),
         )
+        for run, name, own in zip(new, names, params, strict=True)
+    ]
     return rows, len(batch.runs) - len(new)
 
 
-def _check_storable(run: Run, settings: Settings) -> None:
+def _check_storable(run: Run) -> None:
     """Raise UserError for what no reader of the study could use."""
-    epochs = settings.config.get(oldconfig.EPOCHS)
+    epochs = run.settings.config.get(EPOCHS)
     if epochs is not None and not (is_number(epochs) and epochs >= 1 and epochs == int(epochs)):
         raise UserError(
-            f"{run.where}: {oldconfig.EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
+            f"{run.where}: {EPOCHS}: {epochs!r} is no number of epochs; write it like 150"
         )
     given = (run.name, run.note, run.metric, run.config)
     try:
@@ -222,9 +212,10 @@ def _check_storable(run: Run, settings: Settings) -> None:
         ) from None
 
 
-def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
-    for place, run in enumerate(runs):
-        twin = runs[marks.index(marks[place])]
+def _refuse_twins(runs: Sequence[Run]) -> None:
+    seen: dict[str, Run] = {}
+    for run in runs:
+        twin = seen.setdefault(run.mark, run)
         if twin is not run:
             raise UserError(
                 f"{run.where}: tells what {twin.where.rpartition(': ')[2]} does; give each a run"
@@ -232,49 +223,38 @@ def _refuse_twins(runs: Sequence[Run], marks: Sequence[str]) -> None:
             )
 
 
-def _mark(run: Run, settings: Settings) -> str:
-    """By which a run is known again, whatever its file is called and however it is written."""
-    seed = _seed(run, settings)
-    given = [run.name, seed, settings.config, run.f_scores, run.series, run.metrics]
-    text = json.dumps(given, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _seed(run: Run, settings: Settings) -> int | None:
-    return settings.seed if run.seed is None else run.seed
-
-
-def _names(batch: Batch, trials: Sequence[FrozenTrial], new: Sequence[int]) -> dict[int, str]:
+def _names(batch: Batch, trials: Sequence[FrozenTrial], new: Sequence[Run]) -> list[str]:
     """A name for each new run. Raises UserError for one that another run of the study has."""
     taken = {str(trial.user_attrs.get(RUN)) for trial in trials}
-    names: dict[int, str] = {}
-    for place in new:
-        run = batch.runs[place]
+    names = []
+    for run in new:
         if run.name is not None and run.name in taken:
             raise UserError(
                 f"{run.where}: the study has another run of this name, with other figures or"
                 " another config; rename it, or name another study with --study"
             )
-        name = run.name or _label(batch, place)
+        name = label = run.name or _label(batch, run)
         tried = 1
         while name in taken:
             tried += 1
-            name = f"{_label(batch, place)} ({tried})"
+            name = f"{label} ({tried})"
         taken.add(name)
-        names[place] = name
+        names.append(name)
     return names
 
 
-def _label(batch: Batch, place: int) -> str:
+def _label(batch: Batch, run: Run) -> str:
     """What tells a row of a table from the others, for a name."""
-    configs = [settings.config for settings in batch.settings]
-    own = configs[place]
+    configs = [other.settings.config for other in batch.runs]
+    own = run.settings.config
     telling = {key: own[key] for key in own if any(other.get(key) != own[key] for other in configs)}
     text = params_text({short(key): value for key, value in (telling or own).items()})
-    return text[:60] or f"row {place + 1}"
+    return text[:60] or f"row {batch.runs.index(run) + 1}"
 
 
-def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[str, Any]:
+def _attrs(run: Run, others: Mapping[str, float]) -> dict[str, Any]:
+    """others: best score of each other run of the study, by its name."""
+    settings = run.settings
     labels = {"name": settings.experiment, "description": settings.description}
     given = {
         CONFIG: settings.config,
@@ -282,31 +262,27 @@ def _attrs(run: Run, settings: Settings, others: Mapping[str, float]) -> dict[st
         IGNORED: settings.ignored,
         EXPERIMENT: {key: text for key, text in labels.items() if text},
         NOTE: run.note,
-        SEED: _seed(run, settings),
+        SEED: run.known_seed,
         **_metrics(run, settings.config),
     }
-    if oldconfig.continues(settings, run.f_scores):
-        given[CONTINUED] = oldconfig.parent(settings, others)
+    if continues(settings, run.f_scores):
+        given[CONTINUED] = parent(settings, others)
     return {key: value for key, value in given.items() if value is not None}
 
 
 def _metrics(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The seed's table of one run; what cannot be known is left out."""
+    """The seed's table of one run; None for what cannot be known."""
     dice, ce = config.get("loss.dice_weight"), config.get("loss.ce_weight", 1.0)
-    weights = {"ce_weight": ce, "dice_weight": dice} if is_number(dice) and is_number(ce) else None
+    ratio = training_metrics.ratio(ce, dice) if is_number(dice) and is_number(ce) else None
     if not run.f_scores:
-        given = _completed(run.metrics)
-        if weights is not None:
-            given.setdefault("ce_dice_ratio", training_metrics.ratio(**weights))
-        return given
-    train = run.series.get(TRAIN_F_SCORE)
+        return {"ce_dice_ratio": ratio, **_completed(run.metrics)}
+    none: Sequence[float | None] = [None] * len(run.f_scores)
+    train = run.series.get(TRAIN_F_SCORE, none)
     history = [
-        {"epoch": epoch, F_SCORE: score}
-        | ({} if train is None else {TRAIN_F_SCORE: train[epoch - 1]})
-        for epoch, score in enumerate(run.f_scores, 1)
+        {"epoch": epoch, F_SCORE: score, TRAIN_F_SCORE: fit}
+        for epoch, (score, fit) in enumerate(zip(run.f_scores, train, strict=True), 1)
     ]
-    found = training_metrics.metrics(history, **(weights or {"dice_weight": 0.0}))
-    return found if weights else {**found, "ce_dice_ratio": None}
+    return {**training_metrics.metrics(history, dice_weight=0.0), "ce_dice_ratio": ratio}
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,36 +21,28 @@ from trainer.errors import UserError
 from trainer.notation import decimal, switch
 
 _NAMES = ("run", "name", "run name", "run id", "experiment", "实验")
-
-
 _NOTES = ("note", "notes", "status", "remark", "comment", "description", "结论", "建议", "备注")
-
-
-# headings of hand-written tables, in lower case without punctuation -> columns of the seed's table
-_COLUMNS = {
-    **dict.fromkeys(
-        (
-            *("best val f", "best val f score", "best val", "best f", "best f score", "best score"),
-            *("val f", "val f score", "f score", "f", "score", "value", "最佳 val f score"),
-        ),
-        "best_val_f",
+# column of the seed's table -> its headings in hand-written ones, in lower case, no punctuation
+_HEADINGS = {
+    "best_val_f": (
+        *("best val f", "best val f score", "best val", "best f", "best f score", "best score"),
+        *("val f", "val f score", "f score", "f", "score", "value", "最佳 val f score"),
     ),
-    **dict.fromkeys(("best epoch", "epoch of best", "最佳轮次"), "best_epoch"),
-    **dict.fromkeys(
-        ("train best", "train at best", "train f best", "train f at best", "train f score at best"),
-        "train_f_at_best",
+    "best_epoch": ("best epoch", "epoch of best", "最佳轮次"),
+    "train_f_at_best": (
+        *("train best", "train at best", "train f best", "train f at best"),
+        "train f score at best",
     ),
-    **dict.fromkeys(("gap", "train val gap"), "gap"),
-    **dict.fromkeys(("final val f", "final val f score", "final val", "final f"), "final_val_f"),
-    **dict.fromkeys(("degradation", "退化幅度"), "degradation"),
-    **dict.fromkeys(("degradation %", "degradation pct", "degradation percent"), "degradation_pct"),
-    "instability": "instability",
-    **dict.fromkeys(("ce dice", "ce dice ratio"), "ce_dice_ratio"),
-    **dict.fromkeys(("epochs trained", "trained epochs"), "epochs_trained"),
-    "still rising": "still_rising",
+    "gap": ("gap", "train val gap"),
+    "final_val_f": ("final val f", "final val f score", "final val", "final f"),
+    "degradation": ("degradation", "退化幅度"),
+    "degradation_pct": ("degradation %", "degradation pct", "degradation percent"),
+    "instability": ("instability",),
+    "ce_dice_ratio": ("ce dice", "ce dice ratio"),
+    "epochs_trained": ("epochs trained", "trained epochs"),
+    "still_rising": ("still rising",),
 }
-
-
+_COLUMNS = {heading: column for column, own in _HEADINGS.items() for heading in own}
 # column -> lowest and highest value
 _LIMITS = {
     **dict.fromkeys(("best_val_f", "train_f_at_best", "final_val_f", "degradation"), (0.0, 1.0)),
@@ -59,30 +51,18 @@ _LIMITS = {
     "instability": (0.0, 1.0),
     **dict.fromkeys(("best_epoch", "epochs_trained"), (1.0, math.inf)),
 }
-
-
 # columns of which a percentage is a hundredth
 _SHARES = ("best_val_f", "train_f_at_best", "final_val_f")
-
-
 _WHOLE = ("best_epoch", "epochs_trained")
-
-
 # a number as people write it: bold, with a mark behind it, or with its percentage in brackets
 _CELL = re.compile(
     r"[*_`\s]*([+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:e[+-]?[0-9]+)?)\s*(%?)"
     r"\s*(?:\(\s*([+-]?[0-9]+(?:[.,][0-9]*)?)\s*%\s*\))?[^\w.,%?<>=+-]*",
     re.IGNORECASE,
 )
-
-
 _GROUPED = r"[+-]?[1-9][0-9]{0,2}%s[0-9]{3}"
-
-
 # cells that say that there is no number
 _ABSENT = {"", "-", "--", "---", "–", "—", "n/a", "na", "nan", "none", "null", "nil", "~"}
-
-
 # cells in place of a score that say why there is none
 _UNFINISHED = {
     *_ABSENT,
@@ -140,7 +120,7 @@ def run_of_row(
                 name = ".".join(path)
                 raise _given_twice(where, name, before, taken.get(name, "config"), value, heading)
             taken[".".join(path)] = heading
-            put(config, path, value)
+            _put(config, path, value)
     if "best_val_f" not in metrics:
         return Unfinished(where, why)
     _check_row(metrics, where)
@@ -344,7 +324,7 @@ def _at(data: Mapping[str, Any], path: Sequence[str]) -> Any:
     return node
 
 
-def put(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def _put(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Set a value in nested dicts, which are made where they are not there."""
     for part in path[:-1]:
         # a column of the section's own name may have been there before

@@ -2,7 +2,7 @@
 
 A JSON list of runs, a run's folder (`history.json` beside `config.yaml` or `config.json`), a folder
 of such folders, or a table written by hand as YAML, CSV or JSON. Every score is checked while it is
-read; what a config means is the business of `search.importing.batches`.
+read; what a config means is the business of `search.importing.runs`.
 """
 
 from __future__ import annotations
@@ -142,11 +142,14 @@ def _of_data(data: Any, path: Path) -> list[Run | Unfinished]:
     if path.name in CONFIGS and (path.parent / HISTORY).exists():
         beside = path.parent / HISTORY
         return [_of_history(_data(beside), beside, name)]
-    if isinstance(data, Mapping) and data and all(map(_has_curve, data.values())):
+    if isinstance(data, Mapping) and data and all(map(_curve_key, data.values())):
         return _of_list([{"run": run, **entry} for run, entry in data.items()], str(path), {})
     if isinstance(data, Mapping) and isinstance(data.get("runs"), list):
         return _of_list(data["runs"], str(path), data)
-    if _is_history(data) or (path.name == HISTORY and not _is_list_of_runs(data)):
+    rows = data if isinstance(data, list) else []
+    # one training: lists by name, or our own rows of epoch and val_f
+    one = _curve_key(data) or (rows and all(map(_is_epoch, rows)))
+    if one or (path.name == HISTORY and not any(map(_curve_key, rows))):
         return [_of_history(data, path, name)]
     if isinstance(data, list):
         return _of_list(data, str(path), {})
@@ -156,27 +159,14 @@ def _of_data(data: Any, path: Path) -> list[Run | Unfinished]:
     )
 
 
-def _is_list_of_runs(data: Any) -> bool:
-    return isinstance(data, list) and any(map(_has_curve, data))
-
-
-def _is_history(data: Any) -> bool:
-    """One training: lists by name, or our own rows of epoch and val_f."""
-    rows = isinstance(data, list) and bool(data) and all(map(_is_epoch, data))
-    return rows or _has_curve(data)
-
-
 def _is_epoch(row: Any) -> bool:
     return isinstance(row, Mapping) and {"epoch", F_SCORE} <= row.keys()
 
 
-def _has_curve(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and _curve_key(entry) is not None
-
-
-def _curve_key(entry: Mapping[str, Any]) -> str | None:
-    """The key under which an entry has its scores by epoch."""
-    return next((key for key in ("val_f_score", F_SCORE) if isinstance(entry.get(key), list)), None)
+def _curve_key(entry: Any) -> str | None:
+    """The key under which an entry has its scores by epoch; None for anything without."""
+    known = entry if isinstance(entry, Mapping) else {}
+    return next((key for key in ("val_f_score", F_SCORE) if isinstance(known.get(key), list)), None)
 
 
 def _of_history(data: Any, path: Path, name: str) -> Run:
@@ -242,7 +232,7 @@ def _of_list(
             # an empty line of a table
             continue
         name = entry.get("run") or entry.get("name")
-        if _has_curve(entry):
+        if _curve_key(entry):
             where = f"{path}: run {name or number}"
             runs.append(_of_entry({**entry, "run": name}, where, above, []))
         else:

@@ -14,13 +14,12 @@ from search.reporting.confirmation_section import confirm_section
 from search.reporting.document import Document, Picture, Section
 from search.reporting.figures.every_figure import figures as figures_of
 from search.results.evidence import Evidence
-from search.results.findings.every_finding import Finding
 from search.results.findings.every_finding import findings as findings_of
-from search.results.findings.next_command import next_command
+from search.results.findings.next_search import next_command
 from search.results.reading import print_troubles, results_of
 from search.results.trials import Results
 from search.study import lineages
-from search.study.lookup import named_study
+from search.study.lookup import study_or_none
 from search.study.names import is_repeats, repeats_name
 from search.study.run_folders import newest_claims
 from search.study.shared_state import total_of
@@ -73,7 +72,7 @@ def report_of(storage: LeasedStorage, study: optuna.Study, url: str, runs: Path)
 
 def document(
     results: Results,
-    findings: Sequence[Finding],
+    findings: Mapping[str, Sequence[str]],
     figures: Mapping[str, Any],
     *,
     total: int | None = None,
@@ -83,12 +82,10 @@ def document(
 ) -> Document:
     """What was found about a study, section by section.
 
-    total: finished trials wanted. command: starts the next search. confirmed: of its
-    repeats, None where there are none. sheet: pictures of the best trial.
+    findings: topic -> sentences. figures: topic -> figure. total: finished trials wanted. command:
+    starts the next search. confirmed: of its repeats, None where there are none. sheet: pictures of
+    the best trial.
     """
-    sentences: dict[str, list[str]] = {topic: [] for topic in TOPICS}
-    for finding in findings:
-        sentences.setdefault(finding.topic, []).append(finding.text)
     shown: dict[str, dict[str, Any]] = {
         "standing": {"tables": [tables.states_table(results, total)]},
         "comparison": {"tables": [tables.trials_table(results)] if results.outcomes else []},
@@ -104,8 +101,8 @@ def document(
         if topic in figures:
             shown.setdefault(topic, {})["figures"] = [figures[topic]]
     sections = [
-        Section(topic, TOPICS.get(topic, topic), sentences=of, **shown.get(topic, {}))
-        for topic, of in sentences.items()
+        Section(topic, heading, findings.get(topic, ()), **shown.get(topic, {}))
+        for topic, heading in TOPICS.items()
     ]
     return Document(
         title=f"Study {results.name}",
@@ -118,21 +115,13 @@ def _facts(results: Results, total: int | None) -> list[tuple[str, str]]:
     best, setup = results.best, results.setup
     facts = [("A score is", results.metric)]
     if setup is not None:
-        data = setup.data
-        facts.append(
-            (
-                "Data",
-                f"{data['name']}, {data['train']} train and {data['val']} validation images,"
-                f" fingerprint {str(data['fingerprint'])[:8]}",
-            )
-        )
-        facts.append(
-            (
-                "Budget",
-                f"{setup.epochs} epochs a trial"
-                + (f", preset {setup.preset}" * bool(setup.preset)),
-            )
-        )
+        data, preset = setup.data, f", preset {setup.preset}" if setup.preset else ""
+        images = f"{data['train']} train and {data['val']} validation images"
+        mark = str(data["fingerprint"])[:8]
+        facts += [
+            ("Data", f"{data['name']}, {images}, fingerprint {mark}"),
+            ("Budget", f"{setup.epochs} epochs a trial{preset}"),
+        ]
     finished = f"{len(lineages.finished(results.rows))} finished"
     facts.append(("Trials", finished if total is None else f"{finished} of {total} wanted"))
     # of repeats the highest is mere luck, and their section has the means
@@ -144,10 +133,8 @@ def _facts(results: Results, total: int | None) -> list[tuple[str, str]]:
 
 def _repeats_section(storage: LeasedStorage, name: str, runs: Path) -> Section | None:
     """What the study's repeats came to; None where it has none."""
-    repeats = repeats_name(name)
-    if repeats not in {study.study_name for study in storage.get_all_studies()}:
-        return None
-    return confirm_section(named_study(storage, repeats), runs)
+    study = study_or_none(storage, repeats_name(name))
+    return None if study is None else confirm_section(study, runs)
 
 
 def contact_sheet(results: Results, runs: Path) -> Picture | None:

@@ -7,18 +7,18 @@ from pathlib import Path
 import optuna
 import rich.table
 
-from search.confirmation.looks import plan_state_of
 from search.confirmation.scores import (
     IMAGES_COVERED,
     by_image,
     images_table,
     ordered,
+    plan_state_of,
     seeds_covered,
     seeds_table,
+    verdict_text,
 )
 from search.reporting.document import Section, Table
-from search.reporting.figures.repeats import repeats_figure
-from search.results.statistics.verdicts import sentence
+from search.reporting.figures.every_figure import repeats_figure
 from search.study.lookup import load_setup
 from search.study.repeats import confirmed_scores
 
@@ -28,15 +28,12 @@ def confirm_section(study: optuna.Study, runs: Path | None = None) -> Section:
 
     runs: folder of the repeats' files, None: not over images.
     """
-    scores, looks = confirmed_scores(study), 1
-    verdict = "Not judged yet: the first look has not been reached."
     plan = plan_state_of(study)
-    if plan is not None and plan.look:
-        scores, looks = {label: list(own) for label, own in plan.scores.items()}, plan.looks
-        verdict = f"{sentence(scores, plan.pairs)}."
+    scores = plan.scores if plan is not None and plan.look else confirmed_scores(study)
+    looks = 1 if plan is None else plan.looks
     if not any(scores.values()):
         return Section("confirm", "Repeated with fresh seeds", ["No repeat has finished yet."])
-    sentences = [verdict, seeds_covered(load_setup(study))]
+    sentences = [verdict_text(plan), seeds_covered(load_setup(study))]
     tables = [_plain(seeds_table(scores, {}, looks))]
     if images := {} if runs is None else by_image(study, runs):
         tables.append(_plain(images_table(ordered(scores), images)))

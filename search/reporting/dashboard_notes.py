@@ -6,7 +6,6 @@ has written below the line of a note stays.
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from search.study.shared_state import total_of
 from search.study.trial_notes import put_note
 from search.study.wording import code, escaped
 from storage import StorageError
+from storage.background import BackgroundThread
 from storage.optuna_internals import storage_of
 
 # figures of the report that the study's page shows
@@ -68,7 +68,7 @@ def study_note(
     return "\n".join(lines)
 
 
-class Board:
+class Board(BackgroundThread):
     """Keeps the study's note and figures up to date from a thread of its own. Used through `with`.
 
     It looks whether a trial has ended, and takes a small share of the time at most. At the start it
@@ -81,26 +81,20 @@ class Board:
         commands: Mapping[str, str],
         tell: Callable[[str], None],
     ) -> None:
+        super().__init__("board")
         self._study = study
         self._commands = commands
         self._tell = tell
-        self._wake = threading.Event()
-        self._over = False
         self._seen: int | None = None
-        self._thread = threading.Thread(target=self._work, name="board", daemon=True)
-
-    def __enter__(self) -> Board:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._wake.set()
+        # what the end looks like is waited for
+        self._stop.set()
         self._thread.join()
 
     def _work(self) -> None:
         while True:
-            began, last = time.monotonic(), self._over
+            began, last = time.monotonic(), self._stop.is_set()
             try:
                 self._renew()
             except StorageError:
@@ -115,7 +109,7 @@ class Board:
             # a run that ended during this look is looked at once more
             if last:
                 return
-            self._wake.wait(max(_LEAST_S, (time.monotonic() - began) / _SHARE))
+            self._stop.wait(max(_LEAST_S, (time.monotonic() - began) / _SHARE))
 
     def _deleted(self) -> bool:
         """Whether the study, or its store, is gone, which the supervisor reports."""

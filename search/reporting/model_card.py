@@ -10,19 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import TrialState
-
-from search.confirmation.looks import plan_state_of
-from search.confirmation.scores import ByImage, by_image
+from search.confirmation.scores import ByImage, by_image, plan_state_of
 from search.reporting.document import Document, Section, Table
-from search.results.export_formats import train_words
+from search.results.export_formats import config_of, train_words
 from search.results.reading import results_of
 from search.results.statistics.intervals import Interval, interval, over_images
 from search.results.trials import Outcome, Results
 from search.study import training_metrics
 from search.study.attributes import CONFIGURATION, SETUP, attributes_of
 from search.study.identity import differing_facts
-from search.study.lookup import named_study
+from search.study.lookup import named_study, study_or_none
 from search.study.names import is_repeats, repeats_name, search_name
 from search.study.repeats import confirmed_scores
 from search.study.search_space import format_value
@@ -78,51 +75,41 @@ class Repeats:
     looks: int
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a configuration comes from and what became of it.
+def _origin(
+    storage: LeasedStorage, results: Results, chosen: Outcome, runs: Path
+) -> tuple[Results | None, Repeats | None]:
+    """The search that found a trial's configuration, and its repeats; None for what is not there.
 
-    search: the study that found it, None for one that the user named. repeats: None where it was
-    not repeated.
+    A configuration that the user named was found by no search.
     """
-
-    search: Results | None
-    repeats: Repeats | None
-
-
-def origin_of(storage: LeasedStorage, results: Results, chosen: Outcome, runs: Path) -> Origin:
-    """Look for a trial's configuration in the search and the repeats that belong together."""
-    names = search_name(results.name), repeats_name(results.name)
-    (search, _), (repeating, repeat) = (
-        _with_configuration(storage, name, results, chosen) for name in names
-    )
-    label = None if repeat is None else repeat.attrs.get(CONFIGURATION)
-    if repeating is None or label is None:
-        return Origin(search, None)
-    study = named_study(storage, repeating.name)
+    search = _with_configuration(storage, search_name(results.name), results, chosen)
+    again = _with_configuration(storage, repeats_name(results.name), results, chosen)
+    found = None if search is None else search[0]
+    label = None if again is None else again[1].attrs.get(CONFIGURATION)
+    if again is None or label is None:
+        return found, None
+    study = named_study(storage, again[0].name)
     scores, images = confirmed_scores(study), by_image(study, runs).get(label, {})
     plan = plan_state_of(study)
     # not known: as if the scores had decided whether to go on
     looks = 2 if plan is None else plan.looks
-    own = scores.get(label, [])
-    return Origin(search, Repeats(study.study_name, own, len(scores), images, looks))
+    return found, Repeats(study.study_name, scores.get(label, []), len(scores), images, looks)
 
 
 def _with_configuration(
     storage: LeasedStorage, name: str, results: Results, chosen: Outcome
-) -> tuple[Results, Outcome] | tuple[None, None]:
+) -> tuple[Results, Outcome] | None:
     """The study of that name and its first trial that trained the same on the same data."""
-    studies = {study.study_name: study for study in storage.get_all_studies()}
-    if name not in studies or SETUP not in studies[name].user_attrs:
-        return None, None
-    other = results_of(named_study(storage, name))
+    study = study_or_none(storage, name)
+    if study is None or SETUP not in study.user_attrs:
+        return None
+    other = results_of(study)
     assert results.setup is not None
     assert other.setup is not None
     if differing_facts(results.setup, other.setup, "data"):
-        return None, None
-    wanted = _config(chosen)
-    one = next((one for one in other.outcomes if _config(one) == wanted), None)
-    return (None, None) if one is None else (other, one)
+        return None
+    same = (one for one in other.outcomes if _config(one) == _config(chosen))
+    return next(((other, one) for one in same), None)
 
 
 def _config(outcome: Outcome) -> dict[str, object]:
@@ -134,30 +121,32 @@ def _config(outcome: Outcome) -> dict[str, object]:
 
 
 def card(
+    storage: LeasedStorage,
     results: Results,
     chosen: Outcome,
-    config: Config,
-    origin: Origin,
+    runs: Path,
     *,
     command: str,
     confirm: str,
 ) -> Document:
-    """The model card of one trial.
+    """The model card of one trial, with what its search and its repeats tell of it.
 
-    results: the trial's study, with histories where F-scores by class are to stand in it. config:
-    what the trial was trained with. command, confirm: how the card was made and how the study is
-    repeated, without passwords. Raises ConfigError if the network cannot be built here.
+    results: the trial's study, with histories where F-scores by class are to stand in it. command,
+    confirm: how the card was made and how the study is repeated, without passwords. Raises
+    ConfigError if the network cannot be built here.
     """
     setup = results.setup
     assert setup is not None, "an imported study does not know its configs"
+    config = config_of(setup, chosen.row)
+    search, repeats = _origin(storage, results, chosen, runs)
     return Document(
         title=f"Face parsing: {_label(chosen)}, study {results.name}",
         facts=_facts(setup, config),
         sections=[
-            _scores(chosen, origin.repeats, confirm),
+            _scores(chosen, repeats, confirm),
             Section("metric", "Metric", METRIC),
             Section("classes", "F-score by class", *_classes(chosen)),
-            Section("choice", "How it was chosen", _choice(results, chosen, origin)),
+            Section("choice", "How it was chosen", _choice(results, chosen, search, repeats)),
             Section("params", "Hyperparameters", tables=[_params(chosen)]),
             Section("limits", "Limits", _limits(setup, config)),
             Section(
@@ -255,20 +244,22 @@ def _classes(chosen: Outcome) -> tuple[list[str], list[Table]]:
     return [f"Best epoch, validation part: {F_PER_CLASS}"], [Table(["class", "F"], rows)]
 
 
-def _choice(results: Results, chosen: Outcome, origin: Origin) -> list[str]:
+def _choice(
+    results: Results, chosen: Outcome, search: Results | None, repeats: Repeats | None
+) -> list[str]:
     complete = results.complete()
     epoch = "The epoch was chosen on the validation part too, which adds to that."
     if is_repeats(results.name):
-        count = origin.repeats.configurations if origin.repeats is not None else 1
+        count = 1 if repeats is None else repeats.configurations
         return [
-            *(_counts(origin.search) if origin.search is not None else ()),
+            *(() if search is None else _counts(search)),
             f"{chosen.attrs.get(CONFIGURATION, chosen.name)} is one of {count} configurations that"
             " were repeated with fresh seeds. Such scores do not carry the luck by which a search"
             " found them; but taking the best of their means is a choice again, so a little"
             " optimism is left.",
             epoch,
         ]
-    if chosen.state != TrialState.COMPLETE:
+    if not chosen.complete:
         last = max(chosen.curve, default=0)
         cut = f"This one was not trained to its end: {last} epochs of {chosen.budget}."
         return [*_counts(results), cut]

@@ -32,15 +32,13 @@ _STATES = {
     TrialState.WAITING: "waiting",
     TrialState.FAIL: "failed",
 }
-# columns whose "yes" asks for attention
-_FLAGGED = ("still_rising",)
 
 
 def state_of(one: Outcome) -> str:
     """How a trial stands, in a word or two."""
     if one.state == TrialState.FAIL and one.attrs.get(CANCELLED):
         return "cancelled"
-    if one.state == TrialState.PRUNED:
+    if one.pruned:
         if lineages.diverged(one.row):
             return "pruned: diverged"
         if one.attrs.get(STOPPED):
@@ -62,7 +60,7 @@ def verdicts_table(results: Results) -> Table | None:
     """Why each pruned trial was pruned, in numbers; None where no pruner kept any."""
     rows = []
     for one in results.outcomes:
-        verdict = verdict_of(one.attrs.get(VERDICT)) if one.state == TrialState.PRUNED else None
+        verdict = verdict_of(one.attrs.get(VERDICT)) if one.pruned else None
         if verdict is None:
             continue
         scores = (verdict.best, verdict.forecast, verdict.deviation, verdict.against)
@@ -98,7 +96,8 @@ def trials_table(results: Results) -> Table:
     for one in ordered:
         row = [one.name if results.imported else str(one.number), state_of(one)]
         row += [_metric_cell(name, one.metrics.get(name)) for name in training_metrics.COLUMNS]
-        row += [] if wait is None else [_lost_text(one, wait)]
+        lost = None if wait is None else one.fall_after(wait)
+        row += [] if wait is None else ["-" if lost is None else f"{lost:.4f}"]
         row += [Flag(one.continued) if one.continued else "-"] if continued else []
         row += [training_metrics.setting(one.params.get(name)) for name in names]
         rows.append(row)
@@ -115,14 +114,9 @@ def common_wait(outcomes: Sequence[Outcome]) -> int | None:
     return statistics.median_low(waits) if waits else None
 
 
-def _lost_text(one: Outcome, wait: int) -> str:
-    lost = one.fall_after(wait)
-    return "-" if lost is None else f"{lost:.4f}"
-
-
 def _metric_cell(name: str, item: object) -> str:
     text = training_metrics.text(name, item)
-    return Flag(text) if name in _FLAGGED and item else text
+    return Flag(text) if name == "still_rising" and item else text
 
 
 # ------------------------------------------------------------------------------- the queue
@@ -144,8 +138,7 @@ def queue_table(results: Results) -> Table | None:
 
 def _was_asked(one: Outcome) -> bool:
     marks = (ENQUEUED, FIRST, NOTE, EXPECT, PREDICTION)
-    ended = one.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    return not ended or any(mark in one.attrs for mark in marks)
+    return not (one.complete or one.pruned) or any(mark in one.attrs for mark in marks)
 
 
 def _forecast(one: Outcome) -> tuple[str, str]:
@@ -161,8 +154,7 @@ def _forecast(one: Outcome) -> tuple[str, str]:
 def forecast_verdict(one: Outcome) -> str:
     """Whether a trial's forecast held; "open" until it has been trained to its end."""
     low, high = one.attrs[EXPECT]
-    complete = one.state == TrialState.COMPLETE
-    kept = requests.forecast_held((low, high), one.value, complete=complete)
+    kept = requests.forecast_held((low, high), one.value, complete=one.complete)
     if kept is None:
         return "open"
     return "yes" if kept else Flag("no, lower" if (one.value or 0.0) < low else "no, higher")

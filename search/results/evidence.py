@@ -5,19 +5,21 @@ Sentences (`search.results.findings`) and figures rest on the same evidence.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.results.statistics.estimates import Estimate, without_others
+from search.results.statistics.estimates import Estimate, spread, without_others
 from search.results.statistics.importance import importance_estimates
-from search.results.statistics.intervals import Pair, compare, look_at, seed_deviation
-from search.results.statistics.sequential_plan import STEP
+from search.results.statistics.intervals import Pair, compare, seed_deviation
+from search.results.statistics.sequential_plan import STEP, look_at
 from search.results.statistics.smoothing import Smooth, smooth
 from search.results.trials import DICE, Outcome, Results
 from search.results.wording import listed, number, setting
@@ -156,8 +158,8 @@ class Evidence:
         return [it for it in [*own, *self.results.repeats.values()] if len(it) > 1]
 
     @cached_property
-    def curve(self) -> tuple[Smooth, bool] | None:
-        """The score over the dice weight, and whether other parameters were taken out of it.
+    def curve(self) -> Smooth | None:
+        """The score over the dice weight.
 
         None for too few trials, and for runs that somebody chose by hand: what they changed
         together no curve takes apart.
@@ -171,28 +173,20 @@ class Evidence:
 
     def beats(self, one: Group, other: Group) -> bool:
         """Whether the first of two repeated levels is better, by more than chance."""
-        names = one.level_name, other.level_name
-        return any(
-            (pair.verdict == "first" and (pair.first, pair.second) == names)
-            or (pair.verdict == "second" and (pair.second, pair.first) == names)
-            for pair in self.pairs
-        )
+        return (one.level_name, other.level_name) in [pair.ranked for pair in self.pairs]
 
 
-def smoothed(
-    outcomes: Sequence[Outcome], name: str, *, log: bool = False
-) -> tuple[Smooth, bool] | None:
+def smoothed(outcomes: Sequence[Outcome], name: str, *, log: bool = False) -> Smooth | None:
     """The score along one searched number, others' linear effects taken out where there is enough.
 
-    outcomes: complete. Also whether they were taken out; None where the trials are too few.
+    outcomes: complete. None where the trials are too few.
     """
     having = [
         one
         for one in outcomes
         if isinstance(one.params.get(name), (int, float)) and (not log or one.params[name] > 0)
     ]
-    picked = np.linspace(0, len(having) - 1, min(len(having), _SMOOTHED)).astype(int)
-    chosen = [having[at] for at in picked]
+    chosen = spread(having, _SMOOTHED)
     if not chosen:
         return None
     x = np.array([one.params[name] for one in chosen], dtype=np.float64)
@@ -203,7 +197,7 @@ def smoothed(
     columns = [[one.params[other] for one in chosen] for other in others]
     cleared, taken_out = without_others(y, np.log(x) if log else x, columns)
     found = smooth(x, cleared, log=log)
-    return None if found is None else (found, taken_out)
+    return None if found is None else replace(found, cleared=taken_out)
 
 
 # ------------------------------------------------------------------------------- configurations
@@ -270,16 +264,13 @@ def _one_per_dice_weight(groups: Sequence[Group]) -> list[Group]:
     if len(levels) < 2:
         return []
     codes = _codes(known)
-    order = {
-        level: [i for i, group in enumerate(known) if group.weight == level] for level in levels
-    }
-    for level, own in order.items():
+    order = {}
+    for level in levels:
+        own = [i for i, group in enumerate(known) if group.weight == level]
         order[level] = [i for i in own if known[i].settled] or own
-    best: tuple[Any, list[int]] | None = None
+    stars = []
     # the centre of the star: the group that all others are measured by
-    for centre in range(len(known)):
-        if not any(centre in own for own in order.values()):
-            continue
+    for centre in sorted(itertools.chain.from_iterable(order.values())):
         apart = (codes != codes[centre]).sum(axis=1)
         chosen = [
             centre
@@ -292,10 +283,9 @@ def _one_per_dice_weight(groups: Sequence[Group]) -> list[Group]:
             -sum(len(known[i].scores) for i in chosen),
             -sum(known[i].mean for i in chosen),
         )
-        if best is None or rank < best[0]:
-            best = rank, chosen
-    assert best is not None
-    return [known[i] for i in best[1]]
+        stars.append((rank, chosen))
+    _, best = min(stars, key=itemgetter(0))
+    return [known[i] for i in best]
 
 
 def _levels(groups: Sequence[Group]) -> list[float]:
@@ -327,6 +317,12 @@ def _largest_family(groups: Sequence[Group]) -> list[Group]:
     )[: 2 * _MOST_LEVELS]
 
 
+def sides(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Those whose dice weight is not above the ceiling, and those above."""
+    below = [group for group in groups if (group.weight or 0.0) <= CEILING]
+    return below, [group for group in groups if group not in below]
+
+
 def levels_text(groups: Sequence[Group]) -> str:
     """dice_weight 1.0, 1.5 and 2.0."""
     return f"dice_weight {listed([group.level for group in groups])}"
@@ -334,11 +330,12 @@ def levels_text(groups: Sequence[Group]) -> str:
 
 def other_differences(groups: Sequence[Group]) -> str:
     """What differs between configurations besides the dice weight, each key with all its values."""
-    parts = [
-        f"{key} ({' / '.join(setting(value) for value in values)})"
-        for key, values in differing_settings(groups).items()
-    ]
-    return listed(parts)
+    return settings_text(differing_settings(groups))
+
+
+def settings_text(values: Mapping[str, Sequence[Any]]) -> str:
+    """Settings, each with its value in each configuration."""
+    return listed([f"{name} ({' / '.join(map(setting, own))})" for name, own in values.items()])
 
 
 def confounders_text(groups: Sequence[Group]) -> str:

@@ -6,16 +6,23 @@ import csv
 import io
 import json
 import pprint
-from collections.abc import Mapping
 from typing import Any
 
+import optuna
+from optuna.trial import FrozenTrial
+
 from search.results.trials import Results
+from search.study import lineages
+from search.study.attributes import RUNTIME, SEED
+from search.study.lookup import load_setup
+from search.study.run_records import search_record
 from search.study.search_space import short
+from search.study.setup import Setup, StudyError, config_for
 from search.study.training_metrics import COLUMNS
 from trainer.cli import one_line
-from trainer.config import Config, get, leaf_keys, value_text
+from trainer.config import Config, get, leaf_keys, to_dict, to_yaml, value_text
 from trainer.presets import PRESETS, preset_values
-from trainer.streams import shown
+from trainer.streams import command_line, shown
 
 # a cell that begins with one of these is run as a formula by a spreadsheet
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
@@ -23,17 +30,58 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _FLAGS = {"data.root": "--data", "training.seed": "--seed", "runtime.device": "--device"}
 
 
-def as_json(document: Mapping[str, Any]) -> str:
-    """The same content as the YAML."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def chosen_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
+    """The trial asked for, or the answer of the study. Raises StudyError."""
+    trials = study.get_trials(deepcopy=False)
+    if number is None:
+        trial = lineages.best_of(trials)
+        if trial is None:
+            raise StudyError(
+                f"study {study.study_name}: no trial is complete yet; wait for one, or name a"
+                " pruned one with --trial N"
+            )
+    else:
+        by_number = {trial.number: trial for trial in trials}
+        if number not in by_number:
+            raise StudyError(
+                f"study {study.study_name}: --trial {number} does not exist; there are"
+                f" {lineages.numbers_text(trials)}"
+            )
+        first = lineages.rows_of(trials, by_number[number])[0].number
+        trial = next(one for one in lineages.merged(trials) if one.number == first)
+    if SEED not in trial.user_attrs:
+        # also one that was set COMPLETE in the dashboard
+        raise StudyError(
+            f"study {study.study_name}: trial {trial.number} is {trial.state.name} and has never"
+            " been trained; choose another with --trial N"
+        )
+    return trial
 
 
-def as_python(document: Mapping[str, Any]) -> str:
-    """A literal that `ast.literal_eval` reads."""
-    return pprint.pformat(dict(document), sort_dicts=False, width=100) + "\n"
+def exported(study: optuna.Study, trial: FrozenTrial, form: str = "yaml", *, command: str) -> str:
+    """What repeats a trial: its config, its seed, early stopping off, and its origin.
+
+    form: `yaml`, `json` or `python-dict` (a literal that `ast.literal_eval` reads), all of one
+    content; `cli`, the command that trains it. command: how the export was made. Raises StudyError
+    or ConfigError if the study or the trial does not hold what is needed.
+    """
+    setup = load_setup(study)
+    config = config_of(setup, trial)
+    if form == "cli":
+        return command_line(train_words(config)) + "\n"
+    record = search_record(setup, trial) | {"epochs": setup.epochs, "command": command}
+    if form == "yaml":
+        return to_yaml(config, record)
+    document = to_dict(config) | {"search": record}
+    if form == "json":
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return pprint.pformat(document, sort_dicts=False, width=100) + "\n"
 
 
-# --------------------------------------------------------------------------------- command line
+def config_of(setup: Setup, trial: FrozenTrial) -> Config:
+    """The config that trains a trial again. Raises ConfigError."""
+    attrs = trial.user_attrs
+    return config_for(setup, trial.params, seed=attrs[SEED], runtime=attrs.get(RUNTIME))
 
 
 def train_words(config: Config) -> list[str]:

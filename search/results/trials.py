@@ -57,6 +57,15 @@ class Outcome:
         return self.series[F_SCORE]
 
     @property
+    def complete(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.state == TrialState.COMPLETE
+
+    @property
+    def pruned(self) -> bool:
+        return self.state == TrialState.PRUNED
+
+    @property
     def note(self) -> str | None:
         """What was written beside an enqueued or first trial."""
         return self.attrs.get(NOTE)
@@ -74,6 +83,16 @@ class Outcome:
     def dice_weight(self) -> float | None:
         """The mean level over training; None where it is not known."""
         return as_number(self.config.get(DICE))
+
+    @property
+    def ce_share(self) -> float | None:
+        """Cross-entropy's share of the loss's weights, in [0, 1]; None where it is not known."""
+        ce, dice = as_number(self.config.get("loss.ce_weight", 1.0)), self.dice_weight
+        return None if ce is None or dice is None or ce + dice <= 0 else ce / (ce + dice)
+
+    def metric(self, name: str) -> float | None:
+        """A column of the comparison table as a number; None where it is not known."""
+        return as_number(self.metrics.get(name))
 
     @property
     def still_rising(self) -> bool:
@@ -105,9 +124,9 @@ class Outcome:
     @property
     def instability(self) -> float | None:
         """Standard deviation of the changes from epoch to epoch; None below three epochs."""
-        known = self.metrics.get("instability")
+        known = self.metric("instability")
         if known is not None:
-            return float(known)
+            return known
         scores = [self.curve[epoch] for epoch in sorted(self.curve)]
         changes = [later - earlier for earlier, later in pairwise(scores)]
         return statistics.stdev(changes) if len(changes) >= 2 else None
@@ -139,18 +158,16 @@ class Results:
     def scored(self) -> list[Outcome]:
         """Complete and pruned trials with a value, the best first, complete ones before pruned."""
         ended = [
-            one
-            for one in self.outcomes
-            if one.value is not None and one.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            one for one in self.outcomes if one.value is not None and (one.complete or one.pruned)
         ]
         return sorted(
             ended,
-            key=lambda one: (one.state != TrialState.COMPLETE, -(one.value or 0.0), one.number),
+            key=lambda one: (not one.complete, -(one.value or 0.0), one.number),
         )
 
     def complete(self) -> list[Outcome]:
         """Trials that were trained to their end, the best first."""
-        return [one for one in self.scored() if one.state == TrialState.COMPLETE]
+        return [one for one in self.scored() if one.complete]
 
     @property
     def best(self) -> Outcome | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import ipaddress
 import math
@@ -14,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from wsgiref.headers import Headers
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -132,15 +132,21 @@ class Guard:
 
     def _secured(self, headers: Iterable[tuple[str, str]], artifact: bool) -> list[tuple[str, str]]:
         """The answer's headers, and those of security that it lacks."""
-        extra = dict(_HEADERS)
-        if self._password is not None:
-            extra["Cache-Control"] = "no-store"
+        kept = Headers(list(headers))
+        if (location := kept["Location"]) is not None:
+            # the browser's scheme stays: TLS where a proxy speaks it
+            kept["Location"] = location.removeprefix("http:")
         if artifact:
-            extra["Content-Security-Policy"] = _ARTIFACT_POLICY
-            headers = _defused(headers)
-        kept = [(name, _any_scheme(name, value)) for name, value in headers]
-        present = {name.lower() for name, _ in kept}
-        return kept + [pair for pair in extra.items() if pair[0].lower() not in present]
+            del kept["Access-Control-Allow-Origin"]
+            # its type is what the uploader said, and it is no script here
+            if "script" in "".join(kept.get_all("Content-Type")).lower():
+                kept["Content-Type"] = "text/plain; charset=utf-8"
+            kept.setdefault("Content-Security-Policy", _ARTIFACT_POLICY)
+        if self._password is not None:
+            kept.setdefault("Cache-Control", "no-store")
+        for name, value in _HEADERS.items():
+            kept.setdefault(name, value)
+        return kept.items()
 
     def _refusal(self, environ: WSGIEnvironment) -> _Refusal | None:
         changing = environ["REQUEST_METHOD"] not in READING
@@ -202,23 +208,6 @@ def _from_elsewhere(environ: WSGIEnvironment) -> _Refusal | None:
     )
 
 
-def _any_scheme(name: str, value: str) -> str:
-    """A header's value; a redirection keeps the browser's scheme, TLS where a proxy speaks it."""
-    return value.removeprefix("http:") if name.lower() == "location" else value
-
-
-def _defused(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """An artifact's headers, after which it is no script and no other site's to read."""
-    kept = []
-    for name, value in headers:
-        if name.lower() == "access-control-allow-origin":
-            continue
-        # its type is what the uploader said
-        script = name.lower() == "content-type" and "script" in value.lower()
-        kept.append((name, "text/plain; charset=utf-8" if script else value))
-    return kept
-
-
 def _password_of(credentials: str) -> bytes:
     """The password of an Authorization header; empty, which none is, where it has none."""
     scheme, _, encoded = credentials.partition(" ")
@@ -226,7 +215,7 @@ def _password_of(credentials: str) -> bytes:
         return b""
     try:
         return base64.b64decode(encoded.strip(), validate=True).partition(b":")[2]
-    except (binascii.Error, ValueError):
+    except ValueError:
         return b""
 
 
@@ -254,6 +243,4 @@ def _counted_as(address: str) -> str:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if ip.version == 4:
-        return str(ip)
-    return str(ipaddress.IPv6Network((int(ip), 64), strict=False))
+    return str(ip if ip.version == 4 else ipaddress.ip_network((ip, 64), strict=False))

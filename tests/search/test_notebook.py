@@ -193,7 +193,8 @@ def test_figures_and_sentences_are_the_report_s(trained: Path) -> None:
     figures = view.figures()
     assert figures
     assert {type(figure) for figure in figures.values()} == {go.Figure}
-    assert view.findings() == [one.text for one in findings(Evidence(view.results))]
+    said = findings(Evidence(view.results)).values()
+    assert view.findings() == [text for own in said for text in own]
     assert view.best is not None
     assert view.best.value == view.table()["value"].max()
 

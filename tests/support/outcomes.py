@@ -83,14 +83,14 @@ def study(outcomes: Sequence[Outcome], setup: Setup | None = None, name: str = "
 
 def said(results: Results, topic: str | None = None) -> str:
     found = findings(Evidence(results))
-    order = [TOPICS.index(one.topic) for one in found]
-    assert order == sorted(order)
-    for one in found:
+    assert list(found) == [topic for topic in TOPICS if topic in found]
+    texts = [text for own in found.values() for text in own]
+    for text in texts:
         # a whole sentence of plain text
-        assert one.text.endswith("."), one.text
-        assert "\n" not in one.text
-        assert "nan" not in one.text, one.text
-    return "\n".join(one.text for one in found if topic in (None, one.topic))
+        assert text.endswith("."), text
+        assert "\n" not in text
+        assert "nan" not in text, text
+    return "\n".join(texts if topic is None else found.get(topic, []))
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from search.reporting.figures.drawing import (
     shown,
     whole_numbers,
 )
+from search.results.statistics.estimates import spread
 from search.results.trials import Outcome, cycles_of
 from search.study.attributes import SERIES
 from search.study.search_space import as_number
@@ -45,7 +46,7 @@ def curves_figure(trials: Sequence[Outcome]) -> go.Figure | None:
         return None
     named = _named(curves)
     numbers = {one.number for one in named}
-    others = _spread([one for one in curves if one.number not in numbers], _LINES)
+    others = spread([one for one in curves if one.number not in numbers], _LINES)
     span = _range(named)
     reading = "triangles: the learning rate starts anew"
     reading += "; the first climb lies below the axis" if span else ""
@@ -162,13 +163,6 @@ def thinned(curve: Mapping[int, float], most: int) -> dict[int, float]:
     return {epoch: curve[epoch] for epoch in sorted(kept)}
 
 
-def _spread(trials: Sequence[Outcome], most: int) -> list[Outcome]:
-    """At most `most` of them, from the best to the worst."""
-    if len(trials) <= most:
-        return list(trials)
-    return [trials[int(index)] for index in np.linspace(0, len(trials) - 1, most)]
-
-
 def restarts(one: Outcome) -> list[float]:
     """Epochs after which the learning rate started anew, as far as the trial was trained."""
     if SERIES in one.attrs and one.series.get("lr"):
@@ -236,13 +230,19 @@ def schedules_figure(trials: Sequence[Outcome]) -> go.Figure | None:
                     "shape": "hv" if schedule == "step" else "linear",
                     "color": _COLOURS[number % len(_COLOURS)],
                     "width": 3 if number == 0 else 1.5,
-                    "dash": _DASHES[list(SCHEDULES).index(schedule)],
+                    "dash": _dash(list(SCHEDULES).index(schedule)),
                 },
                 name=f"{shown(one.name)}: {schedule}, {one.value or 0:.4f}",
                 hovertemplate="%{y:.3f}<extra></extra>",
             )
         )
     return figure
+
+
+def _dash(number: int) -> str:
+    """The line of a schedule by its place in the registry; no two alike, however many there are."""
+    # beyond the named ones: a dash and two dots, and three, ...
+    return _DASHES[number] if number < len(_DASHES) else "9px,3px" + ",3px,3px" * (number - 3)
 
 
 def _shape(one: Outcome) -> tuple[str, float, float] | None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState
 
 from search.results.statistics.estimates import Estimate
 from search.results.statistics.intervals import Interval
@@ -107,9 +106,10 @@ def points(
 
 def add_trials(figure: go.Figure, trials: Sequence[Outcome], value: Callable[..., Any]) -> None:
     """A mark for each trial at its `value` and score: full for complete ones, open for pruned."""
+    pruned = {"color": GREY, "symbol": "circle-open", "size": 6, "opacity": 0.6}
     for marker, chosen in (
-        (pruned_marker(), [one for one in trials if not is_complete(one)]),
-        ({}, [one for one in trials if is_complete(one)]),
+        (pruned, [one for one in trials if not one.complete]),
+        ({}, [one for one in trials if one.complete]),
     ):
         if chosen:
             x = [value(one) for one in chosen]
@@ -158,16 +158,12 @@ def name_tags(trials: Sequence[Outcome], x: Sequence[float]) -> go.Scatter:
     )
 
 
-def pruned_marker() -> dict[str, Any]:
-    return {"color": GREY, "symbol": "circle-open", "size": 6, "opacity": 0.6}
-
-
 def score_range(trials: Sequence[Outcome]) -> list[float] | None:
     """Where the scores of interest lie; None without any.
 
     Trials that were pruned early would press the others flat, and so would a wide interval.
     """
-    complete = [one for one in trials if is_complete(one)]
+    complete = [one for one in trials if one.complete]
     chosen = complete if len(complete) >= _LEAST_FOR_AXIS else trials
     scores = sorted(one.value for one in chosen if one.value is not None)
     if not scores:
@@ -181,10 +177,6 @@ def below(trials: Sequence[Outcome], span: Sequence[float] | None) -> str:
     """A word on the trials that lie below the axis."""
     hidden = sum(one.value is not None and one.value < span[0] for one in trials) if span else 0
     return f"; {hidden} lower ones are not shown" if hidden else ""
-
-
-def is_complete(one: Outcome) -> bool:
-    return one.state == TrialState.COMPLETE
 
 
 def on_log_scale(name: str, results: Results) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 import plotly.graph_objects as go
@@ -23,7 +23,6 @@ from search.reporting.figures.drawing import (
     below,
     blank,
     error_bars,
-    is_complete,
     name_tags,
     points,
     rounded,
@@ -38,6 +37,7 @@ from search.reporting.figures.parameters import (
     parameter_figures,
 )
 from search.results.evidence import Evidence
+from search.results.statistics.intervals import interval
 from search.results.trials import Outcome, Results
 from search.study import lineages
 
@@ -74,7 +74,7 @@ def _scores_figure(results: Results) -> go.Figure | None:
         "trial",
         "best val F",
     )
-    complete = [one for one in trials if is_complete(one)]
+    complete = [one for one in trials if one.complete]
     add_trials(figure, trials, attrgetter("number"))
     best = list(itertools.accumulate((one.value or 0.0 for one in complete), max))
     figure.add_trace(
@@ -93,7 +93,7 @@ def _scores_figure(results: Results) -> go.Figure | None:
 
 
 def _convergence_figure(trials: Sequence[Outcome]) -> go.Figure | None:
-    complete = [one for one in trials if is_complete(one) and one.metrics.get("best_epoch")]
+    complete = [one for one in trials if one.complete and one.metrics.get("best_epoch")]
     if len(complete) < 2:
         return None
     figure = blank(
@@ -113,9 +113,8 @@ def _convergence_figure(trials: Sequence[Outcome]) -> go.Figure | None:
         if not chosen:
             continue
         epochs = [one.metrics["best_epoch"] for one in chosen]
-        trace = points(chosen, epochs, [one.value for one in chosen])
-        trace.update(marker={"symbol": symbol, "color": colour})
-        figure.add_trace(trace)
+        marker = {"symbol": symbol, "color": colour}
+        figure.add_trace(points(chosen, epochs, [one.value for one in chosen], marker=marker))
     best = [one.metrics["best_epoch"] for one in complete]
     figure.add_trace(name_tags(complete, best))
     whole_numbers(figure, max(best) - min(best))
@@ -175,9 +174,11 @@ def _classes_figure(results: Results) -> go.Figure | None:
         height=150 + 24 * len(names),
     )
     labels = [shown(name) for name in names]
-    for name, values, symbol, colour in (
-        ("median", medians, "line-ns-open", GREY),
-        (best.name, [best.per_class[name] for name in names], "circle", BLUE),
+    line = {"symbol": "line-ns-open", "size": 11, "color": GREY, "line": {"width": 3}}
+    dot = {"symbol": "circle", "size": 9, "color": BLUE}
+    for name, values, marker in (
+        ("median", medians, line),
+        (best.name, [best.per_class[name] for name in names], dot),
     ):
         figure.add_trace(
             go.Scatter(
@@ -185,9 +186,7 @@ def _classes_figure(results: Results) -> go.Figure | None:
                 y=labels,
                 mode="markers",
                 name=shown(name),
-                marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 3}}
-                if name == "median"
-                else {"symbol": symbol, "size": 9, "color": colour},
+                marker=marker,
                 hovertemplate="%{y}: %{x:.3f}<extra></extra>",
             )
         )
@@ -196,17 +195,15 @@ def _classes_figure(results: Results) -> go.Figure | None:
 
 
 def _epochs_figure(trials: Sequence[Outcome]) -> go.Figure | None:
-    if all(is_complete(one) for one in trials):
+    if all(one.complete for one in trials):
         return None
     figure = blank("Epochs that each trial was trained", "", "epochs trained", "trials", height=320)
-    by_end = {
-        "complete": [one for one in trials if is_complete(one)],
-        "pruned": [
-            one for one in trials if not is_complete(one) and not lineages.diverged(one.row)
-        ],
-        "diverged": [one for one in trials if lineages.diverged(one.row)],
-    }
-    for (name, chosen), colour in zip(by_end.items(), (BLUE, GREY, ORANGE), strict=True):
+    cut = [one for one in trials if not one.complete]
+    for name, chosen, colour in (
+        ("complete", [one for one in trials if one.complete], BLUE),
+        ("pruned", [one for one in cut if not lineages.diverged(one.row)], GREY),
+        ("diverged", [one for one in trials if lineages.diverged(one.row)], ORANGE),
+    ):
         counts = Counter(max(one.curve, default=0) for one in chosen)
         if counts:
             epochs = sorted(counts)
@@ -221,4 +218,50 @@ def _epochs_figure(trials: Sequence[Outcome]) -> go.Figure | None:
             )
     figure.update_layout(barmode="stack")
     whole_numbers(figure, max(max(one.curve, default=0) for one in trials))
+    return figure
+
+
+def repeats_figure(scores: Mapping[str, Sequence[float]], looks: int = 1) -> go.Figure | None:
+    """Every score and the mean's interval of each repeated configuration; None without scores.
+
+    looks: how often the scores were to be looked at, see
+    `search.results.statistics.intervals.interval`.
+    """
+    known = {label: list(of) for label, of in scores.items() if of}
+    if not known:
+        return None
+    # the first of a horizontal chart stands at its foot
+    ordered = sorted(known, key=lambda label: statistics.fmean(known[label]))
+    figure = blank(
+        "Repeated with fresh seeds",
+        "points: one seed each; diamonds: mean and 95 % interval",
+        "score",
+        "",
+        height=140 + 44 * len(ordered),
+    )
+    for label in ordered:
+        figure.add_trace(
+            go.Scatter(
+                x=rounded(known[label]),
+                y=[shown(label)] * len(known[label]),
+                mode="markers",
+                marker={"color": BLUE, "size": 7, "opacity": 0.6},
+                hovertemplate="%{x:.4f}<extra></extra>",
+            )
+        )
+    spans = {label: interval(known[label], looks=looks) for label in ordered}
+    known_spans = {label: span for label, span in spans.items() if span is not None}
+    means = [span.mean for span in known_spans.values()]
+    figure.add_trace(
+        go.Scatter(
+            x=rounded(means),
+            y=[shown(label) for label in known_spans],
+            error_x=error_bars(means, known_spans.values()),
+            mode="markers",
+            marker={"color": ORANGE, "symbol": "diamond", "size": 10},
+            hovertemplate="mean %{x:.4f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(type="category")
+    figure.update_layout(showlegend=False)
     return figure

@@ -21,7 +21,6 @@ from search.reporting.figures.drawing import (
     below,
     blank,
     error_bars,
-    is_complete,
     on_log_scale,
     points,
     rounded,
@@ -61,15 +60,14 @@ def _parameter(name: str, results: Results) -> go.Figure | None:
     values = {one.params[name] for one in trials}
     if len(values) < 2:
         return None
-    numbers = [as_number(value) if not isinstance(value, str) else None for value in values]
-    if None in numbers:
-        return _choices(name, trials)
+    if any(isinstance(value, str) or as_number(value) is None for value in values):
+        return _along(name, trials, lambda one: shown(format_value(one.params[name])))
     log = on_log_scale(name, results)
-    complete = [one for one in trials if is_complete(one)]
+    complete = [one for one in trials if one.complete]
     few = len({one.params[name] for one in complete}) <= _FEW
     # runs chosen by hand changed several things together: no curve takes that apart
-    found = None if few or results.imported else smoothed(complete, name, log=log)
-    return _along(name, trials, lambda one: float(one.params[name]), found, log=log)
+    curve = None if few or results.imported else smoothed(complete, name, log=log)
+    return _along(name, trials, lambda one: float(one.params[name]), curve, log=log)
 
 
 def dice_figure(evidence: Evidence) -> go.Figure | None:
@@ -77,11 +75,10 @@ def dice_figure(evidence: Evidence) -> go.Figure | None:
     known = [one for one in evidence.results.scored() if _dice_weight(one) is not None]
     if len({_dice_weight(one) for one in known}) < 2:
         return None
-    found = evidence.curve
-    figure = _along("dice_weight", known, _dice_weight, found)
+    curve = evidence.curve
+    figure = _along("dice_weight", known, _dice_weight, curve)
     figure.update_layout(height=420)
-    if found is not None:
-        curve, _ = found
+    if curve is not None:
         figure.update_layout(
             title_subtitle_text=f"{_optimum_text(curve)}; {figure.layout.title.subtitle.text}"
         )
@@ -94,20 +91,25 @@ def dice_figure(evidence: Evidence) -> go.Figure | None:
 def _along(
     name: str,
     trials: Sequence[Outcome],
-    value: Measure,
-    found: tuple[Smooth, bool] | None,
+    value: Callable[[Outcome], Any],
+    curve: Smooth | None = None,
     *,
     log: bool = False,
 ) -> go.Figure:
-    """found: the local mean, and whether the other parameters were taken out of it."""
-    complete = [one for one in trials if is_complete(one)]
-    x = [value(one) or 0.0 for one in complete]
+    """Score along a number, or by the choices of a parameter.
+
+    trials: those that have it. value: text where it is a choice. curve: the local mean.
+    """
+    complete = [one for one in trials if one.complete]
+    x = [value(one) for one in complete]
     y = [one.value or 0.0 for one in complete]
+    choices = isinstance(value(trials[0]), str)
+    grouped = curve is None and (choices or len(set(x)) <= _FEW)
     span, count = score_range(trials), counted(len(complete), "complete trial")
-    if found is not None:
+    if curve is not None:
         reading = f"line and band: local mean of {count}, its 95 % interval"
-        reading += ", linear effects of the other parameters taken out" if found[1] else ""
-    elif len(set(x)) <= _FEW:
+        reading += ", linear effects of the other parameters taken out" if curve.cleared else ""
+    elif grouped:
         reading = _groups_reading(x)
     else:
         reading = f"{count}, too few or chosen by hand: no band"
@@ -115,14 +117,16 @@ def _along(
         f"Score against {name}", reading + below(trials, span), name, "best val F", height=320
     )
     add_trials(figure, trials, value)
-    if found is not None:
-        _add_band(figure, found[0], ORANGE, BAND)
-    elif len(set(x)) <= _FEW:
+    if curve is not None:
+        _add_band(figure, curve, ORANGE, BAND)
+    elif grouped:
         _add_groups(figure, x, y)
-    if log:
-        shown_values = [value(one) or 1.0 for one in trials]
+    if choices:
+        figure.update_xaxes(type="category")
+    elif log:
+        values = [value(one) for one in trials]
         # within a decade or two the ticks between are needed
-        wide = max(shown_values) > 100 * min(shown_values)
+        wide = max(values) > 100 * min(values)
         figure.update_xaxes(type="log", dtick=1 if wide else None)
     figure.update_yaxes(range=span)
     figure.update_layout(showlegend=False)
@@ -136,21 +140,6 @@ def _optimum_text(curve: Smooth) -> str:
         f"highest at {curve.best:.2f} (dashed; 95 % of resamples: {low:.2f} to {high:.2f});"
         f" shaded, {left:.2f} to {right:.2f}: cannot be told from it"
     )
-
-
-def _choices(name: str, trials: Sequence[Outcome]) -> go.Figure:
-    """Score by the choices of a parameter."""
-    complete = [one for one in trials if is_complete(one)]
-    labels = [shown(format_value(one.params[name])) for one in complete]
-    span = score_range(trials)
-    reading = _groups_reading(labels) + below(trials, span)
-    figure = blank(f"Score against {name}", reading, name, "best val F", height=320)
-    add_trials(figure, trials, lambda one: shown(format_value(one.params[name])))
-    _add_groups(figure, labels, [one.value or 0.0 for one in complete])
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(range=span)
-    figure.update_layout(showlegend=False)
-    return figure
 
 
 def _groups_reading(values: Sequence[Any]) -> str:
@@ -226,7 +215,10 @@ def _add_band(
 def optimisation_figure(results: Results) -> go.Figure | None:
     """Train F, validation F and the parts of the loss at the best epoch, by Dice weight."""
     trials = results.scored()
-    scores = {"train F": _metric("train_f_at_best"), "val F": _metric("best_val_f")}
+    scores: dict[str, Measure] = {
+        "train F": lambda one: one.metric("train_f_at_best"),
+        "val F": lambda one: one.metric("best_val_f"),
+    }
     losses = {"train CE": _at_best("train_ce"), "train Dice": _at_best("train_dice")}
     scores = {name: measure for name, measure in scores.items() if _varies(trials, measure)}
     losses = {name: measure for name, measure in losses.items() if _varies(trials, measure)}
@@ -276,10 +268,7 @@ def balance_figure(results: Results) -> go.Figure | None:
 
 def dice_share(one: Outcome) -> float | None:
     """Per cent of the loss's weights that Dice has."""
-    ce, dice = as_number(one.config.get("loss.ce_weight", 1.0)), one.dice_weight
-    if ce is None or dice is None or ce + dice <= 0:
-        return None
-    return 100 * dice / (ce + dice)
+    return None if one.ce_share is None else 100 * (1 - one.ce_share)
 
 
 def _lines_text(results: Results) -> str:
@@ -311,16 +300,12 @@ def _with_both(trials: Sequence[Outcome], value: Measure, measure: Measure) -> l
     return [
         one
         for one in trials
-        if is_complete(one) and value(one) is not None and measure(one) is not None
+        if one.complete and value(one) is not None and measure(one) is not None
     ]
 
 
 def _varies(trials: Sequence[Outcome], measure: Measure, value: Measure = _dice_weight) -> bool:
     return len({value(one) for one in _with_both(trials, value, measure)}) >= 2
-
-
-def _metric(name: str) -> Measure:
-    return lambda one: as_number(one.metrics.get(name))
 
 
 def _at_best(name: str) -> Measure:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optuna.trial import TrialState
 
 from search.results.evidence import (
-    CEILING,
     Evidence,
     Group,
     differ_in_dice_alone,
     differing_settings,
     levels_text,
+    settings_text,
+    sides,
 )
 from search.results.statistics.intervals import Pair, interval
 from search.results.statistics.verdicts import sentence
 from search.results.trials import Outcome
-from search.results.wording import listed, scores, setting, some
+from search.results.wording import listed, scores, some
 from search.study.attributes import CANCELLED
 from search.study.lineages import diverged
 from search.study.wording import counted
@@ -72,9 +73,9 @@ def state_sentences(seen: Evidence) -> list[str]:
 def _state(outcome: Outcome) -> str:
     if outcome.attrs.get(CANCELLED):
         return "cancelled"
-    if outcome.state == TrialState.PRUNED and diverged(outcome.row):
+    if outcome.pruned and diverged(outcome.row):
         return "diverged"
-    return {"fail": "failed"}.get(outcome.state.name.lower(), outcome.state.name.lower())
+    return "failed" if outcome.state == TrialState.FAIL else outcome.state.name.lower()
 
 
 # --------------------------------------------------------------------------------- comparison
@@ -92,8 +93,8 @@ def comparison_sentences(seen: Evidence) -> list[str]:
 
 def _level_sentences(seen: Evidence) -> list[str]:
     if len(seen.repeated) > 1:
-        by_name = {group.level_name: group for group in seen.repeated}
-        lines = [_repeats_text(by_name, seen.pairs, seen.looks[1])]
+        by_level = {group.level_name: group.scores for group in seen.repeated}
+        lines = [_repeats_text(by_level, seen.pairs, seen.looks[1])]
         if not differ_in_dice_alone(seen.repeated):
             lines[0] += " They differ in more than the dice weight: see the differences."
         single = [group for group in seen.levels if group not in seen.repeated]
@@ -120,12 +121,11 @@ def _level_sentences(seen: Evidence) -> list[str]:
     return lines
 
 
-def _repeats_text(groups: dict[str, Group], pairs: Sequence[Pair], looks: int) -> str:
+def _repeats_text(repeats: Mapping[str, Sequence[float]], pairs: Sequence[Pair], looks: int) -> str:
     """The sentence, the means with their intervals, and the size of each decided difference."""
-    known = {name: group.scores for name, group in groups.items()}
-    text = f"{_capital(sentence(known, pairs))}."
+    text = f"{_capital(sentence(repeats, pairs))}."
     means = []
-    for name, own in known.items():
+    for name, own in repeats.items():
         found = interval(own, looks=looks)
         assert found is not None
         means.append(f"{name} {found.mean:.4f} ({found.low:.4f} to {found.high:.4f})")
@@ -134,7 +134,7 @@ def _repeats_text(groups: dict[str, Group], pairs: Sequence[Pair], looks: int) -
         f"{pair.first} less {pair.second} {pair.difference:+.4f} ({pair.low:+.4f} to"
         f" {pair.high:+.4f})"
         for pair in pairs
-        if pair.verdict in ("first", "second")
+        if pair.ranked
     ]
     if decided:
         text += f" Decided differences, their intervals valid together: {listed(decided)}."
@@ -148,9 +148,8 @@ def _repeat_sentences(seen: Evidence) -> list[str]:
     repeated = [group for group in seen.groups if len(group.scores) > 1][:_MOST_REPEATED]
     if len(repeated) < 2:
         return []
-    by_name = {group.name: group for group in repeated}
-    pairs = seen.pairs_of({name: one.scores for name, one in by_name.items()})
-    return [_repeats_text(by_name, pairs, seen.looks[1])]
+    by_name = {group.name: group.scores for group in repeated}
+    return [_repeats_text(by_name, seen.pairs_of(by_name), seen.looks[1])]
 
 
 def _best_sentences(seen: Evidence) -> list[str]:
@@ -158,7 +157,8 @@ def _best_sentences(seen: Evidence) -> list[str]:
     single = [group for group in best if len(group.scores) == 1]
     if len(best) < 2 or not single:
         return []
-    text = f"The best configurations are {_with_scores(best)}. "
+    ranking = listed([f"{group.name} ({group.mean:.4f})" for group in best])
+    text = f"The best configurations are {ranking}. "
     if len(single) == len(best):
         return [f"{text}At one seed each, which of them is the best cannot be judged."]
     rest = listed([group.name for group in single])
@@ -180,10 +180,6 @@ def _noise_sentence(seen: Evidence) -> str:
     if trials - configurations < 4:
         text += ", known too poorly to judge other differences by"
     return f"{text}."
-
-
-def _with_scores(groups: Sequence[Group]) -> str:
-    return listed([f"{group.name} ({group.mean:.4f})" for group in groups])
 
 
 def _seeds(groups: Sequence[Group]) -> str:
@@ -213,23 +209,13 @@ def difference_sentences(seen: Evidence) -> list[str]:
 
 def _compared_sets(seen: Evidence) -> list[list[Group]]:
     """The sets of configurations that are compared with one another, each once."""
-    sets: list[list[Group]] = []
     shown = seen.shown
-    if len(shown) > 1:
-        sets.append(list(shown))
-    below = [group for group in seen.levels if (group.weight or 0.0) <= CEILING]
+    sets = [list(shown)] if len(shown) > 1 else []
+    below, above = sides(seen.levels)
     if below:
-        sets += [
-            [below[-1], group]
-            for group in seen.levels
-            if (group.weight or 0.0) > CEILING and not (below[-1] in shown and group in shown)
-        ]
-    rest = [
-        group
-        for group in seen.levels
-        if group not in shown and (group.weight or 0.0) <= CEILING and shown
-    ]
-    sets += [[group, shown[0]] for group in rest]
+        highest = below[-1]
+        sets += [[highest, one] for one in above if highest not in shown or one not in shown]
+    sets += [[group, shown[0]] for group in below if shown and group not in shown]
     best = list(seen.groups[:_BEST])
     if len(best) > 1 and not any(all(one in own for one in best) for own in sets):
         sets.append(best)
@@ -249,7 +235,4 @@ def _differences_sentence(groups: Sequence[Group]) -> str:
     found = differing_settings(groups, but=("loss.dice_weight",) if by_dice else ())
     if not found:
         return f"{_capital(names)} differ in nothing else."
-    parts = [
-        f"{key} ({' / '.join(setting(value) for value in values)})" for key, values in found.items()
-    ]
-    return f"{_capital(names)} differ {'also ' if by_dice else ''}in {listed(parts)}."
+    return f"{_capital(names)} differ {'also ' if by_dice else ''}in {settings_text(found)}."

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from optuna.trial import TrialState
 
 from search.results.evidence import (
     CEILING,
@@ -22,8 +21,9 @@ from search.results.evidence import (
     differ_in_dice_alone,
     levels_text,
     other_differences,
+    sides,
 )
-from search.results.statistics.smoothing import Smooth
+from search.results.statistics.smoothing import Smooth, run_around
 from search.results.wording import listed, number, scores
 from search.study.wording import counted
 
@@ -31,6 +31,7 @@ from search.study.wording import counted
 _NEAR = 0.25
 # trials of either side of a limit, without which a curve says nothing about it
 _EACH_SIDE = 3
+_UNTESTED = f"no complete trial was trained with dice_weight {number(OPTIMUM)}"
 
 
 def dice_sentences(seen: Evidence) -> list[str]:
@@ -43,7 +44,7 @@ def dice_sentences(seen: Evidence) -> list[str]:
         return [f"{text}, so its optimum is undetermined and nothing is known above or below."]
     lines = [_level_optimum_sentence(seen)] if len(seen.repeated) > 1 else []
     if seen.curve is not None:
-        lines.append(_curve_optimum_sentence(seen, *seen.curve))
+        lines.append(_curve_optimum_sentence(seen, seen.curve))
     return [
         *(lines or [_no_optimum_sentence(seen, tried)]),
         _optimum_verdict(seen),
@@ -64,13 +65,13 @@ def _no_optimum_sentence(seen: Evidence, tried: Sequence[float]) -> str:
     )
 
 
-def _curve_optimum_sentence(seen: Evidence, curve: Smooth, taken_out: bool) -> str:
+def _curve_optimum_sentence(seen: Evidence, curve: Smooth) -> str:
     low, high = curve.best_span
     span, step = curve.x[-1] - curve.x[0], curve.x[1] - curve.x[0]
     text = (
         f"Over {counted(len(seen.complete), 'complete trial')} with dice_weight"
         f" {number(curve.x[0])} to {number(curve.x[-1])}"
-        f"{', linear effects of the other parameters taken out,' if taken_out else ''}"
+        f"{', linear effects of the other parameters taken out,' if curve.cleared else ''}"
         f" the mean score is highest at {number(curve.best)}; 95 % of the resamples have it between"
         f" {number(low)} and {number(high)}"
     )
@@ -84,12 +85,7 @@ def _curve_optimum_sentence(seen: Evidence, curve: Smooth, taken_out: bool) -> s
 def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
     if seen.noise is not None:
         top = int(curve.mean.argmax())
-        level_at = curve.mean >= curve.mean[top] - seen.noise
-        left = right = top
-        while left > 0 and level_at[left - 1]:
-            left -= 1
-        while right < len(level_at) - 1 and level_at[right + 1]:
-            right += 1
+        left, right = run_around(top, curve.mean >= curve.mean[top] - seen.noise)
         text = (
             f"From {number(curve.x[left])} to {number(curve.x[right])} it lies within one standard"
             f" deviation between seeds ({seen.noise:.4f}) of its top"
@@ -100,7 +96,7 @@ def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
             " top; how that compares with the noise between seeds is unknown, for no"
             " configuration was repeated"
         )
-    pruned = sum(one.state == TrialState.PRUNED for one in seen.results.scored())
+    pruned = sum(one.pruned for one in seen.results.scored())
     left_out = f" ({counted(pruned, 'pruned trial')} left out, for they stopped early)"
     return f"{text}{left_out if pruned else ''}."
 
@@ -151,21 +147,19 @@ def _optimum_verdict(seen: Evidence) -> str:
             if undecided
             else "what was compared differs in more than the dice weight"
         )
-        return f"{thesis} is neither supported nor refuted: {why}."
+        return _open_text(thesis, why)
     if seen.curve is not None:
-        return _optimum_verdict_of_curve(thesis, seen.curve[0])
+        return _optimum_verdict_of_curve(thesis, seen.curve)
     near = seen.core
     if not any(group.weight == OPTIMUM for group in near):
-        return f"{thesis} is neither supported nor refuted: {_untested_text(OPTIMUM)}."
-    return (
-        f"{thesis} is neither supported nor refuted: {levels_text(near)} reached"
-        f" {scores([group.mean for group in near])} {_seeds_text(near)}{_confounders_clause(near)}."
-    )
+        return _open_text(thesis, _UNTESTED)
+    reached = f"reached {scores([group.mean for group in near])} {_seeds_text(near)}"
+    return _open_text(thesis, f"{levels_text(near)} {reached}{_confounders_clause(near)}")
 
 
 def _optimum_verdict_of_curve(thesis: str, curve: Smooth) -> str:
     if not curve.x[0] <= OPTIMUM <= curve.x[-1]:
-        return f"{thesis} is neither supported nor refuted: {_untested_text(OPTIMUM)}."
+        return _open_text(thesis, _UNTESTED)
     at = int(np.abs(curve.x - OPTIMUM).argmin())
     if curve.high[at] < curve.low.max():
         better = curve.x[int(curve.low.argmax())]
@@ -179,27 +173,26 @@ def _optimum_verdict_of_curve(thesis: str, curve: Smooth) -> str:
             f"{thesis} is supported within the tested values: further than {_NEAR:g} away the mean"
             " score is lower, and the 95 % bands do not meet."
         )
-    return (
-        f"{thesis} is neither supported nor refuted: what cannot be told from the top reaches from"
-        f" {number(curve.flat[0])} to {number(curve.flat[1])}."
-    )
+    left, right = map(number, curve.flat)
+    return _open_text(thesis, f"what cannot be told from the top reaches from {left} to {right}")
 
 
 def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
     thesis = f'"Never above {number(CEILING)}"'
-    open_text = f"{thesis} is neither supported nor refuted"
     if tried[-1] <= CEILING:
-        return f"{open_text}: no complete trial went above; the highest is {number(tried[-1])}."
+        why = f"no complete trial went above; the highest is {number(tried[-1])}"
+        return _open_text(thesis, why)
     if tried[0] > CEILING:
-        return f"{open_text}: every complete trial went above; the lowest is {number(tried[0])}."
-    below, above = _sides(seen.repeated)
+        why = f"every complete trial went above; the lowest is {number(tried[0])}"
+        return _open_text(thesis, why)
+    below, above = sides(seen.repeated)
     if below and above:
         return _ceiling_verdict_of_levels(seen, thesis, below, above)
     if seen.curve is not None:
-        return _ceiling_verdict_of_curve(seen, thesis)
-    below, above = _sides(seen.levels)
+        return _ceiling_verdict_of_curve(seen, thesis, seen.curve)
+    below, above = sides(seen.levels)
     if not (below and above):
-        return f"{open_text}: its two sides were not tried alike in all else."
+        return _open_text(thesis, "its two sides were not tried alike in all else")
     pair = [below[-1], above[0]]
     second_higher = above[0].mean > below[-1].mean
     rest = "".join(
@@ -207,18 +200,13 @@ def _ceiling_verdict(seen: Evidence, tried: Sequence[float]) -> str:
         for group in pair
         if any(one.still_rising for one in group.outcomes)
     )
-    return (
-        f"{open_text}: {above[0].level_name} reached {above[0].mean:.4f} and {below[-1].level}"
+    return _open_text(
+        thesis,
+        f"{above[0].level_name} reached {above[0].mean:.4f} and {below[-1].level}"
         f" {below[-1].mean:.4f} {_seeds_text(pair)}"
         f"{', so the higher weight even scored higher' if second_higher else ''}"
-        f"{_confounders_clause(pair)}{rest}."
+        f"{_confounders_clause(pair)}{rest}",
     )
-
-
-def _sides(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    known = [(group.weight or 0.0, group) for group in groups]
-    below = [group for weight, group in known if weight <= CEILING]
-    return below, [group for weight, group in known if weight > CEILING]
 
 
 def _ceiling_verdict_of_levels(
@@ -247,21 +235,20 @@ def _ceiling_verdict_of_levels(
             f" configurations score {direction} (means {means}){_confounders_clause(compared)}."
         )
     undecided = [group for group in above if group not in losers]
-    return (
-        f"{thesis} is neither supported nor refuted: {levels_text(undecided)} cannot be told from"
-        f" {best.level}, the best that is not above (means {means})."
+    return _open_text(
+        thesis,
+        f"{levels_text(undecided)} cannot be told from {best.level}, the best that is not above"
+        f" (means {means})",
     )
 
 
-def _ceiling_verdict_of_curve(seen: Evidence, thesis: str) -> str:
-    assert seen.curve is not None
-    curve, _ = seen.curve
+def _ceiling_verdict_of_curve(seen: Evidence, thesis: str, curve: Smooth) -> str:
     weights = [weight for one in seen.complete if (weight := one.dice_weight) is not None]
     over, under = sum(w > CEILING for w in weights), sum(w <= CEILING for w in weights)
     counts = f"{counted(over, 'complete trial')} above, {under} not above"
     right = curve.x > CEILING
     if min(over, under) < _EACH_SIDE or right.all() or not right.any():
-        return f"{thesis} is neither supported nor refuted: {counts}, which is too few."
+        return _open_text(thesis, f"{counts}, which is too few")
     if curve.low[~right].max() > curve.high[right].max():
         best = number(curve.x[int(np.where(right, -np.inf, curve.low).argmax())])
         return (
@@ -274,18 +261,16 @@ def _ceiling_verdict_of_curve(seen: Evidence, thesis: str) -> str:
             f"{thesis} is refuted: around {best} the mean score is higher than anywhere that is not"
             f" above, and the 95 % bands do not meet ({counts})."
         )
-    return (
-        f"{thesis} is neither supported nor refuted: the 95 % bands of the mean score on both sides"
-        f" meet ({counts})."
-    )
+    why = f"the 95 % bands of the mean score on both sides meet ({counts})"
+    return _open_text(thesis, why)
+
+
+def _open_text(thesis: str, why: str) -> str:
+    return f"{thesis} is neither supported nor refuted: {why}."
 
 
 def _beat_verb(groups: Sequence[Group]) -> str:
     return "beats" if len(groups) == 1 else "beat"
-
-
-def _untested_text(weight: float) -> str:
-    return f"no complete trial was trained with dice_weight {number(weight)}"
 
 
 def _seeds_text(groups: Sequence[Group]) -> str:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from search.results.evidence import Evidence
 from search.results.findings import (
     comparisons,
     dice_weight,
-    next_ranges,
+    next_search,
     parameters,
     pruning_and_queue,
     training,
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence or a few of a topic, plain text without markup."""
-
-    topic: str
-    text: str
 
 
 def _untestable_sentences(seen: Evidence) -> list[str]:
@@ -63,16 +54,16 @@ _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
     "pruning": pruning_and_queue.pruning_sentences,
     "enqueued": pruning_and_queue.enqueued_sentences,
     "untestable": _untestable_sentences,
-    "advice": next_ranges.advice_sentences,
+    "advice": next_search.advice_sentences,
 }
 TOPICS = tuple(_TOPICS)
 _WITHOUT_COMPLETE = ("standing", "restarts", "pruning", "enqueued", "untestable", "advice")
 
 
-def findings(evidence: Evidence) -> list[Finding]:
-    """What the report says of a study, in the order of `TOPICS`; a topic may have several.
+def findings(evidence: Evidence) -> dict[str, list[str]]:
+    """What the report says of a study: topic -> sentences, plain text, in the order of `TOPICS`.
 
     Where no trial is complete, only some topics have something to say.
     """
     topics = TOPICS if evidence.complete else _WITHOUT_COMPLETE
-    return [Finding(topic, text) for topic in topics for text in _TOPICS[topic](evidence)]
+    return {topic: said for topic in topics if (said := _TOPICS[topic](evidence))}

@@ -28,7 +28,7 @@ def restart_sentences(seen: Evidence) -> list[str]:
         return ["No trial that ended had warm restarts, so nothing is known of them."]
     done = [one for one, own in having if own.done]
     if not done:
-        pruned = [own for one, own in having if one.state == TrialState.PRUNED]
+        pruned = [own for one, own in having if one.pruned]
         runs = [
             f"{one.name} {_stop_text(one, own)}"
             for one, own in having

@@ -26,7 +26,7 @@ _SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
 def pruning_sentences(seen: Evidence) -> list[str]:
     """How many trials were stopped early, the epochs that saved, and what revived ones brought."""
     ended = [one for one in seen.results.scored() if COPIED_FROM not in one.attrs]
-    pruned = [one for one in ended if one.state == TrialState.PRUNED]
+    pruned = [one for one in ended if one.pruned]
     if not pruned and not revivals(seen.results.rows):
         return [_nothing_pruned_sentence(seen, ended)]
     planned = sum(one.budget for one in ended)
@@ -86,7 +86,7 @@ def _revival_sentences(seen: Evidence) -> list[str]:
     spent = sum(len(row.intermediate_values) for row in revived)
     numbers = sorted({rows_of(rows, row)[0].number for row in revived})
     ones = [one for one in seen.results.outcomes if one.number in numbers]
-    complete = [one for one in ones if one.state == TrialState.COMPLETE and one.value is not None]
+    complete = [one for one in ones if one.complete and one.value is not None]
     text = (
         f"{counted(len(numbers), 'pruned trial')} went on later"
         f" ({some([str(number) for number in numbers])}) for {counted(spent, 'epoch')}"
@@ -117,8 +117,7 @@ def _forecast_sentences(seen: Evidence) -> list[str]:
         if not isinstance(expect, (list, tuple)) or len(expect) != 2:
             continue
         low, high = float(expect[0]), float(expect[1])
-        complete = one.state == TrialState.COMPLETE
-        kept = forecast_held((low, high), one.value, complete=complete)
+        kept = forecast_held((low, high), one.value, complete=one.complete)
         decided += kept is not None
         held += kept is True
         note = f", {one.note}" if one.note else ""
@@ -136,14 +135,14 @@ def _forecast_sentences(seen: Evidence) -> list[str]:
 def _result_text(outcome: Outcome, low: float, high: float) -> str:
     """What became of a forecast."""
     value = outcome.value
-    if outcome.state == TrialState.COMPLETE and value is not None:
+    if outcome.complete and value is not None:
         if low <= value <= high:
             return f"{value:.4f} came: held"
         side = f"{low - value:.4f} below" if value < low else f"{value - high:.4f} above"
         return f"{value:.4f} came: {side}"
     if value is not None and value > high:
         return f"{value:.4f} so far: already above"
-    if outcome.state == TrialState.PRUNED and value is not None:
+    if outcome.pruned and value is not None:
         at = max(outcome.curve, default=0)
         return f"pruned after epoch {at} with {value:.4f}: cannot be judged"
     if outcome.state == TrialState.FAIL:
@@ -161,7 +160,7 @@ def _gain_sentences(seen: Evidence) -> list[str]:
     base = firsts.pop(1, None)
     if base is None or not firsts:
         return []
-    if base.state != TrialState.COMPLETE or base.value is None:
+    if not base.complete or base.value is None:
         return [
             f"The gains that the first trials were to bring over {base.note or base.name} cannot be"
             " measured: that trial is not complete."
@@ -170,7 +169,7 @@ def _gain_sentences(seen: Evidence) -> list[str]:
     clauses = []
     for _, one in sorted(firsts.items()):
         expected = _expected_gain_text(str(one.attrs.get(PREDICTION)), stated)
-        if one.state == TrialState.COMPLETE and one.value is not None:
+        if one.complete and one.value is not None:
             measured = f"{one.value - base.value:+.4f} came"
         else:
             measured = f"not measured, the trial is {one.state.name.lower()}"

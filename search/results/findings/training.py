@@ -12,10 +12,12 @@ from search.results.trials import Outcome
 from search.results.wording import difference_text, listed, rho, scores
 from search.study.wording import counted
 
+Metric = Callable[[Outcome], float | None]
+
 
 def optimisation_sentences(seen: Evidence) -> list[str]:
     """Whether a dice weight acts on what is learned or on what carries over, and how steadily."""
-    known = [one for one in seen.complete if _metric(one, "train_f_at_best") is not None]
+    known = [one for one in seen.complete if _train_f(one) is not None]
     if not known:
         return ["Optimisation or generalisation cannot be told: no complete trial has a train F."]
     lines = []
@@ -28,24 +30,27 @@ def optimisation_sentences(seen: Evidence) -> list[str]:
     return lines
 
 
-def _metric(outcome: Outcome, name: str) -> float | None:
-    value = outcome.metrics.get(name)
-    return None if value is None else float(value)
+def _train_f(outcome: Outcome) -> float | None:
+    return outcome.metric("train_f_at_best")
 
 
-def _means(groups: Sequence[Group], metric: Callable[[Outcome], float | None]) -> list[float]:
+def _gap(outcome: Outcome) -> float | None:
+    return outcome.metric("gap")
+
+
+def _known(group: Group, metric: Metric) -> list[float]:
+    """The metric of each of the group's trials that has it."""
+    return [value for one in group.outcomes if (value := metric(one)) is not None]
+
+
+def _means(groups: Sequence[Group], metric: Metric) -> list[float]:
     """The metric's mean over each group's trials; NaN where none has it."""
-    found = []
-    for group in groups:
-        own = [value for one in group.outcomes if (value := metric(one)) is not None]
-        found.append(float(np.mean(own)) if own else float("nan"))
-    return found
+    return [float(np.mean(own)) if (own := _known(group, metric)) else np.nan for group in groups]
 
 
 def _train_sentence_of_levels(seen: Evidence) -> str:
     shown = seen.shown
-    train = _means(shown, lambda one: _metric(one, "train_f_at_best"))
-    gap = _means(shown, lambda one: _metric(one, "gap"))
+    train, gap = _means(shown, _train_f), _means(shown, _gap)
     single = all(len(group.scores) == 1 for group in shown)
     return (
         f"Train F at the best epoch of {levels_text(shown)}: {scores(train)}; train-val gap"
@@ -60,8 +65,8 @@ def _cause_sentences(seen: Evidence) -> list[str]:
     for other in seen.repeated:
         if not seen.beats(best, other):
             continue
-        train = mean_difference(_values(other, "train_f_at_best"), _values(best, "train_f_at_best"))
-        gap = mean_difference(_values(other, "gap"), _values(best, "gap"))
+        train = mean_difference(_known(other, _train_f), _known(best, _train_f))
+        gap = mean_difference(_known(other, _gap), _known(best, _gap))
         if train is None or gap is None:
             continue
         lines.append(
@@ -73,10 +78,6 @@ def _cause_sentences(seen: Evidence) -> list[str]:
         "Optimisation or generalisation is not decided: no dice weight with three seeds or more is"
         " beaten by another."
     ]
-
-
-def _values(group: Group, name: str) -> list[float]:
-    return [value for one in group.outcomes if (value := _metric(one, name)) is not None]
 
 
 def _cause_text(train_worse: int, gap_wider: int) -> str:
@@ -93,8 +94,8 @@ def _cause_text(train_worse: int, gap_wider: int) -> str:
 def _train_sentence_of_ranks(seen: Evidence, known: Sequence[Outcome]) -> str:
     having = [one for one in known if one.dice_weight is not None]
     weights = [one.dice_weight or 0.0 for one in having]
-    train = rank_correlation(weights, [_metric(one, "train_f_at_best") or 0.0 for one in having])
-    gap = rank_correlation(weights, [_metric(one, "gap") or 0.0 for one in having])
+    train = rank_correlation(weights, [_train_f(one) or 0.0 for one in having])
+    gap = rank_correlation(weights, [_gap(one) or 0.0 for one in having])
     if train is None or gap is None:
         return (
             "Whether a higher dice weight acts on optimisation or on generalisation is not"
@@ -121,7 +122,7 @@ def balance_sentences(seen: Evidence) -> list[str]:
         having = [
             (share, float(one.attrs[name]))
             for one in seen.complete
-            if one.attrs.get(name) is not None and (share := _ce_share(one)) is not None
+            if one.attrs.get(name) is not None and (share := one.ce_share) is not None
         ]
         if not having:
             lines.append(
@@ -140,14 +141,6 @@ def balance_sentences(seen: Evidence) -> list[str]:
             f" of {part} parts, {rho(found)}."
         )
     return lines
-
-
-def _ce_share(outcome: Outcome) -> float | None:
-    weight = outcome.dice_weight
-    ce = outcome.config.get("loss.ce_weight", 1.0)
-    if weight is None or not isinstance(ce, (int, float)) or ce + weight <= 0:
-        return None
-    return ce / (ce + weight)
 
 
 def _verdict_text(found: Estimate, sign: int) -> str:
@@ -237,22 +230,13 @@ def _instability_sentences(seen: Evidence) -> list[str]:
     return [f"{text}{_trend_text(ones, values)}."]
 
 
-def _worse_text(
-    seen: Evidence, groups: Sequence[Group], metric: Callable[[Outcome], float | None], verb: str
-) -> str:
+def _worse_text(seen: Evidence, groups: Sequence[Group], metric: Metric, verb: str) -> str:
     """Which levels are worse than which in a metric of which more is worse, by more than chance."""
-    own = {
-        group.level_name: [v for one in group.outcomes if (v := metric(one)) is not None]
-        for group in groups
-    }
+    own = {group.level_name: _known(group, metric) for group in groups}
     if any(len(values) < 2 for values in own.values()):
         return ", at one seed each, which decides nothing"
-    found = [
-        # more is worse
-        (pair.first, pair.second) if pair.verdict == "first" else (pair.second, pair.first)
-        for pair in seen.pairs_of(own)
-        if pair.verdict in ("first", "second")
-    ]
+    # more is worse
+    found = [ranked for pair in seen.pairs_of(own) if (ranked := pair.ranked)]
     if not found:
         return "; no two of them can be told apart"
     more = "more " if verb == "falls" else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from scipy import stats
 from search.study.search_space import as_number
 
 Array: TypeAlias = NDArray[np.float64]
+Item = TypeVar("Item")
 
 # fewer trials than this have no rank correlation worth an interval
 LEAST_RANKED = 8
@@ -32,6 +33,16 @@ class Estimate:
     def sign(self) -> int:
         """1 or -1 where the whole interval lies above or below 0, else 0: not decided."""
         return int(self.low > 0) - int(self.high < 0)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most `most` of them, evenly from the first to the last.
+
+    >>> spread("abcdefg", 3), spread("ab", 3)
+    (['a', 'd', 'g'], ['a', 'b'])
+    """
+    places = np.linspace(0, len(items) - 1, min(len(items), most)).astype(int)
+    return [items[place] for place in places]
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Estimate | None:

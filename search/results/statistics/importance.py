@@ -16,7 +16,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from search.results.statistics.estimates import Estimate
+from search.results.statistics.estimates import Estimate, spread
 from storage.optuna_internals import set_trial_id
 
 # fewer trials than this say nothing about importance
@@ -56,8 +56,7 @@ def importance_estimates(complete: Sequence[FrozenTrial]) -> dict[str, Estimate]
     """
     if len(complete) < LEAST_TRIALS:
         return None
-    picked = np.linspace(0, len(complete) - 1, min(len(complete), _MOST_TRIALS)).astype(int)
-    trials = _numbered([complete[at] for at in picked])
+    trials = _numbered(spread(complete, _MOST_TRIALS))
     names = sorted({name for trial in trials for name in trial.params})
     if not names:
         return None

@@ -11,34 +11,25 @@ get stuck, or are lucky. So
 - "equal" rests on two one-sided tests against +-margin inside the same error;
 - a study whose scores decide when to stop takes intervals that are a little wider (`looks`).
 
-The constants were chosen by simulation on five families of noise and checked on six others
-(`scripts/bench repeats`: 2 to 5 configurations, noise unequal by a factor of 3, 2,000 studies
-each). Where the scores decide when to stop, a family's intervals hold the truth in 95 % and more
-(exponential noise 94.8 %; in the worst of 88 scenarios 94.0 +- .4 %), and at most 4.8 % of the
-studies tell a false "X beats Y": that of exponential noise, two configurations of one mean and one
-with 3 times the other's noise; 2.4 % of any other. With a fixed number of 3, 5 or 10 seeds they
-hold it in 94 to 96 % where the skewness is at most 1.1 either way, trainings that get stuck
-included (Weibull noise at 3 seeds 93.6 %, the tails of t of 5 96.3 %). The price: intervals 6 to
-11 % wider than plain t with a fixed number of seeds, 17 to 37 % where the scores decide when to
-stop. Two seeds give plain t: some 9 deviations to either side.
-
-With a fixed number of seeds it stops holding under strong skewness. Lognormal noise of 1.75: 93 %
-at 3 and 5 seeds, 94 % at 10. Exponential noise, 2.0: 90, 91 and 93 %. Nor does it hold for a plan
-that is changed after a look: a cap raised because nothing was decided adds an error of its own.
+The constants were chosen by simulation on five families of noise and checked on six others; how
+often it then errs, and at which price, stands in `scripts/benchmarks/README.md` (intervals over
+seeds). Two seeds give plain t: some 9 deviations to either side. With a fixed number of seeds it
+stops holding under strong skewness, as of exponential noise. Nor does it hold for a plan that is
+changed after a look: a cap raised because nothing was decided adds an error of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
-
-from search.results.statistics.error_levels import equal_pair_counts, nominal_levels
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 Verdict = Literal["first", "second", "equal"]
 _Bend = tuple[float, float]
@@ -56,6 +47,9 @@ _FIXED_SHARE = 1.2
 # the same for verdicts, whose small errors on one side skewness multiplies
 _VERDICT_SHARE = 0.3
 _QUANTILES = 4096
+# the error spent by look k of K grows as (k / K) to this power: few scores tell least, and their
+# tails least of all
+_SPENDING_POWER = 2
 
 
 @dataclass(frozen=True)
@@ -83,6 +77,12 @@ class Pair:
     low: float
     high: float
     verdict: Verdict | None
+
+    @property
+    def ranked(self) -> tuple[str, str] | None:
+        """The better and the worse one; None where neither is told to be better."""
+        order = {"first": (self.first, self.second), "second": (self.second, self.first)}
+        return order.get(self.verdict or "")
 
 
 # --------------------------------------------------------------------------------------- estimates
@@ -229,7 +229,7 @@ def compare(
         near = nominal_levels(looks, 2 * alpha / len(todo))[look - 1]
         step = {couple: _pair(*couple, samples, within, error, near) for couple in todo}
         found |= step
-        rest = [it for it in todo if step[it].verdict not in ("first", "second")]
+        rest = [it for it in todo if step[it].ranked is None]
         if len(rest) == len(todo):
             break
         todo = rest
@@ -296,34 +296,50 @@ def _half_widths(error: float, freedom: float, skew: float, bend: _Bend) -> tupl
     return min(most, max(plain, bent(plain))), min(most, max(plain, -bent(-plain)))
 
 
-# ------------------------------------------------------------------------------------ the next look
+# ----------------------------------------------------------- an error shared over looks and pairs
 
 
-def look_at(seeds: int, *, first: int, step: int) -> int:
-    """Number of the look at which configurations have so many seeds, counted from 1.
+@lru_cache
+def nominal_levels(looks: int, alpha: float) -> tuple[float, ...]:
+    """Two-sided significance level of each look [looks], so that all together err in alpha.
 
-    first: seeds of each at look 1; step: added at each look; the last may add fewer.
-
-    >>> [look_at(seeds, first=3, step=2) for seeds in (3, 5, 6)]
-    [1, 2, 3]
+    Equally spaced looks at a sum of normal numbers; of alpha the share (k / looks) ** 2 is spent by
+    look k. Source: Kim and DeMets 1987, with the recursion of Armitage, McPherson and Rowe 1969;
+    used as levels of t tests as in Jennison and Turnbull 2000, section 3.8.
     """
-    return 1 + max(0, math.ceil((seeds - first) / step))
+    spent = alpha * (np.arange(1, looks + 1) / looks) ** _SPENDING_POWER
+    levels = [float(spent[0])]
+    nodes, weights = np.polynomial.legendre.leggauss(64 + 4 * looks)
+    edge = float(-ndtri(spent[0] / 2))
+    at = edge * nodes
+    # density of the sum among the paths that have crossed no bound yet
+    density = np.exp(-(at**2) / 2) / math.sqrt(2 * math.pi)
+    for look in range(2, looks + 1):
+        mass = density * edge * weights
+
+        def crossed(bound: float, mass: np.ndarray = mass, at: np.ndarray = at) -> float:
+            return float(mass @ (ndtr(at - bound) + ndtr(-bound - at)))
+
+        step = float(spent[look - 1] - spent[look - 2])
+        edge = brentq(lambda bound, goal=step: crossed(bound) - goal, 0.0, 12 * math.sqrt(look))
+        levels.append(float(2 * ndtr(-edge / math.sqrt(look))))
+        moved = edge * nodes
+        density = np.exp(-((moved[:, None] - at) ** 2) / 2) @ mass / math.sqrt(2 * math.pi)
+        at = moved
+    return tuple(levels)
 
 
-def next_seeds(
-    scores: Mapping[str, Sequence[float]], pairs: Iterable[Pair], *, cap: int, step: int
-) -> dict[str, int]:
-    """How many more seeds each configuration gets before the next look; empty when finished.
+@lru_cache
+def equal_pair_counts(configurations: int) -> frozenset[int]:
+    """How many pairs can be truly equal: all those within groups of equal configurations.
 
-    pairs: as `compare` gives them. A configuration that is told apart from all others gets none.
-    The rest come to `step` more than any has, at most to `cap`, so that one that rejoins catches
-    up at once. Where one has `cap` already, the planned looks are over.
+    >>> sorted(equal_pair_counts(3)), sorted(equal_pair_counts(4))
+    ([0, 1, 3], [0, 1, 2, 3, 6])
     """
-    reached = max(map(len, scores.values()), default=0)
-    if reached >= cap:
-        return {}
-    unclear = {name for pair in pairs if pair.verdict is None for name in (pair.first, pair.second)}
-    if len(scores) > 1:
-        unclear |= {name for name, own in scores.items() if not own}
-    goal = min(cap, reached + step)
-    return {name: goal - len(own) for name, own in scores.items() if name in unclear}
+    if configurations < 2:
+        return frozenset({0})
+    return frozenset(
+        size * (size - 1) // 2 + others
+        for size in range(1, configurations + 1)
+        for others in equal_pair_counts(configurations - size)
+    )

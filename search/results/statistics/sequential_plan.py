@@ -5,10 +5,11 @@ Every look follows from the scores alone, so a run that was ended makes the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.results.statistics.intervals import Pair, compare, look_at, next_seeds, seed_deviation
+from search.results.statistics.intervals import Pair, compare, seed_deviation
 
 # seeds of each configuration at the first look, and how many more at each later one; what
 # `scripts/bench repeats` tries out
@@ -60,3 +61,33 @@ def plan_state(
             break
         wanted = then
     return PlanState(look, looks, seen, pairs, {})
+
+
+def look_at(seeds: int, *, first: int, step: int) -> int:
+    """Number of the look at which configurations have so many seeds, counted from 1.
+
+    first: seeds of each at look 1; step: added at each look; the last may add fewer.
+
+    >>> [look_at(seeds, first=3, step=2) for seeds in (3, 5, 6)]
+    [1, 2, 3]
+    """
+    return 1 + max(0, math.ceil((seeds - first) / step))
+
+
+def next_seeds(
+    scores: Mapping[str, Sequence[float]], pairs: Iterable[Pair], *, cap: int, step: int
+) -> dict[str, int]:
+    """How many more seeds each configuration gets before the next look; empty when finished.
+
+    pairs: as `compare` gives them. A configuration that is told apart from all others gets none.
+    The rest come to `step` more than any has, at most to `cap`, so that one that rejoins catches
+    up at once. Where one has `cap` already, the planned looks are over.
+    """
+    reached = max(map(len, scores.values()), default=0)
+    if reached >= cap:
+        return {}
+    unclear = {name for pair in pairs if pair.verdict is None for name in (pair.first, pair.second)}
+    if len(scores) > 1:
+        unclear |= {name for name, own in scores.items() if not own}
+    goal = min(cap, reached + step)
+    return {name: goal - len(own) for name, own in scores.items() if name in unclear}

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Array: TypeAlias = NDArray[np.float64]
+from search.results.statistics.estimates import Array
 
 # fewer trials, or fewer distinct values, than this carry no band
 LEAST, LEAST_DISTINCT = 10, 5
@@ -35,7 +34,8 @@ class Smooth:
     """x [G]: grid over the values seen. mean, low, high [G]: score, and the 95 % band of its mean.
 
     best: where the mean is highest; best_span: 95 % of the resamples have it there. flat: around
-    it, where the mean cannot be told from its highest.
+    it, where the mean cannot be told from its highest. cleared: whether linear effects of others
+    were taken out of the scores before.
     """
 
     x: Array
@@ -45,6 +45,7 @@ class Smooth:
     best: float
     best_span: tuple[float, float]
     flat: tuple[float, float]
+    cleared: bool = False
 
 
 def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | None:
@@ -73,7 +74,7 @@ def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | 
     tops = np.percentile(at_x[drawn.argmax(axis=0)], (2.5, 97.5))
     # the resamples share their trials, so differences are surer than the band's width says
     behind = np.percentile(drawn[top] - drawn, 2.5, axis=1) > 0
-    left, right = _run_around(top, ~behind)
+    left, right = run_around(top, ~behind)
     return Smooth(
         x=at_x,
         mean=mean,
@@ -118,7 +119,7 @@ def _equations(at: Array, u: Array, y: Array, width: float, counts: Array) -> tu
     return matrix, np.stack([(weight * y) @ counts for weight in weights[:3]], -1)
 
 
-def _run_around(index: int, true: NDArray[np.bool_]) -> tuple[int, int]:
+def run_around(index: int, true: NDArray[np.bool_]) -> tuple[int, int]:
     """First and last index of the unbroken run of true values around `index`."""
     left = right = index
     while left > 0 and true[left - 1]:

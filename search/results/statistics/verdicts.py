@@ -8,6 +8,8 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from search.results.statistics.intervals import Pair
+from search.results.wording import listed
+from search.study.wording import counted
 
 Relation = Literal["open", "equal", "beat"]
 _RELATIONS: tuple[Relation, ...] = ("open", "equal", "beat")
@@ -32,7 +34,9 @@ def sentence(scores: Mapping[str, Sequence[float]], pairs: Sequence[Pair]) -> st
     names = sorted(means, key=lambda name: -means[name])
     if not names:
         return "nothing was repeated"
-    seeds = _seeds([len(scores[name]) for name in names])
+    counts = [len(scores[name]) for name in names]
+    low, high = min(counts), max(counts)
+    seeds = counted(low, "seed") if low == high else f"{low} to {high} seeds"
     if len(names) == 1:
         return f"only {names[0]} was repeated, with {seeds}"
     clauses: list[str] = []
@@ -41,16 +45,16 @@ def sentence(scores: Mapping[str, Sequence[float]], pairs: Sequence[Pair]) -> st
         relation, those, losers = statement
         if relation == "beat":
             again = before is not None and those == before.names
-            who = (_TOGETHER.get(len(those)) if again else None) or _listed(those)
+            who = (_TOGETHER.get(len(those)) if again else None) or listed(those)
             all_others = 2 < len(losers) == len(names) - 1
-            whom = "all others" if all_others else _listed(losers)
+            whom = "all others" if all_others else listed(losers)
             clauses.append(f"{who} {'beats' if len(those) == 1 else 'beat'} {whom}")
         elif relation == "equal":
-            clauses.append(f"{_listed(those)} are equal for practical purposes")
+            clauses.append(f"{listed(those)} are equal for practical purposes")
         elif before is not None and before.relation == "open":
-            clauses.append(f"nor can {_listed(those)}")
+            clauses.append(f"nor can {listed(those)}")
         else:
-            clauses.append(f"{_listed(those)} cannot be told apart")
+            clauses.append(f"{listed(those)} cannot be told apart")
         before = statement
     clauses[0] += f" after {seeds}"
     return "; ".join(clauses).replace("; nor can", ", nor can")
@@ -64,12 +68,12 @@ def _statements(names: Sequence[str], pairs: Iterable[Pair]) -> list[Statement]:
     undecided: dict[Relation, set[frozenset[str]]] = {"open": set(), "equal": set()}
     beaten: dict[str, set[str]] = {}
     for pair in pairs:
-        if pair.verdict == "first":
-            beaten.setdefault(pair.first, set()).add(pair.second)
-        elif pair.verdict == "second":
-            beaten.setdefault(pair.second, set()).add(pair.first)
+        if pair.ranked:
+            better, worse = pair.ranked
+            beaten.setdefault(better, set()).add(worse)
         else:
-            undecided[pair.verdict or "open"].add(frozenset((pair.first, pair.second)))
+            relation: Relation = "equal" if pair.verdict == "equal" else "open"
+            undecided[relation].add(frozenset((pair.first, pair.second)))
     statements = [
         Statement(relation, group, [])
         for relation, joined in undecided.items()
@@ -101,15 +105,3 @@ def _groups(names: Sequence[str], joined: set[frozenset[str]]) -> list[list[str]
                     group.append(name)
             groups.append(sorted(group, key=names.index))
     return groups
-
-
-def _seeds(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    if low < high:
-        return f"{low} to {high} seeds"
-    return f"{low} seed{'' if low == 1 else 's'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The names as a list in words."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

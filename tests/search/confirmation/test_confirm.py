@@ -19,13 +19,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from search.confirm import main
-from search.confirmation.looks import plan_state_of
 from search.confirmation.plan import best_of, fresh_seed
 from search.confirmation.scores import (
     CONFIGURATION,
     ByImage,
     confirmed_trial,
     images_table,
+    plan_state_of,
     seeds_table,
 )
 from search.execution.worker_loop import work

@@ -20,7 +20,7 @@ from search.execution import objective
 from search.execution.worker_loop import work
 from search.management import cleanup
 from search.management.opening import open_study
-from search.results.exported_trial import exported
+from search.results.export_formats import exported
 from search.strategy.loading import load_study
 from search.study.lookup import load_setup
 from search.study.setup import CHANGEABLE

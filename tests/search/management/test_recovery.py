@@ -16,7 +16,7 @@ from search.execution import objective
 from search.execution.worker_loop import work
 from search.management.recovery import rebuilt
 from search.rebuild import main
-from search.results.exported_trial import exported
+from search.results.export_formats import exported
 from search.strategy.loading import load_study
 from search.study.attributes import LOST
 from search.study.lookup import load_setup

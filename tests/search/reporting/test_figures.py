@@ -13,11 +13,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from search.reporting.figures import curves
 from search.reporting.figures.curves import curves_figure, restarts, schedules_figure, thinned
 from search.reporting.figures.drawing import name_tags
-from search.reporting.figures.every_figure import figures
+from search.reporting.figures.every_figure import figures, repeats_figure
 from search.reporting.figures.parameters import dice_figure, dice_share
-from search.reporting.figures.repeats import repeats_figure
 from search.results.evidence import Evidence
 from search.results.reading import results_of
 from search.results.statistics.smoothing import smooth
@@ -25,8 +25,10 @@ from search.study.attributes import CONFIG, IMPORTED, RUN, SERIES
 from search.study.lookup import load_setup
 from search.study.search_space import distribution
 from space import Float
+from tests.support import outcomes
 from tests.support.simulated import BEST_DICE, empty, row, simulated, write_histories
 from tests.support.studies import setup_of
+from trainer import dice_schedule
 
 
 def drawing(figure: Any) -> dict[str, Any]:
@@ -169,6 +171,22 @@ def test_schedules_are_drawn_as_they_were_trained() -> None:
     (trace,) = drawing(figure)["data"]
     assert trace["y"] == [1.3, 1.5, 1.7, 1.7]
     assert trace["line"]["dash"] == "dash"
+
+
+def test_any_number_of_schedules_is_told_apart_by_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = dict(dice_schedule.SCHEDULES)
+    more = known | {f"linear {number}": known["linear"] for number in range(8)}
+    for module in (dice_schedule, curves):
+        monkeypatch.setattr(module, "SCHEDULES", more)
+    trials = [
+        outcomes.run(number, 0.7, config={"loss.dice_schedule": name, "loss.dice_ramp": 0.4})
+        for number, name in enumerate(more)
+    ]
+    figure = schedules_figure(trials)
+    assert figure is not None
+    dashes = {line.name.split(": ")[1].split(",")[0]: line.line.dash for line in figure.data}
+    assert dashes.keys() == more.keys()
+    assert len(set(dashes.values())) == len(more)
 
 
 def test_constant_schedules_alone_are_not_drawn() -> None:

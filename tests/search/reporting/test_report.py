@@ -29,8 +29,9 @@ from search.reporting.tables import (
     trials_table,
 )
 from search.results.evidence import Evidence
-from search.results.findings.every_finding import Finding, findings
+from search.results.findings.every_finding import findings
 from search.results.reading import results_of
+from search.results.statistics.intervals import interval
 from search.study.attributes import JUDGED
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
@@ -48,13 +49,11 @@ from trainer.jpeg import jpeg_of
 BAD = "<script>document.title='ran'</script>"
 
 
-def written(study: optuna.Study, out: Path, said: list[Finding] | None = None) -> Path:
+def written(study: optuna.Study, out: Path) -> Path:
     """The report of a study as a file."""
     results = results_of(study)
-    said = [Finding("standing", "one sentence")] if said is None else said
-    out.write_text(
-        page(document(results, said, figures(Evidence(results)), total=40)), encoding="utf-8"
-    )
+    said, drawn = {"standing": ["one sentence"]}, figures(Evidence(results))
+    out.write_text(page(document(results, said, drawn, total=40)), encoding="utf-8")
     return out
 
 
@@ -97,7 +96,7 @@ def test_names_notes_and_classes_stay_text_in_the_browser(tmp_path: Path) -> Non
     results = results_of(study)
     for one in results.outcomes:
         one.per_class[BAD] = 0.5  # type: ignore[index]
-    said = [Finding("standing", f"found: {BAD}")]
+    said = {"standing": [f"found: {BAD}"]}
     file = tmp_path / "report.html"
     drawn = figures(Evidence(results))
     file.write_text(page(document(results, said, drawn, command=f"echo '{BAD}'")))
@@ -303,7 +302,7 @@ def test_a_strange_study_has_a_sensible_page(kind: str, tmp_path: Path) -> None:
 
 def test_markdown_has_the_same_sentences_tables_and_commands() -> None:
     results = results_of(simulated(5))
-    said = [Finding("dice", "It is flat."), Finding("dice", "1. is no list")]
+    said = {"dice": ["It is flat.", "1. is no list"]}
     text = markdown(
         document(results, said, figures(Evidence(results)), command="python -m search.run")
     )
@@ -318,7 +317,7 @@ def test_markdown_shows_names_as_text() -> None:
     study = empty(setup)
     study.add_trial(row(setup, random.Random(0), note=f"{BAD} | **x** [y](javascript:z)"))
     results = results_of(study)
-    text = markdown(document(results, [], {}, command=f"echo ```\n{BAD}"))
+    text = markdown(document(results, {}, {}, command=f"echo ```\n{BAD}"))
     outside = re.sub(r"^(`{4,})sh\n.*?\n\1$", "", text, flags=re.M | re.S)
     assert "<script>" not in outside
     assert "&lt;script&gt;" in outside
@@ -445,6 +444,20 @@ def test_repeats_have_a_section_with_their_table_and_their_sentence(
     # what the seeds of the repeats tell of the noise holds for the search as well
     said = "0.0050 (standard deviation, 6 trials of 2 configurations, repeats by search.confirm"
     assert said in (tmp_path / "faces.html").read_text()
+
+
+def test_repeats_before_their_first_look_have_the_intervals_that_their_looks_need(
+    tmp_path: Path,
+) -> None:
+    params = row(setup_of(), random.Random(0)).params
+    early = [0.70, 0.71, 0.72]
+    study = repeated(store(tmp_path), {"a": (params, early), "b": (params, [0.60, 0.61])})
+    study.set_user_attr(JUDGED, {"labels": ["a", "b"], "cap": 10, "first": 3, "margin": 1.0})
+    section = confirm_section(study)
+    assert section.sentences[0].startswith("Not judged yet")
+    wide = interval(early, looks=8)
+    assert wide is not None
+    assert section.tables[0].rows[0][3] == f"{wide.low:.4f} to {wide.high:.4f}"
 
 
 def test_repeats_on_other_data_tell_nothing_of_the_noise(tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ from scipy import stats
 
 from scripts.benchmarks import pool
 from scripts.benchmarks import repeats as bench
-from search.results.statistics.error_levels import equal_pair_counts, nominal_levels
 from search.results.statistics.intervals import (
     Interval,
     Pair,
     chance_best,
     compare,
+    equal_pair_counts,
     interval,
-    look_at,
-    next_seeds,
+    nominal_levels,
     over_images,
     seed_deviation,
 )
+from search.results.statistics.sequential_plan import look_at, next_seeds
 from search.results.statistics.verdicts import sentence
 
 

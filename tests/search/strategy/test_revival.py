@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.execution import objective
 from search.execution.worker_loop import work
 from search.management.opening import open_study
-from search.results.exported_trial import exported
+from search.results.export_formats import exported
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast

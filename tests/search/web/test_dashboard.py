@@ -252,6 +252,12 @@ def taken_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
+NEEDS_PASSWORD = (
+    "others can reach it, so a password is needed; give one by --password-file FILE or in"
+    " SEARCH_DASHBOARD_PASSWORD\n"
+)
+
+
 def refusal(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     url = f"sqlite:///{folder}/search.db"
     return one_line(main, capsys, "--storage", url, "--runs", folder / "runs", *flags)
@@ -263,12 +269,18 @@ def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     assert line == f"error: --port {port}: Address already in use; name another port\n"
 
 
-@pytest.mark.parametrize("port", ["70000", "-1"])
-def test_a_port_that_does_not_exist_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], port: str
+@pytest.mark.parametrize(
+    ("flag", "value", "fix"),
+    [
+        *(("--port", port, "a number from 0 to 65535 is needed\n") for port in ("70000", "-1")),
+        ("--allow-host", "https://lab.example", "a host name alone is needed"),
+        *(("--host", host, NEEDS_PASSWORD) for host in ("0.0.0.0", "::", "0")),
+    ],
+)
+def test_an_address_that_cannot_be_served_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str, fix: str
 ) -> None:
-    line = refusal(folder, capsys, "--port", port)
-    assert line == f"error: --port {port}: a number from 0 to 65535 is needed\n"
+    assert refusal(folder, capsys, flag, value).startswith(f"error: {flag} {value}: {fix}")
 
 
 def test_a_port_that_is_no_number_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,17 +301,6 @@ def test_a_dashboard_ends_with_its_parent(folder: Path) -> None:
     command = [sys.executable, "-m", "search.dashboard", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
-def test_other_machines_are_not_served_without_a_password(
-    folder: Path, capsys: pytest.CaptureFixture[str], host: str
-) -> None:
-    line = refusal(folder, capsys, "--host", host)
-    assert line == (
-        f"error: --host {host}: others can reach it, so a password is needed; "
-        "give one by --password-file FILE or in SEARCH_DASHBOARD_PASSWORD\n"
-    )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
@@ -356,13 +357,6 @@ def test_a_password_file_that_others_can_read_is_warned_about(
     assert warning == (
         f"warning: --password-file {file}: others on this machine can read it; chmod 600 fixes that"
     )
-
-
-def test_an_allowed_host_with_a_scheme_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = refusal(folder, capsys, "--allow-host", "https://lab.example")
-    assert line.startswith("error: --allow-host https://lab.example: a host name alone is needed")
 
 
 def test_without_the_password_every_route_and_method_is_401(

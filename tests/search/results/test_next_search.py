@@ -16,7 +16,7 @@ from search.management.options import StudyOptions
 from search.management.planning import planned
 from search.management.transfer import transfer_trials
 from search.results.evidence import Evidence
-from search.results.findings.next_command import next_command
+from search.results.findings.next_search import next_command
 from search.results.reading import results_of
 from search.run import parser
 from search.study.identity import identity_differences, resolved_setup

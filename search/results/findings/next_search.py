@@ -1,0 +1,373 @@
+"""What to search next: ranges to widen or to narrow, and the command that does it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import space
+from search.results.evidence import Evidence, sides, smoothed
+from search.results.trials import Outcome, Results
+from search.results.wording import listed, number
+from search.study.identity import identity_differences
+from search.study.lineages import finished
+from search.study.names import is_repeats
+from search.study.run_folders import token_folders_of, trial_folder
+from search.study.search_space import Spec, Value, describe, resolve
+from search.study.setup import (
+    PRUNE_RISK,
+    PRUNER,
+    REVIVE,
+    SAMPLER,
+    Setup,
+    base_of,
+    base_values,
+    config_for,
+)
+from search.study.wording import counted
+from storage import redact
+from trainer.config import Config, compose, get
+from trainer.errors import ConfigError
+from trainer.presets import SYNTHETIC, default_preset
+
+Range = space.Float | space.Int
+
+# fewer complete trials than this say nothing about a range
+_LEAST = 10
+# of the range, at either end: what lies there lies at the edge
+_EDGE = 0.1
+# of a range, what a widened one gains: the longest that can be trained
+_GAINS = (0.5, 0.25, 0.1)
+# a range that would lose less than this share of itself stays
+_LEAST_CUT = 0.2
+# fewer trials leave nothing to take the other parameters out of
+_LEAST_TO_CUT = 30
+_FEWEST_TRIALS = 20
+_FLAGS = {
+    "training.epochs": "--epochs",
+    "data.image_size": "--image-size",
+    "data.batch_size": "--batch-size",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another range for a parameter. why: a clause with numbers."""
+
+    name: str
+    before: Range
+    after: Range
+    why: str
+
+    @property
+    def text(self) -> str:
+        wider = self.after.low < self.before.low or self.after.high > self.before.high
+        verb = "widen" if wider else "narrow"
+        return (
+            f"{verb} {self.name} from {describe(self.before)} to {describe(self.after)}: {self.why}"
+        )
+
+
+def advice_sentences(seen: Evidence) -> list[str]:
+    """What the next search should do otherwise, and why."""
+    results = seen.results
+    if is_repeats(results.name):
+        return ["These are repeats of chosen configurations: they give no ranges for a search."]
+    if results.setup is None:
+        return [_for_imported(seen)]
+    complete = len(seen.complete)
+    if complete < _LEAST:
+        return [
+            f"With {counted(complete, 'complete trial')} no range can be judged, ten are needed: go"
+            " on with the same study."
+        ]
+    found = changes(seen)
+    if not found:
+        return [
+            f"No range asks for a change after {complete} complete trials: nowhere do the best few"
+            " lie at an edge, and no part of a range is shown to be worse. Go on with the same"
+            " study, or repeat the best with other seeds (python -m search.confirm)."
+        ]
+    return [f"For the next search: {'; '.join(change.text for change in found)}."]
+
+
+def _for_imported(seen: Evidence) -> str:
+    _, above = sides(seen.levels)
+    weights = sorted({group.weight or 0.0 for group in [*seen.core, *above[:1]]})
+    text = "These are imported results on a score of their own, so no search can start from them"
+    if len(weights) < 2:
+        return f"{text}; run the configurations of interest again, several seeds each."
+    values = ",".join(number(weight) for weight in weights)
+    return (
+        f"{text}. To decide between the dice weights, repeat them with fresh seeds and all else"
+        f" equal: python -m search.confirm --compare dice_weight={values} (add --data with the"
+        " faces' folder)."
+    )
+
+
+# ------------------------------------------------------------------------------------- ranges
+
+
+def changes(seen: Evidence) -> list[Change]:
+    """Ranges that the next search should have otherwise. Empty where the data ask for none."""
+    setup, complete = seen.results.setup, seen.complete
+    if setup is None or len(complete) < _LEAST:
+        return []
+    found = []
+    for name, spec in setup.specs().items():
+        if isinstance(spec, space.Choice) or name in setup.fixed:
+            continue
+        having = [one for one in complete if _has_effect(one, name)]
+        change = _widened(setup, name, spec, having) or _narrowed(name, spec, having)
+        if change is not None:
+            found.append(change)
+    return found
+
+
+def _has_effect(outcome: Outcome, name: str) -> bool:
+    """Whether a trial has a number there that acted: the ramp does nothing under a constant."""
+    inert = name == "dice_ramp" and outcome.config.get("loss.dice_schedule") == "constant"
+    return isinstance(outcome.params.get(name), (int, float)) and not inert
+
+
+def _widened(setup: Setup, name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
+    """The range widened at an end where the best few lie."""
+    few = having[: max(3, min(10, round(0.1 * len(having))))]
+    needed = max(3, math.ceil(2 * len(few) / 3))
+    for side in ("lower", "upper"):
+        # a value taken from the base config does not show where the search was drawn to
+        outer = [
+            one
+            for one in few
+            if _is_at_edge(spec, float(one.params[name]), side)
+            and one.params[name] != setup.defaults.get(name)
+        ]
+        if len(outer) < needed:
+            continue
+        wider = next(
+            (
+                it
+                for share in _GAINS
+                if (it := _stretched(spec, side, share)) and _is_legal(setup, name, it)
+            ),
+            None,
+        )
+        if wider is None:
+            return None
+        values = listed([number(float(one.params[name])) for one in outer])
+        why = f"{len(outer)} of the best {len(few)} trials lie in its {side} tenth ({values})"
+        return Change(name, spec, wider, why)
+    return None
+
+
+def _is_at_edge(spec: Range, value: float, side: str) -> bool:
+    share = _width(spec, spec.low, value) / _width(spec, spec.low, spec.high)
+    return share <= _EDGE if side == "lower" else share >= 1 - _EDGE
+
+
+def _stretched(spec: Range, side: str, share: float) -> Range | None:
+    """The range longer by a share of itself at one end; None where that is no change."""
+    if side == "upper":
+        return _with_ends(spec, spec.low, _moved(spec, spec.high, share))
+    low = _moved(spec, spec.low, -share)
+    return _with_ends(spec, max(0.0, low) if spec.low >= 0 else low, spec.high)
+
+
+def _with_ends(spec: Range, low: float, high: float) -> Range | None:
+    """The range with ends rounded as a user would write them; None where none changes."""
+    if isinstance(spec, space.Int):
+        low, high = round(low), round(high)
+        new: Range = dataclasses.replace(spec, low=low, high=max(high, low + 1))
+    else:
+        low, high = (float(f"{end:.3g}") for end in (low, high))
+        new = dataclasses.replace(spec, low=low, high=high)
+    return None if new == spec else new
+
+
+def _is_legal(setup: Setup, name: str, spec: Range) -> bool:
+    try:
+        config = config_for(setup, setup.defaults, seed=0)
+        resolve(config, _fix_texts(setup), _range_texts(setup, {name: spec}))
+    except ConfigError:
+        return False
+    return True
+
+
+def _narrowed(name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
+    """The range without the parts whose mean score lies below the top's, bands apart."""
+    curve = smoothed(having, name, log=spec.log) if len(having) >= _LEAST_TO_CUT else None
+    if curve is None:
+        return None
+    kept = curve.x[curve.high >= curve.low.max()]
+    best = float(having[0].params[name])
+    # what is near the top may be as good
+    low = _moved(spec, min(best, float(kept[0])), -_EDGE)
+    high = _moved(spec, max(best, float(kept[-1])), _EDGE)
+    # beyond the trials nothing is known
+    low = low if low > max(curve.x[0], spec.low) else spec.low
+    high = high if high < min(curve.x[-1], spec.high) else spec.high
+    if _width(spec, low, high) > (1 - _LEAST_CUT) * _width(spec, spec.low, spec.high):
+        return None
+    after = _with_ends(spec, low, high)
+    if after is None:
+        return None
+    why = (
+        f"the mean score is highest at {number(curve.best)}, and outside it lies below that with"
+        f" 95 % bands that do not meet ({len(having)} complete trials)"
+    )
+    return Change(name, spec, after, why)
+
+
+def _moved(spec: Range, value: float, share: float) -> float:
+    """A value moved up by a share of the range's width, on its scale."""
+    more = share * _width(spec, spec.low, spec.high)
+    return value * math.exp(more) if spec.log else value + more
+
+
+def _width(spec: Range, low: float, high: float) -> float:
+    return math.log(high / low) if spec.log else high - low
+
+
+# --------------------------------------------------------------------------------- the command
+
+
+def next_command(evidence: Evidence, storage: str, runs: str) -> list[str] | None:
+    """The words of the command that starts the search that the advice speaks of.
+
+    Where ranges change it is a study of its own, which takes over the trials of this one; else it
+    goes on with this one. None for imported results and repeats, and where the study's config
+    cannot be told by flags and lies in no file of the runs folder. Passwords are left out.
+    """
+    results = evidence.results
+    setup = results.setup
+    if setup is None or is_repeats(results.name):
+        return None
+    changed = {change.name: change.after for change in changes(evidence)}
+    ended = len(finished(results.rows))
+    words = [sys.executable, "-m", "search.run"]
+    if changed:
+        new, trials = _next_name(setup.name, Path(runs)), max(_FEWEST_TRIALS, ended)
+        words += ["--study", new, "--from", setup.name, "--trials", str(trials)]
+    else:
+        words += ["--study", setup.name, "--trials", str(ended + _FEWEST_TRIALS)]
+    words += ["--storage", redact(storage), "--runs", runs]
+    own = _config_flags(setup) or _config_file_flags(results, setup, Path(runs))
+    if own is None:
+        return None
+    for text in _fix_texts(setup):
+        words += ["--fix", text]
+    for text in _range_texts(setup, changed):
+        words += ["--range", text]
+    return words + own + _search_flags(setup)
+
+
+def _next_name(name: str, runs: Path) -> str:
+    """faces -> faces-2 -> faces-3, the first whose folder is free."""
+    stem, dash, end = name.rpartition("-")
+    stem, number_ = (stem, int(end) + 1) if dash and end.isdecimal() else (name, 2)
+    # an image size is no count
+    if number_ > 16:
+        stem, number_ = name, 2
+    while trial_folder(runs, f"{stem}-{number_}", 0).parent.exists():
+        number_ += 1
+    return f"{stem}-{number_}"
+
+
+def _config_flags(setup: Setup) -> list[str] | None:
+    """Flags that give the study's base config from a preset; None where flags cannot."""
+    root = setup.data["root"]
+    preset = setup.preset or default_preset(root, cuda=False)
+    words = ["--preset", preset, *_data_flags(setup)]
+    flags: dict[str, Any] = {"data.root": root}
+    try:
+        config = compose(preset=preset, flags=flags, train_images=setup.data["train"]).config
+        base = base_values(setup)
+        for key, flag in _FLAGS.items():
+            if key in base and get(config, key) != base[key]:
+                flags[key] = base[key]
+                words += [flag, str(base[key])]
+        config = compose(preset=preset, flags=flags, train_images=setup.data["train"]).config
+        fixes = [
+            f"{key}={_flag_text(value)}"
+            for key, value in base.items()
+            if value is not None and get(config, key) != value
+        ]
+        if not _has_identity(setup, config, fixes):
+            return None
+    except (ConfigError, TypeError):
+        # a list or an empty value has no form as a flag
+        return None
+    return words + [word for text in fixes for word in ("--fix", text)]
+
+
+def _data_flags(setup: Setup) -> list[str]:
+    root = setup.data["root"]
+    return [] if root == SYNTHETIC else ["--data", root]
+
+
+def _config_file_flags(results: Results, setup: Setup, runs: Path) -> list[str] | None:
+    """--config with a trial's own file, if it gives the study's base config."""
+    places = (
+        trial_folder(runs, setup.name, one.number) for one in (*results.scored(), *results.outcomes)
+    )
+    files = (folder / "config.yaml" for place in places for folder in token_folders_of(place))
+    for path in files:
+        with contextlib.suppress(ConfigError):
+            if path.is_file():
+                config = compose(file=path, flags={"data.root": setup.data["root"]}).config
+                if _has_identity(setup, config, []):
+                    return ["--config", str(path), *_data_flags(setup)]
+    return None
+
+
+def _has_identity(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
+    """Whether a run with that config has the study's identity."""
+    searched = resolve(config, [*_fix_texts(setup), *fixes], _range_texts(setup, {}))
+    new = dataclasses.replace(
+        setup,
+        base=base_of(searched),
+        space={name: space.to_json(spec) for name, spec in searched.specs.items()},
+        epochs=searched.config.training.epochs,
+    )
+    return not identity_differences(setup, new) and setup.fixed == searched.fixed
+
+
+def _search_flags(setup: Setup) -> list[str]:
+    """Flags for what of the search differs from the defaults."""
+    words = []
+    for flag, value, plain in (
+        ("--seed", setup.seed, 0),
+        ("--sampler", setup.sampler, SAMPLER),
+        ("--pruner", setup.pruner, PRUNER),
+        ("--revive", setup.revive, REVIVE),
+        ("--prune-risk", setup.prune_risk, PRUNE_RISK),
+    ):
+        if value != plain:
+            words += [flag, str(value)]
+    return words
+
+
+def _fix_texts(setup: Setup) -> list[str]:
+    return [f"{name}={_flag_text(value)}" for name, value in setup.fixed.items()]
+
+
+def _range_texts(setup: Setup, changed: Mapping[str, Range]) -> list[str]:
+    """Every range that a plain run would not have."""
+    plain = space.concrete(space.SPACE, setup.epochs)
+    found = []
+    for name, spec in setup.specs().items():
+        wanted: Spec = changed.get(name, spec)
+        if not isinstance(wanted, space.Choice) and wanted != plain.get(name):
+            end = ":log" if wanted.log else ""
+            found.append(f"{name}={_flag_text(wanted.low)}:{_flag_text(wanted.high)}{end}")
+    return found
+
+
+def _flag_text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
