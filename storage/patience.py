@@ -123,11 +123,9 @@ class PatientStorage(GuardedRDBStorage):
                 return self._patiently(attempt)
         if trial_id is None:
             return self._patiently(attempt)
-        with self._marked("fence", self._fence_of(trial_id)):
+        token = self._fences.get(trial_id)
+        with self._marked("fence", None if token is None else (token, trial_id)):
             return self._patiently(attempt)
-
-    def free_number(self, connection: Connection, study_id: int, trial_id: int) -> int:
-        return rows.free_number(connection, study_id, trial_id)
 
     # Trouble
 
@@ -201,10 +199,6 @@ class PatientStorage(GuardedRDBStorage):
         return bool(getattr(self._local, "at_work", False))
 
     # The fence, and how transactions begin
-
-    def _fence_of(self, trial_id: int) -> tuple[int, int] | None:
-        token = self._fences.get(trial_id)
-        return None if token is None else (token, trial_id)
 
     def _fenced_from_now(self, trial_id: int, token: int) -> int:
         self._fences[trial_id] = token

@@ -109,7 +109,7 @@ class LeasedStorage(PatientStorage):
 
     def new_trial(self, study_id: int, token: int) -> int:
         """Make a running trial under this claim, in one transaction; its id. Raises LeaseLost."""
-        trial_id = self._made(study_id, token, None, lambda connection: True)
+        trial_id = self._made(study_id, token)
         assert trial_id is not None
         return trial_id
 
@@ -121,20 +121,15 @@ class LeasedStorage(PatientStorage):
         another number by now: somebody else has revived a trial, perhaps this one. Raises
         LeaseLost.
         """
-        return self._made(
-            study_id,
-            token,
-            row,
-            lambda connection: claims.count_revivals(connection, study_id) == revivals,
-        )
+        return self._made(study_id, token, row, revivals)
 
     def _made(
-        self,
-        study_id: int,
-        token: int,
-        row: FrozenTrial | None,
-        allowed: Callable[[Connection], bool],
+        self, study_id: int, token: int, row: FrozenTrial | None = None, revivals: int = 0
     ) -> int | None:
+        kind: events.Kind = "claimed" if row is None else "revived"
+        parent = {} if row is None else {CONTINUES: row.user_attrs[CONTINUES]}
+        cause = Cause("new" if row is None else None, parent)
+
         def attempt() -> int | None:
             with self.session() as session:
                 connection = session.connection()
@@ -143,16 +138,10 @@ class LeasedStorage(PatientStorage):
                     # an earlier attempt whose answer was lost
                     return claim.trial_id
                 claims.lock_study(connection, study_id)
-                if not allowed(connection):
+                if row is not None and claims.count_revivals(connection, study_id) != revivals:
                     return None
                 trial_id, number = self.added(session, study_id, row)
-                if row is None:
-                    claims.attach(connection, token, trial_id, number, Cause("new"))
-                else:
-                    parent = {CONTINUES: row.user_attrs[CONTINUES]}
-                    claims.attach(
-                        connection, token, trial_id, number, Cause(detail=parent), "revived"
-                    )
+                claims.attach(connection, token, trial_id, number, cause, kind)
                 return trial_id
 
         trial_id = self._patiently(attempt)

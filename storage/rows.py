@@ -13,7 +13,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.optuna_internals import ALL_TABLES, STUDIES, TRIALS, StudyRow, TrialRow
+from storage.optuna_internals import ALL_TABLES, STUDIES, TRIALS, StudyRow, TrialRow, free_number
 from storage.tables import CLAIMS, EVENTS
 
 # trials and studies -> every column that holds one of their ids
@@ -49,15 +49,6 @@ def give_ids(session: Any, *_: object) -> None:
             row.trial_id = _free_id(session.connection(), TRIALS)
         if isinstance(row, StudyRow) and row.study_id is None:
             row.study_id = _free_id(session.connection(), STUDIES)
-
-
-def free_number(connection: Connection, study_id: int, trial_id: int | None = None) -> int:
-    """The lowest number above those of all trials of the study but `trial_id`."""
-    others = sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study_id == study_id)
-    if trial_id is not None:
-        others = others.where(TRIALS.c.trial_id != trial_id)
-    highest = connection.execute(others).scalar_one()
-    return 0 if highest is None else int(highest) + 1
 
 
 def doubled(connection: Connection, study_id: int) -> Doubled | None:

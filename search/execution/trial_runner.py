@@ -326,14 +326,14 @@ def _after_epoch(
 ) -> None:
     if heartbeat.lost.is_set():
         raise heartbeat.failure or LeaseLost(token)
-    if heartbeat.ended:
+    if heartbeat.last.ended:
         raise UpdateFinishedTrialError(f"claim {token}: the trial was ended by somebody else")
     if progress.epoch >= progress.epochs:
         # nothing is left to do: it ends as what it is
         return
-    if heartbeat.request == "stop":
+    if heartbeat.last.request == "stop":
         raise _Stopped
-    if heartbeat.request == "requeue":
+    if heartbeat.last.request == "requeue":
         raise _Leave(Cause("asked to requeue"))
     if cause := context.leaving():
         raise _Leave(cause)

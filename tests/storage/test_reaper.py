@@ -15,16 +15,9 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from storage import (
-    Heartbeat,
-    LeasedStorage,
-    LeaseLost,
-    ReapedClaim,
-    Reaper,
-    ReaperThread,
-    open_storage,
-)
+from storage import Heartbeat, LeasedStorage, LeaseLost, Reaper, ReaperThread, open_storage
 from storage.optuna_internals import TRIALS
+from storage.reaper import ReapedClaim
 
 GRACE_S = 3.0
 

@@ -391,7 +391,7 @@ def _absolute(words: Sequence[str]) -> tuple[list[str], bool]:
             words[index + 1] = os.path.abspath(words[index + 1])
         elif flag == "--storage":
             url = parse_url(words[index + 1])
-            words[index + 1], sqlite = url.text, url.is_sqlite
+            words[index + 1], sqlite = url.text, url.path is not None
     return words, sqlite
 
 
