@@ -23,7 +23,8 @@ from search.commands import (
     run_command,
     worker_count,
 )
-from search.execution.launchers.local import PrewarmedWorker, last_words
+from search.execution.launchers.launcher import last_words
+from search.execution.launchers.local import PrewarmedWorker
 from search.execution.options import RunOptions
 from search.management.options import StudyOptions
 from search.study.names import BEAT_S, GRACE_S, STORAGE
@@ -347,7 +348,7 @@ def _dashboard(args: argparse.Namespace, password: str | None) -> Iterator[None]
         try:
             address = child.stdout.readline().strip()
             if not address:
-                raise UserError(f"--dashboard: {last_words(log, 0)} (log: {log})")
+                raise UserError(f"--dashboard: {last_words(log)} (log: {log})")
             LOG.info(address)
             yield
         finally:

@@ -6,10 +6,10 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import optuna
 import torch
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from search.execution.event_command import EventCommand, EventDetector, described
 from search.execution.launchers.capacity import Device, workers_per_device
+from search.execution.launchers.launcher import Launcher
 from search.execution.launchers.local import (
     LocalLauncher,
     PrewarmedWorker,
@@ -45,21 +46,6 @@ from trainer.runtime import usable_cores
 LOG = logging.getLogger(__name__)
 _LOOK_S = 0.25
 _DRAIN_S = 600.0
-
-
-class Workers(Protocol):
-    """What a supervisor needs of a launcher; see `launchers.local.LocalLauncher`."""
-
-    lost: set[str]
-    trained: set[str]
-
-    @property
-    def owners(self) -> set[str]: ...
-    def alive(self) -> int: ...
-    def look(self, done: Callable[[], bool]) -> bool: ...
-    def ask_to_end(self) -> None: ...
-    def kill(self) -> None: ...
-    def wait(self, timeout_s: float) -> bool: ...
 
 
 @dataclass
@@ -167,7 +153,11 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
 
 
 def _watched(
-    run: Run, launcher: Workers, events: EventCommand, detector: EventDetector, signals: Signals
+    run: Run,
+    launcher: Launcher[Any],
+    events: EventCommand,
+    detector: EventDetector,
+    signals: Signals,
 ) -> str:
     """Look after the launcher until the run is over; why it is over."""
     lease = lease_of(run.storage, run.study.study_name)
@@ -220,7 +210,7 @@ def _watched(
 
 
 @contextlib.contextmanager
-def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Workers]:
+def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Launcher[Any]]:
     """The workers of this run, at work."""
     options = run.options
     logs = run.folder / "workers"
@@ -293,7 +283,7 @@ class _Progress:
         return {c.owner for c in claims if now.get(c.token, 0) > self._began_with.get(c.token, 0)}
 
 
-def _end(run: Run, launcher: Workers, reaper: Reaper, signals: Signals) -> None:
+def _end(run: Run, launcher: Launcher[Any], reaper: Reaper, signals: Signals) -> None:
     """Ask the workers to end, wait, and free what a worker left that would not."""
     launcher.ask_to_end()
     until = time.monotonic() + _DRAIN_S
@@ -331,7 +321,7 @@ def _signals_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _estimate(run: Run, snapshot: StudySnapshot, launcher: Workers) -> None:
+def _estimate(run: Run, snapshot: StudySnapshot, launcher: Launcher[Any]) -> None:
     """Once, after the first epoch that this run has trained: how long the whole search takes."""
     if run.estimated:
         return

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from search.execution.launchers.local import last_words, with_threads
+from search.execution.launchers.launcher import last_words, with_threads
+from search.study.wording import counted
 from trainer.config import Config, to_dict, to_yaml
 from trainer.data.cache import usable_folder
 from trainer.errors import UserError
@@ -118,9 +119,7 @@ def result_line(sums: Sums, *, remembered: bool) -> str:
         for workers, total in sums.items()
     )
     how = "measured earlier" if remembered else "measured"
-    best = chosen(sums)
-    noun = "worker" if best == 1 else "workers"
-    return f"{best} {noun} per device: {shown} ({how})"
+    return f"{counted(chosen(sums), 'worker')} per device: {shown} ({how})"
 
 
 def workers_per_device(
@@ -287,7 +286,7 @@ def _answers(probes: Sequence[_Probe]) -> list[str] | None:
             # the system's own answer to too little memory is SIGKILL
             if probe.process.wait() in (OUT_OF_MEMORY, -signal.SIGKILL):
                 return None
-            said = last_words(probe.log, 0).removeprefix("error: ")
+            said = last_words(probe.log).removeprefix("error: ")
             raise UserError(f"--workers-per-device auto: {said}")
         lines.append(line)
     return lines

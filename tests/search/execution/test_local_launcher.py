@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from search.execution.launchers.launcher import MAX_DEATHS
 from search.execution.launchers.local import (
-    MAX_DEATHS,
     LocalLauncher,
     PrewarmedWorker,
     WorkerPlan,
