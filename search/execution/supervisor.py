@@ -33,9 +33,9 @@ from search.strategy.revival import Revivals, parked
 from search.study.attributes import CONTINUES
 from search.study.histories import read_history
 from search.study.lineages import finished, nothing_better_for, under_way
-from search.study.lookup import load_setup
+from search.study.lookup import deletion_refused, load_setup
 from search.study.run_folders import token_folders_of, trial_folder
-from search.study.setup import Setup, StudyError, config_for
+from search.study.setup import Setup, config_for
 from search.study.shared_state import drain_mark, lease_of, total_of
 from search.study.wording import counted, duration, name_of
 from storage import Cause, Claim, LeasedStorage, Reaper, StorageError, redact
@@ -126,6 +126,7 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
     with EventCommand(run.options.on_event, common) as events:
         try:
             with (
+                deletion_refused(run.storage, run.study.study_name),
                 SupervisorSignals(run.storage) as signals,
                 _crew(run, prewarmed) as launcher,
                 run.view,
@@ -134,12 +135,6 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
         except (UserError, StorageError) as error:
             events.send("failed", trial=None, reason=str(error))
             raise
-        except KeyError:
-            if run.study.study_name in {it.study_name for it in run.storage.get_all_studies()}:
-                raise
-            line = f'study "{run.study.study_name}" was deleted while it was running'
-            events.send("failed", trial=None, reason=line)
-            raise StudyError(line) from None
         snapshot = run.snapshot()
         events.send_all(detector.since(snapshot.trials))
         events.send(

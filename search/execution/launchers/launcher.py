@@ -42,6 +42,10 @@ class Worker:
     ended: WorkerEnd | None = None
     deaths: int = 0
 
+    @property
+    def at_work(self) -> bool:
+        return self.owner is not None and self.ended is None
+
 
 W = TypeVar("W", bound=Worker)
 
@@ -81,7 +85,7 @@ class Launcher(ABC, Generic[W]):
     def alive(self) -> int:
         """How many workers run."""
         self._hear()
-        return sum(worker.owner is not None and worker.ended is None for worker in self._workers)
+        return sum(worker.at_work for worker in self._workers)
 
     def look(self, done: Callable[[], bool]) -> bool:
         """Start workers that ended too early again; returns whether any is at work.
@@ -114,7 +118,8 @@ class Launcher(ABC, Generic[W]):
             )
             self._workers[index] = self._start(worker.number)
             self._workers[index].deaths = deaths
-        return self.alive() > 0
+        # as heard above: one that has ended since is looked at the next time
+        return any(worker.at_work for worker in self._workers)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for all workers to end; False if one still runs after timeout_s."""
