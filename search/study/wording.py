@@ -104,6 +104,10 @@ def code(text: str) -> str:
     >>> code("a`b")
     '`` a`b ``'
     """
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * (longest + 1)
+    fence = "`" * (_longest_run(text) + 1)
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
+def _longest_run(text: str) -> int:
+    """Backticks that stand in a row."""
+    return max(map(len, re.findall("`+", text)), default=0)
