@@ -13,23 +13,27 @@ from pathlib import Path
 
 from search.commands import (
     LOG,
+    add_lease,
     add_log,
     add_runs,
     add_storage,
     add_study,
+    check_log,
     check_writable,
     messages,
     options_of,
+    or_auto,
     run_command,
+    seconds,
     worker_count,
 )
 from search.execution.launchers.launcher import last_words
 from search.execution.launchers.local import PrewarmedWorker
 from search.execution.options import RunOptions
 from search.management.options import StudyOptions
-from search.study.names import BEAT_S, GRACE_S, STORAGE
+from search.study.names import STORAGE
 from search.web.password import PASSWORD
-from trainer.cli import Parser, from_zero, whole
+from trainer.cli import Parser, checked, from_zero, whole
 from trainer.errors import UserError
 from trainer.streams import command_line
 
@@ -46,43 +50,9 @@ their own number. The same command goes on.
 """
 
 
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 0 up, below 2^63, is needed")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number of seconds above 0 is needed")
-    return number
-
-
-def _revive(text: str) -> int | str:
-    if text == "auto":
-        return text
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: auto, or a whole number from 0 up, is needed")
-    return number
-
-
-def _risk(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a number between 0 and 1 is needed")
-    return number
-
-
-def _per_device(text: str) -> int | str:
-    return text if text == "auto" else whole(1)(text)
-
-
-# argparse names the function in its messages
-_seed.__name__, _seconds.__name__, _risk.__name__ = "seed", "seconds", "number"
-_per_device.__name__, _revive.__name__ = "count", "count"
+_seed = checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 up, below 2^63,", name="seed")
+_risk = checked(float, lambda n: 0 < n < 1, "a number between 0 and 1", name="number")
+_revivals = checked(int, lambda n: n >= 0, "auto, or a whole number from 0 up,", name="count")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     )
     space.add_argument(
         "--revive",
-        type=_revive,
+        type=or_auto(_revivals, "auto"),
         metavar="N",
         help="pruned trials that go on from where they stood: so many at the end, none (0), or as"
         " the evidence says (auto, default)",
@@ -176,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     how_many.add_argument(
         "--workers-per-device",
         dest="per_device",
-        type=_per_device,
+        type=or_auto(whole(1), "auto"),
         metavar="K",
         help="trials at a time on each GPU (the CPU is one device), or auto: measured, once",
     )
@@ -198,22 +168,8 @@ def parser() -> argparse.ArgumentParser:
         help="with Ray: GPUs of each worker; 0.5 puts two on one, 0 means the CPU (default: 1 where"
         " the cluster has any)",
     )
-    computing.add_argument(
-        "--beat-s",
-        type=_seconds,
-        metavar="S",
-        help=f"seconds between the beats of a worker (default: the study's, else {BEAT_S:g})",
-    )
-    computing.add_argument(
-        "--grace-s",
-        type=_seconds,
-        metavar="S",
-        help="seconds of silence after which a worker's trial goes to another one (default: the"
-        f" study's, else {GRACE_S:g})",
-    )
-    computing.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="end after this time"
-    )
+    add_lease(computing)
+    computing.add_argument("--timeout", type=seconds, metavar="SECONDS", help="end after this time")
     computing.add_argument(
         "--stop-after", type=whole(1), metavar="K", help="end when K trials brought nothing better"
     )
@@ -235,7 +191,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
+    it = parser()
+    args = it.parse_args(words)
+    check_log(it, args)
     # for the dashboard alone: workers and commands of --on-event must not inherit it
     password = os.environ.pop(PASSWORD, None)
     # its imports take as long as ours: both at the same time
