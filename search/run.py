@@ -30,7 +30,6 @@ from search.commands import (
 from search.execution.launchers.launcher import last_words
 from search.execution.launchers.local import PrewarmedWorker
 from search.execution.options import RunOptions
-from search.management.options import StudyOptions
 from search.study.names import STORAGE
 from search.web.password import PASSWORD
 from trainer.cli import Parser, checked, from_zero, whole
@@ -210,7 +209,7 @@ def _main(
     from search.execution.live_view import View
     from search.execution.supervisor import Run, supervise
     from search.management.opening import opened
-    from search.management.planning import planned
+    from search.management.planning import StudyOptions, planned
     from search.reporting.dashboard_notes import Board
     from search.reporting.run_summary import commands, disk_use, summary
     from search.study.wording import counted, tell
