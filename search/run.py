@@ -252,32 +252,20 @@ def _main(
 
 def _check_computing(options: RunOptions) -> None:
     """Raise UserError for flags of launchers that do not go together."""
-    if options.launcher == "ray":
-        if options.per_device is not None:
-            raise UserError(
-                "--workers-per-device: with --launcher ray give --gpus-per-worker, 0.5 say"
-            )
-        if ":" in options.device:
-            raise UserError(
-                f"--device {options.device}: Ray chooses the GPU; give auto, cpu or cuda"
-            )
-        share = options.gpus_per_worker
-        if (
-            share is not None
-            and options.device in ("cpu", "cuda")
-            and (share > 0) != (options.device == "cuda")
-        ):
-            raise UserError(
-                f"--gpus-per-worker {share:g} with --device {options.device}: leave one of the two"
-                " out"
-            )
+    device, share = options.device, options.gpus_per_worker
+    if options.launcher != "ray":
+        for flag, given in (("--ray-address", options.ray_address), ("--gpus-per-worker", share)):
+            if given is not None:
+                raise UserError(f"{flag} {given}: only Ray needs it; add --launcher ray")
         return
-    for flag, given in (
-        ("--ray-address", options.ray_address),
-        ("--gpus-per-worker", options.gpus_per_worker),
-    ):
-        if given is not None:
-            raise UserError(f"{flag} {given}: only Ray needs it; add --launcher ray")
+    if options.per_device is not None:
+        raise UserError("--workers-per-device: with --launcher ray give --gpus-per-worker, 0.5 say")
+    if ":" in device:
+        raise UserError(f"--device {device}: Ray chooses the GPU; give auto, cpu or cuda")
+    if share is not None and device in ("cpu", "cuda") and (share > 0) != (device == "cuda"):
+        raise UserError(
+            f"--gpus-per-worker {share:g} with --device {device}: leave one of the two out"
+        )
 
 
 @contextlib.contextmanager

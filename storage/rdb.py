@@ -18,7 +18,6 @@ from storage.claims import Beat, Claim
 from storage.counting import CONTINUES
 from storage.errors import StorageError
 from storage.events import UNKNOWN, Cause, TrialEvent
-from storage.optuna_internals import STUDIES
 from storage.patience import PAUSE_S, PatientStorage
 
 
@@ -92,7 +91,7 @@ class LeasedStorage(PatientStorage):
         """
 
         def take(connection: Connection) -> int | None:
-            self._refuse_doubled(connection, study_id)
+            rows.refuse_doubled(connection, study_id, self._shown())
             return claims.take_slot(connection, study_id, total, owner)
 
         return self._write(take)
@@ -248,24 +247,7 @@ class LeasedStorage(PatientStorage):
         Optuna's cache shows only one of them, so counts would differ for ever, and their files
         would lie in one folder.
         """
-        self._read(lambda c: self._refuse_doubled(c, study_id))
-
-    def _refuse_doubled(self, connection: Connection, study_id: int) -> None:
-        twice = rows.doubled(connection, study_id)
-        if twice is None:
-            return
-        *_, last = twice.trial_ids
-        name = connection.execute(
-            sa.select(STUDIES.c.study_name).where(STUDIES.c.study_id == study_id)
-        ).scalar()
-        raise StorageError(
-            f'store {self._shown()}: {len(twice.trial_ids)} trials of study "{name}" have the'
-            f" number {twice.number} (trial_id {', '.join(map(str, twice.trial_ids))}), as happens"
-            " after a row was deleted by SQL: end whoever works on it, give the last one a number"
-            f" of its own with UPDATE trials SET number = {twice.free} WHERE trial_id = {last}, and"
-            f" move what it left, the newest folder in the study's {twice.number} below the runs"
-            f" folder, to {twice.free}"
-        )
+        self._read(lambda c: rows.refuse_doubled(c, study_id, self._shown()))
 
     def studies_by_activity(self) -> list[StudyActivity]:
         """All studies, the one with the latest start or end of a trial first."""

@@ -184,20 +184,22 @@ def _watched(
             if not at_work:
                 return "stop-after" if run.stopped(snapshot) else "done"
             if run.drained():
-                LOG.info("asked to end: running trials finish their epoch and wait")
-                # a worker that has just started has not heard of it
-                _end(run, launcher, reaper, signals)
-                return "asked to end"
-            if until is not None and time.monotonic() > until:
-                LOG.info(f"--timeout {run.options.timeout:g}: running trials finish their epoch")
-                _end(run, launcher, reaper, signals)
-                return "timeout"
-            if signals.asked.wait(_LOOK_S):
-                LOG.info(
-                    "Ctrl-C: running trials finish their epoch and wait; once more ends at once"
+                reason, line = (
+                    "asked to end",
+                    "asked to end: running trials finish their epoch and wait",
                 )
-                _end(run, launcher, reaper, signals)
-                return "interrupted"
+            elif until is not None and time.monotonic() > until:
+                reason = "timeout"
+                line = f"--timeout {run.options.timeout:g}: running trials finish their epoch"
+            elif signals.asked.wait(_LOOK_S):
+                reason = "interrupted"
+                line = "Ctrl-C: running trials finish their epoch and wait; once more ends at once"
+            else:
+                continue
+            LOG.info(line)
+            # also where they were asked already: one that has just started has not heard of it
+            _end(run, launcher, reaper, signals)
+            return reason
     except BaseException:
         # whatever it was, no trial is left running
         _end(run, launcher, reaper, signals)
@@ -207,30 +209,19 @@ def _watched(
 @contextlib.contextmanager
 def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Launcher[Any]]:
     """The workers of this run, at work."""
-    options = run.options
-    logs = run.folder / "workers"
-    words = options.worker_words(run.study.study_name)
+    options, name, logs = run.options, run.study.study_name, run.folder / "workers"
     # more workers than trials to come would only wait
     trials = run.snapshot().trials
     revivable = len(under_way(trials)) + len(parked(trials))
     missing = options.trials - run.finished_before
     most = max(1, missing if missing > 0 else revivable)
     if options.launcher == "ray":
-        with RayLauncher(
-            words,
-            options.workers,
-            logs,
-            address=options.ray_address,
-            device=options.device,
-            gpus_per_worker=options.gpus_per_worker,
-            threads=run.setup.runtime["threads"],
-            most=most,
-        ) as ray_crew:
+        with RayLauncher(options, name, logs, run.setup.runtime["threads"], most) as ray_crew:
             yield ray_crew
         return
     with _signals_as_interrupt():
         plans = _worker_plans(run, most)
-    with LocalLauncher(words, plans, logs, prewarmed) as launcher:
+    with LocalLauncher(options.worker_words(name), plans, logs, prewarmed) as launcher:
         LOG.info(
             f"{counted(len(plans), 'worker')} on {plans[0].device},"
             f" {counted(plans[0].threads, 'thread')} each; logs in {logs}"

@@ -20,10 +20,7 @@ from search.study.trial_notes import put_note, trial_note
 from search.study.verdicts import verdict_of
 from storage.events import UNKNOWN, Cause, Kind
 from storage.optuna_internals import id_of_trial
-from trainer.config import (
-    Config,
-    to_yaml,
-)
+from trainer.config import Config, to_yaml
 from trainer.data.dataset import FaceData
 from trainer.files import atomic_write_text
 from trainer.fit import FitResult

@@ -41,33 +41,17 @@ from search.study.run_folders import trial_folder
 from search.study.setup import trial_config, trial_seed
 from search.study.verdicts import Verdict
 from storage import Cause, Heartbeat, LeaseLost, StorageError
-from trainer.config import (
-    Config,
-    to_dict,
-    with_values,
-)
+from trainer.cli import one_line
+from trainer.config import Config, to_dict, with_values
 from trainer.errors import Diverged, UserError
 from trainer.fit import FitResult, Progress
 from trainer.history import f_scores
 from trainer.runtime import choose_runtime
 
 LOG = logging.getLogger(__name__)
-
-
-def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
-    """A row that storage has just started, as a trial to suggest and report with."""
-    # Optuna's cache knows only rows that it has read
-    study.get_trials(deepcopy=False)
-    return optuna.trial.Trial(study, trial_id)
-
-
 FAILURES_IN_A_ROW = 3
-
-
 TRACEBACK_CHARACTERS = 6000
-
-
-# states of the file system that a person has to mend; no trial is at fault
+# states of the file system that the user has to fix; no trial is at fault
 _MACHINE_ERRNOS = frozenset(
     {
         errno.ENOSPC,
@@ -82,6 +66,13 @@ _MACHINE_ERRNOS = frozenset(
         errno.EMFILE,
     }
 )
+
+
+def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
+    """A row that storage has just started, as a trial to suggest and report with."""
+    # Optuna's cache knows only rows that it has read
+    study.get_trials(deepcopy=False)
+    return optuna.trial.Trial(study, trial_id)
 
 
 class _Leave(Exception):
@@ -140,7 +131,7 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
     except LeaseLost:
         return
     except UpdateFinishedTrialError:
-        # ended through the dashboard: the trial is as the person wants it
+        # ended through the dashboard: the trial is as the user wants it
         if trial_id is not None:
             _keep_verdict(context, trial_id, token)
         context.storage.release(token)
@@ -150,7 +141,7 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         _put_back(context, trial_id, token, _cause("disk full" if full else "runs folder", error))
         raise UserError(
-            f"{error.filename or context.runs}: {error.strerror}: mend that and run the same"
+            f"{error.filename or context.runs}: {error.strerror}: fix that and run the same"
             " command; the trial waits in the queue"
         ) from error
     except BaseException as error:
@@ -193,7 +184,7 @@ def _cause(text: str, error: BaseException) -> Cause:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {one_line(error)[:300]}"
 
 
 def _put_back(context: WorkerContext, trial_id: int | None, token: int, cause: Cause) -> None:

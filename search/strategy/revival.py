@@ -44,11 +44,11 @@ def trial_to_revive(
 ) -> int | None:
     """The parked trial to go on with now: the number of its last row; None for none now.
 
-    trials: the study's rows. forecast: on the study. epochs: budget of a trial. total: finished
-    trials wanted. limit: so many revivals in all, once every place is used up, the most promising
-    first; None: as many as are worth it, within `SHARE` of what was saved; a trial for which the
-    evidence has turned need not wait for the end. risk: accepted risk of an answer that is worse
-    by more than the noise between seeds. without: numbers of rows that cannot be gone on from.
+    trials: the study's rows. epochs: budget of a trial. total: finished trials wanted. limit: so
+    many revivals in all, once every place is used up, the most promising first; None: as many as
+    are worth it, within `SHARE` of what was saved; a trial for which the evidence has turned need
+    not wait for the end. risk: accepted risk of an answer that is worse by more than the noise
+    between seeds. without: numbers of rows that cannot be gone on from.
     """
     study_forecast.update(trials)
     at_end = study_forecast.to_come(total) == 0

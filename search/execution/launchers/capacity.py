@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -221,16 +221,11 @@ def side_by_side(
     )
 
 
-@dataclass
-class _Probe:
+class _Probe(NamedTuple):
     process: subprocess.Popen[str]
     log: Path
-    late: bool = False
-
-    def give_up(self) -> None:
-        """End it: it has been silent for too long."""
-        self.late = True
-        self.process.kill()
+    # set once all have been silent for too long
+    late: threading.Event
 
 
 @contextmanager
@@ -239,10 +234,12 @@ def _probes(
 ) -> Iterator[list[_Probe]]:
     """Processes of `command`, none of which outlives the block or its patience."""
     probes: list[_Probe] = []
+    late = threading.Event()
 
     def give_up() -> None:
+        late.set()
         for probe in probes:
-            probe.give_up()
+            probe.process.kill()
 
     clock = threading.Timer(patience_s, give_up)
     clock.start()
@@ -258,7 +255,7 @@ def _probes(
                     text=True,
                     env=with_threads(threads),
                 )
-            probes.append(_Probe(process, log))
+            probes.append(_Probe(process, log, late))
         yield probes
     finally:
         clock.cancel()
@@ -278,7 +275,7 @@ def _answers(probes: Sequence[_Probe]) -> list[str] | None:
         # a user's own network may print as well
         said_lines = (line.strip() for line in probe.process.stdout)
         line = next((one for one in said_lines if one == READY or one.startswith("{")), "")
-        if probe.late:
+        if probe.late.is_set():
             raise UserError(
                 "--workers-per-device auto: a training of a few seconds did not end; give a number"
             )

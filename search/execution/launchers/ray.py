@@ -28,7 +28,7 @@ from search.execution.launchers.launcher import (
     ended_with,
     with_threads,
 )
-from search.execution.options import worker_command, worker_place
+from search.execution.options import RunOptions, worker_command, worker_place
 from search.study.names import owner_name
 from storage.url import parse_url
 from trainer.cli import one_line
@@ -126,27 +126,20 @@ class _Worker(Worker):
 class RayLauncher(Launcher[_Worker]):
     """Workers on a Ray cluster.
 
-    words: arguments of search.worker that every worker gets; relative paths of --runs, --storage
-    and --log are made absolute. count: workers in all, None: as many as the cluster has GPUs, or
-    CPUs, for. logs: folder below the runs folder. address: of the cluster; None: what RAY_ADDRESS
-    or the cluster that runs on this machine says. device: auto, cpu or cuda. gpus_per_worker: 0.5
-    puts two on one GPU, 0 computes on CPUs, None: 1 where the cluster has any or cuda is asked for.
-    threads: CPUs of each worker, default 1. most: there is work for so many.
+    options: workers None: as many as the cluster has GPUs, or CPUs, for. logs: folder below the
+    runs folder. threads: CPUs of each worker, default 1. most: there is work for so many.
 
     Entering raises UserError where Ray is not installed or no cluster answers; none is started.
     """
 
-    words: Sequence[str]
-    count: int | None
+    options: RunOptions
+    study: str
     logs: Path
-    address: str | None = None
-    device: str = "auto"
-    gpus_per_worker: float | None = None
     threads: int | None = None
     most: int | None = None
 
     def __enter__(self) -> RayLauncher:
-        self._ray = _connected(self.address)
+        self._ray = _connected(self.options.ray_address)
         try:
             self._plan()
             self.logs = self.logs.absolute()
@@ -163,15 +156,15 @@ class RayLauncher(Launcher[_Worker]):
 
     def _plan(self) -> None:
         """Decide what a worker is and how many there are, from what the cluster has."""
-        has = self._ray.cluster_resources()
+        has, options = self._ray.cluster_resources(), self.options.absolute()
         self._cpus = self.threads or 1
-        gpus = 0.0 if self.device == "cpu" else self.gpus_per_worker
-        wanted = self.device == "cuda" or has.get("GPU", 0) > 0
+        gpus = 0.0 if options.device == "cpu" else options.gpus_per_worker
+        wanted = options.device == "cuda" or has.get("GPU", 0) > 0
         self._gpus = float(wanted) if gpus is None else gpus
         if self._gpus > 1 and self._gpus % 1:
             raise UserError(f"--gpus-per-worker {gpus:g}: above 1, Ray shares out whole GPUs only")
         room = has.get("GPU", 0) / self._gpus if self._gpus else has.get("CPU", 0) / self._cpus
-        count = self.count or max(1, int(room))
+        count = options.workers or max(1, int(room))
         self._count = count if self.most is None else min(count, self.most)
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         self._needs = _counted(self._cpus, "CPU")
@@ -181,9 +174,12 @@ class RayLauncher(Launcher[_Worker]):
             f"{_counted(self._count, 'worker')} on a Ray cluster of {_counted(len(nodes), 'node')},"
             f" {self._needs} each; logs in {self.logs}"
         )
-        self._words, sqlite = _absolute(self.words)
+        self._words = options.worker_words(self.study)
         self._words += worker_place("cuda" if self._gpus else "cpu", self._cpus)
-        if sqlite and len({node["NodeManagerAddress"] for node in nodes}) > 1:
+        if (
+            parse_url(options.storage).path is not None
+            and len({node["NodeManagerAddress"] for node in nodes}) > 1
+        ):
             LOG.info(
                 "note: a SQLite store on several machines depends on the locks of a network file"
                 " system; PostgreSQL is the store that machines share"
@@ -324,18 +320,6 @@ def _knock(address: str) -> None:
     if not separator:
         raise ValueError("HOST:PORT is needed")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-
-
-def _absolute(words: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments for a process with another working folder, and whether its store is SQLite."""
-    words, sqlite = list(words), False
-    for index, flag in enumerate(words[:-1]):
-        if flag in ("--runs", "--log"):
-            words[index + 1] = os.path.abspath(words[index + 1])
-        elif flag == "--storage":
-            url = parse_url(words[index + 1])
-            words[index + 1], sqlite = url.text, url.path is not None
-    return words, sqlite
 
 
 def _counted(number: float, thing: str) -> str:
