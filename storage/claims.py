@@ -153,7 +153,7 @@ def attach(
     connection: Connection,
     token: int,
     trial_id: int,
-    number: int | None,
+    number: int,
     cause: Cause,
     kind: events.Kind = "claimed",
 ) -> None:
@@ -161,10 +161,6 @@ def attach(
     connection.execute(
         sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id, CLAIMS.c.token != token)
     )
-    if number is None:
-        number = connection.execute(
-            sa.select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id)
-        ).scalar_one_or_none()
     request = connection.execute(
         sa.select(SYSTEM_ATTRS.c.value_json).where(
             SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR

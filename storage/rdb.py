@@ -146,14 +146,6 @@ class LeasedStorage(PatientStorage):
         trial_id = self._patiently(attempt)
         return None if trial_id is None else self._fenced_from_now(trial_id, token)
 
-    def attach(self, token: int, trial_id: int) -> None:
-        """Bind a running trial to this claim; an older claim on it is fenced out.
-
-        Raises LeaseLost.
-        """
-        self._write(lambda c: claims.attach(c, token, trial_id, None, Cause("taken over")))
-        self._fenced_from_now(trial_id, token)
-
     def beat(self, token: int) -> Beat:
         """Show that the owner lives; a single attempt. Raises LeaseLost, or the driver's error."""
         with self.engine.begin() as connection:

@@ -231,28 +231,24 @@ def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Launcher[Any]]:
 
 def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:
     """Where the workers of this run compute."""
-    options, runtime, cores = run.options, run.setup.runtime, usable_cores()
+    options, cores = run.options, usable_cores()
+    device, threads = run.setup.runtime["device"], run.setup.runtime["threads"]
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     per_device = options.per_device
     if isinstance(per_device, str):
-        devices = devices_of(runtime["device"], gpus)
-        per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
+        devices = devices_of(device, gpus)
+        setup, target = run.setup, Device(devices[0], max(1, cores // len(devices)), threads)
+        config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
+        per_device = workers_per_device(config, target, pictures=setup.data["train"])
     return plan_workers(
         options.workers,
-        device=runtime["device"],
+        device=device,
         cores=cores,
         gpus=gpus,
-        threads=runtime["threads"],
+        threads=threads,
         per_device=per_device,
         most=most,
     )
-
-
-def _measured_per_device(run: Run, device: str, cores: int) -> int:
-    setup = run.setup
-    config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
-    target = Device(device, cores, setup.runtime["threads"])
-    return workers_per_device(config, target, pictures=setup.data["train"])
 
 
 class _Progress:
