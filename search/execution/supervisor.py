@@ -31,10 +31,9 @@ from search.execution.options import RunOptions
 from search.execution.stop_requests import Signals, SupervisorSignals
 from search.strategy.revival import Revivals, parked
 from search.study.attributes import CONTINUES
-from search.study.histories import read_history
 from search.study.lineages import finished, nothing_better_for, under_way
 from search.study.lookup import deletion_refused, load_setup
-from search.study.run_folders import token_folders_of, trial_folder
+from search.study.run_folders import read_history, token_folders_of, trial_folder
 from search.study.setup import Setup, config_for
 from search.study.shared_state import drain_mark, lease_of, total_of
 from search.study.wording import counted, duration, name_of

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.worker_context import WorkerContext, load_data
 from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON, VERDICT
-from search.study.histories import read_history
+from search.study.run_folders import read_history
 from search.study.run_records import trial_record
 from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note

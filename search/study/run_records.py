@@ -19,9 +19,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import lineages
 from search.study.attributes import JUDGED, LOST, REBUILT, TOTAL, attributes_of
-from search.study.histories import read_history
 from search.study.lineages import curve_of, rows_of
-from search.study.run_folders import token_folders, trial_folder
+from search.study.run_folders import read_history, token_folders, trial_folder
 from search.study.setup import Setup
 from search.study.verdicts import end_of
 from storage.events import ENDS, TrialEvent
