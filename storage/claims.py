@@ -162,18 +162,13 @@ def attach(
         sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id, CLAIMS.c.token != token)
     )
     request = connection.execute(
-        sa.select(SYSTEM_ATTRS.c.value_json).where(
-            SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
-        )
+        sa.delete(SYSTEM_ATTRS)
+        .where(SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR)
+        .returning(SYSTEM_ATTRS.c.value_json)
     ).scalar_one_or_none()
     values: dict[str, Any] = {"trial_id": trial_id, "number": number}
     if request is not None:
         values["request"] = json.loads(request)
-        connection.execute(
-            sa.delete(SYSTEM_ATTRS).where(
-                SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
-            )
-        )
     done = connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token == token).values(values))
     if done.rowcount == 0:
         raise LeaseLost(token)

@@ -119,7 +119,7 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
             except (LeaseLost, UpdateFinishedTrialError, UserError, StorageError, _Leave):
                 raise
             except Exception as error:
-                if _is_machines(error):
+                if isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS:
                     raise
                 if isinstance(error, KeyError) and _is_deleted(context, trial_id):
                     LOG.info(
@@ -385,7 +385,3 @@ def _report_missing(
         reported.add(epoch)
     if missing and start.epoch < epochs and trial.should_prune():
         raise optuna.TrialPruned(f"after epoch {start.epoch}")
-
-
-def _is_machines(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS

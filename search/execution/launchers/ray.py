@@ -30,6 +30,7 @@ from search.execution.launchers.launcher import (
 )
 from search.execution.options import RunOptions, worker_command, worker_place
 from search.study.names import owner_name
+from search.study.wording import counted
 from storage.url import parse_url
 from trainer.cli import one_line
 from trainer.errors import UserError
@@ -167,11 +168,11 @@ class RayLauncher(Launcher[_Worker]):
         count = options.workers or max(1, int(room))
         self._count = count if self.most is None else min(count, self.most)
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        self._needs = _counted(self._cpus, "CPU")
+        self._needs = counted(self._cpus, "CPU")
         if self._gpus:
-            self._needs += f" and {_counted(self._gpus, 'GPU')}"
+            self._needs += f" and {counted(self._gpus, 'GPU')}"
         LOG.info(
-            f"{_counted(self._count, 'worker')} on a Ray cluster of {_counted(len(nodes), 'node')},"
+            f"{counted(self._count, 'worker')} on a Ray cluster of {counted(len(nodes), 'node')},"
             f" {self._needs} each; logs in {self.logs}"
         )
         self._words = options.worker_words(self.study)
@@ -320,7 +321,3 @@ def _knock(address: str) -> None:
     if not separator:
         raise ValueError("HOST:PORT is needed")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-
-
-def _counted(number: float, thing: str) -> str:
-    return f"{number:g} {thing}" if number == 1 else f"{number:g} {thing}s"
