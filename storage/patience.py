@@ -310,9 +310,7 @@ def _is_fresh(address: StoreUrl, options: dict[str, Any], *, create: bool) -> bo
         engine = sa.create_engine(address.text, **options)
         try:
             with engine.connect() as connection:
-                inspector = sa.inspect(connection)
-                names = ("version_info", "alembic_version", "studies")
-                fresh = not all(inspector.has_table(name) for name in names)
+                fresh = not all(map(sa.inspect(connection).has_table, sqlite.INITIALISED))
         finally:
             engine.dispose()
     except SQLAlchemyError as error:

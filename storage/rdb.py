@@ -6,19 +6,30 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from storage import activity, claims, events, rows, tables
-from storage.activity import StudyActivity
+from storage import claims, events, rows, tables
 from storage.claims import Beat, Claim
 from storage.counting import CONTINUES
 from storage.errors import StorageError
 from storage.events import UNKNOWN, Cause, TrialEvent
+from storage.optuna_internals import STUDIES, TRIALS
 from storage.patience import PAUSE_S, PatientStorage
+
+
+@dataclass(frozen=True)
+class StudyActivity:
+    """latest: when a trial of the study last started or ended (UTC); None without any."""
+
+    study_id: int
+    name: str
+    latest: datetime | None
 
 
 class LeasedStorage(PatientStorage):
@@ -231,7 +242,13 @@ class LeasedStorage(PatientStorage):
 
     def count_states(self, study_id: int) -> dict[TrialState, int]:
         """Number of rows in each state, zeros included."""
-        return self._read(lambda c: activity.count_states(c, study_id))
+        query = (
+            sa.select(TRIALS.c.state, sa.func.count())
+            .where(TRIALS.c.study_id == study_id)
+            .group_by(TRIALS.c.state)
+        )
+        found = self._read(lambda c: [(row[0], row[1]) for row in c.execute(query)])
+        return dict.fromkeys(TrialState, 0) | dict(found)
 
     def check_numbers(self, study_id: int) -> None:
         """Raise StorageError where two trials of the study have one number.
@@ -243,7 +260,22 @@ class LeasedStorage(PatientStorage):
 
     def studies_by_activity(self) -> list[StudyActivity]:
         """All studies, the one with the latest start or end of a trial first."""
-        return self._read(activity.studies_by_activity)
+        query = (
+            sa.select(
+                STUDIES.c.study_id,
+                STUDIES.c.study_name,
+                sa.func.max(TRIALS.c.datetime_start),
+                sa.func.max(TRIALS.c.datetime_complete),
+            )
+            .select_from(STUDIES.outerjoin(TRIALS, TRIALS.c.study_id == STUDIES.c.study_id))
+            .group_by(STUDIES.c.study_id, STUDIES.c.study_name)
+        )
+        found = []
+        for study_id, name, started, ended in self._read(lambda c: c.execute(query).all()):
+            moments = [moment.replace(tzinfo=UTC) for moment in (started, ended) if moment]
+            found.append(StudyActivity(study_id, name, max(moments, default=None)))
+        nothing = datetime.min.replace(tzinfo=UTC)
+        return sorted(found, key=lambda it: (it.latest or nothing, it.study_id), reverse=True)
 
 
 def open_storage(

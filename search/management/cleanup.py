@@ -74,7 +74,8 @@ def useless_of_study(
     revivals = Revivals(study, runs, lambda line: None)
     for number in sorted(kept_files(storage, study, revivals).rows):
         tokens = token_folders_of(trial_folder(runs, study.study_name, number))
-        if not any(_removable(path) for folder in tokens for path in _files(folder)):
+        names = [path.name for folder in tokens for path in _files(folder)]
+        if not any(name in CHECKPOINTS or _TEMPORARY.fullmatch(name) for name in names):
             continue
         # its state may have changed since the last trial was looked at
         now = kept_files(storage, study, revivals)
@@ -206,10 +207,6 @@ def _left_over(paths: Iterable[Path], names: re.Pattern[str], what: str) -> Iter
             continue
         if time.time() - state.st_mtime > LEFT_OVER_S:
             yield Useless(path, state.st_size, what)
-
-
-def _removable(path: Path) -> bool:
-    return path.name in CHECKPOINTS or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _files(folder: Path) -> list[Path]:
