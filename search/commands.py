@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -113,6 +113,29 @@ def options_of(kind: type[Options], args: argparse.Namespace) -> Options:
 
 
 # ----------------------------------------------------------------------------------- how it begins
+
+
+def command(
+    parser: Callable[[], argparse.ArgumentParser],
+    body: Callable[[argparse.Namespace], None],
+    *,
+    printed: Callable[[argparse.Namespace], bool] = lambda args: False,
+) -> Callable[..., int]:
+    """The entry point of a command: takes its words, default `sys.argv`; returns the exit code.
+
+    printed: as in `run_command`.
+    """
+
+    def main(words: Sequence[str] | None = None) -> int:
+        args = parser().parse_args(words)
+
+        def run() -> int:
+            body(args)
+            return 0
+
+        return run_command(run, printed=printed(args))
+
+    return main
 
 
 def run_command(body: Callable[[], int], *, printed: bool = False) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from search.commands import add_storage, run_command
+from search.commands import add_storage, command
 from trainer.cli import Parser
 
 EXAMPLES = """\
@@ -41,13 +40,7 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args))
-
-
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> None:
     from search.importing.added_runs import print_added
     from search.importing.batches import import_batch, read_batch
     from search.results.reading import results_of
@@ -67,8 +60,9 @@ def _main(args: argparse.Namespace) -> int:
     print(f"metric: {found.study.user_attrs[IMPORTED]['metric']}")
     if found.added:
         print_added(results_of(found.study), found.added)
-    return 0
 
+
+main = command(parser, _main)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from search.commands import add_storage, add_study, run_command, study_name
+from search.commands import add_storage, add_study, command, study_name
 from trainer.cli import Parser
 
 EXAMPLES = """\
@@ -56,14 +55,7 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    printed = args.action in _READING
-    return run_command(lambda: _main(args), printed=printed)
-
-
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> None:
     from search.management import queue_actions
     from search.results.trial_life import print_life
     from search.strategy.loading import load_study
@@ -83,7 +75,6 @@ def _main(args: argparse.Namespace) -> int:
         queue_actions.stop(storage, study, args.what)
     else:
         queue_actions.cancel(storage, study, args.what)
-    return 0
 
 
 def _check_idle(args: argparse.Namespace) -> None:
@@ -97,6 +88,8 @@ def _check_idle(args: argparse.Namespace) -> None:
     if args.action != "add" and idle:
         raise ConfigError(f"queue {args.action}: {idle[0]} goes with queue add only")
 
+
+main = command(parser, _main, printed=lambda args: args.action in _READING)
 
 if __name__ == "__main__":
     sys.exit(main())

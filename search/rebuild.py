@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from search.commands import add_runs, add_storage, add_study, run_command
+from search.commands import add_runs, add_storage, add_study, command
 from search.study.names import STORAGE
 from trainer.cli import Parser
 from trainer.streams import command_line
@@ -31,13 +30,7 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args))
-
-
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> None:
     from search.execution.options import RunOptions, worker_command
     from search.management.recovery import print_rebuilt, rebuilt
     from search.study.run_folders import existing
@@ -74,8 +67,9 @@ def _main(args: argparse.Namespace) -> int:
         raise StudyError("; ".join(refused))
     for line in refused:
         print(f"note: {line}", file=sys.stderr)
-    return 0
 
+
+main = command(parser, _main)
 
 if __name__ == "__main__":
     sys.exit(main())
