@@ -155,7 +155,7 @@ class PatientStorage(GuardedRDBStorage):
                 if kind is None:
                     raise
                 waited_s = time.monotonic() - began
-                if kind is trouble.Kind.LASTING or waited_s >= self.patience_s:
+                if kind == "lasting" or waited_s >= self.patience_s:
                     # without the chain: its messages may show the password
                     raise StorageError(trouble.one_line(error, self.address)) from None
                 if waited_s >= _TELL_AFTER_S:
@@ -300,7 +300,7 @@ def _leave(engine: sa.Engine, file: sqlite.SqliteFile | None) -> None:
 
 
 def _refusal(error: Exception, address: StoreUrl) -> StorageError:
-    passing = trouble.kind_of(error) is trouble.Kind.PASSING
+    passing = trouble.kind_of(error) == "passing"
     return StorageError(trouble.one_line(error, address), passing=passing)
 
 
