@@ -66,19 +66,16 @@ def _main(args: argparse.Namespace) -> int:
             wait_s=_WAIT_S,
             tell=LOG.info,
         )
-        study = load_study(storage, args.study)
-        lease = lease_of(storage, args.study).changed(args.beat_s, args.grace_s)
         context = WorkerContext(
             storage=storage,
-            study=study,
+            study=load_study(storage, args.study),
             runs=Path(args.runs),
             signals=signals,
             device=args.device,
             threads=args.threads,
             data_root=args.data,
             stop_after=args.stop_after,
-            beat_s=lease.beat_s,
-            grace_s=lease.grace_s,
+            lease=lease_of(storage, args.study).changed(args.beat_s, args.grace_s),
             parent=args.parent,
             owner=owner,
         )

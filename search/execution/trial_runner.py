@@ -108,8 +108,9 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
     many failures in a row. A claim that somebody else has now is dropped quietly.
     """
     trial_id: int | None = None
+    lease = context.lease
     try:
-        with Heartbeat(context.storage, token, context.beat_s, context.grace_s) as heartbeat:
+        with Heartbeat(context.storage, token, lease.beat_s, lease.grace_s) as heartbeat:
             trial_id = _begun(context, token, revival)
             if trial_id is None:
                 context.storage.release(token)

@@ -29,7 +29,7 @@ def work(context: WorkerContext) -> int:
     then waits in the queue.
     """
     with (
-        ReaperThread(Reaper(context.storage, context.study_id, context.grace_s)),
+        ReaperThread(Reaper(context.storage, context.study_id, context.lease.grace_s)),
         deletion_refused(context.storage, context.study.study_name),
     ):
         _work(context)
