@@ -292,19 +292,19 @@ def open_storage(
     wait_s: how long to try again where its server is away; 0 for a user, who sees a wrong URL at
     once then. tell: gets a line about each long wait, at opening and later.
     """
-    until, told = time.monotonic() + wait_s, False
+    until, reported = time.monotonic() + wait_s, False
     while True:
         try:
             opened = LeasedStorage(url, create=create, read_only=read_only, patience_s=patience_s)
         except StorageError as error:
             if not error.passing or time.monotonic() >= until:
                 raise
-            if tell is not None and not told:
+            if tell is not None and not reported:
                 tell(f"{error}; waiting for it up to {wait_s:g} s")
-                told = True
+                reported = True
         else:
             opened.tell = tell
-            if told and tell is not None:
-                tell(f"store {opened.address.path or opened.address.shown} answers again")
+            if reported and tell is not None:
+                tell(f"store {opened._shown()} answers again")
             return opened
         time.sleep(PAUSE_S * (0.5 + random.random()))

@@ -251,7 +251,7 @@ def _refuse_strange_log(path: Path) -> None:
         return
     with closing(_open(path, "immutable")) as connection:
         if not _is_sound(connection):
-            # the file itself is damaged, which is told where it is read
+            # the file itself is damaged, which is reported where it is read
             return
     what = "older than the file" if sound else "not of this file"
     raise StorageError(

@@ -1,4 +1,4 @@
-"""What a run is asked for, and what its workers are told of that."""
+"""What a run is asked for, and what its workers hear of that."""
 
 from __future__ import annotations
 

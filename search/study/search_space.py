@@ -238,7 +238,7 @@ def as_number(value: object) -> float | None:
 
 
 def short(key: str) -> str:
-    """A key of a config as people say it; one of another trainer's as it is.
+    """A key of a config as users say it; one of another trainer's as it is.
 
     >>> short("loss.dice_weight"), short("model.name"), short("training.use_amp")
     ('dice_weight', 'model.name', 'training.use_amp')
