@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import doctest
-import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -159,12 +157,6 @@ def test_the_folders_stay_small_and_say_what_belongs_in_them() -> None:
     for package in (*(f"search.{name}" for name in FOLDERS), "trainer", "trainer.data", "storage"):
         text = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
         assert len(ast.get_docstring(ast.parse(text)) or "") > 80, package
-
-
-def test_every_example_in_a_docstring_is_true() -> None:
-    results = {name: doctest.testmod(importlib.import_module(name)) for name in modules()}
-    assert sum(result.attempted for result in results.values()) > 50
-    assert [name for name, result in results.items() if result.failed] == []
 
 
 def run(code: str) -> str:
