@@ -113,7 +113,7 @@ class FirstTrial:
 
     params: dict[str, Any] = field(default_factory=dict)
     note: str = ""
-    # the person's own forecast, on their own score, which is not comparable with ours
+    # the user's own forecast, on their own score, which is not comparable with ours
     prediction: str | None = None
 
 
@@ -163,11 +163,6 @@ def concrete(space: Mapping[str, Spec], epochs: int) -> dict[str, Concrete]:
     }
 
 
-def base_values(epochs: int) -> dict[str, Value]:
-    """BASE for a budget of `epochs`, all values plain."""
-    return {name: _plain(value, epochs) for name, value in BASE.items()}
-
-
 def first_trials(epochs: int) -> list[FirstTrial]:
     """FIRST_TRIALS as complete configurations for a budget of `epochs`, in their order."""
     return [
@@ -184,9 +179,12 @@ def _plain(value: Any, epochs: int) -> Any:
     return epochs_over(epochs, value.parts) if isinstance(value, Over) else value
 
 
+_KINDS: dict[str, Any] = {"float": Float, "int": Int, "choice": Choice, "epoch_share": EpochShare}
+
+
 def to_json(spec: Spec) -> dict[str, Any]:
     """A range or choice as plain data; `from_json` gives it back."""
-    kind = {Float: "float", Int: "int", Choice: "choice", EpochShare: "epoch_share"}[type(spec)]
+    kind = next(name for name, known in _KINDS.items() if type(spec) is known)
     values = {
         key: list(value) if isinstance(value, tuple) else value for key, value in vars(spec).items()
     }
@@ -195,16 +193,11 @@ def to_json(spec: Spec) -> dict[str, Any]:
 
 def from_json(data: Mapping[str, Any]) -> Spec:
     """What `to_json` wrote. Raises ValueError on another kind."""
-    values = {key: value for key, value in data.items() if key != "kind"}
-    match data["kind"]:
-        case "float":
-            return Float(**values)
-        case "int":
-            return Int(**values)
-        case "choice":
-            return Choice(tuple(values["choices"]))
-        case "epoch_share":
-            return EpochShare(tuple(values["parts"]))
-    raise ValueError(
-        f"kind of a range: {data['kind']!r} is none of float, int, choice, epoch_share"
+    values = dict(data)
+    kind = values.pop("kind")
+    if kind not in _KINDS:
+        raise ValueError(f"kind of a range: {kind!r} is none of {', '.join(_KINDS)}")
+    spec: Spec = _KINDS[kind](
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     )
+    return spec

@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from search.commands import add_runs, add_storage, add_study, run_command
+from search.commands import add_runs, add_storage, add_study, command
 from search.study.attributes import SETUP
 from trainer.cli import Parser
 
@@ -39,13 +39,7 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args), printed=not args.yes)
-
-
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> None:
     from search.management.cleanup import (
         NO_STUDY,
         unknown_folders,
@@ -80,7 +74,6 @@ def _main(args: argparse.Namespace) -> int:
             for useless in unnamed_artifacts(storage, runs, remove=args.yes):
                 removed[NO_STUDY, useless.what].append(useless.bytes)
     _show(removed, removing=args.yes)
-    return 0
 
 
 def _show(removed: Mapping[tuple[str, str], Sequence[int]], *, removing: bool) -> None:
@@ -111,6 +104,8 @@ def _show(removed: Mapping[tuple[str, str], Sequence[int]], *, removing: bool) -
         )
     print(f"{sum(every) / 1e6:.1f} MB freed" if removing else "add --yes to remove it")
 
+
+main = command(parser, _main, printed=lambda args: not args.yes)
 
 if __name__ == "__main__":
     sys.exit(main())

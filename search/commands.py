@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -18,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from search.study.names import RUNS, STORAGE
-from trainer.cli import guarded, one_line, whole
+from search.study.names import BEAT_S, GRACE_S, RUNS, STORAGE
+from trainer.cli import N, checked, guarded, one_line, whole
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 # `python -m` runs a command under the name __main__
 LOG = logging.getLogger("search")
+# the default first
 FORMATS = ("text", "json")
+A = TypeVar("A")
 Options = TypeVar("Options")
 _FIELDS = ("study", "trial", "worker")
 
@@ -57,19 +60,49 @@ def add_log(flags: argparse._ActionsContainer, whose: str = "") -> None:
     flags.add_argument(
         "--log-format",
         choices=FORMATS,
-        default="text",
+        default=FORMATS[0],
         help="how a message stands in FILE: text (default), or json, an object a line with time"
         " (UTC), level, message, study, trial and worker",
     )
 
 
-def worker_count(text: str) -> int | None:
-    """For argparse: how many workers; None for auto."""
-    return None if text == "auto" else whole(1)(text)
+def check_log(it: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a format of a log that is not written."""
+    if args.log is None and args.log_format != FORMATS[0]:
+        it.error(f"--log-format {args.log_format}: of which file? add --log FILE")
 
 
-# argparse names the function in its messages
-worker_count.__name__ = "count"
+def add_lease(flags: argparse._ActionsContainer) -> None:
+    """The flags --beat-s and --grace-s; see `search.study.shared_state.Lease`."""
+    flags.add_argument(
+        "--beat-s",
+        type=seconds,
+        metavar="S",
+        help=f"seconds between the beats of a worker (default: the study's, else {BEAT_S:g})",
+    )
+    flags.add_argument(
+        "--grace-s",
+        type=seconds,
+        metavar="S",
+        help="seconds of silence after which a worker's trial goes to another one (default: the"
+        f" study's, else {GRACE_S:g})",
+    )
+
+
+def or_auto(read: Callable[[str], N], auto: A) -> Callable[[str], N | A]:
+    """For argparse: reads what `read` does, and `auto`."""
+
+    def either(text: str) -> N | A:
+        return auto if text == "auto" else read(text)
+
+    # argparse names the function in its messages
+    either.__name__ = read.__name__
+    return either
+
+
+seconds = checked(float, lambda n: 0 < n < math.inf, "a number of seconds above 0", name="seconds")
+# how many workers; None: as many as fit
+worker_count = or_auto(whole(1), None)
 
 
 def options_of(kind: type[Options], args: argparse.Namespace) -> Options:
@@ -80,6 +113,29 @@ def options_of(kind: type[Options], args: argparse.Namespace) -> Options:
 
 
 # ----------------------------------------------------------------------------------- how it begins
+
+
+def command(
+    parser: Callable[[], argparse.ArgumentParser],
+    body: Callable[[argparse.Namespace], None],
+    *,
+    printed: Callable[[argparse.Namespace], bool] = lambda args: False,
+) -> Callable[..., int]:
+    """The entry point of a command: takes its words, default `sys.argv`; returns the exit code.
+
+    printed: as in `run_command`.
+    """
+
+    def main(words: Sequence[str] | None = None) -> int:
+        args = parser().parse_args(words)
+
+        def run() -> int:
+            body(args)
+            return 0
+
+        return run_command(run, printed=printed(args))
+
+    return main
 
 
 def run_command(body: Callable[[], int], *, printed: bool = False) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from search.commands import add_storage, run_command
+from search.commands import add_storage, command
 from trainer.cli import Parser
 
 EXAMPLES = """\
@@ -25,13 +24,7 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args), printed=True)
-
-
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from search.results.reading import print_troubles, results_of
@@ -48,8 +41,9 @@ def _main(args: argparse.Namespace) -> int:
     print_troubles(studies)
     # a study's name may hold brackets or :words:
     print_comparison(Console(highlight=False, markup=False, emoji=False), studies)
-    return 0
 
+
+main = command(parser, _main, printed=lambda args: True)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from search.commands import add_runs, add_storage, options_of, run_command
+from search.commands import add_runs, add_storage, command, options_of
 from search.web.password import HOST, PASSWORD, PORT
 from trainer.cli import Parser
 
@@ -55,18 +54,13 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args))
-
-
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> None:
     from search.web.server import ServerOptions, serve
 
     serve(options_of(ServerOptions, args))
-    return 0
 
+
+main = command(parser, _main)
 
 if __name__ == "__main__":
     sys.exit(main())

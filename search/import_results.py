@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from search.commands import add_storage, run_command
+from search.commands import add_storage, command
 from trainer.cli import Parser
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from search.results.trials import Outcome
 
 EXAMPLES = """\
 examples:
@@ -47,17 +40,10 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args))
-
-
-def _main(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+def _main(args: argparse.Namespace) -> None:
+    from search.importing.added_runs import print_added
     from search.importing.batches import import_batch, read_batch
-    from search.results.reading import print_troubles, results_of
+    from search.results.reading import results_of
     from search.study.attributes import IMPORTED
     from search.study.wording import counted
     from storage import open_storage
@@ -73,42 +59,10 @@ def _main(args: argparse.Namespace) -> int:
     print(f"study {args.study}: {counted(len(found.added), 'run')} added{there}")
     print(f"metric: {found.study.user_attrs[IMPORTED]['metric']}")
     if found.added:
-        # a run's name may hold brackets or :words:
-        console = Console(highlight=False, markup=False, emoji=False)
-        results = results_of(found.study)
-        print_troubles([results])
-        runs = [one for one in results.complete() if one.number in found.added]
-        console.print(_table(runs))
-        for one in runs:
-            if one.continued:
-                console.print(f"{one.name} started from the weights of {one.continued}")
-    return 0
+        print_added(results_of(found.study), found.added)
 
 
-def _table(runs: Sequence[Outcome]) -> Table:
-    """The runs that were added, the best first."""
-    from rich.table import Table
-
-    from search.study.training_metrics import text
-
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
-    for heading in ("best F", "at", "epochs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for one in runs:
-        marks = ["still rising"] if one.metrics["still_rising"] else []
-        marks += ["continued"] if one.continued else []
-        trained, planned = one.metrics["epochs_trained"], one.config.get("training.epochs")
-        known = trained is not None or planned is not None
-        table.add_row(
-            one.name,
-            *(text(name, one.metrics[name]) for name in ("best_val_f", "best_epoch")),
-            f"{trained or '-'} of {planned or '-'}" if known else "-",
-            ", ".join(marks),
-        )
-    return table
-
+main = command(parser, _main)
 
 if __name__ == "__main__":
     sys.exit(main())

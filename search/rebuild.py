@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from search.commands import add_runs, add_storage, add_study, run_command
+from search.commands import add_runs, add_storage, add_study, command
 from search.study.names import STORAGE
 from trainer.cli import Parser
 from trainer.streams import command_line
-
-if TYPE_CHECKING:
-    import optuna
-
-    from search.study.run_records import RecordedStudy
 
 EXAMPLES = """\
 examples:
@@ -37,18 +30,13 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args))
-
-
-def _main(args: argparse.Namespace) -> int:
-    from search.management.recovery import rebuilt
+def _main(args: argparse.Namespace) -> None:
+    from search.execution.options import RunOptions, worker_command
+    from search.management.recovery import print_rebuilt, rebuilt
     from search.study.run_folders import existing
     from search.study.run_records import recorded_studies
     from search.study.setup import StudyError
-    from storage import open_storage
+    from storage import open_storage, redact
     from trainer.errors import UserError
 
     runs = existing(args.runs)
@@ -63,6 +51,7 @@ def _main(args: argparse.Namespace) -> int:
             " search.run wrote to"
         )
     storage = open_storage(args.storage)
+    options = RunOptions(redact(args.storage), args.runs)
     made, refused = 0, []
     for one in found:
         try:
@@ -72,46 +61,15 @@ def _main(args: argparse.Namespace) -> int:
             refused.append(str(error))
             continue
         made += 1
-        _report(study, one, args)
+        words = worker_command(options.worker_words(study.study_name))
+        print_rebuilt(study, one, command_line(words))
     if not made:
         raise StudyError("; ".join(refused))
     for line in refused:
         print(f"note: {line}", file=sys.stderr)
-    return 0
 
 
-def _report(study: optuna.Study, found: RecordedStudy, args: argparse.Namespace) -> None:
-    """What came back, and the way on."""
-    from search.execution.options import RunOptions, worker_command
-    from search.study import lineages
-    from search.study.attributes import LOST
-    from search.study.wording import counted
-    from storage import redact
-
-    for line in found.problems:
-        print(f"note: {line}", file=sys.stderr)
-    trials = study.get_trials(deepcopy=False)
-    lost = [trial for trial in trials if LOST in trial.user_attrs]
-    states = [trial.state.name.lower() for trial in trials if LOST not in trial.user_attrs]
-    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))]
-    best = lineages.best_of(trials)
-    print(
-        f"study {study.study_name}: {counted(len(states), 'trial')} came back"
-        f" ({', '.join(parts) or 'none'})"
-        + ("" if best is None else f"; best: trial {best.number}, f_score {best.value:.4f}")
-    )
-    if lost:
-        numbers = ", ".join(str(trial.number) for trial in lost[:10])
-        print(
-            f"lost: {counted(len(lost), 'trial')} ({numbers}{', ...' if len(lost) > 10 else ''}),"
-            " uncounted: those had not begun, or were copies, which --from takes again"
-        )
-    options = RunOptions(redact(args.storage), args.runs)
-    words = worker_command(options.worker_words(study.study_name))
-    done, total = len(lineages.finished(trials)), found.total
-    print(f"{done} of {total or '?'} finished; to go on: the same search.run command as before, or")
-    print(f"  {command_line(words)}")
-
+main = command(parser, _main)
 
 if __name__ == "__main__":
     sys.exit(main())

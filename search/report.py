@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from search.commands import add_runs, add_storage, add_study, run_command, study_name
+from search.commands import add_runs, add_storage, add_study, command, study_name
 from search.study.names import RUNS
 from trainer.cli import Parser
 
@@ -35,13 +34,7 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
-    return run_command(lambda: _main(args))
-
-
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> None:
     from search.reporting.analysis import report_of
     from search.reporting.html import page
     from search.reporting.markdown import markdown
@@ -60,8 +53,9 @@ def _main(args: argparse.Namespace) -> int:
         atomic_write_text(args.markdown, markdown(report))
     also = "" if args.markdown is None else f" and {args.markdown}"
     print(f"the report on {name} is in {args.out}{also}", file=sys.stderr)
-    return 0
 
+
+main = command(parser, _main)
 
 if __name__ == "__main__":
     sys.exit(main())

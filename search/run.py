@@ -13,22 +13,26 @@ from pathlib import Path
 
 from search.commands import (
     LOG,
+    add_lease,
     add_log,
     add_runs,
     add_storage,
     add_study,
+    check_log,
     check_writable,
     messages,
     options_of,
+    or_auto,
     run_command,
+    seconds,
     worker_count,
 )
-from search.execution.launchers.local import PrewarmedWorker, last_words
+from search.execution.launchers.launcher import last_words
+from search.execution.launchers.local import PrewarmedWorker
 from search.execution.options import RunOptions
-from search.management.options import StudyOptions
-from search.study.names import BEAT_S, GRACE_S, STORAGE
+from search.study.names import STORAGE
 from search.web.password import PASSWORD
-from trainer.cli import Parser, from_zero, whole
+from trainer.cli import Parser, checked, from_zero, whole
 from trainer.errors import UserError
 from trainer.streams import command_line
 
@@ -45,43 +49,9 @@ their own number. The same command goes on.
 """
 
 
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 0 up, below 2^63, is needed")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number of seconds above 0 is needed")
-    return number
-
-
-def _revive(text: str) -> int | str:
-    if text == "auto":
-        return text
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: auto, or a whole number from 0 up, is needed")
-    return number
-
-
-def _risk(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a number between 0 and 1 is needed")
-    return number
-
-
-def _per_device(text: str) -> int | str:
-    return text if text == "auto" else whole(1)(text)
-
-
-# argparse names the function in its messages
-_seed.__name__, _seconds.__name__, _risk.__name__ = "seed", "seconds", "number"
-_per_device.__name__, _revive.__name__ = "count", "count"
+_seed = checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 up, below 2^63,", name="seed")
+_risk = checked(float, lambda n: 0 < n < 1, "a number between 0 and 1", name="number")
+_revivals = checked(int, lambda n: n >= 0, "auto, or a whole number from 0 up,", name="count")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     )
     space.add_argument(
         "--revive",
-        type=_revive,
+        type=or_auto(_revivals, "auto"),
         metavar="N",
         help="pruned trials that go on from where they stood: so many at the end, none (0), or as"
         " the evidence says (auto, default)",
@@ -175,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     how_many.add_argument(
         "--workers-per-device",
         dest="per_device",
-        type=_per_device,
+        type=or_auto(whole(1), "auto"),
         metavar="K",
         help="trials at a time on each GPU (the CPU is one device), or auto: measured, once",
     )
@@ -197,22 +167,8 @@ def parser() -> argparse.ArgumentParser:
         help="with Ray: GPUs of each worker; 0.5 puts two on one, 0 means the CPU (default: 1 where"
         " the cluster has any)",
     )
-    computing.add_argument(
-        "--beat-s",
-        type=_seconds,
-        metavar="S",
-        help=f"seconds between the beats of a worker (default: the study's, else {BEAT_S:g})",
-    )
-    computing.add_argument(
-        "--grace-s",
-        type=_seconds,
-        metavar="S",
-        help="seconds of silence after which a worker's trial goes to another one (default: the"
-        f" study's, else {GRACE_S:g})",
-    )
-    computing.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="end after this time"
-    )
+    add_lease(computing)
+    computing.add_argument("--timeout", type=seconds, metavar="SECONDS", help="end after this time")
     computing.add_argument(
         "--stop-after", type=whole(1), metavar="K", help="end when K trials brought nothing better"
     )
@@ -234,7 +190,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
+    it = parser()
+    args = it.parse_args(words)
+    check_log(it, args)
     # for the dashboard alone: workers and commands of --on-event must not inherit it
     password = os.environ.pop(PASSWORD, None)
     # its imports take as long as ours: both at the same time
@@ -251,7 +209,7 @@ def _main(
     from search.execution.live_view import View
     from search.execution.supervisor import Run, supervise
     from search.management.opening import opened
-    from search.management.planning import planned
+    from search.management.planning import StudyOptions, planned
     from search.reporting.dashboard_notes import Board
     from search.reporting.run_summary import commands, disk_use, summary
     from search.study.wording import counted, tell
@@ -294,32 +252,20 @@ def _main(
 
 def _check_computing(options: RunOptions) -> None:
     """Raise UserError for flags of launchers that do not go together."""
-    if options.launcher == "ray":
-        if options.per_device is not None:
-            raise UserError(
-                "--workers-per-device: with --launcher ray give --gpus-per-worker, 0.5 say"
-            )
-        if ":" in options.device:
-            raise UserError(
-                f"--device {options.device}: Ray chooses the GPU; give auto, cpu or cuda"
-            )
-        share = options.gpus_per_worker
-        if (
-            share is not None
-            and options.device in ("cpu", "cuda")
-            and (share > 0) != (options.device == "cuda")
-        ):
-            raise UserError(
-                f"--gpus-per-worker {share:g} with --device {options.device}: leave one of the two"
-                " out"
-            )
+    device, share = options.device, options.gpus_per_worker
+    if options.launcher != "ray":
+        for flag, given in (("--ray-address", options.ray_address), ("--gpus-per-worker", share)):
+            if given is not None:
+                raise UserError(f"{flag} {given}: only Ray needs it; add --launcher ray")
         return
-    for flag, given in (
-        ("--ray-address", options.ray_address),
-        ("--gpus-per-worker", options.gpus_per_worker),
-    ):
-        if given is not None:
-            raise UserError(f"{flag} {given}: only Ray needs it; add --launcher ray")
+    if options.per_device is not None:
+        raise UserError("--workers-per-device: with --launcher ray give --gpus-per-worker, 0.5 say")
+    if ":" in device:
+        raise UserError(f"--device {device}: Ray chooses the GPU; give auto, cpu or cuda")
+    if share is not None and device in ("cpu", "cuda") and (share > 0) != (device == "cuda"):
+        raise UserError(
+            f"--gpus-per-worker {share:g} with --device {device}: leave one of the two out"
+        )
 
 
 @contextlib.contextmanager
@@ -347,7 +293,7 @@ def _dashboard(args: argparse.Namespace, password: str | None) -> Iterator[None]
         try:
             address = child.stdout.readline().strip()
             if not address:
-                raise UserError(f"--dashboard: {last_words(log, 0)} (log: {log})")
+                raise UserError(f"--dashboard: {last_words(log)} (log: {log})")
             LOG.info(address)
             yield
         finally:

@@ -13,14 +13,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from search.commands import LOG, add_log, messages, run_command
+from search.commands import LOG, add_lease, add_log, add_runs, check_log, messages, run_command
 from search.study.names import owner_name
-from trainer.cli import Parser
+from trainer.cli import Parser, whole
 
 _WAIT_S = 120.0
 
@@ -33,19 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words:
             # the run was over before it began
             return 0
-    options = _parser().parse_args(words)
-    if options.prewarmed:
-        _parser().error("--prewarmed stands alone: the other arguments come by standard input")
+    it = parser()
+    args = it.parse_args(words)
+    check_log(it, args)
+    if args.prewarmed:
+        it.error("--prewarmed stands alone: the other arguments come by standard input")
     # after parsing: `--help` must not wait for torch
     from search.execution.stop_requests import AtOnce
 
     try:
-        return run_command(lambda: _main(options))
+        return run_command(lambda: _main(args))
     except AtOnce:
         return 130
 
 
-def _main(options: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> int:
     from search.execution.stop_requests import WorkerSignals
     from search.execution.worker_context import WorkerContext
     from search.execution.worker_loop import work
@@ -55,36 +56,27 @@ def _main(options: argparse.Namespace) -> int:
 
     owner, show = owner_name(os.getpid()), partial(print, flush=True)
     with (
-        messages(
-            show,
-            log=options.log,
-            log_format=options.log_format,
-            study=options.study,
-            worker=owner,
-        ),
+        messages(show, log=args.log, log_format=args.log_format, study=args.study, worker=owner),
         WorkerSignals() as signals,
     ):
         storage = open_storage(
-            options.storage,
+            args.storage,
             create=False,
             # often nobody looks on when a worker starts: a server that is away comes back
             wait_s=_WAIT_S,
             tell=LOG.info,
         )
-        study = load_study(storage, options.study)
-        lease = lease_of(storage, options.study).changed(options.beat_s, options.grace_s)
         context = WorkerContext(
             storage=storage,
-            study=study,
-            runs=Path(options.runs),
+            study=load_study(storage, args.study),
+            runs=Path(args.runs),
             signals=signals,
-            device=options.device,
-            threads=options.threads,
-            data_root=options.data,
-            stop_after=options.stop_after,
-            beat_s=lease.beat_s,
-            grace_s=lease.grace_s,
-            parent=options.parent,
+            device=args.device,
+            threads=args.threads,
+            data_root=args.data,
+            stop_after=args.stop_after,
+            lease=lease_of(storage, args.study).changed(args.beat_s, args.grace_s),
+            parent=args.parent,
             owner=owner,
         )
         return work(context)
@@ -103,55 +95,30 @@ def _handed_over() -> list[str]:
     return list(order["words"])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m search.worker", description=__doc__.splitlines()[0])
-    parser.add_argument("--storage", required=True, metavar="URL", help="the study's store")
-    parser.add_argument("--study", required=True, metavar="NAME", help="the study to work for")
-    parser.add_argument(
-        "--runs", default="runs", metavar="DIR", help="folder of checkpoints and artifacts"
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    it = Parser(prog="python -m search.worker", description=__doc__.splitlines()[0])
+    it.add_argument("--storage", required=True, metavar="URL", help="the study's store")
+    it.add_argument("--study", required=True, metavar="NAME", help="the study to work for")
+    add_runs(it, "folder of checkpoints and artifacts")
+    it.add_argument("--device", help="auto, cpu or cuda[:i]; default: as the study says")
+    it.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads to use")
+    it.add_argument("--data", metavar="DIR", help="where the study's data lie on this machine")
+    it.add_argument(
+        "--stop-after", type=whole(1), metavar="K", help="end when K trials brought no better"
     )
-    parser.add_argument("--device", help="auto, cpu or cuda[:i]; default: as the study says")
-    parser.add_argument("--threads", type=_positive(int), metavar="N", help="CPU threads to use")
-    parser.add_argument("--data", metavar="DIR", help="where the study's data lie on this machine")
-    parser.add_argument(
-        "--stop-after", type=_positive(int), metavar="K", help="end when K trials brought no better"
-    )
-    parser.add_argument(
-        "--beat-s",
-        type=_positive(float),
-        metavar="S",
-        help="seconds between beats; default: as the study says",
-    )
-    parser.add_argument(
-        "--grace-s",
-        type=_positive(float),
-        metavar="S",
-        help="seconds of silence after which a trial goes to somebody else; default: as the study"
-        " says",
-    )
-    parser.add_argument(
+    add_lease(it)
+    it.add_argument(
         "--parent", type=int, metavar="PID", help="leave when this parent process has ended"
     )
-    add_log(parser)
-    parser.add_argument(
+    add_log(it)
+    it.add_argument(
         "--prewarmed",
         action="store_true",
         help="alone: import everything, then take the arguments from standard input; search.run"
         " starts its first worker so, while it is still planning",
     )
-    return parser
-
-
-def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        number = kind(text)
-        if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text}: a number above 0 is needed")
-        return number
-
-    # argparse names the type in its message
-    read.__name__ = kind.__name__
-    return read
+    return it
 
 
 if __name__ == "__main__":

@@ -13,39 +13,32 @@ from storage.errors import LeaseLost, StorageError
 from storage.url import for_optuna, parse_url, redact, redact_words
 
 if TYPE_CHECKING:
-    from storage.activity import StudyActivity
-    from storage.claims import Beat, Claim
+    from storage.claims import Claim
     from storage.events import Cause, TrialEvent
     from storage.heartbeat import Heartbeat
     from storage.rdb import LeasedStorage, open_storage
-    from storage.reaper import ReapedClaim, Reaper, ReaperThread
+    from storage.reaper import Reaper, ReaperThread
 
 _WHERE = {
-    "Beat": "storage.claims",
     "Cause": "storage.events",
     "Claim": "storage.claims",
     "TrialEvent": "storage.events",
-    "ReapedClaim": "storage.reaper",
     "Heartbeat": "storage.heartbeat",
     "LeasedStorage": "storage.rdb",
     "ReaperThread": "storage.reaper",
     "Reaper": "storage.reaper",
-    "StudyActivity": "storage.activity",
     "open_storage": "storage.rdb",
 }
 
 __all__ = [
-    "Beat",
     "Cause",
     "Claim",
     "Heartbeat",
     "LeaseLost",
     "LeasedStorage",
-    "ReapedClaim",
     "Reaper",
     "ReaperThread",
     "StorageError",
-    "StudyActivity",
     "TrialEvent",
     "for_optuna",
     "open_storage",

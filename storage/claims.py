@@ -153,7 +153,7 @@ def attach(
     connection: Connection,
     token: int,
     trial_id: int,
-    number: int | None,
+    number: int,
     cause: Cause,
     kind: events.Kind = "claimed",
 ) -> None:
@@ -161,23 +161,14 @@ def attach(
     connection.execute(
         sa.delete(CLAIMS).where(CLAIMS.c.trial_id == trial_id, CLAIMS.c.token != token)
     )
-    if number is None:
-        number = connection.execute(
-            sa.select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id)
-        ).scalar_one_or_none()
     request = connection.execute(
-        sa.select(SYSTEM_ATTRS.c.value_json).where(
-            SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
-        )
+        sa.delete(SYSTEM_ATTRS)
+        .where(SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR)
+        .returning(SYSTEM_ATTRS.c.value_json)
     ).scalar_one_or_none()
     values: dict[str, Any] = {"trial_id": trial_id, "number": number}
     if request is not None:
         values["request"] = json.loads(request)
-        connection.execute(
-            sa.delete(SYSTEM_ATTRS).where(
-                SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == REQUEST_ATTR
-            )
-        )
     done = connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token == token).values(values))
     if done.rowcount == 0:
         raise LeaseLost(token)
@@ -195,7 +186,8 @@ def pop_waiting(
         taken = connection.execute(
             sa.update(TRIALS)
             .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
-            .values(state=TrialState.RUNNING, datetime_start=_utc_now())
+            # Optuna stores naive UTC
+            .values(state=TrialState.RUNNING, datetime_start=datetime.now(UTC).replace(tzinfo=None))
         )
         if taken.rowcount == 1:
             attach(connection, token, trial_id, number, Cause("from the queue"))
@@ -264,11 +256,12 @@ def _put_back(
     trial_id: int,
     dropped: sa.Row[Any] | None,
     cause: Cause,
+    *only_if: sa.ColumnElement[bool],
 ) -> bool:
     """dropped: the claim that the trial has had until now."""
     moved = connection.execute(
         sa.update(TRIALS)
-        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
+        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING, *only_if)
         .values(state=TrialState.WAITING)
     )
     if moved.rowcount == 0:
@@ -302,15 +295,7 @@ def reap(connection: Connection, claim: Claim, cause: Cause) -> bool | None:
 def adopt(connection: Connection, trial_id: int, cause: Cause) -> bool:
     """Queue a running trial that nobody claims; False if it has an owner or ended meanwhile."""
     unclaimed = ~sa.exists().where(CLAIMS.c.trial_id == trial_id)
-    moved = connection.execute(
-        sa.update(TRIALS)
-        .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING, unclaimed)
-        .values(state=TrialState.WAITING)
-    )
-    if moved.rowcount == 0:
-        return False
-    events.record(connection, "adopted", trial_id, None, cause)
-    return True
+    return _put_back(connection, "adopted", trial_id, None, cause, unclaimed)
 
 
 def live(connection: Connection, study_id: int) -> list[Claim]:
@@ -352,8 +337,3 @@ def _as_number(value_json: str | None) -> float:
     except (TypeError, ValueError):
         return 0.0
     return value if math.isfinite(value) else 0.0
-
-
-def _utc_now() -> datetime:
-    # Optuna stores naive UTC
-    return datetime.now(UTC).replace(tzinfo=None)

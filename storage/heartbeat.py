@@ -22,7 +22,7 @@ class Heartbeat(BackgroundThread):
 
     lost: set when the claim is gone or the store stays away; the owner should drop its trial.
     failure: why, where the store stayed away; None where the claim is gone.
-    request: "stop" or "requeue" where somebody asked for it. ended: somebody else ended the trial.
+    last: the answer to the latest beat.
     """
 
     def __init__(
@@ -41,21 +41,13 @@ class Heartbeat(BackgroundThread):
         self._token = token
         self._every_s = every_s
         self._patience_s = max(grace_s, storage.patience_s)
-        self._last = Beat()
-
-    @property
-    def request(self) -> str | None:
-        return self._last.request
-
-    @property
-    def ended(self) -> bool:
-        return self._last.ended
+        self.last = Beat()
 
     def _work(self) -> None:
         well = time.monotonic()
         while not self._stop.is_set():
             try:
-                self._last = self._storage.beat(self._token)
+                self.last = self._storage.beat(self._token)
                 well = time.monotonic()
             except LeaseLost:
                 self.lost.set()

@@ -95,20 +95,16 @@ class StudyView:
         return self.get_trials(deepcopy, states)
 
 
+def _writes(method: F, *, reading: bool = False) -> F:
+    @functools.wraps(method)
+    def call(self: GuardedRDBStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.guarded(lambda: method(self, *args, **kwargs), reading=reading)
+
+    return cast(F, call)
+
+
 def _reads(method: F) -> F:
-    @functools.wraps(method)
-    def call(self: GuardedRDBStorage, *args: Any, **kwargs: Any) -> Any:
-        return self.guarded(lambda: method(self, *args, **kwargs), reading=True)
-
-    return cast(F, call)
-
-
-def _writes(method: F) -> F:
-    @functools.wraps(method)
-    def call(self: GuardedRDBStorage, *args: Any, **kwargs: Any) -> Any:
-        return self.guarded(lambda: method(self, *args, **kwargs))
-
-    return cast(F, call)
+    return _writes(method, reading=True)
 
 
 def _fenced(method: F) -> F:
@@ -131,10 +127,6 @@ class GuardedRDBStorage(RDBStorage):
         self, attempt: Callable[[], R], *, reading: bool = False, trial_id: int | None = None
     ) -> R:
         """Run one call. reading: it writes nothing. trial_id: of the trial that it writes to."""
-        raise NotImplementedError
-
-    def free_number(self, connection: Connection, study_id: int, trial_id: int) -> int:
-        """The number of a new trial; the study is locked."""
         raise NotImplementedError
 
     # `_create_new_trial`, `_set_trial_param`, `_get_trials` and `_get_best_trial_id` are what
@@ -187,7 +179,8 @@ class GuardedRDBStorage(RDBStorage):
         self, study_id: int, template_trial: FrozenTrial | None, session: Any
     ) -> models.TrialModel:
         trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        trial.number = self.free_number(session.connection(), study_id, cast(int, trial.trial_id))
+        # Optuna counts rows, and gives a number twice where somebody deleted one by SQL
+        trial.number = free_number(session.connection(), study_id, cast(int, trial.trial_id))
         return trial
 
     def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
@@ -207,6 +200,15 @@ class GuardedRDBStorage(RDBStorage):
         trial = self._get_prepared_new_trial(study_id, row, session)
         session.flush()
         return cast(int, trial.trial_id), cast(int, trial.number)
+
+
+def free_number(connection: Connection, study_id: int, trial_id: int | None = None) -> int:
+    """The lowest number above those of all trials of the study but `trial_id`."""
+    others = sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study_id == study_id)
+    if trial_id is not None:
+        others = others.where(TRIALS.c.trial_id != trial_id)
+    highest = connection.execute(others).scalar_one()
+    return 0 if highest is None else int(highest) + 1
 
 
 def _deleted(trial_id: int, number: int) -> FrozenTrial:

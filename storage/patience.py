@@ -123,11 +123,9 @@ class PatientStorage(GuardedRDBStorage):
                 return self._patiently(attempt)
         if trial_id is None:
             return self._patiently(attempt)
-        with self._marked("fence", self._fence_of(trial_id)):
+        token = self._fences.get(trial_id)
+        with self._marked("fence", None if token is None else (token, trial_id)):
             return self._patiently(attempt)
-
-    def free_number(self, connection: Connection, study_id: int, trial_id: int) -> int:
-        return rows.free_number(connection, study_id, trial_id)
 
     # Trouble
 
@@ -157,7 +155,7 @@ class PatientStorage(GuardedRDBStorage):
                 if kind is None:
                     raise
                 waited_s = time.monotonic() - began
-                if kind is trouble.Kind.LASTING or waited_s >= self.patience_s:
+                if kind == "lasting" or waited_s >= self.patience_s:
                     # without the chain: its messages may show the password
                     raise StorageError(trouble.one_line(error, self.address)) from None
                 if waited_s >= _TELL_AFTER_S:
@@ -201,10 +199,6 @@ class PatientStorage(GuardedRDBStorage):
         return bool(getattr(self._local, "at_work", False))
 
     # The fence, and how transactions begin
-
-    def _fence_of(self, trial_id: int) -> tuple[int, int] | None:
-        token = self._fences.get(trial_id)
-        return None if token is None else (token, trial_id)
 
     def _fenced_from_now(self, trial_id: int, token: int) -> int:
         self._fences[trial_id] = token
@@ -306,7 +300,7 @@ def _leave(engine: sa.Engine, file: sqlite.SqliteFile | None) -> None:
 
 
 def _refusal(error: Exception, address: StoreUrl) -> StorageError:
-    passing = trouble.kind_of(error) is trouble.Kind.PASSING
+    passing = trouble.kind_of(error) == "passing"
     return StorageError(trouble.one_line(error, address), passing=passing)
 
 
@@ -316,9 +310,7 @@ def _is_fresh(address: StoreUrl, options: dict[str, Any], *, create: bool) -> bo
         engine = sa.create_engine(address.text, **options)
         try:
             with engine.connect() as connection:
-                inspector = sa.inspect(connection)
-                names = ("version_info", "alembic_version", "studies")
-                fresh = not all(inspector.has_table(name) for name in names)
+                fresh = not all(map(sa.inspect(connection).has_table, sqlite.INITIALISED))
         finally:
             engine.dispose()
     except SQLAlchemyError as error:

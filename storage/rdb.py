@@ -6,20 +6,30 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from storage import activity, claims, events, rows, tables
-from storage.activity import StudyActivity
+from storage import claims, events, rows, tables
 from storage.claims import Beat, Claim
 from storage.counting import CONTINUES
 from storage.errors import StorageError
 from storage.events import UNKNOWN, Cause, TrialEvent
-from storage.optuna_internals import STUDIES
+from storage.optuna_internals import STUDIES, TRIALS
 from storage.patience import PAUSE_S, PatientStorage
+
+
+@dataclass(frozen=True)
+class StudyActivity:
+    """latest: when a trial of the study last started or ended (UTC); None without any."""
+
+    study_id: int
+    name: str
+    latest: datetime | None
 
 
 class LeasedStorage(PatientStorage):
@@ -92,7 +102,7 @@ class LeasedStorage(PatientStorage):
         """
 
         def take(connection: Connection) -> int | None:
-            self._refuse_doubled(connection, study_id)
+            rows.refuse_doubled(connection, study_id, self._shown())
             return claims.take_slot(connection, study_id, total, owner)
 
         return self._write(take)
@@ -109,7 +119,7 @@ class LeasedStorage(PatientStorage):
 
     def new_trial(self, study_id: int, token: int) -> int:
         """Make a running trial under this claim, in one transaction; its id. Raises LeaseLost."""
-        trial_id = self._made(study_id, token, None, lambda connection: True)
+        trial_id = self._made(study_id, token)
         assert trial_id is not None
         return trial_id
 
@@ -121,20 +131,15 @@ class LeasedStorage(PatientStorage):
         another number by now: somebody else has revived a trial, perhaps this one. Raises
         LeaseLost.
         """
-        return self._made(
-            study_id,
-            token,
-            row,
-            lambda connection: claims.count_revivals(connection, study_id) == revivals,
-        )
+        return self._made(study_id, token, row, revivals)
 
     def _made(
-        self,
-        study_id: int,
-        token: int,
-        row: FrozenTrial | None,
-        allowed: Callable[[Connection], bool],
+        self, study_id: int, token: int, row: FrozenTrial | None = None, revivals: int = 0
     ) -> int | None:
+        kind: events.Kind = "claimed" if row is None else "revived"
+        parent = {} if row is None else {CONTINUES: row.user_attrs[CONTINUES]}
+        cause = Cause("new" if row is None else None, parent)
+
         def attempt() -> int | None:
             with self.session() as session:
                 connection = session.connection()
@@ -143,28 +148,14 @@ class LeasedStorage(PatientStorage):
                     # an earlier attempt whose answer was lost
                     return claim.trial_id
                 claims.lock_study(connection, study_id)
-                if not allowed(connection):
+                if row is not None and claims.count_revivals(connection, study_id) != revivals:
                     return None
                 trial_id, number = self.added(session, study_id, row)
-                if row is None:
-                    claims.attach(connection, token, trial_id, number, Cause("new"))
-                else:
-                    parent = {CONTINUES: row.user_attrs[CONTINUES]}
-                    claims.attach(
-                        connection, token, trial_id, number, Cause(detail=parent), "revived"
-                    )
+                claims.attach(connection, token, trial_id, number, cause, kind)
                 return trial_id
 
         trial_id = self._patiently(attempt)
         return None if trial_id is None else self._fenced_from_now(trial_id, token)
-
-    def attach(self, token: int, trial_id: int) -> None:
-        """Bind a running trial to this claim; an older claim on it is fenced out.
-
-        Raises LeaseLost.
-        """
-        self._write(lambda c: claims.attach(c, token, trial_id, None, Cause("taken over")))
-        self._fenced_from_now(trial_id, token)
 
     def beat(self, token: int) -> Beat:
         """Show that the owner lives; a single attempt. Raises LeaseLost, or the driver's error."""
@@ -251,7 +242,13 @@ class LeasedStorage(PatientStorage):
 
     def count_states(self, study_id: int) -> dict[TrialState, int]:
         """Number of rows in each state, zeros included."""
-        return self._read(lambda c: activity.count_states(c, study_id))
+        query = (
+            sa.select(TRIALS.c.state, sa.func.count())
+            .where(TRIALS.c.study_id == study_id)
+            .group_by(TRIALS.c.state)
+        )
+        found = self._read(lambda c: [(row[0], row[1]) for row in c.execute(query)])
+        return dict.fromkeys(TrialState, 0) | dict(found)
 
     def check_numbers(self, study_id: int) -> None:
         """Raise StorageError where two trials of the study have one number.
@@ -259,28 +256,26 @@ class LeasedStorage(PatientStorage):
         Optuna's cache shows only one of them, so counts would differ for ever, and their files
         would lie in one folder.
         """
-        self._read(lambda c: self._refuse_doubled(c, study_id))
-
-    def _refuse_doubled(self, connection: Connection, study_id: int) -> None:
-        twice = rows.doubled(connection, study_id)
-        if twice is None:
-            return
-        *_, last = twice.trial_ids
-        name = connection.execute(
-            sa.select(STUDIES.c.study_name).where(STUDIES.c.study_id == study_id)
-        ).scalar()
-        raise StorageError(
-            f'store {self._shown()}: {len(twice.trial_ids)} trials of study "{name}" have the'
-            f" number {twice.number} (trial_id {', '.join(map(str, twice.trial_ids))}), as happens"
-            " after a row was deleted by SQL: end whoever works on it, give the last one a number"
-            f" of its own with UPDATE trials SET number = {twice.free} WHERE trial_id = {last}, and"
-            f" move what it left, the newest folder in the study's {twice.number} below the runs"
-            f" folder, to {twice.free}"
-        )
+        self._read(lambda c: rows.refuse_doubled(c, study_id, self._shown()))
 
     def studies_by_activity(self) -> list[StudyActivity]:
         """All studies, the one with the latest start or end of a trial first."""
-        return self._read(activity.studies_by_activity)
+        query = (
+            sa.select(
+                STUDIES.c.study_id,
+                STUDIES.c.study_name,
+                sa.func.max(TRIALS.c.datetime_start),
+                sa.func.max(TRIALS.c.datetime_complete),
+            )
+            .select_from(STUDIES.outerjoin(TRIALS, TRIALS.c.study_id == STUDIES.c.study_id))
+            .group_by(STUDIES.c.study_id, STUDIES.c.study_name)
+        )
+        found = []
+        for study_id, name, started, ended in self._read(lambda c: c.execute(query).all()):
+            moments = [moment.replace(tzinfo=UTC) for moment in (started, ended) if moment]
+            found.append(StudyActivity(study_id, name, max(moments, default=None)))
+        nothing = datetime.min.replace(tzinfo=UTC)
+        return sorted(found, key=lambda it: (it.latest or nothing, it.study_id), reverse=True)
 
 
 def open_storage(
@@ -297,19 +292,19 @@ def open_storage(
     wait_s: how long to try again where its server is away; 0 for a user, who sees a wrong URL at
     once then. tell: gets a line about each long wait, at opening and later.
     """
-    until, told = time.monotonic() + wait_s, False
+    until, reported = time.monotonic() + wait_s, False
     while True:
         try:
             opened = LeasedStorage(url, create=create, read_only=read_only, patience_s=patience_s)
         except StorageError as error:
             if not error.passing or time.monotonic() >= until:
                 raise
-            if tell is not None and not told:
+            if tell is not None and not reported:
                 tell(f"{error}; waiting for it up to {wait_s:g} s")
-                told = True
+                reported = True
         else:
             opened.tell = tell
-            if told and tell is not None:
-                tell(f"store {opened.address.path or opened.address.shown} answers again")
+            if reported and tell is not None:
+                tell(f"store {opened._shown()} answers again")
             return opened
         time.sleep(PAUSE_S * (0.5 + random.random()))

@@ -34,12 +34,6 @@ class ReapedClaim:
     owner: str | None
 
 
-@dataclass
-class _Watch:
-    beat: int
-    silent_s: float = 0.0
-
-
 class Reaper:
     """Call `look` about every second, at least three times in each grace period.
 
@@ -61,8 +55,8 @@ class Reaper:
         self._clock = clock
         self._looked_at: float | None = None
         self.claims: Sequence[Claim] = ()
-        self._claims: dict[int, _Watch] = {}
-        self._orphans: dict[int, _Watch] = {}
+        # token of a claim, or id of a trial without one -> its beat, and for how long it has stood
+        self._watched: dict[tuple[str, int], tuple[int, float]] = {}
 
     def look(self) -> list[ReapedClaim]:
         """One look at the store; what was done. Raises StorageError where it cannot be read."""
@@ -72,16 +66,19 @@ class Reaper:
         away_s = 0.0 if self._looked_at is None else now - self._looked_at
         step_s = min(away_s, self.grace_s / 3)
         self._looked_at = now
-        self._claims = {
-            claim.token: _watched(self._claims.get(claim.token), claim.beat, step_s)
-            for claim in claims
-        }
-        self._orphans = {
-            trial_id: _watched(self._orphans.get(trial_id), 0, step_s) for trial_id, _ in orphans
+        beats = {("claim", claim.token): claim.beat for claim in claims}
+        beats |= {("trial", trial_id): 0 for trial_id, _ in orphans}
+        before = self._watched
+        self._watched = {
+            key: (
+                beat,
+                before[key][1] + step_s if key in before and before[key][0] == beat else 0.0,
+            )
+            for key, beat in beats.items()
         }
         reaped_claims = []
         for claim in claims:
-            silent_s = self._claims[claim.token].silent_s
+            _, silent_s = self._watched["claim", claim.token]
             if silent_s < self.grace_s:
                 continue
             put_back = self._storage.reap(claim, _silence("silent", silent_s))
@@ -89,7 +86,7 @@ class Reaper:
                 kind: Literal["reaped", "freed"] = "reaped" if put_back else "freed"
                 reaped_claims.append(ReapedClaim(kind, claim.trial_id, claim.number, claim.owner))
         for trial_id, number in orphans:
-            silent_s = self._orphans[trial_id].silent_s
+            _, silent_s = self._watched["trial", trial_id]
             if silent_s < self.grace_s:
                 continue
             if self._storage.adopt(trial_id, _silence("unclaimed", silent_s)):
@@ -99,12 +96,6 @@ class Reaper:
 
 def _silence(text: str, silent_s: float) -> Cause:
     return Cause(text, {"silent_s": round(silent_s, 1)})
-
-
-def _watched(before: _Watch | None, beat: int, step_s: float) -> _Watch:
-    if before is None or before.beat != beat:
-        return _Watch(beat)
-    return _Watch(beat, before.silent_s + step_s)
 
 
 class ReaperThread(BackgroundThread):

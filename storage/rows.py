@@ -7,13 +7,13 @@ reported values, attributes, a claim, events) would belong to the new one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from storage.optuna_internals import ALL_TABLES, STUDIES, TRIALS, StudyRow, TrialRow
+from storage.errors import StorageError
+from storage.optuna_internals import ALL_TABLES, STUDIES, TRIALS, StudyRow, TrialRow, free_number
 from storage.tables import CLAIMS, EVENTS
 
 # trials and studies -> every column that holds one of their ids
@@ -31,17 +31,6 @@ _HOLDERS = {
 }
 
 
-@dataclass(frozen=True)
-class Doubled:
-    """A number that several trials of a study have. trial_ids: theirs, oldest first. free: the
-    lowest number above all of the study's.
-    """
-
-    number: int
-    trial_ids: tuple[int, ...]
-    free: int
-
-
 def give_ids(session: Any, *_: object) -> None:
     """For a session's `before_flush`: new trials and studies get ids that nothing refers to yet."""
     for row in session.new:
@@ -51,17 +40,8 @@ def give_ids(session: Any, *_: object) -> None:
             row.study_id = _free_id(session.connection(), STUDIES)
 
 
-def free_number(connection: Connection, study_id: int, trial_id: int | None = None) -> int:
-    """The lowest number above those of all trials of the study but `trial_id`."""
-    others = sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study_id == study_id)
-    if trial_id is not None:
-        others = others.where(TRIALS.c.trial_id != trial_id)
-    highest = connection.execute(others).scalar_one()
-    return 0 if highest is None else int(highest) + 1
-
-
-def doubled(connection: Connection, study_id: int) -> Doubled | None:
-    """The lowest number that several trials of the study have."""
+def refuse_doubled(connection: Connection, study_id: int, store: str) -> None:
+    """Raise StorageError where several trials of the study have one number. store: its name."""
     mine = TRIALS.c.study_id == study_id
     twice = (
         sa.select(TRIALS.c.number)
@@ -73,10 +53,18 @@ def doubled(connection: Connection, study_id: int) -> Doubled | None:
     )
     number = connection.execute(twice).scalar()
     if number is None:
-        return None
+        return
     query = sa.select(TRIALS.c.trial_id).where(mine, TRIALS.c.number == number)
     ids = connection.execute(query.order_by(TRIALS.c.trial_id)).scalars().all()
-    return Doubled(number, tuple(ids), free_number(connection, study_id))
+    named = sa.select(STUDIES.c.study_name).where(STUDIES.c.study_id == study_id)
+    name, free = connection.execute(named).scalar(), free_number(connection, study_id)
+    raise StorageError(
+        f'store {store}: {len(ids)} trials of study "{name}" have the number {number} (trial_id'
+        f" {', '.join(map(str, ids))}), as happens after a row was deleted by SQL: end whoever"
+        " works on it, give the last one a number of its own with UPDATE trials SET number ="
+        f" {free} WHERE trial_id = {ids[-1]}, and move what it left, the newest folder in the"
+        f" study's {number} below the runs folder, to {free}"
+    )
 
 
 def _free_id(connection: Connection, owner: sa.Table) -> int:

@@ -28,6 +28,8 @@ BUSY_S = 60.0
 # how long who leaves waits for others to end their transactions; who stays empties the log himself
 LEAVING_S = 1.0
 _OPTUNA_TABLES = frozenset({"studies", "trials", "version_info"})
+# a store that lacks one of these is still to be made
+INITIALISED = frozenset({"version_info", "alembic_version", "studies"})
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def prepare(path: Path, *, create: bool, read_only: bool, mounts: str | None = N
         ours=ours,
         wal=wal,
         identity=(stat.st_dev, stat.st_ino),
-        initialised={"version_info", "alembic_version", "studies"} <= tables,
+        initialised=tables >= INITIALISED,
         warning=None
         if network is None or read_only
         else (
@@ -249,7 +251,7 @@ def _refuse_strange_log(path: Path) -> None:
         return
     with closing(_open(path, "immutable")) as connection:
         if not _is_sound(connection):
-            # the file itself is damaged, which is told where it is read
+            # the file itself is damaged, which is reported where it is read
             return
     what = "older than the file" if sound else "not of this file"
     raise StorageError(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
+from typing import Literal
 
 import sqlalchemy.exc
 
 from storage import sqlite
 from storage.url import StoreUrl, scrub
 
-
-class Kind(enum.Enum):
-    """What to do about an error of the store."""
-
-    PASSING = "passing"  # a restart, a lock, a lost connection: try again
-    LASTING = "lasting"  # a full disk, a lost file, a refused login: one line and the end
+Trouble = Literal[
+    "passing",  # a restart, a lock, a lost connection: try again
+    "lasting",  # a full disk, a lost file, a refused login: one line and the end
+]
 
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -32,11 +30,11 @@ _LASTING_TEXT = (
 )
 
 
-def kind_of(error: BaseException) -> Kind | None:
+def kind_of(error: BaseException) -> Trouble | None:
     """How to treat `error`, or None where it is not the store's trouble but a bug or a refusal."""
     for cause in _chain(error):
         if isinstance(cause, sqlalchemy.exc.TimeoutError):
-            return Kind.PASSING
+            return "passing"
         if isinstance(cause, sqlalchemy.exc.DBAPIError):
             if isinstance(cause, (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError)):
                 return None
@@ -60,25 +58,25 @@ def one_line(error: BaseException, url: StoreUrl) -> str:
     return f"store {url.shown}: {meaning}: {advice}"
 
 
-def _sqlite_kind(error: sqlalchemy.exc.DBAPIError) -> Kind | None:
+def _sqlite_kind(error: sqlalchemy.exc.DBAPIError) -> Trouble | None:
     text = str(error.orig).lower()
     if "locked" in text or "busy" in text:
-        return Kind.PASSING
-    return Kind.LASTING if sqlite.is_known(text) else None
+        return "passing"
+    return "lasting" if sqlite.is_known(text) else None
 
 
-def _postgres_kind(error: sqlalchemy.exc.DBAPIError) -> Kind | None:
+def _postgres_kind(error: sqlalchemy.exc.DBAPIError) -> Trouble | None:
     state = getattr(error.orig, "sqlstate", None) or ""
     if state in _PASSING_STATES or state[:2] in _PASSING_CLASSES:
-        return Kind.PASSING
+        return "passing"
     if state in _LASTING_STATES or state[:2] in _LASTING_CLASSES:
-        return Kind.LASTING
+        return "lasting"
     if state:
-        return Kind.PASSING if error.connection_invalidated else None
+        return "passing" if error.connection_invalidated else None
     if isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)):
         text = str(error.orig).lower()
-        return Kind.LASTING if any(part in text for part in _LASTING_TEXT) else Kind.PASSING
-    return Kind.PASSING if error.connection_invalidated else None
+        return "lasting" if any(part in text for part in _LASTING_TEXT) else "passing"
+    return "passing" if error.connection_invalidated else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -28,10 +28,6 @@ class StoreUrl:
     path: Path | None
 
     @property
-    def is_sqlite(self) -> bool:
-        return self.path is not None
-
-    @property
     def shown(self) -> str:
         """The URL as it may be printed."""
         return redact(self.text)

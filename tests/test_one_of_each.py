@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 import space
 from search.study import attributes, lineages
 from search.study.attributes import TrialAttributes, attributes_of
-from search.study.histories import read_history
 from search.study.identity import differing_facts
+from search.study.run_folders import read_history
 from search.study.setup import Setup
 from storage import counting
 from tests.support.paths import ROOT
@@ -180,7 +180,7 @@ def test_figures_are_plots_and_metrics_numbers() -> None:
 
 def test_one_reader_of_histories() -> None:
     reading = r"json\.loads?\(.*history\.json|history\.json.*read_"
-    assert places(reading, "search") == ["search/study/histories.py"]
+    assert places(reading, "search") == ["search/study/run_folders.py"]
 
 
 def test_a_history_is_read_or_there_is_none(tmp_path: Path) -> None:

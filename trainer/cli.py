@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import signal
 import sys
@@ -11,11 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from trainer import streams
 from trainer.errors import UserError
 
+N = TypeVar("N", int, float)
 # states of the file system that the user, not the programmer, has to fix
 _FIXES = {
     errno.ENOSPC: "free some space",
@@ -58,29 +60,28 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """For argparse: reads a whole number from `least` up."""
+def checked(
+    kind: Callable[[str], N], allowed: Callable[[N], bool], needed: str, *, name: str
+) -> Callable[[str], N]:
+    """For argparse: reads a number that is allowed. needed, name: what it is, for messages."""
 
-    def read(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text}: a whole number from {least} up is needed")
+    def read(text: str) -> N:
+        number = kind(text)
+        if not allowed(number):
+            raise argparse.ArgumentTypeError(f"{text}: {needed} is needed")
         return number
 
-    # argparse names the type in its messages
-    read.__name__ = "count"
+    # argparse names the type where the text is no number at all
+    read.__name__ = name
     return read
 
 
-def from_zero(text: str) -> float:
-    """For argparse: reads a finite number from 0 up."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number from 0 up is needed")
-    return number
+def whole(least: int) -> Callable[[str], int]:
+    """For argparse: reads a whole number from `least` up."""
+    return checked(int, lambda n: n >= least, f"a whole number from {least} up", name="count")
 
 
-from_zero.__name__ = "number"
+from_zero = checked(float, lambda n: 0 <= n < math.inf, "a number from 0 up", name="number")
 
 
 def one_line(text: object) -> str:

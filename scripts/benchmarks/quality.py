@@ -292,9 +292,9 @@ def _started(job: Job, slot: WorkerPlan) -> subprocess.Popen[bytes]:
 
 def _check_ended(job: Job, code: int) -> None:
     if code != 0 or not job.scores.exists():
-        from search.execution.launchers.local import last_words
+        from search.execution.launchers.launcher import last_words
 
-        said = last_words(job.folder / "log", 0).removeprefix("error: ")
+        said = last_words(job.folder / "log").removeprefix("error: ")
         raise UserError(
             f"{job.row}, seed {job.seed} ended with exit code {code}: {said}; its log is"
             f" {job.folder / 'log'}"

@@ -21,8 +21,7 @@ import optuna
 import space
 from search.confirmation.scores import repeat_key, repeats_of
 from search.management.enqueue import put_in_queue
-from search.management.options import StudyOptions
-from search.management.planning import planned
+from search.management.planning import StudyOptions, planned
 from search.results.reading import results_of
 from search.results.trials import Outcome
 from search.study.attributes import CONFIGURATION, REPEAT, SEED

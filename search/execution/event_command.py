@@ -12,17 +12,16 @@ import os
 import queue
 import signal
 import subprocess
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import lineages
 from search.study.attributes import CANCELLED, F_SCORE_FULL, REASON
+from storage.background import BackgroundThread
 
 LOG = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
@@ -30,7 +29,7 @@ TIMEOUT_S = 30.0
 MOST_WAITING = 100
 
 
-class EventCommand:
+class EventCommand(BackgroundThread):
     """Runs the command for each event, one at a time, in the order sent.
 
     command: for `sh -c`; None: nothing is run. Used through `with`: at the end the events that wait
@@ -40,25 +39,17 @@ class EventCommand:
     def __init__(
         self, command: str | None, common: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S
     ) -> None:
+        super().__init__("on-event")
         self._command = command
         self._common = dict(common)
         self._timeout_s = timeout_s
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_WAITING)
-        self._closing = threading.Event()
         self._child: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._run, name="on-event", daemon=True)
 
-    def __enter__(self) -> EventCommand:
-        if self._command is not None:
-            self._thread.start()
-        return self
+    def __enter__(self) -> Self:
+        return self if self._command is None else super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._command is None:
             return
         with suppress(queue.Full):
@@ -67,7 +58,7 @@ class EventCommand:
             self._thread.join(self._timeout_s)
         finally:
             # nothing of ours outlives the run
-            self._closing.set()
+            self._stop.set()
             if self._thread.is_alive():
                 _end_group(self._child)
                 self._thread.join(1.0)
@@ -89,8 +80,8 @@ class EventCommand:
         for event, values in events:
             self.send(event, **values)
 
-    def _run(self) -> None:
-        while (record := self._events.get()) is not None and not self._closing.is_set():
+    def _work(self) -> None:
+        while (record := self._events.get()) is not None and not self._stop.is_set():
             try:
                 trouble = self._deliver(json.dumps(record))
             except OSError as error:

@@ -1,10 +1,13 @@
-"""What a run is asked for, and what its workers are told of that."""
+"""What a run is asked for, and what its workers hear of that."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from storage.url import parse_url
 
 
 @dataclass(frozen=True)
@@ -13,8 +16,11 @@ class RunOptions:
 
     storage: URL. runs: folder. trials: finished ones that the study should reach. stop_after: end
     when so many trials brought nothing better. timeout: seconds. workers: in all, per_device: on
-    each device instead, "auto" is measured; both None: one per GPU, or per core. on_event: for
-    `sh -c`. log, log_format: as in `search.commands.messages`.
+    each device instead, "auto" is measured; both None: one per GPU, or per core. ray_address: of
+    the cluster; None: what RAY_ADDRESS or the cluster that runs on this machine says.
+    gpus_per_worker: with Ray: 0.5 puts two on one GPU, 0 computes on CPUs, None: 1 where the
+    cluster has any or cuda is asked for. on_event: for `sh -c`. log, log_format: as in
+    `search.commands.messages`.
     """
 
     storage: str
@@ -40,6 +46,12 @@ class RunOptions:
         if self.log is not None:
             words += ["--log", self.log, "--log-format", self.log_format]
         return words
+
+    def absolute(self) -> RunOptions:
+        """The same for a process with another working folder."""
+        log = None if self.log is None else os.path.abspath(self.log)
+        url, runs = parse_url(self.storage).text, os.path.abspath(self.runs)
+        return replace(self, storage=url, runs=runs, log=log)
 
 
 def worker_command(words: Sequence[str]) -> list[str]:

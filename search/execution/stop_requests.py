@@ -69,7 +69,7 @@ class WorkerSignals(Signals):
 
     A terminal sends Ctrl-C to the whole group and a supervisor may pass it on, so a second one
     counts from a second later. busy: whether nothing may be raised just now, in a transaction; such
-    a second one is not heard, and the person tries again.
+    a second one is not heard, and the user tries again.
     """
 
     def __init__(self) -> None:

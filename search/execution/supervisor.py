@@ -6,10 +6,10 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import optuna
 import torch
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from search.execution.event_command import EventCommand, EventDetector, described
 from search.execution.launchers.capacity import Device, workers_per_device
+from search.execution.launchers.launcher import Launcher
 from search.execution.launchers.local import (
     LocalLauncher,
     PrewarmedWorker,
@@ -30,11 +31,10 @@ from search.execution.options import RunOptions
 from search.execution.stop_requests import Signals, SupervisorSignals
 from search.strategy.revival import Revivals, parked
 from search.study.attributes import CONTINUES
-from search.study.histories import read_history
 from search.study.lineages import finished, nothing_better_for, under_way
-from search.study.lookup import load_setup
-from search.study.run_folders import token_folders_of, trial_folder
-from search.study.setup import Setup, StudyError, config_for
+from search.study.lookup import deletion_refused, load_setup
+from search.study.run_folders import read_history, token_folders_of, trial_folder
+from search.study.setup import Setup, config_for
 from search.study.shared_state import drain_mark, lease_of, total_of
 from search.study.wording import counted, duration, name_of
 from storage import Cause, Claim, LeasedStorage, Reaper, StorageError, redact
@@ -45,21 +45,6 @@ from trainer.runtime import usable_cores
 LOG = logging.getLogger(__name__)
 _LOOK_S = 0.25
 _DRAIN_S = 600.0
-
-
-class Workers(Protocol):
-    """What a supervisor needs of a launcher; see `launchers.local.LocalLauncher`."""
-
-    lost: set[str]
-    trained: set[str]
-
-    @property
-    def owners(self) -> set[str]: ...
-    def alive(self) -> int: ...
-    def look(self, done: Callable[[], bool]) -> bool: ...
-    def ask_to_end(self) -> None: ...
-    def kill(self) -> None: ...
-    def wait(self, timeout_s: float) -> bool: ...
 
 
 @dataclass
@@ -140,6 +125,7 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
     with EventCommand(run.options.on_event, common) as events:
         try:
             with (
+                deletion_refused(run.storage, run.study.study_name),
                 SupervisorSignals(run.storage) as signals,
                 _crew(run, prewarmed) as launcher,
                 run.view,
@@ -148,12 +134,6 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
         except (UserError, StorageError) as error:
             events.send("failed", trial=None, reason=str(error))
             raise
-        except KeyError:
-            if run.study.study_name in {it.study_name for it in run.storage.get_all_studies()}:
-                raise
-            line = f'study "{run.study.study_name}" was deleted while it was running'
-            events.send("failed", trial=None, reason=line)
-            raise StudyError(line) from None
         snapshot = run.snapshot()
         events.send_all(detector.since(snapshot.trials))
         events.send(
@@ -167,7 +147,11 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
 
 
 def _watched(
-    run: Run, launcher: Workers, events: EventCommand, detector: EventDetector, signals: Signals
+    run: Run,
+    launcher: Launcher[Any],
+    events: EventCommand,
+    detector: EventDetector,
+    signals: Signals,
 ) -> str:
     """Look after the launcher until the run is over; why it is over."""
     lease = lease_of(run.storage, run.study.study_name)
@@ -199,20 +183,22 @@ def _watched(
             if not at_work:
                 return "stop-after" if run.stopped(snapshot) else "done"
             if run.drained():
-                LOG.info("asked to end: running trials finish their epoch and wait")
-                # a worker that has just started has not heard of it
-                _end(run, launcher, reaper, signals)
-                return "asked to end"
-            if until is not None and time.monotonic() > until:
-                LOG.info(f"--timeout {run.options.timeout:g}: running trials finish their epoch")
-                _end(run, launcher, reaper, signals)
-                return "timeout"
-            if signals.asked.wait(_LOOK_S):
-                LOG.info(
-                    "Ctrl-C: running trials finish their epoch and wait; once more ends at once"
+                reason, line = (
+                    "asked to end",
+                    "asked to end: running trials finish their epoch and wait",
                 )
-                _end(run, launcher, reaper, signals)
-                return "interrupted"
+            elif until is not None and time.monotonic() > until:
+                reason = "timeout"
+                line = f"--timeout {run.options.timeout:g}: running trials finish their epoch"
+            elif signals.asked.wait(_LOOK_S):
+                reason = "interrupted"
+                line = "Ctrl-C: running trials finish their epoch and wait; once more ends at once"
+            else:
+                continue
+            LOG.info(line)
+            # also where they were asked already: one that has just started has not heard of it
+            _end(run, launcher, reaper, signals)
+            return reason
     except BaseException:
         # whatever it was, no trial is left running
         _end(run, launcher, reaper, signals)
@@ -220,32 +206,21 @@ def _watched(
 
 
 @contextlib.contextmanager
-def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Workers]:
+def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Launcher[Any]]:
     """The workers of this run, at work."""
-    options = run.options
-    logs = run.folder / "workers"
-    words = options.worker_words(run.study.study_name)
+    options, name, logs = run.options, run.study.study_name, run.folder / "workers"
     # more workers than trials to come would only wait
     trials = run.snapshot().trials
     revivable = len(under_way(trials)) + len(parked(trials))
     missing = options.trials - run.finished_before
     most = max(1, missing if missing > 0 else revivable)
     if options.launcher == "ray":
-        with RayLauncher(
-            words,
-            options.workers,
-            logs,
-            address=options.ray_address,
-            device=options.device,
-            gpus_per_worker=options.gpus_per_worker,
-            threads=run.setup.runtime["threads"],
-            most=most,
-        ) as ray_crew:
+        with RayLauncher(options, name, logs, run.setup.runtime["threads"], most) as ray_crew:
             yield ray_crew
         return
     with _signals_as_interrupt():
         plans = _worker_plans(run, most)
-    with LocalLauncher(words, plans, logs, prewarmed) as launcher:
+    with LocalLauncher(options.worker_words(name), plans, logs, prewarmed) as launcher:
         LOG.info(
             f"{counted(len(plans), 'worker')} on {plans[0].device},"
             f" {counted(plans[0].threads, 'thread')} each; logs in {logs}"
@@ -255,28 +230,24 @@ def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Workers]:
 
 def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:
     """Where the workers of this run compute."""
-    options, runtime, cores = run.options, run.setup.runtime, usable_cores()
+    options, cores = run.options, usable_cores()
+    device, threads = run.setup.runtime["device"], run.setup.runtime["threads"]
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     per_device = options.per_device
     if isinstance(per_device, str):
-        devices = devices_of(runtime["device"], gpus)
-        per_device = _measured_per_device(run, devices[0], max(1, cores // len(devices)))
+        devices = devices_of(device, gpus)
+        setup, target = run.setup, Device(devices[0], max(1, cores // len(devices)), threads)
+        config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
+        per_device = workers_per_device(config, target, pictures=setup.data["train"])
     return plan_workers(
         options.workers,
-        device=runtime["device"],
+        device=device,
         cores=cores,
         gpus=gpus,
-        threads=runtime["threads"],
+        threads=threads,
         per_device=per_device,
         most=most,
     )
-
-
-def _measured_per_device(run: Run, device: str, cores: int) -> int:
-    setup = run.setup
-    config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
-    target = Device(device, cores, setup.runtime["threads"])
-    return workers_per_device(config, target, pictures=setup.data["train"])
 
 
 class _Progress:
@@ -293,7 +264,7 @@ class _Progress:
         return {c.owner for c in claims if now.get(c.token, 0) > self._began_with.get(c.token, 0)}
 
 
-def _end(run: Run, launcher: Workers, reaper: Reaper, signals: Signals) -> None:
+def _end(run: Run, launcher: Launcher[Any], reaper: Reaper, signals: Signals) -> None:
     """Ask the workers to end, wait, and free what a worker left that would not."""
     launcher.ask_to_end()
     until = time.monotonic() + _DRAIN_S
@@ -331,7 +302,7 @@ def _signals_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _estimate(run: Run, snapshot: StudySnapshot, launcher: Workers) -> None:
+def _estimate(run: Run, snapshot: StudySnapshot, launcher: Launcher[Any]) -> None:
     """Once, after the first epoch that this run has trained: how long the whole search takes."""
     if run.estimated:
         return

@@ -13,18 +13,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.worker_context import WorkerContext, load_data
 from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON, VERDICT
-from search.study.histories import read_history
+from search.study.run_folders import read_history
 from search.study.run_records import trial_record
 from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
 from search.study.verdicts import verdict_of
 from storage.events import UNKNOWN, Cause, Kind
 from storage.optuna_internals import id_of_trial
-from trainer.config import (
-    Config,
-    to_yaml,
-)
-from trainer.data.dataset import FaceData
+from trainer.config import Config, to_yaml
 from trainer.files import atomic_write_text
 from trainer.fit import FitResult
 from trainer.pictures import contact_sheet
@@ -62,7 +58,10 @@ def finish(
         best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])
         kept |= {name: best_row.get(name) for name in (F_LARGE, F_SMALL)}
         if result is not None:
-            kept[F_SCORE_FULL] = _score_full(weights, load_data(context), config)
+            with applied(config.runtime) as device:
+                full = final_scores(weights, load_data(context).val, device=device)
+            # of the best epoch, against the untouched masks
+            kept[F_SCORE_FULL] = float(full["f_score_full"])
         for name, value in kept.items():
             trial.set_user_attr(name, value)
     row = context.storage.get_trial(id_of_trial(trial))
@@ -87,12 +86,6 @@ def finish(
         how = f"{result.best_f_score:.4f} (epoch {result.best_epoch})"
     LOG.info(f"trial {trial.number}: {end.state.name}, {how}", extra={"trial": trial.number})
     context.storage.release(token)
-
-
-def _score_full(weights: Path, data: FaceData, config: Config) -> float:
-    """The best epoch's score against the untouched masks."""
-    with applied(config.runtime) as device:
-        return float(final_scores(weights, data.val, device=device)["f_score_full"])
 
 
 def write_config(context: WorkerContext, row: FrozenTrial, config: Config, out: Path) -> None:

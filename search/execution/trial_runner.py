@@ -41,33 +41,17 @@ from search.study.run_folders import trial_folder
 from search.study.setup import trial_config, trial_seed
 from search.study.verdicts import Verdict
 from storage import Cause, Heartbeat, LeaseLost, StorageError
-from trainer.config import (
-    Config,
-    to_dict,
-    with_values,
-)
+from trainer.cli import one_line
+from trainer.config import Config, to_dict, with_values
 from trainer.errors import Diverged, UserError
 from trainer.fit import FitResult, Progress
 from trainer.history import f_scores
 from trainer.runtime import choose_runtime
 
 LOG = logging.getLogger(__name__)
-
-
-def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
-    """A row that storage has just started, as a trial to suggest and report with."""
-    # Optuna's cache knows only rows that it has read
-    study.get_trials(deepcopy=False)
-    return optuna.trial.Trial(study, trial_id)
-
-
 FAILURES_IN_A_ROW = 3
-
-
 TRACEBACK_CHARACTERS = 6000
-
-
-# states of the file system that a person has to mend; no trial is at fault
+# states of the file system that the user has to fix; no trial is at fault
 _MACHINE_ERRNOS = frozenset(
     {
         errno.ENOSPC,
@@ -82,6 +66,13 @@ _MACHINE_ERRNOS = frozenset(
         errno.EMFILE,
     }
 )
+
+
+def take_up(study: optuna.Study, trial_id: int) -> optuna.Trial:
+    """A row that storage has just started, as a trial to suggest and report with."""
+    # Optuna's cache knows only rows that it has read
+    study.get_trials(deepcopy=False)
+    return optuna.trial.Trial(study, trial_id)
 
 
 class _Leave(Exception):
@@ -117,8 +108,9 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
     many failures in a row. A claim that somebody else has now is dropped quietly.
     """
     trial_id: int | None = None
+    lease = context.lease
     try:
-        with Heartbeat(context.storage, token, context.beat_s, context.grace_s) as heartbeat:
+        with Heartbeat(context.storage, token, lease.beat_s, lease.grace_s) as heartbeat:
             trial_id = _begun(context, token, revival)
             if trial_id is None:
                 context.storage.release(token)
@@ -128,7 +120,7 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
             except (LeaseLost, UpdateFinishedTrialError, UserError, StorageError, _Leave):
                 raise
             except Exception as error:
-                if _is_machines(error):
+                if isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS:
                     raise
                 if isinstance(error, KeyError) and _is_deleted(context, trial_id):
                     LOG.info(
@@ -140,7 +132,7 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
     except LeaseLost:
         return
     except UpdateFinishedTrialError:
-        # ended through the dashboard: the trial is as the person wants it
+        # ended through the dashboard: the trial is as the user wants it
         if trial_id is not None:
             _keep_verdict(context, trial_id, token)
         context.storage.release(token)
@@ -150,7 +142,7 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         _put_back(context, trial_id, token, _cause("disk full" if full else "runs folder", error))
         raise UserError(
-            f"{error.filename or context.runs}: {error.strerror}: mend that and run the same"
+            f"{error.filename or context.runs}: {error.strerror}: fix that and run the same"
             " command; the trial waits in the queue"
         ) from error
     except BaseException as error:
@@ -193,7 +185,7 @@ def _cause(text: str, error: BaseException) -> Cause:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {one_line(error)[:300]}"
 
 
 def _put_back(context: WorkerContext, trial_id: int | None, token: int, cause: Cause) -> None:
@@ -326,14 +318,14 @@ def _after_epoch(
 ) -> None:
     if heartbeat.lost.is_set():
         raise heartbeat.failure or LeaseLost(token)
-    if heartbeat.ended:
+    if heartbeat.last.ended:
         raise UpdateFinishedTrialError(f"claim {token}: the trial was ended by somebody else")
     if progress.epoch >= progress.epochs:
         # nothing is left to do: it ends as what it is
         return
-    if heartbeat.request == "stop":
+    if heartbeat.last.request == "stop":
         raise _Stopped
-    if heartbeat.request == "requeue":
+    if heartbeat.last.request == "requeue":
         raise _Leave(Cause("asked to requeue"))
     if cause := context.leaving():
         raise _Leave(cause)
@@ -394,7 +386,3 @@ def _report_missing(
         reported.add(epoch)
     if missing and start.epoch < epochs and trial.should_prune():
         raise optuna.TrialPruned(f"after epoch {start.epoch}")
-
-
-def _is_machines(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS

@@ -14,7 +14,7 @@ from search.study.identity import refuse_direction
 from search.study.lookup import load_setup
 from search.study.names import owner_name
 from search.study.setup import Setup
-from search.study.shared_state import drain_mark
+from search.study.shared_state import Lease, drain_mark
 from storage import Cause, LeasedStorage
 from storage.optuna_internals import id_of_study
 from trainer.data.dataset import FaceData, load_faces
@@ -33,8 +33,7 @@ class WorkerContext:
     study: optuna.Study
     runs: Path
     signals: WorkerSignals
-    beat_s: float
-    grace_s: float
+    lease: Lease
     device: str | None = None
     threads: int | None = None
     data_root: str | None = None

@@ -12,6 +12,7 @@ from search.execution.worker_context import WorkerContext, load_data
 from search.strategy.revival import Revivals, revival_row
 from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
+from search.study.lookup import deletion_refused
 from search.study.setup import StudyError
 from search.study.shared_state import total_of
 from storage import Reaper, ReaperThread
@@ -27,17 +28,11 @@ def work(context: WorkerContext) -> int:
     Returns 0. Raises UserError and StorageError for what the user has to fix; the trial at hand
     then waits in the queue.
     """
-    with ReaperThread(Reaper(context.storage, context.study_id, context.grace_s)):
-        try:
-            _work(context)
-        except KeyError:
-            if context.study.study_name in {
-                it.study_name for it in context.storage.get_all_studies()
-            }:
-                raise
-            raise StudyError(
-                f'study "{context.study.study_name}" was deleted while it was running'
-            ) from None
+    with (
+        ReaperThread(Reaper(context.storage, context.study_id, context.lease.grace_s)),
+        deletion_refused(context.storage, context.study.study_name),
+    ):
+        _work(context)
     return 0
 
 

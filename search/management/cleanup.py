@@ -25,27 +25,15 @@ from storage.optuna_internals import id_of_study
 from trainer.errors import ConfigError, UserError
 
 KEPT_BEST = 5
-
-
 # a writer that lives needs seconds
 LEFT_OVER_S = 3600.0
-
-
 CHECKPOINTS = ("last.pt", "best.pt")
-
-
 # trainer.files.atomic_path beside the files of a trial
 _TEMPORARY = re.compile(
     r"\.(last|best|history|config|contact_sheet)-[a-z0-9_]{8}\.(pt|json|yaml|png)"
 )
-
-
 _ARTIFACT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
 UNNAMED = "artifacts that no trial names"
-
-
 # stands in the table where files belong to no study
 NO_STUDY = "-"
 
@@ -62,6 +50,7 @@ class Useless:
 @dataclass(frozen=True)
 class KeptFiles:
     """A study as the store has it at one moment.
+
     claims: number -> token of the live claim. living: numbers of unfinished trials and of those
     that they continue. reached: the study has its total and no parked trial is to go on. heirs:
     number of a parked trial -> of the row that has gone on from it. best: numbers whose best.pt
@@ -85,7 +74,8 @@ def useless_of_study(
     revivals = Revivals(study, runs, lambda line: None)
     for number in sorted(kept_files(storage, study, revivals).rows):
         tokens = token_folders_of(trial_folder(runs, study.study_name, number))
-        if not any(_removable(path) for folder in tokens for path in _files(folder)):
+        names = [path.name for folder in tokens for path in _files(folder)]
+        if not any(name in CHECKPOINTS or _TEMPORARY.fullmatch(name) for name in names):
             continue
         # its state may have changed since the last trial was looked at
         now = kept_files(storage, study, revivals)
@@ -109,12 +99,7 @@ def kept_files(storage: LeasedStorage, study: optuna.Study, revivals: Revivals) 
             link = rows[link].user_attrs.get(CONTINUES)
     total = total_of(study)
     # copies have no files here
-    complete = [
-        trial
-        for trial in rows.values()
-        if trial.state.name == "COMPLETE" and COPIED_FROM not in trial.user_attrs
-    ]
-    complete.sort(key=lambda trial: (-(trial.value or 0.0), trial.number))
+    own = (trial for trial in rows.values() if COPIED_FROM not in trial.user_attrs)
     setup, trials = load_setup(study), list(rows.values())
     return KeptFiles(
         setup,
@@ -125,7 +110,7 @@ def kept_files(storage: LeasedStorage, study: optuna.Study, revivals: Revivals) 
         and len(lineages.finished(trials)) >= total
         and not revivals.left(trials, setup, total),
         {row.user_attrs[CONTINUES]: row.number for row in lineages.revivals(trials)},
-        frozenset(trial.number for trial in complete[:KEPT_BEST]),
+        frozenset(trial.number for trial in lineages.best_first(own)[:KEPT_BEST]),
     )
 
 
@@ -222,10 +207,6 @@ def _left_over(paths: Iterable[Path], names: re.Pattern[str], what: str) -> Iter
             continue
         if time.time() - state.st_mtime > LEFT_OVER_S:
             yield Useless(path, state.st_size, what)
-
-
-def _removable(path: Path) -> bool:
-    return path.name in CHECKPOINTS or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _files(folder: Path) -> list[Path]:

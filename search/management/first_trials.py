@@ -17,8 +17,7 @@ from trainer.errors import ConfigError
 
 # after everything that a user asked for
 FIRST_PRIORITY = -1_000_000
-
-
+# of the trials that are wanted: one in so many
 LARGEST_SHARE = 4
 
 

@@ -14,8 +14,7 @@ from rich.table import Table
 
 from search.management.enqueue import enqueue
 from search.management.first_trials import enqueue_first
-from search.management.options import StudyOptions
-from search.management.planning import Plan
+from search.management.planning import Plan, StudyOptions
 from search.management.transfer import transfer_trials
 from search.strategy.loading import load_study, set_sampler_and_pruner
 from search.study import search_space
@@ -148,9 +147,8 @@ def _introduce(console: Console, setup: Setup, plan: Plan) -> None:
         f" {plan.parameters:,} parameters (width {width}), learning rate"
         f" {training.get('learning_rate', 'searched')}",
     )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("preset", "pixels", "width", "batch", "lr", "steps", "for"):
-        table.add_column(heading)
+    headings = ("preset", "pixels", "width", "batch", "lr", "steps", "for")
+    table = Table(*headings, box=None, padding=(0, 2, 0, 0))
     for row in preset_rows():
         chosen = row[0] == plan.preset
         table.add_row(f"{'*' if chosen else ' '} {row[0]}", *row[1:], style="" if chosen else "dim")

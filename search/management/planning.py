@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 import space
 from search.management.enqueue import Request, complete, read_requests
-from search.management.options import StudyOptions
 from search.study import search_space
 from search.study.names import default_name
 from search.study.search_space import Searched
-from search.study.setup import PRUNE_RISK, PRUNER, REVIVE, SAMPLER, Setup, make_setup
+from search.study.setup import CHANGEABLE, Setup, make_setup
 from trainer.config import compose
 from trainer.data.dataset import DataSummary, describe
 from trainer.model import build_model, parameter_count
 from trainer.presets import default_preset
 from trainer.runtime import check_device
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """The flags of search.run that make or change a study; None: as study, config or data say.
+
+    config: YAML of what is not searched. fix: `name=value` each. ranges: `name=low:high[:log]`
+    each. enqueue: YAML list of configurations to run first. old: study to take over from. priors:
+    whether the first trials of `space.py` are enqueued. beat_s, grace_s: of its workers' lease.
+    """
+
+    study: str | None = None
+    config: Path | None = None
+    preset: str | None = None
+    data: str | None = None
+    epochs: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    fix: Sequence[str] = ()
+    ranges: Sequence[str] = ()
+    seed: int | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    prune_risk: float | None = None
+    revive: int | str | None = None
+    enqueue: Path | None = None
+    old: str | None = None
+    priors: bool = True
+    beat_s: float | None = None
+    grace_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,23 +76,16 @@ def planned(options: StudyOptions) -> Plan:
         "runtime.device": None if options.device == "auto" else options.device,
     }
     # the first pass finds the data set, whose size turns a preset's steps into epochs
-    draft = compose(
-        file=options.config, preset=options.preset, flags={**flags, "training.epochs": None}
-    )
+    composed_with = functools.partial(compose, file=options.config, preset=options.preset)
+    without_epochs = {**flags, "training.epochs": None}
+    draft = composed_with(flags=without_epochs)
     root, device = draft.config.data.root, draft.config.runtime.device
     check_device(device)
     cuda = torch.cuda.is_available() and device != "cpu"
     preset = options.preset or default_preset(root, cuda=cuda)
-    draft = compose(
-        file=options.config,
-        preset=options.preset,
-        default_preset=preset,
-        flags={**flags, "training.epochs": None},
-    )
+    draft = composed_with(default_preset=preset, flags=without_epochs)
     summary = describe(root, draft.config.data.synthetic_images)
-    composed = compose(
-        file=options.config,
-        preset=options.preset,
+    composed = composed_with(
         default_preset=preset,
         flags=flags,
         train_images=summary.train,
@@ -83,11 +108,8 @@ def planned(options: StudyOptions) -> Plan:
         searched,
         summary,
         seed=options.seed or 0,
-        sampler=options.sampler or SAMPLER,
-        pruner=options.pruner or PRUNER,
         preset=preset,
-        revive=REVIVE if options.revive is None else options.revive,
-        prune_risk=options.prune_risk or PRUNE_RISK,
+        **{name: given for name in CHANGEABLE if (given := getattr(options, name)) is not None},
     )
     for number, request in enumerate(requests, start=1):
         complete(request, setup, f"{options.enqueue}: entry {number}")
@@ -101,8 +123,4 @@ def _highest_dropout(searched: Searched) -> float:
     spec = searched.specs.get("dropout")
     if spec is None:
         return searched.config.model.dropout
-    return (
-        max(float(choice) for choice in spec.choices)
-        if isinstance(spec, space.Choice)
-        else spec.high
-    )
+    return max(map(float, spec.choices)) if isinstance(spec, space.Choice) else spec.high

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import optuna
 
 from search.management.opening import open_study
-from search.study.attributes import JUDGED, REBUILT, SETUP
+from search.study import lineages
+from search.study.attributes import JUDGED, LOST, REBUILT, SETUP
 from search.study.identity import refuse_foreign
 from search.study.run_records import RecordedStudy
 from search.study.setup import StudyError
 from search.study.shared_state import set_total
+from search.study.wording import counted
 from storage import LeasedStorage
 from storage.optuna_internals import id_of_study
 
@@ -66,3 +70,28 @@ def _pass_over(storage: LeasedStorage, study_id: int, last: int) -> None:
         token = storage.take_slot(study_id, None, "rebuild")
         assert token is not None, "a place without a budget is always free"
         storage.release(token)
+
+
+def print_rebuilt(study: optuna.Study, found: RecordedStudy, worker: str) -> None:
+    """What came back, and the way on. worker: the command of one."""
+    for line in found.problems:
+        print(f"note: {line}", file=sys.stderr)
+    trials = study.get_trials(deepcopy=False)
+    lost = [trial for trial in trials if LOST in trial.user_attrs]
+    states = [trial.state.name.lower() for trial in trials if LOST not in trial.user_attrs]
+    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))]
+    best = lineages.best_of(trials)
+    print(
+        f"study {study.study_name}: {counted(len(states), 'trial')} came back"
+        f" ({', '.join(parts) or 'none'})"
+        + ("" if best is None else f"; best: trial {best.number}, f_score {best.value:.4f}")
+    )
+    if lost:
+        numbers = ", ".join(str(trial.number) for trial in lost[:10])
+        print(
+            f"lost: {counted(len(lost), 'trial')} ({numbers}{', ...' if len(lost) > 10 else ''}),"
+            " uncounted: those had not begun, or were copies, which --from takes again"
+        )
+    done, total = len(lineages.finished(trials)), found.total
+    print(f"{done} of {total or '?'} finished; to go on: the same search.run command as before, or")
+    print(f"  {worker}")

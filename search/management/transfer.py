@@ -8,14 +8,13 @@ the five best configurations are enqueued as first trials, with the old score as
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.management import first_trials
 from search.management.enqueue import put_in_queue
+from search.management.first_trials import FIRST_PRIORITY
 from search.study import lineages
 from search.study.attributes import (
     CONTINUES,
@@ -28,6 +27,7 @@ from search.study.attributes import (
 )
 from search.study.identity import differing_facts, differing_keys
 from search.study.lookup import load_setup, named_study
+from search.study.requests import marked
 from search.study.search_space import Spec, Value, distribution, format_value, matching, widened
 from search.study.setup import Setup, StudyError, base_values
 from storage.rdb import LeasedStorage
@@ -68,18 +68,8 @@ def _difference(old: Setup, new: Setup) -> str | None:
     )
 
 
-@dataclass(frozen=True)
-class _Fit:
-    params: dict[str, Value]
-    specs: dict[str, Spec]
-
-
 def _copy(study: optuna.Study, new: Setup, old_study: optuna.Study, old: Setup) -> list[str]:
-    present = {
-        trial.user_attrs[COPIED_FROM]
-        for trial in study.get_trials(deepcopy=False)
-        if trial.user_attrs.get(COPIED_FROM) is not None
-    }
+    present = marked(study, COPIED_FROM)
     copied, left_out = 0, 0
     for trial in lineages.merged(old_study.get_trials(deepcopy=False)):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -93,7 +83,7 @@ def _copy(study: optuna.Study, new: Setup, old_study: optuna.Study, old: Setup) 
         if fit is None:
             left_out += 1
             continue
-        study.add_trial(_copied(trial, fit, origin))
+        study.add_trial(_copied(trial, *fit, origin))
         copied += 1
     lines = [f"--from {old.name}: {copied} trials taken over with their values and curves"]
     if left_out:
@@ -101,8 +91,12 @@ def _copy(study: optuna.Study, new: Setup, old_study: optuna.Study, old: Setup) 
     return lines
 
 
-def _fit(trial: FrozenTrial, old: Setup, new: Setup) -> _Fit | None:
-    """The trial's values as this study's parameters; None where it trained something else."""
+def _fit(
+    trial: FrozenTrial, old: Setup, new: Setup
+) -> tuple[dict[str, Value], dict[str, Spec]] | None:
+    """The trial's values as this study's parameters, and what holds them; None where it trained
+    something else.
+    """
     had = _values(trial, old)
     for key, value in base_values(new).items():
         if key in had and not _equal(had[key], value):
@@ -118,7 +112,7 @@ def _fit(trial: FrozenTrial, old: Setup, new: Setup) -> _Fit | None:
         if wide is None or found is None:
             return None
         params[name], specs[name] = found, wide
-    return _Fit(params, specs)
+    return params, specs
 
 
 def _values(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
@@ -129,13 +123,14 @@ def _values(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
     return known
 
 
-def _copied(trial: FrozenTrial, fit: _Fit, origin: str) -> FrozenTrial:
-    value = lineages.value(trial)
+def _copied(
+    trial: FrozenTrial, params: dict[str, Value], specs: dict[str, Spec], origin: str
+) -> FrozenTrial:
     row = create_trial(
         state=trial.state,
-        value=value,
-        params=fit.params,
-        distributions={name: distribution(spec) for name, spec in fit.specs.items()},
+        value=lineages.value(trial),
+        params=params,
+        distributions={name: distribution(spec) for name, spec in specs.items()},
         user_attrs={
             **{key: item for key, item in trial.user_attrs.items() if key not in _OWN_MARKS},
             COPIED_FROM: origin,
@@ -155,31 +150,21 @@ def _copied(trial: FrozenTrial, fit: _Fit, origin: str) -> FrozenTrial:
 def _enqueue_best(
     study: optuna.Study, new: Setup, old_study: optuna.Study, old: Setup, difference: str
 ) -> list[str]:
-    complete = [
-        trial
-        for trial in lineages.merged(old_study.get_trials(deepcopy=False))
-        if trial.state == TrialState.COMPLETE and trial.value is not None
-    ]
-    complete.sort(key=lambda trial: (-(trial.value or 0.0), trial.number))
     rows: list[tuple[dict[str, Value], dict[str, Any]]] = []
-    for trial in complete:
+    for trial in lineages.best_first(lineages.merged(old_study.get_trials(deepcopy=False))):
         params = _translated(trial, old, new)
         if len(rows) == BEST_CONFIGS:
             break
         if params is None or any(params == other for other, _ in rows):
             continue
-        rows.append(
-            (
-                params,
-                {
-                    FIRST: f"{old.name}/{trial.number}",
-                    NOTE: f"from study {old.name}, trial {trial.number}",
-                    PREDICTION: f"{trial.value:.4f} there, with {difference}",
-                    # the user named this study: before the seed's own first trials
-                    PRIORITY: first_trials.FIRST_PRIORITY + 1,
-                },
-            )
-        )
+        attrs = {
+            FIRST: f"{old.name}/{trial.number}",
+            NOTE: f"from study {old.name}, trial {trial.number}",
+            PREDICTION: f"{trial.value:.4f} there, with {difference}",
+            # the user named this study: before the seed's own first trials
+            PRIORITY: FIRST_PRIORITY + 1,
+        }
+        rows.append((params, attrs))
     made = put_in_queue(study, FIRST, rows)
     return [
         f"--from {old.name}: {difference}, so no value is comparable: {len(made)} of its best "

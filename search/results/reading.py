@@ -23,12 +23,11 @@ from search.study.attributes import (
     SERIES,
     is_imported,
 )
-from search.study.histories import read_history
 from search.study.identity import differing_facts
 from search.study.lookup import load_setup
 from search.study.names import repeats_name
 from search.study.repeats import confirmed_scores
-from search.study.run_folders import newest_claims
+from search.study.run_folders import newest_claims, read_history
 from search.study.search_space import as_number
 from search.study.setup import Setup, StudyError, base_values, config_for, flat
 from storage.optuna_internals import storage_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from search.study.lineages import utc
@@ -37,6 +38,21 @@ def life_of(storage: LeasedStorage, rows: Sequence[FrozenTrial]) -> list[TrialEv
         for row in rows
         for event in _completed(row, [it for it in recorded if it.number == row.number])
     ]
+
+
+def print_life(storage: LeasedStorage, study: optuna.Study, rows: Sequence[FrozenTrial]) -> None:
+    """What happened to a trial, a line an event. rows: its own, in order."""
+    first, *others = (str(row.number) for row in rows)
+    continued = f", gone on with as row {', '.join(others)}" if others else ""
+    print(
+        f"trial {first} of study {study.study_name}: {rows[-1].state.name.lower()}{continued};"
+        " times in UTC"
+    )
+    events = life_of(storage, rows)
+    if any(event.cause == UNRECORDED for event in events):
+        print("not recorded: by an earlier version or another program, shown as the store has it")
+    for event in events:
+        print(line(event))
 
 
 def _completed(row: FrozenTrial, own: Sequence[TrialEvent]) -> Iterator[TrialEvent]:

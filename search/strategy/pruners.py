@@ -149,7 +149,7 @@ class MergedPruner(BasePruner):
     """One of Optuna's pruners, shown each lineage as one trial."""
 
     def __init__(self, name: str, epochs: int) -> None:
-        self._inner = _OPTUNAS[name](epochs)
+        self._inner = _optunas(name, epochs)
         self._name = name
         self._epochs = epochs
         self.verdict: Verdict | None = None
@@ -162,37 +162,20 @@ class MergedPruner(BasePruner):
         return self._inner.prune(StudyView(study, lineages.merged), one)  # type: ignore[arg-type]
 
 
-def _median(epochs: int) -> BasePruner:
-    return MedianPruner(n_startup_trials=5, n_warmup_steps=first_epoch(epochs, _OPTUNAS_WARMUP))
-
-
-def _percentile(epochs: int) -> BasePruner:
-    return PercentilePruner(
-        25.0, n_startup_trials=5, n_warmup_steps=first_epoch(epochs, _OPTUNAS_WARMUP)
-    )
-
-
-def _hyperband(epochs: int) -> BasePruner:
-    return HyperbandPruner(min_resource=first_epoch(epochs, 0.1), max_resource=epochs)
-
-
-def _halving(epochs: int) -> BasePruner:
-    return SuccessiveHalvingPruner(min_resource=first_epoch(epochs, 0.1))
-
-
-def _patient_median(epochs: int) -> BasePruner:
+def _optunas(name: str, epochs: int) -> BasePruner:
+    early, warmup = first_epoch(epochs, 0.1), first_epoch(epochs, _OPTUNAS_WARMUP)
+    if name == "hyperband":
+        return HyperbandPruner(min_resource=early, max_resource=epochs)
+    if name == "successive-halving":
+        return SuccessiveHalvingPruner(min_resource=early)
+    if name == "percentile":
+        return PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=warmup)
+    median = MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
+    if name == "median":
+        return median
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return PatientPruner(_median(epochs), patience=first_epoch(epochs, 0.1))
-
-
-_OPTUNAS: dict[str, Callable[[int], BasePruner]] = {
-    "median": _median,
-    "percentile": _percentile,
-    "hyperband": _hyperband,
-    "successive-halving": _halving,
-    "patient": _patient_median,
-}
+        return PatientPruner(median, patience=early)
 
 
 def make_pruner(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> BasePruner:

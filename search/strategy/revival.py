@@ -19,11 +19,12 @@ from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import THRESHOLDS, Thresholds
 from search.study import lineages
 from search.study.attributes import CONTINUES, COPIED_FROM, RUNTIME, SEED, STOPPED
+from search.study.checkpoints import newest_checkpoint
 from search.study.lineages import curve_of, revivals, rows_of, under_way
 from search.study.run_folders import trial_folder
-from search.study.setup import Setup
+from search.study.setup import Setup, trial_config
+from trainer.errors import ConfigError
 
-AUTO = "auto"
 # of the epochs that pruning has saved, what `auto` spends at most
 SHARE = 0.25
 # what the rows of one trial have in common; all else says how a row came or ended
@@ -43,11 +44,11 @@ def trial_to_revive(
 ) -> int | None:
     """The parked trial to go on with now: the number of its last row; None for none now.
 
-    trials: the study's rows. forecast: on the study. epochs: budget of a trial. total: finished
-    trials wanted. limit: so many revivals in all, once every place is used up, the most promising
-    first; None: as many as are worth it, within `SHARE` of what was saved; a trial for which the
-    evidence has turned need not wait for the end. risk: accepted risk of an answer that is worse
-    by more than the noise between seeds. without: numbers of rows that cannot be gone on from.
+    trials: the study's rows. epochs: budget of a trial. total: finished trials wanted. limit: so
+    many revivals in all, once every place is used up, the most promising first; None: as many as
+    are worth it, within `SHARE` of what was saved; a trial for which the evidence has turned need
+    not wait for the end. risk: accepted risk of an answer that is worse by more than the noise
+    between seeds. without: numbers of rows that cannot be gone on from.
     """
     study_forecast.update(trials)
     at_end = study_forecast.to_come(total) == 0
@@ -145,10 +146,6 @@ def allowance(trials: Sequence[FrozenTrial], epochs: int) -> float:
     return SHARE * saved - spent
 
 
-def _rows(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
-    return rows_of(trials, next(trial for trial in trials if trial.number == number))
-
-
 def revival_row(parent: FrozenTrial) -> FrozenTrial:
     """A running row that goes on from `parent`."""
     attrs = {key: parent.user_attrs[key] for key in _INHERITED if key in parent.user_attrs}
@@ -158,11 +155,6 @@ def revival_row(parent: FrozenTrial) -> FrozenTrial:
         distributions=parent.distributions,
         user_attrs=attrs | {CONTINUES: parent.number},
     )
-
-
-def limit_of(setup: Setup) -> int | None:
-    """How many revivals the study may have in all; None: as the evidence says."""
-    return None if setup.revive == AUTO else int(setup.revive)
 
 
 class Revivals:
@@ -180,7 +172,7 @@ class Revivals:
 
     def next(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> int | None:
         """See `trial_to_revive`."""
-        limit = limit_of(setup)
+        limit = None if setup.revive == "auto" else int(setup.revive)
         if limit == 0 or not parked(trials):
             return None
         if self._study_forecast is None:
@@ -195,23 +187,19 @@ class Revivals:
                 risk=setup.prune_risk,
                 without=self._gone,
             )
-            if number is None or self._has_checkpoint(trials, setup, number):
+            if number is None:
+                return None
+            rows = rows_of(trials, next(trial for trial in trials if trial.number == number))
+            if self._has_checkpoint(rows, setup):
                 return number
             self._gone.add(number)
-            first = _rows(trials, number)[0].number
-            self._tell(f"trial {first} cannot go on: its checkpoint is gone; passed over")
+            self._tell(f"trial {rows[0].number} cannot go on: its checkpoint is gone; passed over")
 
     def left(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> bool:
         """Whether a revival is under way or still to come."""
         return bool(under_way(trials)) or self.next(trials, setup, total) is not None
 
-    def _has_checkpoint(self, trials: Sequence[FrozenTrial], setup: Setup, number: int) -> bool:
-        # torch comes with it
-        from search.study.checkpoints import newest_checkpoint
-        from search.study.setup import trial_config
-        from trainer.errors import ConfigError
-
-        rows = _rows(trials, number)
+    def _has_checkpoint(self, rows: Sequence[FrozenTrial], setup: Setup) -> bool:
         folders = [trial_folder(self._runs, self._study.study_name, row.number) for row in rows]
         try:
             config = trial_config(rows[-1], setup)

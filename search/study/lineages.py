@@ -7,7 +7,7 @@ Reviving a parked trial makes a new row with the attribute `continues`. Whoever 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import optuna
@@ -56,25 +56,6 @@ def value(trial: FrozenTrial) -> float | None:
     if trial.state == TrialState.COMPLETE and trial.value is not None:
         return float(trial.value)
     return max(trial.intermediate_values.values(), default=None)
-
-
-def best_so_far(curve: Mapping[int, float]) -> dict[int, float]:
-    """Epoch -> highest score up to it.
-
-    >>> best_so_far({1: 0.2, 2: 0.1, 3: 0.4})
-    {1: 0.2, 2: 0.2, 3: 0.4}
-    """
-    highest: dict[int, float] = {}
-    top = float("-inf")
-    for epoch in sorted(curve):
-        top = max(top, curve[epoch])
-        highest[epoch] = top
-    return highest
-
-
-def best_at(curve: Mapping[int, float], epoch: int) -> float | None:
-    """The highest score up to `epoch`, counted from 1; None where nothing was reported by then."""
-    return max((score for at, score in curve.items() if at <= epoch), default=None)
 
 
 def rows_of(trials: Sequence[FrozenTrial], row: FrozenTrial) -> list[FrozenTrial]:
@@ -128,9 +109,7 @@ def _joined(chain: list[FrozenTrial]) -> FrozenTrial:
     one.params = first.params
     one.distributions = first.distributions
     one.datetime_start = first.datetime_start
-    one.intermediate_values = {
-        epoch: score for row in chain for epoch, score in row.intermediate_values.items()
-    }
+    one.intermediate_values = curve_of(chain)
     one.user_attrs = {
         key: item
         for row in chain
@@ -144,13 +123,18 @@ def _joined(chain: list[FrozenTrial]) -> FrozenTrial:
     return one
 
 
+def best_first(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The COMPLETE ones by value, the earlier one first on a tie."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The COMPLETE lineage with the highest value, the earlier one on a tie; None if there is none.
 
     Copies from another study may win: they have the same identity.
     """
-    complete = [t for t in merged(trials) if t.state == TrialState.COMPLETE and t.value is not None]
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    return next(iter(best_first(merged(trials))), None)
 
 
 def best(study: optuna.Study) -> FrozenTrial | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -46,6 +47,17 @@ def study_or_none(storage: LeasedStorage, name: str) -> optuna.Study | None:
         return None
     storage.check_numbers(id_of_study(study))
     return study
+
+
+@contextmanager
+def deletion_refused(storage: LeasedStorage, name: str) -> Iterator[None]:
+    """Raise StudyError where the block ends since somebody has deleted the study meanwhile."""
+    try:
+        yield
+    except KeyError:
+        if name in {study.study_name for study in storage.get_all_studies()}:
+            raise
+        raise StudyError(f'study "{name}" was deleted while it was running') from None
 
 
 def chosen_study(storage: LeasedStorage, given: str | None, tell: Callable[[str], None]) -> str:

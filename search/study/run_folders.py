@@ -1,13 +1,15 @@
-"""Where the files of trials lie: `runs/<study>/<number>/<token>`."""
+"""Where the files of trials lie, `runs/<study>/<number>/<token>`, and their histories."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trainer.errors import UserError
+from trainer.history import Row, f_scores
 
 
 def trial_folder(runs: Path, study_name: str, number: int) -> Path:
@@ -48,6 +50,19 @@ def newest_claims(runs: Path, study: str, numbers: Iterable[int]) -> Iterator[Pa
     """The folders of all claims on rows of one trial, the newest first."""
     for number in sorted(numbers, reverse=True):
         yield from reversed(token_folders_of(trial_folder(runs, study, number)))
+
+
+def read_history(folder: Path) -> list[Row]:
+    """The rows of a folder's history.json, epochs from 1 as whole numbers, in the file's order.
+
+    Empty where there is no such file, and where it is no history: another tool's, or cut short.
+    """
+    try:
+        rows = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        f_scores(rows)
+        return [{**row, "epoch": int(row["epoch"])} for row in rows]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
 
 
 def _folders(folder: Path) -> list[Path]:

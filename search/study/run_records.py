@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import lineages
 from search.study.attributes import JUDGED, LOST, REBUILT, TOTAL, attributes_of
-from search.study.histories import read_history
 from search.study.lineages import curve_of, rows_of
-from search.study.run_folders import token_folders, trial_folder
+from search.study.run_folders import read_history, token_folders, trial_folder
 from search.study.setup import Setup
 from search.study.verdicts import end_of
 from storage.events import ENDS, TrialEvent
+from trainer.cli import one_line
 from trainer.config import read_yaml
 from trainer.errors import ConfigError
 from trainer.history import best_epoch, f_scores
@@ -347,4 +347,4 @@ def _moment(text: str) -> datetime:
 def _error_text(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"no {error.args[0]}"
-    return " ".join(str(error).split())[:200]
+    return one_line(error)[:200]

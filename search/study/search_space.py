@@ -139,13 +139,13 @@ def matching(value: object, spec: Spec) -> Value | None:
     """
     if isinstance(spec, Choice):
         for choice in spec.choices:
-            if _number(choice) and _number(value):
+            if is_number(choice) and is_number(value):
                 if math.isclose(float(choice), float(value), rel_tol=1e-3):
                     return choice
             elif choice == value and type(choice) is type(value):
                 return choice
         return None
-    if not _number(value) or not spec.low <= value <= spec.high:
+    if not is_number(value) or not spec.low <= value <= spec.high:
         return None
     if isinstance(spec, Int):
         return int(value) if float(value).is_integer() else None
@@ -163,7 +163,7 @@ def inside(name: str, value: object, spec: Spec, *, what: str = "") -> Value:
         raise ConfigError(
             f"{what}{name}={format_value(value)}: not one of {known}: name one of them{fix}"
         )
-    if _number(value) and not spec.low <= value <= spec.high:
+    if is_number(value) and not spec.low <= value <= spec.high:
         low, high = min(spec.low, value), max(spec.high, value)
         raise ConfigError(
             f"{what}{name}={format_value(value)}: outside {spec.low:g}..{spec.high:g}: "
@@ -179,11 +179,11 @@ def nearest_end(value: Value, spec: Spec) -> Value:
     if found is not None:
         return found
     if isinstance(spec, Choice):
-        numbers = [choice for choice in spec.choices if _number(choice)]
-        if _number(value) and numbers:
+        numbers = [choice for choice in spec.choices if is_number(choice)]
+        if is_number(value) and numbers:
             return min(numbers, key=lambda choice: abs(choice - value))
         return spec.choices[0]
-    if not _number(value):
+    if not is_number(value):
         return spec.low
     held = min(max(float(value), spec.low), spec.high)
     return round(held) if isinstance(spec, Int) else held
@@ -193,7 +193,7 @@ def widened(spec: Spec, value: object) -> Spec | None:
     """The parameter with its range stretched to hold `value`; None where no stretching helps."""
     if matching(value, spec) is not None:
         return spec
-    if isinstance(spec, Choice) or not _number(value):
+    if isinstance(spec, Choice) or not is_number(value):
         return None
     if (isinstance(spec, Int) and not float(value).is_integer()) or (spec.log and value <= 0):
         return None
@@ -238,7 +238,7 @@ def as_number(value: object) -> float | None:
 
 
 def short(key: str) -> str:
-    """A key of a config as people say it; one of another trainer's as it is.
+    """A key of a config as users say it; one of another trainer's as it is.
 
     >>> short("loss.dice_weight"), short("model.name"), short("training.use_amp")
     ('dice_weight', 'model.name', 'training.use_amp')
@@ -384,7 +384,3 @@ def _check_ends(config: Config, specs: Mapping[str, Spec], fixed: Mapping[str, V
             f"schedule would start or end at {level_low - reach:g}, below 0: "
             f"raise dice_weight to {reach:g} or narrow dice_ramp to +-{2 * level_low:g}"
         )
-
-
-def _number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

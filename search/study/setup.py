@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -14,20 +15,11 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 import space
-from search.study import search_space
 from search.study.attributes import RUNTIME, SEED
-from search.study.names import (
-    PRUNERS,
-    SAMPLERS,
-    is_repeats,
-)
-from search.study.search_space import (
-    Searched,
-    Spec,
-    Value,
-    distribution,
-)
+from search.study.names import PRUNERS, SAMPLERS, is_repeats
+from search.study.search_space import Searched, Spec, Value, distribution
 from trainer.config import Config, base_identity, config_from_dict, key_path, to_dict
+from trainer.config.keys import put
 from trainer.errors import UserError
 from trainer.streams import shown
 
@@ -178,7 +170,7 @@ def config_for(
     off: in a search that is the pruner's work. runtime None: as the user asked. Raises
     ConfigError for values that cannot be trained together.
     """
-    whole = _nested_copy(setup.base)
+    whole = copy.deepcopy(setup.base)
     values: dict[str, Any] = {
         **params,
         "data.root": data_root or setup.data["root"],
@@ -186,11 +178,7 @@ def config_for(
         "training.early_stopping_patience": None,
     }
     for name, value in values.items():
-        place = whole
-        path = key_path(name)
-        for part in path[:-1]:
-            place = place.setdefault(part, {})
-        place[path[-1]] = value
+        put(whole, key_path(name), value)
     if whole["loss"].get("dice_schedule") == "constant":
         whole["loss"]["dice_ramp"] = 0.0
     whole["experiment"] = {"name": setup.name}
@@ -218,23 +206,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", item
 
 
-def _nested_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _nested_copy(item) if isinstance(item, Mapping) else item for key, item in tree.items()
-    }
-
-
 def distributions(setup: Setup) -> dict[str, optuna.distributions.BaseDistribution]:
     """Optuna's form of the whole space."""
     return {name: distribution(spec) for name, spec in setup.specs().items()}
-
-
-def fixed_values(setup: Setup) -> dict[str, Value]:
-    """The fixed values as their parameters record them. Raises ConfigError if one is outside."""
-    specs = setup.specs()
-    return {
-        name: search_space.inside(name, value, specs[name]) for name, value in setup.fixed.items()
-    }
 
 
 def trial_config(

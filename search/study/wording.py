@@ -36,13 +36,14 @@ def sparkline(values: Sequence[float], width: int, *, ascii_only: bool = False) 
     return "".join(blocks[round((v - low) / span * (len(blocks) - 1))] for v in values)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: float, noun: str) -> str:
     """A number of things.
 
-    >>> counted(1, "trial"), counted(0, "worker")
-    ('1 trial', '0 workers')
+    >>> counted(1, "trial"), counted(0, "worker"), counted(1.0, "GPU"), counted(0.5, "GPU")
+    ('1 trial', '0 workers', '1 GPU', '0.5 GPUs')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    text = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{text} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float | None) -> str:

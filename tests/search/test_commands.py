@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from search import confirm, run, worker
 from search.commands import messages, options_of
 from search.execution.options import RunOptions
-from search.management.options import StudyOptions
+from search.management.planning import StudyOptions
 from search.study.lookup import named_study
 from tests.support.studies import real_study, store
 from trainer.errors import UserError
@@ -106,6 +107,20 @@ def test_a_log_that_cannot_be_written_is_refused_in_one_line(
     assert worker.main([*words, "--log", str(tmp_path / log)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [(run.main, []), (worker.main, ["--storage", "sqlite:///none.db", "--study", "faces"])],
+)
+def test_a_format_of_a_log_that_is_not_written_is_refused_in_one_line(
+    main: Callable[[Sequence[str]], int], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--log-format", "json"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --log-format json: of which file? add --log FILE")
 
 
 def test_every_option_of_a_run_has_its_flag() -> None:

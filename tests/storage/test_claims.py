@@ -308,14 +308,13 @@ def test_a_lost_answer_brings_no_second_trial(storage: LeasedStorage) -> None:
 
 def test_without_a_claim_no_trial_is_taken_or_made(storage: LeasedStorage) -> None:
     study_id = new_study(storage)
-    trial_id = add(storage, study_id)
+    add(storage, study_id)
     token, other = start(storage, study_id)
     assert storage.release(token)
     assert not storage.release(token)
     for act in (
         lambda: storage.pop_waiting(study_id, token),
         lambda: storage.new_trial(study_id, token),
-        lambda: storage.attach(token, trial_id),
         lambda: storage.requeue(other, token),
         lambda: storage.beat(token),
     ):

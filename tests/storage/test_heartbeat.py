@@ -55,7 +55,7 @@ def test_the_counter_turns_while_the_block_runs_and_no_longer(storage: LeasedSto
     with Heartbeat(storage, token, EVERY_S, 5.0) as heart:
         # the first beat comes at once
         wait_for(lambda: beats(storage) >= 3)
-        assert (heart.request, heart.ended, heart.lost.is_set()) == (None, False, False)
+        assert (heart.last.request, heart.last.ended, heart.lost.is_set()) == (None, False, False)
     after = beats(storage)
     time.sleep(5 * EVERY_S)
     assert beats(storage) == after
@@ -66,10 +66,10 @@ def test_a_request_and_an_end_by_somebody_else_are_heard(storage: LeasedStorage)
     token, trial_id = start(storage)
     with Heartbeat(storage, token, EVERY_S, 5.0) as heart:
         storage.ask_owners(1, "stop", 0)
-        wait_for(lambda: heart.request == "stop")
-        assert not heart.ended
+        wait_for(lambda: heart.last.request == "stop")
+        assert not heart.last.ended
         storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
-        wait_for(lambda: heart.ended)
+        wait_for(lambda: heart.last.ended)
         # it is still our claim
         assert not heart.lost.is_set()
 

@@ -16,15 +16,17 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from storage import (
+    Cause,
     Heartbeat,
     LeasedStorage,
     LeaseLost,
-    ReapedClaim,
     Reaper,
     ReaperThread,
+    claims,
     open_storage,
 )
 from storage.optuna_internals import TRIALS
+from storage.reaper import ReapedClaim
 
 GRACE_S = 3.0
 
@@ -158,7 +160,8 @@ def test_an_orphan_that_finds_an_owner_is_left_alone(storage: LeasedStorage) -> 
     looks(reaper, clock, 3)
     token = storage.take_slot(1, None, "test")
     assert token is not None
-    storage.attach(token, orphan)
+    with storage.engine.begin() as connection:
+        claims.attach(connection, token, orphan, 0, Cause("test"))
     assert not storage.adopt(orphan)
     assert reaper.look() == []
     assert state(storage, orphan) == TrialState.RUNNING

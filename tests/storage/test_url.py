@@ -21,7 +21,6 @@ def test_a_relative_file_counts_from_the_folder_of_the_call(
     url = parse_url("sqlite:///runs/search.db")
     assert url.path == tmp_path / "runs" / "search.db"
     assert url.text == f"sqlite:///{tmp_path}/runs/search.db"
-    assert url.is_sqlite
 
 
 def test_an_absolute_file_has_four_slashes() -> None:
@@ -61,7 +60,6 @@ def test_postgresql_means_psycopg_3(scheme: str) -> None:
     url = parse_url(f"{scheme}://ann:pw@db:5432/faces?host=/run")
     assert url.text == "postgresql+psycopg://ann:pw@db:5432/faces?host=/run"
     assert url.path is None
-    assert not url.is_sqlite
     assert make_url(url.text).get_dialect().driver == "psycopg"
 
 

@@ -22,7 +22,7 @@ from search.management.opening import open_study
 from search.strategy.loading import load_study
 from search.study.search_space import resolve
 from search.study.setup import Setup, make_setup, trial_seed
-from search.study.shared_state import set_total
+from search.study.shared_state import Lease, set_total
 from storage import LeasedStorage, open_storage
 from tests.support.paths import ROOT
 from trainer.config import Config, with_values
@@ -193,8 +193,7 @@ def post_at(
         signals=WorkerSignals(),
         device="cpu",
         threads=1,
-        beat_s=0.2,
-        grace_s=2.0,
+        lease=Lease(beat_s=0.2, grace_s=2.0),
         **options,
     )
 

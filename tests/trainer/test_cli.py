@@ -39,6 +39,12 @@ COMMANDS = {
 AT_THE_FIRST = f"""
 import json, os, runpy, sys, psutil
 
+def environ_of(child):
+    # at its very first moment a process shows none
+    while not (found := child.environ()):
+        pass
+    return found
+
 def waiting(environ):
     return {{name: environ[name] for name in {WAITING!r} if name in environ}}
 
@@ -46,7 +52,7 @@ class First:
     def find_spec(self, name, path=None, target=None):
         if name not in {HEAVY!r}:
             return None
-        children = [waiting(child.environ()) for child in psutil.Process().children()]
+        children = [waiting(environ_of(child)) for child in psutil.Process().children()]
         print(json.dumps({{"own": waiting(os.environ), "children": children}}), flush=True)
         sys.exit(0)
 

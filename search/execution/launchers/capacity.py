@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from search.execution.launchers.local import last_words, with_threads
+from search.execution.launchers.launcher import last_words, with_threads
+from search.study.wording import counted
 from trainer.config import Config, to_dict, to_yaml
 from trainer.data.cache import usable_folder
 from trainer.errors import UserError
@@ -118,9 +119,7 @@ def result_line(sums: Sums, *, remembered: bool) -> str:
         for workers, total in sums.items()
     )
     how = "measured earlier" if remembered else "measured"
-    best = chosen(sums)
-    noun = "worker" if best == 1 else "workers"
-    return f"{best} {noun} per device: {shown} ({how})"
+    return f"{counted(chosen(sums), 'worker')} per device: {shown} ({how})"
 
 
 def workers_per_device(
@@ -222,16 +221,11 @@ def side_by_side(
     )
 
 
-@dataclass
-class _Probe:
+class _Probe(NamedTuple):
     process: subprocess.Popen[str]
     log: Path
-    late: bool = False
-
-    def give_up(self) -> None:
-        """End it: it has been silent for too long."""
-        self.late = True
-        self.process.kill()
+    # set once all have been silent for too long
+    late: threading.Event
 
 
 @contextmanager
@@ -240,10 +234,12 @@ def _probes(
 ) -> Iterator[list[_Probe]]:
     """Processes of `command`, none of which outlives the block or its patience."""
     probes: list[_Probe] = []
+    late = threading.Event()
 
     def give_up() -> None:
+        late.set()
         for probe in probes:
-            probe.give_up()
+            probe.process.kill()
 
     clock = threading.Timer(patience_s, give_up)
     clock.start()
@@ -259,7 +255,7 @@ def _probes(
                     text=True,
                     env=with_threads(threads),
                 )
-            probes.append(_Probe(process, log))
+            probes.append(_Probe(process, log, late))
         yield probes
     finally:
         clock.cancel()
@@ -279,7 +275,7 @@ def _answers(probes: Sequence[_Probe]) -> list[str] | None:
         # a user's own network may print as well
         said_lines = (line.strip() for line in probe.process.stdout)
         line = next((one for one in said_lines if one == READY or one.startswith("{")), "")
-        if probe.late:
+        if probe.late.is_set():
             raise UserError(
                 "--workers-per-device auto: a training of a few seconds did not end; give a number"
             )
@@ -287,7 +283,7 @@ def _answers(probes: Sequence[_Probe]) -> list[str] | None:
             # the system's own answer to too little memory is SIGKILL
             if probe.process.wait() in (OUT_OF_MEMORY, -signal.SIGKILL):
                 return None
-            said = last_words(probe.log, 0).removeprefix("error: ")
+            said = last_words(probe.log).removeprefix("error: ")
             raise UserError(f"--workers-per-device auto: {said}")
         lines.append(line)
     return lines

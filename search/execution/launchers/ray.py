@@ -1,4 +1,4 @@
-"""Worker processes on a Ray cluster: placed, watched, started again elsewhere when a node dies.
+"""Worker processes on a Ray cluster: placed, and started again elsewhere when a node dies.
 
 Ray places and guards an actor for each worker; the actor starts `python -m search.worker` on its
 node, the same command that runs everywhere else. Nothing of a trial goes through Ray. Every node
@@ -17,13 +17,20 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.execution.launchers.local import how_it_ended, in_a_row, last_words, with_threads
-from search.execution.options import worker_command, worker_place
+from search.execution.launchers.launcher import (
+    Launcher,
+    Worker,
+    WorkerEnd,
+    ended_with,
+    with_threads,
+)
+from search.execution.options import RunOptions, worker_command, worker_place
 from search.study.names import owner_name
+from search.study.wording import counted
 from storage.url import parse_url
 from trainer.cli import one_line
 from trainer.errors import UserError
@@ -42,15 +49,6 @@ class _Started:
     host: str
     node: str
     log: Path
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """code: the worker's exit code; None where its actor is gone and cannot say."""
-
-    code: int | None
-    how: str
-    said: str
 
 
 class RayWorker:
@@ -100,10 +98,10 @@ class RayWorker:
         self._started = _Started(owner_name(self._process.pid), host, node, self._log)
         return self._started
 
-    def poll(self) -> _Ended | None:
+    def poll(self) -> WorkerEnd | None:
         """How the process ended; None while it runs."""
         code = self._process.poll()
-        return None if code is None else _Ended(code, how_it_ended(code), last_words(self._log, 0))
+        return None if code is None else ended_with(code, self._log)
 
     def end(self) -> None:
         """Ask the worker to put its trial back and to leave."""
@@ -115,48 +113,34 @@ class RayWorker:
         self._process.wait()
 
 
-@dataclass
-class _Worker:
-    number: int
+@dataclass(kw_only=True)
+class _Worker(Worker):
     ray_worker: Any
     # what the actor was asked last
     answer: Any
     asked_s: float
     waiting_reported: bool = False
     started: _Started | None = None
-    ended: _Ended | None = None
-    deaths: int = 0
 
 
 @dataclass
-class RayLauncher:
-    """The workers of a run on a Ray cluster. Used through `with`: no worker outlives the block.
+class RayLauncher(Launcher[_Worker]):
+    """Workers on a Ray cluster.
 
-    words: arguments of search.worker that every worker gets; relative paths of --runs, --storage
-    and --log are made absolute. count: workers in all, None: as many as the cluster has GPUs, or
-    CPUs, for. logs: folder below the runs folder. address: of the cluster; None: what RAY_ADDRESS
-    or the cluster that runs on this machine says. device: auto, cpu or cuda. gpus_per_worker: 0.5
-    puts two on one GPU, 0 computes on CPUs, None: 1 where the cluster has any or cuda is asked for.
-    threads: CPUs of each worker, default 1. most: there is work for so many. trained, lost: as in
-    `search.execution.launchers.local.LocalLauncher`.
+    options: workers None: as many as the cluster has GPUs, or CPUs, for. logs: folder below the
+    runs folder. threads: CPUs of each worker, default 1. most: there is work for so many.
 
     Entering raises UserError where Ray is not installed or no cluster answers; none is started.
     """
 
-    words: Sequence[str]
-    count: int | None
+    options: RunOptions
+    study: str
     logs: Path
-    address: str | None = None
-    device: str = "auto"
-    gpus_per_worker: float | None = None
     threads: int | None = None
     most: int | None = None
-    trained: set[str] = field(default_factory=set)
-    lost: set[str] = field(default_factory=set)
-    _workers: list[_Worker] = field(default_factory=list)
 
     def __enter__(self) -> RayLauncher:
-        self._ray = _connected(self.address)
+        self._ray = _connected(self.options.ray_address)
         try:
             self._plan()
             self.logs = self.logs.absolute()
@@ -173,27 +157,30 @@ class RayLauncher:
 
     def _plan(self) -> None:
         """Decide what a worker is and how many there are, from what the cluster has."""
-        has = self._ray.cluster_resources()
+        has, options = self._ray.cluster_resources(), self.options.absolute()
         self._cpus = self.threads or 1
-        gpus = 0.0 if self.device == "cpu" else self.gpus_per_worker
-        wanted = self.device == "cuda" or has.get("GPU", 0) > 0
+        gpus = 0.0 if options.device == "cpu" else options.gpus_per_worker
+        wanted = options.device == "cuda" or has.get("GPU", 0) > 0
         self._gpus = float(wanted) if gpus is None else gpus
         if self._gpus > 1 and self._gpus % 1:
             raise UserError(f"--gpus-per-worker {gpus:g}: above 1, Ray shares out whole GPUs only")
         room = has.get("GPU", 0) / self._gpus if self._gpus else has.get("CPU", 0) / self._cpus
-        count = self.count or max(1, int(room))
+        count = options.workers or max(1, int(room))
         self._count = count if self.most is None else min(count, self.most)
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        self._needs = _counted(self._cpus, "CPU")
+        self._needs = counted(self._cpus, "CPU")
         if self._gpus:
-            self._needs += f" and {_counted(self._gpus, 'GPU')}"
+            self._needs += f" and {counted(self._gpus, 'GPU')}"
         LOG.info(
-            f"{_counted(self._count, 'worker')} on a Ray cluster of {_counted(len(nodes), 'node')},"
+            f"{counted(self._count, 'worker')} on a Ray cluster of {counted(len(nodes), 'node')},"
             f" {self._needs} each; logs in {self.logs}"
         )
-        self._words, sqlite = _absolute(self.words)
+        self._words = options.worker_words(self.study)
         self._words += worker_place("cuda" if self._gpus else "cpu", self._cpus)
-        if sqlite and len({node["NodeManagerAddress"] for node in nodes}) > 1:
+        if (
+            parse_url(options.storage).path is not None
+            and len({node["NodeManagerAddress"] for node in nodes}) > 1
+        ):
             LOG.info(
                 "note: a SQLite store on several machines depends on the locks of a network file"
                 " system; PostgreSQL is the store that machines share"
@@ -208,61 +195,27 @@ class RayLauncher:
             scheduling_strategy="SPREAD",
         )
         ray_worker = actor.remote(number, self._words, self.logs, Path.cwd(), self._cpus)
-        return _Worker(number, ray_worker, ray_worker.start.remote(), time.monotonic())
-
-    @property
-    def owners(self) -> set[str]:
-        """The present workers, as their claims name them."""
-        return {worker.started.owner for worker in self._workers if worker.started}
-
-    def alive(self) -> int:
-        """How many workers were running when they were last heard."""
-        return sum(worker.started is not None and not worker.ended for worker in self._workers)
+        return _Worker(
+            number=number,
+            ray_worker=ray_worker,
+            answer=ray_worker.start.remote(),
+            asked_s=time.monotonic(),
+        )
 
     def look(self, done: Callable[[], bool]) -> bool:
-        """Start workers that ended too early again; returns whether any is at work.
-
-        done: whether nothing is left to do. A worker for which the cluster has no room counts as at
-        work while something is. Raises UserError with the worker's own line where the user has to
-        fix something, and where workers die again and again.
-        """
-        self._hear()
-        for index, worker in enumerate(self._workers):
-            ended = worker.ended
-            if ended is None or (ended.code == 0 and done()):
-                continue
-            if ended.code == 2:
-                raise UserError(ended.said.removeprefix("error: "))
-            deaths = self._count_death(worker, ended)
-            self._workers[index] = self._start(worker.number)
-            self._workers[index].deaths = deaths
+        """A worker for which the cluster has no room counts as at work while something is."""
+        at_work = super().look(done)
         waiting = [worker for worker in self._workers if not worker.started]
         for worker in waiting:
-            self._report_waiting(worker)
-        return self.alive() > 0 or (bool(waiting) and not done())
-
-    def _count_death(self, worker: _Worker, ended: _Ended) -> int:
-        """Report it; how many it is in a row. Raises UserError where it is one too many."""
-        owner, log = None, ""
-        if worker.started:
-            owner = worker.started.owner
-            self.lost.add(owner)
-            log = f" (log: {worker.started.log})"
-        LOG.info(
-            f"worker {worker.number} {ended.how}; it is started again{log}", extra={"worker": owner}
-        )
-        said = f"{ended.said}{log}"
-        return in_a_row(worker.number, worker.deaths, owner in self.trained, ended.how, said)
-
-    def _report_waiting(self, worker: _Worker) -> None:
-        if not worker.waiting_reported and time.monotonic() - worker.asked_s > _ROOM_S:
-            worker.waiting_reported = True
-            LOG.info(
-                f"worker {worker.number} waits for room in the cluster: it needs {self._needs}"
-            )
+            if not worker.waiting_reported and time.monotonic() - worker.asked_s > _ROOM_S:
+                worker.waiting_reported = True
+                LOG.info(
+                    f"worker {worker.number} waits for room in the cluster: it needs {self._needs}"
+                )
+        return at_work or (bool(waiting) and not done())
 
     def _hear(self) -> None:
-        """Take in the answers that have come, and ask again. Never waits."""
+        # never waits
         asked = {worker.answer: worker for worker in self._workers if not worker.ended}
         if not asked:
             return
@@ -274,7 +227,7 @@ class RayLauncher:
             except self._ray.exceptions.RayTaskError as error:
                 if not isinstance(error.cause, UserError):
                     raise
-                worker.ended = _Ended(2, "could not start", str(error.cause))
+                worker.ended = WorkerEnd(2, "could not start", str(error.cause))
             except self._ray.exceptions.ActorUnavailableError:
                 # it comes back, or Ray gives it up
                 pass
@@ -282,7 +235,7 @@ class RayLauncher:
                 worker.ended = self._fate(worker, error)
             else:
                 if isinstance(said, _Started):
-                    worker.started = said
+                    worker.started, worker.owner, worker.log = said, said.owner, said.log
                 else:
                     worker.ended = said
             if worker.ended is None:
@@ -292,54 +245,41 @@ class RayLauncher:
                 # its place in the cluster is free for the next
                 self._dismiss(worker)
 
-    def _fate(self, worker: _Worker, error: Exception) -> _Ended:
+    def _fate(self, worker: _Worker, error: Exception) -> WorkerEnd:
         """What became of a worker whose actor answers with an error."""
         kind = type(error).__name__
         if "failed to import" in str(error):
             fix = "install this project on every node, in the Python that runs Ray"
             said = f"--launcher ray: a node of the cluster cannot import {__name__}; {fix}"
-            return _Ended(2, f"could not start ({kind})", said)
+            return WorkerEnd(2, f"could not start ({kind})", said)
         if worker.started is None:
-            return _Ended(None, f"could not start ({kind})", "no output")
+            return WorkerEnd(None, f"could not start ({kind})")
         living = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         what = "Ray actor" if worker.started.node in living else "node"
-        how = f"ended with its {what} on {worker.started.host} ({kind})"
-        return _Ended(None, how, "no output")
+        return WorkerEnd(None, f"ended with its {what} on {worker.started.host} ({kind})")
 
     def _dismiss(self, worker: _Worker) -> None:
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(worker.ray_worker)
 
     def ask_to_end(self) -> None:
-        """Every worker finishes its epoch, puts its trial back and ends."""
         self._hear()
         for worker in self._workers:
             if worker.started and not worker.ended:
                 worker.ray_worker.end.remote()
             elif not worker.started:
-                worker.ended = _Ended(0, "was not started", "no output")
+                worker.ended = WorkerEnd(0, "was not started")
                 # if it starts at this moment, it finds its parent gone before it takes a trial
                 self._dismiss(worker)
 
     def kill(self) -> None:
-        """End every worker at once; their trials are found by the reaper."""
         left = [worker for worker in self._workers if not worker.ended]
         killed = [worker.ray_worker.kill.remote() for worker in left if worker.started]
         if killed:
             self._ray.wait(killed, num_returns=len(killed), timeout=_KILL_S)
         for worker in left:
-            worker.ended = _Ended(None, "was killed", "no output")
+            worker.ended = WorkerEnd(None, "was killed")
             self._dismiss(worker)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for all workers to end; False if one still runs after timeout_s."""
-        until = time.monotonic() + timeout_s
-        while self.alive():
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.05)
-            self._hear()
-        return True
 
 
 def _connected(address: str | None) -> Any:
@@ -381,19 +321,3 @@ def _knock(address: str) -> None:
     if not separator:
         raise ValueError("HOST:PORT is needed")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-
-
-def _absolute(words: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments for a process with another working folder, and whether its store is SQLite."""
-    words, sqlite = list(words), False
-    for index, flag in enumerate(words[:-1]):
-        if flag in ("--runs", "--log"):
-            words[index + 1] = os.path.abspath(words[index + 1])
-        elif flag == "--storage":
-            url = parse_url(words[index + 1])
-            words[index + 1], sqlite = url.text, url.is_sqlite
-    return words, sqlite
-
-
-def _counted(number: float, thing: str) -> str:
-    return f"{number:g} {thing}" if number == 1 else f"{number:g} {thing}s"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.study.search_space import Spec, Value
+from search.study.search_space import Spec, Value, is_number
 from space import Choice
 
 Array = NDArray[np.floating[Any]]
@@ -134,12 +134,8 @@ class ConfigurationFeatures:
         return self._cycles[share]
 
 
-def _number(value: Value | None) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _standard(value, middle, spread, scale=float) -> float:  # type: ignore[no-untyped-def]
-    return 0.0 if value is None or not _number(value) else (scale(value) - middle) / spread
+    return (scale(value) - middle) / spread if is_number(value) else 0.0
 
 
 def _scaled(value: Value | None, spec: Spec) -> list[float]:
@@ -147,7 +143,7 @@ def _scaled(value: Value | None, spec: Spec) -> list[float]:
     if isinstance(spec, Choice):
         even = 1 / len(spec.choices)
         return [(1.0 if choice == value else 0.0) - even for choice in spec.choices]
-    if value is None or not _number(value):
+    if not is_number(value):
         return [0.0, 0.0]
     low, high, at = (math.log(x) if spec.log else x for x in (spec.low, spec.high, float(value)))
     place = 2 * (at - low) / (high - low) - 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from search.execution.launchers.launcher import MAX_DEATHS
 from search.execution.launchers.local import (
-    MAX_DEATHS,
     LocalLauncher,
     PrewarmedWorker,
     WorkerPlan,
@@ -238,6 +238,18 @@ def test_a_worker_that_somebody_else_sent_away_is_started_again(
         (line,) = caplog.messages
         assert line.startswith("worker 1 was asked to leave by somebody else; it is started again")
         assert launcher.lost == left
+
+
+def test_a_worker_that_ends_while_it_is_looked_at_is_heard_of_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with crew_that("print('error: faces: gone')\nsys.exit(2)", tmp_path) as launcher:
+        with monkeypatch.context() as patch:
+            # heard just before its end
+            patch.setattr(launcher, "_hear", lambda: None)
+            launcher._workers[0].process.wait()
+            assert launcher.look(lambda: False)
+        assert look_until_error(launcher) == "faces: gone"
 
 
 def test_no_worker_outlives_its_crew(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from search.execution.launchers.ray import RayWorker, _absolute
+from search.execution.launchers.ray import RayWorker
+from search.execution.options import RunOptions
 from search.strategy.loading import load_study
 from storage import Claim, LeasedStorage, open_storage
 from tests.support.paths import ROOT
@@ -265,10 +266,12 @@ def test_a_mistake_that_a_worker_finds_ends_the_run_with_its_own_line(
     code = (
         "import sys, time\nfrom pathlib import Path\n"
         "from search.execution.launchers.ray import RayLauncher\n"
+        "from search.execution.options import RunOptions\n"
         "from trainer.cli import guarded\n"
+        f"own = {{'workers': 1, 'ray_address': {cluster.address!r}}}\n"
+        "options = RunOptions('sqlite:///none.db', 'runs', **own)\n"
         "def run():\n"
-        "    words = ['--storage', 'sqlite:///none.db', '--study', 'faces', '--runs', 'runs']\n"
-        f"    with RayLauncher(words, 1, Path('logs'), address='{cluster.address}') as launcher:\n"
+        "    with RayLauncher(options, 'faces', Path('logs')) as launcher:\n"
         "        while launcher.look(lambda: False): time.sleep(0.05)\n"
         "sys.exit(guarded(run))"
     )
@@ -294,8 +297,10 @@ def refused(folder: Path, address: str, first: str = "") -> str:
     code = (
         f"import sys\n{first}\nfrom pathlib import Path\n"
         "from search.execution.launchers.ray import RayLauncher\n"
+        "from search.execution.options import RunOptions\n"
         "from trainer.cli import guarded\n"
-        f"sys.exit(guarded(RayLauncher([], 1, Path('logs'), address={address!r}).__enter__))"
+        f"options = RunOptions('sqlite:///a.db', 'runs', workers=1, ray_address={address!r})\n"
+        "sys.exit(guarded(RayLauncher(options, 'faces', Path('logs')).__enter__))"
     )
     done = python(code, folder)
     assert (done.returncode, done.stdout) == (2, "")
@@ -326,8 +331,14 @@ def test_relative_paths_are_made_absolute_before_they_travel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words, sqlite = _absolute(["--storage", "sqlite:///runs/a.db", "--study", "x", "--runs", "r"])
+    words = RunOptions("sqlite:///runs/a.db", "r", log="l").absolute().worker_words("x")
     at = str(tmp_path)
-    assert words == ["--storage", f"sqlite:///{at}/runs/a.db", "--study", "x", "--runs", f"{at}/r"]
-    assert sqlite
-    assert not _absolute(["--storage", "postgresql://ann:pw@db/faces", "--study", "x"])[1]
+    assert words[:6] == [
+        "--storage",
+        f"sqlite:///{at}/runs/a.db",
+        "--study",
+        "x",
+        "--runs",
+        f"{at}/r",
+    ]
+    assert words[6:8] == ["--log", f"{at}/l"]

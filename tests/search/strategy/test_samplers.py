@@ -15,7 +15,7 @@ from search.strategy.forecast.features import from_log
 from search.strategy.forecast.priors import make_study_forecast
 from search.strategy.samplers import draw_seed, make_sampler
 from search.study.lookup import load_setup
-from space import base_values
+from space import first_trials
 from tests.support.marks import long
 from tests.support.studies import EPOCHS, play, setup_of, store, study_of
 
@@ -37,7 +37,7 @@ class At(BasePruner):
 
 def play_one(study, storage, setup, curve, *, until: int = EPOCHS) -> None:
     """A trial of the base configuration, pruned after epoch `until`."""
-    study.enqueue_trial(base_values(setup.epochs))
+    study.enqueue_trial(first_trials(setup.epochs)[0].params)
     study.pruner = At(until)
     play(study, storage, setup, 1, lambda params, epoch: curve[epoch - 1])
 

@@ -7,7 +7,6 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.lineages import (
-    best_at,
     best_of,
     counts,
     diverged,
@@ -119,8 +118,6 @@ def test_a_copy_may_be_the_best() -> None:
 def test_value_is_the_best_epoch() -> None:
     assert value(row(0, P, {1: 0.3, 2: 0.2})) == 0.3
     assert value(row(0, W, {})) is None
-    assert best_at({1: 0.1, 2: 0.4, 3: 0.2}, 3) == 0.4
-    assert best_at({5: 0.1}, 3) is None
 
 
 def test_divergence_is_a_constraint() -> None:
