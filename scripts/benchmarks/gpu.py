@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import count, record, tell, write_json
-from trainer.cli import Parser, guarded
+from scripts.benchmarks.common import count, print_table, record, run, tell, write_json
+from trainer.cli import Parser
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
-    return guarded(lambda: _main(args, words))
+    return run(parser(), _main, argv)
 
 
 class _TimeUp(Exception):
@@ -111,7 +109,11 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         "steps": args.steps,
     }
     file = args.out / "results.json"
-    stored = _stored(file, settings) or {**record("gpu", words), "settings": settings, "parts": {}}
+    stored = _stored(file, settings) or {
+        **record("scripts/bench gpu", words),
+        "settings": settings,
+        "parts": {},
+    }
     done: Result = stored["parts"]
     left = [(name, measure) for name, measure in _parts(bench) if name not in done]
     for index, (name, measure) in enumerate(left):
@@ -353,13 +355,7 @@ def _against(score: float) -> str:
 
 
 def _show(done: Result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("measured", "figure", title="scripts/bench gpu", title_justify="left")
-    for row in lines(done):
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    print_table("scripts/bench gpu", ("measured", "figure"), lines(done))
 
 
 if __name__ == "__main__":

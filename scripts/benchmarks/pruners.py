@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.benchmarks.common import count, record, write_json
-from scripts.benchmarks.pool import BANK, Estimate, add_flags, run, spread
+from scripts.benchmarks import pool
+from scripts.benchmarks.common import add_count, count, markdown, positive, write_figures
+from scripts.benchmarks.pool import BANK, Estimate, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
-from trainer.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,10 +46,8 @@ _held: tuple[Sequence[Study], Curves] | None = None
 
 def _hold(studies: Sequence[Study], curves: Curves) -> None:
     global _held
-    import optuna
-
     _held = (studies, curves)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pool.quiet()
 
 
 def _replay(name: str, numbers: range) -> list[Outcome]:
@@ -128,76 +126,17 @@ def ahead_of(ours: str, figures: Mapping[str, Values], member: np.ndarray) -> di
     return found
 
 
-def markdown(table: Table) -> str:
+def table_text(table: Table) -> str:
     """The table as text: figures with their standard errors."""
     from scripts.benchmarks.replay import FIGURES
 
-    lines = [f"| rule | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
-    for name, row in table.items():
-        cells = (_in_words(row[figure]) for figure in FIGURES)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _in_words(one: Estimate) -> str:
-    error = "" if one.error is None else f" ± {one.error:.3f}"
-    return f"{one.mean:.3f}{error}"
+    rows = ([name, *(row[figure].text(3) for figure in FIGURES)] for name, row in table.items())
+    return markdown(["rule", *FIGURES], rows)
 
 
 def _compared(ours: str, ahead: Mapping[str, bool]) -> str:
     beaten = [f"{name}{' (a tie)' if tie else ''}" for name, tie in ahead.items()]
     return f"fewer epochs and a lower p_worse than {ours}: {', '.join(beaten) or 'none'}"
-
-
-def draw_front(tables: Mapping[int, Table], path: Path) -> None:
-    """Regret against epochs, one panel for each size of study, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from scripts.benchmarks.replay_rules import OURS
-
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(8 * len(tables) + 4, 7), squeeze=False, layout="constrained"
-    )
-    for axis, (size, table) in zip(axes[0], tables.items(), strict=True):
-        points = {name: (row["epochs_share"], row["regret_sd"]) for name, row in table.items()}
-        for number, (name, (share, regret)) in enumerate(points.items(), 1):
-            at = share.mean, regret.mean
-            color = "tab:red" if name.startswith(OURS) else "tab:blue"
-            axis.plot(*at, "o", color=color, label=f"{number}  {name}")
-            bars = {"yerr": regret.error or 0, "xerr": share.error or 0}
-            axis.errorbar(*at, **bars, color=color, elinewidth=0.6, alpha=0.5)
-            axis.annotate(str(number), at, (5, 4), textcoords="offset points", color=color)
-        front = _front([(share.mean, regret.mean) for share, regret in points.values()])
-        axis.step(*zip(*front, strict=True), where="post", color="gray", linewidth=0.8, zorder=0)
-        axis.set_title(f"studies of {size}")
-        axis.set_xlabel("share of all epochs")
-        axis.set_ylabel("regret in seed standard deviations")
-        # rules that lose everything would flatten the rest
-        axis.set_yscale("symlog", linthresh=1)
-        ticks = [0, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20]
-        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_ylim(-0.05, 1.2 * max(1.0, *(regret.mean for _, regret in points.values())))
-    # numbered, since points lie close together
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
-
-
-def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other has fewer epochs and less regret than, by epochs.
-
-    >>> _front([(0.5, 0.2), (0.3, 0.4), (0.6, 0.3), (1.0, 0.0)])
-    [(0.3, 0.4), (0.5, 0.2), (1.0, 0.0)]
-    """
-    front: list[tuple[float, float]] = []
-    for point in sorted(points):
-        if not front or point[1] < front[-1][1]:
-            front.append(point)
-    return front
 
 
 # --------------------------------------------------------------------------------- the command line
@@ -231,12 +170,10 @@ def read_sources(args: argparse.Namespace) -> tuple[Curves, Curves | None, float
 
 def bench(args: argparse.Namespace, words: list[str]) -> int:
     """Replay, print, and write what is asked for."""
-    import optuna
-
     from scripts.benchmarks.replay import draw_studies, figures_of, membership
     from scripts.benchmarks.replay_rules import LEFT_OUT, NO_PRUNING, OURS, grid, rules
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pool.quiet()
     names = [NO_PRUNING, *grid()] if args.grid else list(rules())
     if unknown := set(args.only) - set(names):
         raise UserError(f"--only {unknown.pop()}: not one of {'; '.join(names)}")
@@ -255,57 +192,32 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         member = membership(studies, curves)
         tables[size] = table_of(figures, member)
         print(f"{args.studies} studies of {size} trials, seed standard deviation {seed_sd:.4f}\n")
-        print(f"{markdown(tables[size])}\n")
+        print(f"{table_text(tables[size])}\n")
         if OURS in names:
             ahead[size] = ahead_of(OURS, figures, member)
             print(f"{_compared(OURS, ahead[size])}\n")
     for name, reason in ({} if args.grid else LEFT_OUT).items():
         print(f"{name} is left out: it {reason}")
-    if args.json is not None:
-        write_json(
-            args.json,
-            {
-                **record("pruners", words),
-                "seed_sd": seed_sd,
-                "studies": args.studies,
-                "left_out": LEFT_OUT,
-                "tables": {
-                    str(size): {
-                        name: {figure: vars(one) for figure, one in row.items()}
-                        for name, row in table.items()
-                    }
-                    for size, table in tables.items()
-                },
-                "ahead_of_ours": {
-                    str(size): {name: {"tie": tie} for name, tie in found.items()}
-                    for size, found in ahead.items()
-                },
-            },
-        )
-    if args.picture is not None:
-        draw_front(tables, args.picture)
+    found = {
+        "seed_sd": seed_sd,
+        "studies": args.studies,
+        "left_out": LEFT_OUT,
+        "tables": tables,
+        "ahead_of_ours": {
+            size: {name: {"tie": tie} for name, tie in rules_ahead.items()}
+            for size, rules_ahead in ahead.items()
+        },
+    }
+    write_figures(args, "scripts/bench pruners", words, found)
     return 0
-
-
-def positive(text: str) -> float:
-    """A number above 0, for argparse."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is needed")
-    return number
 
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(
-        prog="scripts/bench pruners", description=__doc__.partition("\n\n")[2] if __doc__ else ""
-    )
+    bank = "whole curves to replay (search/strategy/forecast/banks/README.md)"
+    made = pool.parser("pruners", __doc__, bank=bank, seed="of the studies")
+    add_count(made, "--studies", STUDIES, "studies of each size")
     add = made.add_argument
-    add_flags(
-        made,
-        bank="whole curves to replay (search/strategy/forecast/banks/README.md)",
-        seed="of the studies",
-    )
     add(
         "--half",
         choices=("a", "b"),
@@ -325,13 +237,6 @@ def parser() -> Parser:
         help="trials of a study; default 16 and 40, of a half 16",
     )
     add(
-        "--studies",
-        type=count,
-        default=STUDIES,
-        metavar="N",
-        help=f"studies of each size; default {STUDIES}",
-    )
-    add(
         "--seed-sd",
         type=positive,
         metavar="SD",
@@ -343,7 +248,6 @@ def parser() -> Parser:
         help="our own rule alone, under a grid of thresholds around those that ship",
     )
     add("--only", nargs="+", default=[], metavar="RULE", help="these rules, and no pruning")
-    add("--picture", type=Path, metavar="FILE", help="draw regret against epochs as a PNG")
     return made
 
 

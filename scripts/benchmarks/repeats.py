@@ -29,14 +29,15 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.benchmarks.common import count, record, write_json
-from scripts.benchmarks.pool import Estimate, add_flags, estimates, run, spread
+from scripts.benchmarks import pool
+from scripts.benchmarks.common import add_count, count, markdown, write_figures
+from scripts.benchmarks.pool import Estimate, estimates, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
 
@@ -365,25 +366,17 @@ def simulated(
     }
 
 
-def markdown(table: Mapping[str, Mapping[str, Estimate]]) -> str:
+def table_text(table: Mapping[str, Mapping[str, Estimate]]) -> str:
     """The table as text; shares in percent."""
-    lines = [f"| | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
-    for way, row in table.items():
-        lines.append(f"| {way} | {' | '.join(_cell(name, row[name]) for name in FIGURES)} |")
-    return "\n".join(lines)
 
+    def cell(figure: str, one: Estimate) -> str:
+        return one.text(2) if figure in ("width", "wider", "seeds") else one.text(1, 100)
 
-def _cell(figure: str, one: Estimate) -> str:
-    scale, digits = (1, 2) if figure in ("width", "wider", "seeds") else (100, 1)
-    error = "" if one.error is None else f" ± {scale * one.error:.{digits}f}"
-    return f"{scale * one.mean:.{digits}f}{error}"
+    rows = ([way, *(cell(name, row[name]) for name in FIGURES)] for way, row in table.items())
+    return markdown(["", *FIGURES], rows)
 
 
 # --------------------------------------------------------------------------------- the command line
-
-
-def _as_it_is() -> None:
-    """A process needs nothing made ready."""
 
 
 def bench(args: argparse.Namespace, words: list[str]) -> int:
@@ -400,41 +393,22 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         if (configurations, truth) != (2, LED)
     ]
     jobs = [(scenario, args.studies, args.seed, args.bank) for scenario in scenarios]
-    tables = spread(simulated, jobs, workers=args.workers, begin=_as_it_is, text="scenarios")
+    tables = spread(simulated, jobs, workers=args.workers, text="scenarios")
     for scenario, table in zip(scenarios, tables, strict=True):
-        print(f"{scenario}\n\n{markdown(table)}\n")
-    if args.json is not None:
-        rows = [
-            {
-                **asdict(scenario),
-                "ways": {
-                    way: {figure: asdict(one) for figure, one in row.items()}
-                    for way, row in table.items()
-                },
-            }
-            for scenario, table in zip(scenarios, tables, strict=True)
-        ]
-        write_json(
-            args.json, {**record("repeats", words), "studies": args.studies, "scenarios": rows}
-        )
+        print(f"{scenario}\n\n{table_text(table)}\n")
+    rows = [
+        {**vars(scenario), "ways": table} for scenario, table in zip(scenarios, tables, strict=True)
+    ]
+    found = {"studies": args.studies, "scenarios": rows}
+    write_figures(args, "scripts/bench repeats", words, found)
     return 0
 
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(
-        prog="scripts/bench repeats", description=__doc__.partition("\n\n")[2] if __doc__ else ""
-    )
-    add_flags(
-        made, bank="recorded curves whose noise is one of the families", seed="of the studies"
-    )
-    made.add_argument(
-        "--studies",
-        type=count,
-        default=STUDIES,
-        metavar="N",
-        help=f"of each scenario; default {STUDIES}",
-    )
+    bank = "recorded curves whose noise is one of the families"
+    made = pool.parser("repeats", __doc__, bank=bank, seed="of the studies")
+    add_count(made, "--studies", STUDIES, "of each scenario")
     made.add_argument(
         "--configurations",
         type=count,

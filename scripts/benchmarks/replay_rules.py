@@ -1,22 +1,19 @@
 """The rules that `scripts/bench pruners` replays: this project's, Optuna's, and those of others.
 
-Optuna's are its own classes. Ray Tune's and Syne Tune's are theirs where they can be imported and
-else re-stated from the papers, which their names say. Two rivals predict curves with networks
-whose weights are a download; here `Extrapolator` stands in their place.
+Optuna's are its own classes. Asynchronous halving is re-stated as Ray Tune and Syne Tune run it,
+which the names say. Two rivals predict curves with networks whose weights are a download; here
+`Extrapolator` stands in their place.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import product
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import optuna
@@ -111,11 +108,11 @@ class OneCheck(BasePruner):
 class Stopping(BasePruner):
     """Asynchronous successive halving that stops: judged once at each rung, by what came before.
 
-    goes_on(own, earlier): whether a score is good enough among those recorded at its rung.
+    goes_on(earlier, own): whether a score is good enough after those recorded at its rung.
     """
 
     def __init__(
-        self, rungs: Sequence[int], goes_on: Callable[[float, Sequence[float]], bool]
+        self, rungs: Sequence[int], goes_on: Callable[[Sequence[float], float], bool]
     ) -> None:
         self._rungs = rungs
         self._goes_on = goes_on
@@ -125,54 +122,7 @@ class Stopping(BasePruner):
         if rung is None or rung not in self._rungs:
             return False
         earlier = _others(study, trial, rung)
-        return bool(earlier) and not self._goes_on(trial.intermediate_values[rung], earlier)
-
-
-class Promotion(BasePruner):
-    """Asynchronous successive halving that pauses at every rung and promotes the best of a rung.
-
-    Before anything new is begun, from the highest rung down: a paused trial among the best
-    floor(recorded / eta) of its rung goes on to the next one. Source: arXiv 1810.05934,
-    algorithm 2.
-    """
-
-    def __init__(self, rungs: Sequence[int], eta: int) -> None:
-        self._rungs = rungs
-        self._eta = eta
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return trial.last_step in self._rungs
-
-    def promote(self, study: optuna.Study, total: int) -> int | None:
-        rows = study.get_trials(deepcopy=False)
-        last_rows = _last_rows(rows)
-        for rung in reversed(self._rungs):
-            recorded = [row for row in rows if rung in row.intermediate_values]
-            recorded.sort(key=lambda row: -row.intermediate_values[rung])
-            for row in recorded[: len(recorded) // self._eta]:
-                if row.number in last_rows and row.last_step == rung:
-                    return row.number
-        return None
-
-
-class Scheduled(BasePruner):
-    """A scheduler of another library, asked as its own tuner asks it.
-
-    before: what its methods take ahead of the trial.
-    """
-
-    def __init__(self, scheduler: Any, *before: Any) -> None:
-        self._scheduler = scheduler
-        self._before = before
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        row = SimpleNamespace(trial_id=str(trial.number), config={"x": 0.5})
-        epoch = trial.last_step
-        assert epoch is not None, "asked after a report"
-        if epoch == 1:
-            self._scheduler.on_trial_add(*self._before, row)
-        said = {"training_iteration": epoch, "f_score": trial.intermediate_values[epoch]}
-        return bool(self._scheduler.on_trial_result(*self._before, row, said) == "STOP")
+        return bool(earlier) and not self._goes_on(earlier, trial.intermediate_values[rung])
 
 
 def rungs_of(epochs: int, grace: int, eta: int) -> list[int]:
@@ -192,77 +142,14 @@ def _others(study: optuna.Study, trial: FrozenTrial, epoch: int) -> list[float]:
     ]
 
 
-def _last_rows(rows: Iterable[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Number -> row, of those that no other row continues and that were parked."""
-    continued = {row.user_attrs.get(CONTINUES) for row in rows}
-    return {
-        row.number: row
-        for row in rows
-        if row.number not in continued and row.state == TrialState.PRUNED
-    }
+def _ray_tune(earlier: Sequence[float], own: float) -> bool:
+    """The best quarter: no worse than the 75th percentile of those before."""
+    return own >= float(np.percentile(earlier, 75))
 
 
-@cache
-def _imported(module: str, name: str) -> Any | None:
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError:
-        return None
-
-
-def _ray_class() -> Any | None:
-    return _imported("ray.tune.schedulers", "AsyncHyperBandScheduler")
-
-
-def _syne_class() -> Any | None:
-    return _imported("syne_tune.optimizer.schedulers.asha", "AsynchronousSuccessiveHalving")
-
-
-def _ray(setting: Setting, share: float) -> Rule:
-    grace, own = _grace(setting, share), _ray_class()
-    if own is None:
-        # the best quarter: no worse than the 75th percentile of those before
-        return Rule(
-            Stopping(
-                rungs_of(setting.epochs, grace, 4),
-                lambda score, earlier: score >= float(np.percentile(earlier, 75)),
-            )
-        )
-    scheduler = own(metric="f_score", mode="max", max_t=setting.epochs, grace_period=grace)
-    return Rule(Scheduled(scheduler, None))
-
-
-def _syne(setting: Setting, share: float) -> Rule:
-    grace, own = _grace(setting, share), _syne_class()
-    if own is None:
-        # the best third: no more than a third of all, itself included, are better
-        return Rule(
-            Stopping(
-                rungs_of(setting.epochs, grace, 3),
-                lambda score, earlier: (
-                    3 * sum(other > score for other in earlier) <= len(earlier) + 1
-                ),
-            )
-        )
-    uniform = importlib.import_module("syne_tune.config_space").uniform
-    scheduler = own(
-        {"x": uniform(0, 1)},
-        metric="f_score",
-        do_minimize=False,
-        max_t=setting.epochs,
-        grace_period=grace,
-        random_seed=setting.seed,
-    )
-    return Rule(Scheduled(scheduler))
-
-
-def _promotion(setting: Setting, share: float) -> Rule:
-    pruner = Promotion(rungs_of(setting.epochs, _grace(setting, share), 3), eta=3)
-    return Rule(pruner, pruner.promote)
-
-
-def _grace(setting: Setting, share: float) -> int:
-    return first_epoch(setting.epochs, share)
+def _syne_tune(earlier: Sequence[float], own: float) -> bool:
+    """The best third: no more than a third of all, itself included, are better."""
+    return 3 * sum(other > own for other in earlier) <= len(earlier) + 1
 
 
 # ---------------------------------------------------------------------------------- extrapolation
@@ -450,8 +337,12 @@ def _one_check(share: float) -> Factory:
     return lambda setting: Rule(OneCheck(first_epoch(setting.epochs, share)))
 
 
-def _shared(make: Callable[[Setting, float], Rule], share: float) -> Factory:
-    return lambda setting: make(setting, share)
+def _asha(eta: int, goes_on: Callable[[Sequence[float], float], bool], share: float) -> Factory:
+    def make(setting: Setting) -> Rule:
+        rungs = rungs_of(setting.epochs, first_epoch(setting.epochs, share), eta)
+        return Rule(Stopping(rungs, goes_on))
+
+    return make
 
 
 def _predictive(use_prior: bool) -> Factory:
@@ -477,8 +368,6 @@ def _patient(epochs: int) -> BasePruner:
 
 def rules() -> dict[str, Factory]:
     """Name -> what makes the rule for one study, in the order of the table."""
-    ray = "Ray Tune" if _ray_class() else "re-stated after Ray Tune"
-    syne = "Syne Tune" if _syne_class() else "re-stated after Syne Tune"
     table: dict[str, Factory] = {
         NO_PRUNING: _optuna(lambda epochs: NopPruner()),
         OURS: restart_aware,
@@ -499,9 +388,8 @@ def rules() -> dict[str, Factory]:
         "one check at 40 %, top 3": _one_check(0.4),
     }
     for label, share in (("", 0.0), (" from 10 %", 0.1)):
-        table[f"ASHA ({ray}){label}"] = _shared(_ray, share)
-        table[f"ASHA ({syne}){label}"] = _shared(_syne, share)
-        table[f"ASHA, promotion (re-stated){label}"] = _shared(_promotion, share)
+        table[f"ASHA (re-stated after Ray Tune){label}"] = _asha(4, _ray_tune, share)
+        table[f"ASHA (re-stated after Syne Tune){label}"] = _asha(3, _syne_tune, share)
     for label, use_prior in (("", False), (", with the prior", True)):
         table[f"extrapolation (plain, after LC-PFN){label}"] = _predictive(use_prior)
         for share in (0.42, 0.25):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.common import ROOT, commit, hardware
+from scripts.benchmarks.common import ROOT, positive, record
 
 # in the environment of every process that a measure started, with the measure's folder
 MARK = "FACE_PARSING_MEASURE"
@@ -125,14 +123,8 @@ def about(script: str, words: Sequence[str]) -> dict[str, Any]:
     """Hardware, versions, command, commit and date of a measurement; no password."""
     from storage import redact_words
 
-    names = ("torch", "optuna", "sqlalchemy", "psycopg", "psutil")
-    return {
-        "hardware": hardware(),
-        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in names}},
-        "command": shlex.join([*script.split(), *redact_words(words)]),
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
+    packages = ("torch", "optuna", "sqlalchemy", "psycopg", "psutil")
+    return record(script, redact_words(words), packages)
 
 
 def in_words(facts: dict[str, Any]) -> str:
@@ -156,16 +148,8 @@ def add_pieces(it: argparse.ArgumentParser, file: str) -> None:
     )
     it.add_argument(
         "--minutes",
-        type=minutes,
+        type=positive,
         default=7.0,
         metavar="M",
         help="end after that; the same command goes on (default: 7)",
     )
-
-
-def minutes(text: str) -> float:
-    """A time above 0, for argparse."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number of minutes above 0 is needed")
-    return number

@@ -26,9 +26,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import count, interrupted_by_sigterm, tell, write_json
+from scripts.benchmarks.common import (
+    add_count,
+    interrupted_by_sigterm,
+    print_table,
+    run,
+    tell,
+    write_json,
+)
 from scripts.reliability.service import (
     about,
     add_pieces,
@@ -43,7 +51,7 @@ from scripts.reliability.service import (
     tiny,
     workers,
 )
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -444,7 +452,7 @@ def figures(progress: Progress) -> dict[str, Any]:
         "resumed": total("resumed"),
         "repeated": total("repeated"),
         "seconds_to_recover": {
-            kind: [len(found), round(_median(found), 2), round(max(found), 2)]
+            kind: [len(found), round(median(found), 2), round(max(found), 2)]
             for kind, found in sorted(times.items())
         },
         "violations": len(progress.findings),
@@ -452,23 +460,10 @@ def figures(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _median(numbers: Sequence[float]) -> float:
-    ordered = sorted(numbers)
-    middle = len(ordered) // 2
-    return (ordered[middle] + ordered[~middle]) / 2
-
-
 def show(path: Path) -> None:
     """The figures of every store, for a person."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
     stores = json.loads(path.read_text(encoding="utf-8"))["stores"]
-    table = Table(title="torture", title_justify="left")
-    for column in ("", *stores):
-        table.add_column(column)
-    rows = {
+    names = {
         "kills": "kills",
         "studies": "studies that have ended",
         "finished": "finished trials",
@@ -481,22 +476,26 @@ def show(path: Path) -> None:
         "minutes": "minutes",
     }
     parts = [store["figures"] for store in stores.values()]
-    for name, words in rows.items():
-        table.add_row(words, *(str(part[name]) for part in parts))
-    for kind in KINDS:
-        cells = []
-        for part in parts:
-            struck = part["kills_by_kind"].get(kind, 0)
-            times = part["seconds_to_recover"].get(kind)
-            cells.append(
-                f"{struck}"
-                + (f"; {times[0]} trials, {times[1]} s (at most {times[2]})" if times else "")
-            )
-        table.add_row(f"{kind}; back after", *cells)
-    console.print(table)
-    for store, part in stores.items():
-        for line in part["progress"]["findings"]:
-            console.print(f"{store}: VIOLATION: {line}", markup=False)
+
+    def struck(part: dict[str, Any], kind: str) -> str:
+        kills, times = part["kills_by_kind"].get(kind, 0), part["seconds_to_recover"].get(kind)
+        return f"{kills}" + (
+            f"; {times[0]} trials, {times[1]} s (at most {times[2]})" if times else ""
+        )
+
+    print_table(
+        "torture",
+        ("", *stores),
+        [
+            *([words, *(str(part[name]) for part in parts)] for name, words in names.items()),
+            *([f"{kind}; back after", *(struck(part, kind) for part in parts)] for kind in KINDS),
+        ],
+        *(
+            f"{store}: VIOLATION: {line}"
+            for store, part in stores.items()
+            for line in part["progress"]["findings"]
+        ),
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -508,11 +507,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="sqlite (default: a file), postgresql (a server of one's own), or a store's URL",
     )
-    it.add_argument("--kills", type=count, default=200, metavar="N", help="in all (default: 200)")
-    it.add_argument("--workers", type=count, default=4, metavar="N", help="(default: 4)")
-    it.add_argument(
-        "--trials", type=count, default=40, metavar="N", help="of each study (default: 40)"
-    )
+    add_count(it, "--kills", 200, "in all")
+    add_count(it, "--workers", 4)
+    add_count(it, "--trials", 40, "of each study")
     it.add_argument("--seed", type=int, default=0, metavar="N", help="of kills (default: 0)")
     add_pieces(it, "torture.json")
     return it
@@ -520,18 +517,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 where something was lost."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
-    interrupted_by_sigterm()
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args, words), errors=(StorageError,))
+    return run(parser(), _main, argv, stores=True)
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from storage import redact
 
+    interrupted_by_sigterm()
     if "://" not in args.store and args.store not in ("sqlite", "postgresql"):
         raise UserError(f"--store {args.store}: give sqlite, postgresql or a store's URL")
     settings = {

@@ -453,7 +453,7 @@ def test_a_difference_is_clear_beyond_two_standard_errors() -> None:
     # the same trainings seen twice: .010 and .011
     assert tta["clear"] is True
     assert bench_quality.compared({"base": row([0.7]), "one": row([0.9])})[1]["clear"] is None
-    text = bench_quality.markdown(bench_quality.compared(rows), 2)
+    text = bench_quality.table_text(bench_quality.compared(rows), 2)
     assert "| better | 0.8100 | 0.8100 | +0.1000 | yes | 0.8100 | 0.8100 |" in text
 
 
