@@ -24,6 +24,7 @@ from scripts.benchmarks.common import add_count, count, markdown, positive, writ
 from scripts.benchmarks.pool import BANK, Estimate, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
+from trainer.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,6 +140,53 @@ def _compared(ours: str, ahead: Mapping[str, bool]) -> str:
     return f"fewer epochs and a lower p_worse than {ours}: {', '.join(beaten) or 'none'}"
 
 
+def draw_front(tables: Mapping[int, Table], path: Path) -> None:
+    """Regret against epochs, one panel for each size of study, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from scripts.benchmarks.replay_rules import OURS
+
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(8 * len(tables) + 4, 7), squeeze=False, layout="constrained"
+    )
+    for axis, (size, table) in zip(axes[0], tables.items(), strict=True):
+        points = {name: (row["epochs_share"], row["regret_sd"]) for name, row in table.items()}
+        for number, (name, (share, regret)) in enumerate(points.items(), 1):
+            at = share.mean, regret.mean
+            color = "tab:red" if name.startswith(OURS) else "tab:blue"
+            axis.plot(*at, "o", color=color, label=f"{number}  {name}")
+            bars = {"yerr": regret.error or 0, "xerr": share.error or 0}
+            axis.errorbar(*at, **bars, color=color, elinewidth=0.6, alpha=0.5)
+            axis.annotate(str(number), at, (5, 4), textcoords="offset points", color=color)
+        front = _front([(share.mean, regret.mean) for share, regret in points.values()])
+        axis.step(*zip(*front, strict=True), where="post", color="gray", linewidth=0.8, zorder=0)
+        axis.set_title(f"studies of {size}")
+        axis.set_xlabel("share of all epochs")
+        axis.set_ylabel("regret in seed standard deviations")
+        # rules that lose everything would flatten the rest
+        axis.set_yscale("symlog", linthresh=1)
+        ticks = [0, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20]
+        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ylim(-0.05, 1.2 * max(1.0, *(regret.mean for _, regret in points.values())))
+    # numbered, since points lie close together
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other has fewer epochs and less regret than, by epochs."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
 # --------------------------------------------------------------------------------- the command line
 
 
@@ -209,6 +257,8 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         },
     }
     write_figures(args, "scripts/bench pruners", words, found)
+    if args.picture is not None:
+        draw_front(tables, args.picture)
     return 0
 
 
@@ -248,6 +298,7 @@ def parser() -> Parser:
         help="our own rule alone, under a grid of thresholds around those that ship",
     )
     add("--only", nargs="+", default=[], metavar="RULE", help="these rules, and no pruning")
+    add("--picture", type=Path, metavar="FILE", help="draw regret against epochs as a PNG")
     return made
 
 

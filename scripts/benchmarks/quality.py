@@ -313,12 +313,12 @@ def read(job: Job) -> Figures:
 # ------------------------------------------------------------------------------ what the scores say
 
 
-def bootstrap_interval(scores: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(scores: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean of image scores, resampling images; percentile method."""
     import numpy as np
 
     values = np.asarray(scores)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values[drawn].mean(axis=1), [tail, 1 - tail])
     return float(low), float(high)
@@ -357,32 +357,21 @@ def _mean_where_any(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
-    """Standard deviation within groups, each around its own mean; None where none has two values.
-
-    >>> pooled_sd([[1.0, 3.0], [10.0, 12.0]]) == 2**0.5
-    True
-    """
-    groups = [group for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    return math.sqrt(sum(statistics.variance(g) * (len(g) - 1) for g in groups) / freedom)
-
-
 def compared(rows: Mapping[str, Figures]) -> list[Figures]:
     """The ablation table: each row's scores on val and test and how it differs from the base.
 
     sd: between seeds, pooled over the rows. Flip-TTA looks at the base's own trainings, so that
     its differences are taken seed by seed.
     """
+    from search.results.statistics.intervals import seed_deviation
+
     tta = f"with {FLIP_TTA}"
     seeds = {
         row: figures["val"]["f_score"]["by_seed"]
         for row, figures in rows.items()
         if "val" in figures
     }
-    sd = pooled_sd([by_seed for row, by_seed in seeds.items() if row != tta])
+    sd = seed_deviation({row: by_seed for row, by_seed in seeds.items() if row != tta})
     table = []
     for row, figures in rows.items():
         entry: Figures = {"row": row, "diverged": figures["diverged"], "sd": sd}

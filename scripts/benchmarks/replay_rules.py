@@ -1,19 +1,22 @@
 """The rules that `scripts/bench pruners` replays: this project's, Optuna's, and those of others.
 
-Optuna's are its own classes. Asynchronous halving is re-stated as Ray Tune and Syne Tune run it,
-which the names say. Two rivals predict curves with networks whose weights are a download; here
-`Extrapolator` stands in their place.
+Optuna's are its own classes. Ray Tune's and Syne Tune's are theirs where they can be imported and
+else re-stated from the papers, which their names say. Two rivals predict curves with networks
+whose weights are a download; here `Extrapolator` stands in their place.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -108,11 +111,11 @@ class OneCheck(BasePruner):
 class Stopping(BasePruner):
     """Asynchronous successive halving that stops: judged once at each rung, by what came before.
 
-    goes_on(earlier, own): whether a score is good enough after those recorded at its rung.
+    goes_on(own, earlier): whether a score is good enough among those recorded at its rung.
     """
 
     def __init__(
-        self, rungs: Sequence[int], goes_on: Callable[[Sequence[float], float], bool]
+        self, rungs: Sequence[int], goes_on: Callable[[float, Sequence[float]], bool]
     ) -> None:
         self._rungs = rungs
         self._goes_on = goes_on
@@ -122,7 +125,27 @@ class Stopping(BasePruner):
         if rung is None or rung not in self._rungs:
             return False
         earlier = _others(study, trial, rung)
-        return bool(earlier) and not self._goes_on(earlier, trial.intermediate_values[rung])
+        return bool(earlier) and not self._goes_on(trial.intermediate_values[rung], earlier)
+
+
+class Scheduled(BasePruner):
+    """A scheduler of another library, asked as its own tuner asks it.
+
+    before: what its methods take ahead of the trial.
+    """
+
+    def __init__(self, scheduler: Any, *before: Any) -> None:
+        self._scheduler = scheduler
+        self._before = before
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        row = SimpleNamespace(trial_id=str(trial.number), config={"x": 0.5})
+        epoch = trial.last_step
+        assert epoch is not None, "asked after a report"
+        if epoch == 1:
+            self._scheduler.on_trial_add(*self._before, row)
+        said = {"training_iteration": epoch, "f_score": trial.intermediate_values[epoch]}
+        return bool(self._scheduler.on_trial_result(*self._before, row, said) == "STOP")
 
 
 def rungs_of(epochs: int, grace: int, eta: int) -> list[int]:
@@ -142,14 +165,54 @@ def _others(study: optuna.Study, trial: FrozenTrial, epoch: int) -> list[float]:
     ]
 
 
-def _ray_tune(earlier: Sequence[float], own: float) -> bool:
-    """The best quarter: no worse than the 75th percentile of those before."""
-    return own >= float(np.percentile(earlier, 75))
+_RAY = ("ray.tune.schedulers", "AsyncHyperBandScheduler")
+_SYNE = ("syne_tune.optimizer.schedulers.asha", "AsynchronousSuccessiveHalving")
 
 
-def _syne_tune(earlier: Sequence[float], own: float) -> bool:
-    """The best third: no more than a third of all, itself included, are better."""
-    return 3 * sum(other > own for other in earlier) <= len(earlier) + 1
+@cache
+def _imported(module: str, name: str) -> Any | None:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError:
+        return None
+
+
+def _ray(setting: Setting, share: float) -> Rule:
+    grace, own = first_epoch(setting.epochs, share), _imported(*_RAY)
+    if own is None:
+        # the best quarter: no worse than the 75th percentile of those before
+        return Rule(
+            Stopping(
+                rungs_of(setting.epochs, grace, 4),
+                lambda score, earlier: score >= float(np.percentile(earlier, 75)),
+            )
+        )
+    scheduler = own(metric="f_score", mode="max", max_t=setting.epochs, grace_period=grace)
+    return Rule(Scheduled(scheduler, None))
+
+
+def _syne(setting: Setting, share: float) -> Rule:
+    grace, own = first_epoch(setting.epochs, share), _imported(*_SYNE)
+    if own is None:
+        # the best third: no more than a third of all, itself included, are better
+        return Rule(
+            Stopping(
+                rungs_of(setting.epochs, grace, 3),
+                lambda score, earlier: (
+                    3 * sum(other > score for other in earlier) <= len(earlier) + 1
+                ),
+            )
+        )
+    uniform = importlib.import_module("syne_tune.config_space").uniform
+    scheduler = own(
+        {"x": uniform(0, 1)},
+        metric="f_score",
+        do_minimize=False,
+        max_t=setting.epochs,
+        grace_period=grace,
+        random_seed=setting.seed,
+    )
+    return Rule(Scheduled(scheduler))
 
 
 # ---------------------------------------------------------------------------------- extrapolation
@@ -337,14 +400,6 @@ def _one_check(share: float) -> Factory:
     return lambda setting: Rule(OneCheck(first_epoch(setting.epochs, share)))
 
 
-def _asha(eta: int, goes_on: Callable[[Sequence[float], float], bool], share: float) -> Factory:
-    def make(setting: Setting) -> Rule:
-        rungs = rungs_of(setting.epochs, first_epoch(setting.epochs, share), eta)
-        return Rule(Stopping(rungs, goes_on))
-
-    return make
-
-
 def _predictive(use_prior: bool) -> Factory:
     return lambda setting: Rule(
         PredictiveStopping(Extrapolator(setting.epochs, _prior_curves(setting, use_prior)))
@@ -368,6 +423,8 @@ def _patient(epochs: int) -> BasePruner:
 
 def rules() -> dict[str, Factory]:
     """Name -> what makes the rule for one study, in the order of the table."""
+    ray = "Ray Tune" if _imported(*_RAY) else "re-stated after Ray Tune"
+    syne = "Syne Tune" if _imported(*_SYNE) else "re-stated after Syne Tune"
     table: dict[str, Factory] = {
         NO_PRUNING: _optuna(lambda epochs: NopPruner()),
         OURS: restart_aware,
@@ -388,8 +445,8 @@ def rules() -> dict[str, Factory]:
         "one check at 40 %, top 3": _one_check(0.4),
     }
     for label, share in (("", 0.0), (" from 10 %", 0.1)):
-        table[f"ASHA (re-stated after Ray Tune){label}"] = _asha(4, _ray_tune, share)
-        table[f"ASHA (re-stated after Syne Tune){label}"] = _asha(3, _syne_tune, share)
+        table[f"ASHA ({ray}){label}"] = functools.partial(_ray, share=share)
+        table[f"ASHA ({syne}){label}"] = functools.partial(_syne, share=share)
     for label, use_prior in (("", False), (", with the prior", True)):
         table[f"extrapolation (plain, after LC-PFN){label}"] = _predictive(use_prior)
         for share in (0.42, 0.25):

@@ -19,7 +19,6 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -39,7 +38,14 @@ from scripts.benchmarks.common import (
     tell,
     write_json,
 )
-from scripts.reliability.service import about, add_pieces, in_words, store_at
+from scripts.reliability.service import (
+    about,
+    add_pieces,
+    earlier_work,
+    in_words,
+    new_work,
+    store_at,
+)
 from trainer.cli import Parser
 from trainer.errors import UserError
 
@@ -319,9 +325,9 @@ def checked(
 
 def one_store(args: argparse.Namespace, store: str, kept: dict[str, Any], until: float) -> bool:
     """Load one kind of store; False if the time was over before the end."""
-    folder = Path(kept.setdefault("work", _new_folder()))
-    if not folder.is_dir():
-        raise UserError(f"{folder}: the work of earlier calls is gone; remove {args.json}")
+    if "work" not in kept:
+        kept["work"] = new_work("bench-store-")
+    folder = earlier_work(kept["work"], args.json)
     with store_at(store, folder) as url:
         if "rival" not in kept:
             kept["rival"] = _rival(args, store, url, folder)
@@ -342,13 +348,6 @@ def one_store(args: argparse.Namespace, store: str, kept: dict[str, Any], until:
     kept["done"] = True
     shutil.rmtree(folder)
     return True
-
-
-def _new_folder() -> str:
-    # a server may run as another user, who must be able to enter
-    folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
-    folder.chmod(0o755)
-    return str(folder)
 
 
 def _rival(args: argparse.Namespace, store: str, url: str, folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks.common import ROOT, positive, record
+from trainer.errors import UserError
 
 # in the environment of every process that a measure started, with the measure's folder
 MARK = "FACE_PARSING_MEASURE"
@@ -98,6 +100,21 @@ def end_all(folder: Path) -> None:
     until = time.monotonic() + 30
     while living(folder) and time.monotonic() < until:
         time.sleep(0.1)
+
+
+def new_work(prefix: str) -> str:
+    """A new folder for what several calls work on."""
+    # a server may run as another user, who must be able to enter
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o755)
+    return str(folder)
+
+
+def earlier_work(folder: str, kept: Path) -> Path:
+    """The folder of earlier calls, whose figures are in `kept`. Raises UserError if it is gone."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: the work of earlier calls is gone; remove {kept}")
+    return Path(folder)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -40,12 +39,14 @@ from scripts.benchmarks.common import (
 from scripts.reliability.service import (
     about,
     add_pieces,
+    earlier_work,
     end_all,
     environment,
     in_words,
     kind_of,
     last_line,
     living,
+    new_work,
     search,
     store_at,
     tiny,
@@ -539,10 +540,7 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     facts = about("scripts/torture", words)
     tell(in_words(facts))
     if progress is None:
-        # a server may run as another user, who must be able to enter
-        folder = Path(tempfile.mkdtemp(prefix="torture-"))
-        folder.chmod(0o755)
-        progress = Progress(settings, str(folder))
+        progress = Progress(settings, new_work("torture-"))
     if not progress.done:
         try:
             _one_call(args, progress)
@@ -575,9 +573,7 @@ def _one_call(args: argparse.Namespace, progress: Progress) -> None:
     from storage import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    began, folder = time.monotonic(), Path(progress.work)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: the work of earlier calls is gone; remove {args.json}")
+    began, folder = time.monotonic(), earlier_work(progress.work, args.json)
     # left by a call that was killed
     end_all(folder)
     tiny(folder, EPOCHS, IMAGES)

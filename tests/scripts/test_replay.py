@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.trial import TrialState
+from PIL import Image
 
 from scripts.benchmarks import pruners as bench
 from scripts.benchmarks import replay
@@ -277,7 +278,7 @@ def test_one_check_keeps_the_best_three_so_far() -> None:
 def test_stopping_at_a_rung_asks_what_came_before() -> None:
     asked: list[tuple[float, list[float]]] = []
 
-    def goes_on(earlier: list[float], own: float) -> bool:
+    def goes_on(own: float, earlier: list[float]) -> bool:
         asked.append((own, sorted(earlier)))
         return own > 0.25
 
@@ -288,16 +289,18 @@ def test_stopping_at_a_rung_asks_what_came_before() -> None:
     assert outcome.epochs == 3 + 2 + 3
 
 
-def test_the_re_stated_rules_keep_the_best_quarter_and_the_best_third() -> None:
+def test_the_re_stated_rules_keep_the_best_quarter_and_the_best_third(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rules, "_imported", lambda module, name: None)
     setting = replay.Setting(epochs=5, total=9, prior=())
     earlier = [0.1, 0.2, 0.3, 0.4, 0.5]
-    ray, syne = (
-        rules.rules()[f"ASHA (re-stated after {name} Tune)"](setting).pruner._goes_on
-        for name in ("Ray", "Syne")
-    )
-    assert (ray(earlier, 0.4), ray(earlier, 0.39)) == (True, False)
+    ray = rules._ray(setting, 0.0).pruner._goes_on
+    assert (ray(0.4, earlier), ray(0.39, earlier)) == (True, False)
+    syne = rules._syne(setting, 0.0).pruner._goes_on
     # of six, itself included, a third may be better: two
-    assert (syne(earlier, 0.35), syne(earlier, 0.25)) == (True, False)
+    assert (syne(0.35, earlier), syne(0.25, earlier)) == (True, False)
+    assert [name for name in rules.rules() if "ASHA (re-stated after" in name]
 
 
 def test_the_extrapolator_learns_where_curves_end_and_how_sure_that_is() -> None:
@@ -379,11 +382,13 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_bench_prints_the_table_and_writes_it(bank_file: Path, tmp_path: Path) -> None:
-    table = tmp_path / "table.json"
+def test_the_bench_prints_the_table_and_writes_it_with_a_picture(
+    bank_file: Path, tmp_path: Path
+) -> None:
+    table, picture = tmp_path / "table.json", tmp_path / "front.png"
     words = ["--bank", bank_file, "--prior", bank_file, "--trials", 4, 6, "--studies", 12]
     words += ["--only", "median", "restart-aware", "one check at 25 %, top 3"]
-    done = run(*words, "--workers", 2, "--json", table)
+    done = run(*words, "--workers", 2, "--json", table, "--picture", picture)
     assert (done.returncode, done.stderr) == (0, "")
     assert "studies of 4 trials" in done.stdout
     assert "| no pruning | 1.000 ± 0.000 | 0.000 ± 0.000 |" in done.stdout
@@ -399,6 +404,8 @@ def test_the_bench_prints_the_table_and_writes_it(bank_file: Path, tmp_path: Pat
         assert 0 < row["epochs_share"]["mean"] <= 1
     assert written["tables"]["6"]["one check at 25 %, top 3"]["epochs_share"]["mean"] < 1
     assert {"command", "commit", "date", "seed_sd", "left_out"} <= set(written)
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
 
 
 @pytest.mark.long
@@ -477,6 +484,11 @@ def test_rules_ahead_of_ours_are_named_and_ties_said_so() -> None:
     }
     found = bench.ahead_of("ours", figures, member.astype(float))
     assert found == {"clear": False, "tie": True}
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    points = [(0.5, 0.2), (0.3, 0.4), (0.6, 0.3), (1.0, 0.0)]
+    assert bench._front(points) == [(0.3, 0.4), (0.5, 0.2), (1.0, 0.0)]
 
 
 def test_help_waits_for_no_library() -> None:
