@@ -186,6 +186,17 @@ def test_a_named_preset_replaces_its_keys_and_keeps_the_rest(file: Path) -> None
         assert old_new in told
 
 
+def test_a_preset_without_epochs_yet_leaves_t_0_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("training: {scheduler_params: {T_0: 8}}\n")
+    # search.run asks so before it has looked at the data
+    first = compose(file=path, preset="small").config.training
+    assert (first.epochs, first.scheduler_params.T_0) == (Config().training.epochs, 8)
+    # 2,000 steps of 50 an epoch: a third of the budget still
+    then = compose(file=path, preset="small", train_images=400).config.training
+    assert (then.epochs, then.scheduler_params.T_0) == (40, pytest.approx(40 / 3))
+
+
 def test_a_searched_key_stays_the_files_under_a_preset(tmp_path: Path) -> None:
     path = tmp_path / "export.yaml"
     path.write_text(FILE + "search: {searched: [learning_rate, T_0], fixed: {}}\n")

@@ -79,9 +79,9 @@ def test_the_narrow_width_stays_under_a_quarter_million():
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 96), (50, 37)])
 def test_logits_have_the_size_of_the_picture(height, width):
-    model = build_model("lmsa", width=0.2, dropout=0.1, num_classes=5)
+    model = build_model("lmsa", width=0.2, dropout=0.1)
     logits = model(torch.randn(2, 3, height, width))
-    assert logits.shape == (2, 5, height, width)
+    assert logits.shape == (2, 19, height, width)
 
 
 def test_auxiliary_logits_come_in_training_mode_only():
@@ -136,8 +136,8 @@ def test_a_model_over_the_cap_is_refused_with_its_count(plugin):
 
 
 def test_ones_own_network_is_built_by_module_and_factory(plugin):
-    model = build_model("my_networks:good", width=1.0, dropout=0.3, num_classes=7)
-    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 7, 8, 8)
+    model = build_model("my_networks:good", width=1.0, dropout=0.3)
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 19, 8, 8)
     assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3]
 
 

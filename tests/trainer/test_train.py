@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.shells import one_line
 from trainer import checkpoint
 from trainer.config import read_config, to_dict
-from trainer.train import main
+from trainer.train import _composed, main, parser
 
 ROW = [
     *("epoch", "step", "lr", "dice_weight", "train_loss", "train_ce", "train_dice", "val_ce"),
@@ -69,6 +69,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     said, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     return out, said
+
+
+def test_t_0_is_held_against_the_epochs_of_the_preset(tmp_path: Path) -> None:
+    faces = data_folders.course(tmp_path / "faces", [f"f{index:02d}" for index in range(24)])
+    words = ["--data", str(faces), "--preset", "small", "--set=T_0=40", "--device=cpu"]
+    # 2,000 steps of 2 an epoch
+    training = _composed(parser().parse_args(words))[0].training
+    assert (training.epochs, training.scheduler_params.T_0) == (1000, 40)
 
 
 def test_a_training_leaves_its_results_in_the_folder(whole: tuple[Path, str]) -> None:

@@ -58,10 +58,6 @@ class Part:
         """The untouched mask of pair `index`: uint8 [H, W] at its own size."""
         return self.source.mask(self.indices[index])
 
-    def full_image(self, index: int) -> Bytes:
-        """The untouched picture of pair `index`: uint8 [H, W, 3]."""
-        return self.source.image(self.indices[index])
-
 
 def _mapped_part(
     stems: tuple[str, ...], images: str, masks: str, source: Source, indices: tuple[int, ...]
@@ -103,7 +99,16 @@ class FaceData:
     tick: Tick | None = field(default=None, repr=False, compare=False)
 
     def part(self, name: str) -> Part:
-        """`train`, `val`, `test` or `all`. Raises DataError if a pair is unsound."""
+        """`train`, `val`, `test` or `all`: every pair, sorted by stem.
+
+        Raises DataError if it is empty or a pair is unsound.
+        """
+        if name not in self.plan.parts:
+            raise ValueError(f"part: {name!r} is none of {', '.join(PARTS)}, all")
+        if not self.plan.parts[name]:
+            raise DataError(
+                f"{self.name} has no picture in its {name} part; name some in {name}.txt"
+            )
         return _load_part(self, name)
 
     @property
@@ -114,19 +119,10 @@ class FaceData:
     def val(self) -> Part:
         return self.part("val")
 
-    @property
-    def test(self) -> Part:
-        return self.part("test")
-
-    @property
-    def all(self) -> Part:
-        """Every pair, sorted by stem."""
-        return self.part("all")
-
 
 # a training asks for its parts again and again; three parts of one data set are kept
 @functools.lru_cache(maxsize=8)
-def _load_part_cached(data: FaceData, name: str) -> Part:
+def _load_part(data: FaceData, name: str) -> Part:
     plan = data.plan
     indices = plan.parts[name]
     images, masks = cached_part(
@@ -160,14 +156,6 @@ def _refuse_one_class(source: Source, part: str, masks_NSS: Bytes) -> None:
         " are saved as 0 and 1, scaled, or as another kind of number: python -m trainer.check"
         " --data looks at each"
     )
-
-
-def _load_part(data: FaceData, name: str) -> Part:
-    if name not in data.plan.parts:
-        raise ValueError(f"part: {name!r} is none of {', '.join(PARTS)}, all")
-    if not data.plan.parts[name]:
-        raise DataError(f"{data.name} has no picture in its {name} part; name some in {name}.txt")
-    return _load_part_cached(data, name)
 
 
 def load_faces(

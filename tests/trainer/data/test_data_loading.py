@@ -95,7 +95,7 @@ def test_course_layout_gives_parts_of_the_wanted_size(folder: Path, tmp_path: Pa
     assert data.train.images.shape == (len(data.train), 32, 32, 3)
     assert data.train.masks.shape == (len(data.train), 32, 32)
     assert len(data.train) + len(data.val) + len(data.plan.parts["test"]) == 12
-    assert data.all.stems == STEMS
+    assert data.part("all").stems == STEMS
 
 
 def test_masks_are_reduced_at_pixel_centres_and_full_ones_stay_untouched(
@@ -105,7 +105,7 @@ def test_masks_are_reduced_at_pixel_centres_and_full_ones_stay_untouched(
     original = np.asarray(Image.open(folder / "train" / "masks" / f"{part.stems[0]}.png"))
     assert np.array_equal(part.full_mask(0), original)
     assert np.array_equal(part.masks[0], original[1::2, 1::2])
-    assert part.full_image(0).shape == (64, 64, 3)
+    assert part.source.image(0).shape == (64, 64, 3)
 
 
 def test_reduction_by_a_third_takes_the_middle_pixel():
@@ -120,11 +120,11 @@ def test_official_layout_merges_part_masks_in_list_order(tmp_path: Path):
     Image.fromarray(everything).save(masks / "00000_skin.png")  # under all other parts
     Image.fromarray(everything).convert("RGB").save(masks / "00007_cloth.png")  # over them
     data = load(root, tmp_path, parts=("all",))
-    assert data.all.stems == ("0", "7")
-    assert set(np.unique(data.all.full_mask(0))) > {1, 2, 12}
-    assert set(np.unique(data.all.full_mask(1))) == {18}
-    assert data.all.full_image(0).shape == (128, 128, 3)
-    assert data.all.full_mask(0).shape == (64, 64)
+    assert data.part("all").stems == ("0", "7")
+    assert set(np.unique(data.part("all").full_mask(0))) > {1, 2, 12}
+    assert set(np.unique(data.part("all").full_mask(1))) == {18}
+    assert data.part("all").source.image(0).shape == (128, 128, 3)
+    assert data.part("all").full_mask(0).shape == (64, 64)
 
 
 def test_images_folder_at_the_root_is_read_too(folder: Path, tmp_path: Path):
@@ -136,7 +136,7 @@ def test_a_grey_mask_counts_like_a_palette_one(folder: Path, tmp_path: Path):
     ids = np.asarray(Image.open(path))
     Image.fromarray(ids).save(path)
     data = load(folder, tmp_path, parts=("all",))
-    assert np.array_equal(data.all.full_mask(0), ids)
+    assert np.array_equal(data.part("all").full_mask(0), ids)
 
 
 def test_files_without_a_partner_are_passed_over_and_counted(folder: Path, tmp_path: Path):
@@ -168,9 +168,9 @@ def test_a_picture_of_any_kind_that_pillow_reads_is_used(folder: Path, tmp_path:
         Image.fromarray(np.asarray(picture)).save(mask.with_suffix(".TIF"))
     mask.unlink()
     data = load(folder, tmp_path, parts=("all",))
-    assert data.all.stems == STEMS
+    assert data.part("all").stems == STEMS
     assert data.plan.notes == ()
-    assert np.array_equal(data.all.full_mask(0), data_folders.small_face(0)[1])
+    assert np.array_equal(data.part("all").full_mask(0), data_folders.small_face(0)[1])
 
 
 def test_names_in_two_forms_of_one_accent_are_one_pair(tmp_path: Path):
@@ -248,7 +248,7 @@ def test_everything_that_is_not_read_is_said_in_a_line_a_kind(folder: Path, tmp_
         "not read: folder test/; as the test part it needs images/ and masks/",
     )
     data = load(folder, tmp_path, parts=("all",))
-    assert data.all.stems == STEMS[5:]
+    assert data.part("all").stems == STEMS[5:]
 
 
 def test_the_lines_are_one_line_each_whatever_the_names_hold(folder: Path, tmp_path: Path):
@@ -278,13 +278,13 @@ def test_strays_among_part_masks_stop_nothing(tmp_path: Path):
 
 def test_part_masks_are_read_whatever_the_case_of_their_names(tmp_path: Path):
     root = data_folders.official(tmp_path / "hq", range(12))
-    before = load(root, tmp_path, parts=("all",)).all.masks.copy()
+    before = load(root, tmp_path, parts=("all",)).part("all").masks.copy()
     masks = root / "CelebAMask-HQ-mask-anno" / "0"
     for number, path in enumerate(sorted(masks.iterdir())):
         if number % 2:
             path.rename(path.with_name(path.stem.upper() + ".PNG"))
     data = load(root, tmp_path, parts=("all",))
-    assert np.array_equal(data.all.masks, before)
+    assert np.array_equal(data.part("all").masks, before)
     assert data.plan.notes == ()
 
 
@@ -321,7 +321,7 @@ def test_part_masks_of_other_values_give_the_same_masks_and_another_data_set(
         value = IDS[path.stem.partition("_")[2]] if how == "the class's id" else 1
         Image.fromarray(on * np.uint8(value)).save(path)
     data = load(root, tmp_path, parts=("all",))
-    assert np.array_equal(data.all.masks, before.all.masks)
+    assert np.array_equal(data.part("all").masks, before.part("all").masks)
     assert data.plan.keys["all"] != before.plan.keys["all"]
 
 
@@ -360,10 +360,10 @@ def test_merged_masks_beside_the_official_pictures_are_read(tmp_path: Path, name
     (root / f"{name}-color").mkdir()
     Image.new("RGB", (64, 64), (9, 0, 0)).save(root / f"{name}-color" / "0.png")
     data = load(root, tmp_path, parts=("all",))
-    assert data.all.stems == expected.all.stems
-    assert np.array_equal(data.all.masks, expected.all.masks)
-    assert data.all.full_mask(0).shape == (64, 64)
-    assert data.all.full_image(0).shape == (128, 128, 3)
+    assert data.part("all").stems == expected.part("all").stems
+    assert np.array_equal(data.part("all").masks, expected.part("all").masks)
+    assert data.part("all").full_mask(0).shape == (64, 64)
+    assert data.part("all").source.image(0).shape == (128, 128, 3)
     assert data.plan.notes == (
         f"not read: 1 other folder: {name}-color/",
         f"masks are those of {name}/",
@@ -407,7 +407,7 @@ def test_a_turned_picture_has_the_size_that_is_shown(folder: Path, tmp_path: Pat
     ids = data_folders.small_face(3)[1]
     data_folders.save_mask(ids[:, :48], mask_of(folder, "p03"))
     data = load(folder, tmp_path, parts=("all",))
-    assert data.all.full_image(3).shape == (64, 48, 3)
+    assert data.part("all").source.image(3).shape == (64, 48, 3)
     assert data.plan.notes == (
         "1 of 12 pictures stored turned (EXIF), read upright as viewers show them; so must the"
         " masks be",
@@ -467,7 +467,7 @@ def test_folders_beside_train_are_the_parts(folder: Path, tmp_path: Path):
     moved(folder, "test", "p02", "p03", "p04")
     data = load(folder, tmp_path)
     assert data.val.stems == ("p00", "p01")
-    assert data.test.stems == ("p02", "p03", "p04")
+    assert data.part("test").stems == ("p02", "p03", "p04")
     assert data.train.stems == STEMS[5:]
     assert data.plan.notes == (
         "the val part is what val/ holds",
@@ -513,7 +513,7 @@ def test_with_a_train_list_the_lists_say_all(folder: Path, tmp_path: Path):
     data = load(folder, tmp_path, parts=("train", "val", "all"))
     assert data.train.stems == STEMS[:8]
     assert data.val.stems == ("p08", "p09")
-    assert data.all.stems == STEMS[:10]
+    assert data.part("all").stems == STEMS[:10]
     assert data.plan.parts["test"] == ()
     assert data.plan.notes == (
         "not used: 2 of 12 pairs, in no part though train.txt says what is trained on: p10, p11",
@@ -849,7 +849,7 @@ def test_list_that_leaves_nothing_to_train_on(folder: Path, tmp_path: Path):
 def test_missing_test_part_is_named(folder: Path, tmp_path: Path):
     (folder / "test.txt").write_text("")
     with pytest.raises(DataError, match=r"no picture in its test part"):
-        _ = load(folder, tmp_path).test
+        _ = load(folder, tmp_path).part("test")
 
 
 def test_cache_folder_that_is_a_file_names_the_variable(folder: Path, tmp_path: Path):
@@ -865,15 +865,15 @@ def test_built_in_faces_need_no_folder(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     data = load("synthetic", tmp_path)
     assert data.name == "synthetic"
-    assert len(data.all) == 20
+    assert len(data.part("all")) == 20
     assert data.val.full_mask(0).shape == (256, 256)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
 
 
 def test_more_built_in_faces_leave_the_first_ones_as_they_are(tmp_path: Path):
-    few = load("synthetic", tmp_path).all
+    few = load("synthetic", tmp_path).part("all")
     options = {"image_size": 32, "cache_dir": tmp_path / "cache", "parts": ("all",)}
-    many = load_faces("synthetic", synthetic_images=24, **options).all  # type: ignore[arg-type]
+    many = load_faces("synthetic", synthetic_images=24, **options).part("all")  # type: ignore[arg-type]
     assert np.array_equal(many.images[:20], few.images)
 
 

@@ -57,7 +57,7 @@ def test_another_layout_is_one_class_and_its_entry(
     summary = describe(str(root), 0, cache)
     assert summary.train + summary.val + summary.test == 12
     data = load_faces(str(root), image_size=64, cache_dir=cache, parts=("all",))
-    assert np.array_equal(data.all.full_mask(1), small_face(1)[1])
+    assert np.array_equal(data.part("all").full_mask(1), small_face(1)[1])
     found, _ = audit(root)
     assert found.left_right_reversed == ["p03"]
     assert repair(root, tmp_path / "fixed", found).changed == ["p03"]

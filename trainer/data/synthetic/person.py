@@ -93,14 +93,14 @@ class Face:
             chin=float(random.normal(0.004, 0.02)) + (-0.006 if feminine else 0.012),
         )
 
-    def slices(self, rows: int = 44) -> np.ndarray:
-        """The head's slices, [rows, 4], from the top to the chin."""
+    def slices(self) -> np.ndarray:
+        """The head's slices, [44, 4], from the top to the chin."""
         table = SLICES.copy()
         table[:, 1] *= self.width * np.interp(table[:, 0], [0.5, 0.78], [1.0, self.jaw])
         table[:, 0] += np.interp(table[:, 0], [0.6, 0.93], [0.0, self.chin])
         # even steps along the outline, or the top and the chin become corners
         along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(table[:, :2], axis=0).T))])
-        at = np.linspace(0, along[-1], rows)
+        at = np.linspace(0, along[-1], 44)
         return np.stack([np.interp(at, along, column) for column in table.T], axis=1)
 
 
