@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from tests.support import class_orders, data_folders
+from tests.support.data_folders import image_of, mask_of
 from tests.support.paths import ROOT
-from tests.support.shells import LOCALES, command, locale_of, one_line, surroundings
+from tests.support.shells import LOCALES, command, locale_of, surroundings
 from trainer.check import main, repair
 from trainer.data.audit import audit
 from trainer.data.class_order import OURS, order_of
@@ -37,14 +38,6 @@ KEYS = [
 NOTHING: dict[str, Any] = {key: [] for key in KEYS} | {"class_order": "ours"}
 TO_OTHER_ORDER = class_orders.SECOND
 SWAPPED = np.array(SWAP, np.uint8)
-
-
-def mask_of(root: Path, stem: str) -> Path:
-    return root / "train" / "masks" / f"{stem}.png"
-
-
-def image_of(root: Path, stem: str) -> Path:
-    return root / "train" / "images" / f"{stem}.jpg"
 
 
 def rewrite(path: Path, table: np.ndarray) -> None:
@@ -261,35 +254,6 @@ def test_a_missing_folder_gives_one_line_and_exit_code_2(
     assert done.stderr.startswith("error: ")
     assert "nowhere" in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("kind", ["empty", "a file", "another layout", "no pictures"])
-def test_a_folder_that_holds_no_faces_gives_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
-    root = tmp_path / "faces"
-    if kind == "a file":
-        root.write_text("")
-    else:
-        root.mkdir()
-    if kind == "another layout":
-        (root / "photo.jpg").write_bytes(b"")
-    elif kind == "no pictures":
-        (root / "images").mkdir()
-        (root / "masks").mkdir()
-    one_line(main, capsys, "--data", root)
-
-
-def test_findings_are_no_failure(tmp_path: Path) -> None:
-    root = with_every_fault(tmp_path / "faces")
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.check", "--data", str(root)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_not_read_is_shown_and_stops_nothing(
@@ -678,16 +642,6 @@ def test_too_few_ids_tell_no_order() -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[20:50, 20:44] = IDS["skin"]
     assert order_of([shape_of(mask)]) is None
-
-
-def test_the_command_for_a_copy_can_be_pasted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = data_folders.course(tmp_path / "my faces", ["a", "b"], 32)
-    mask_of(root, "a").write_text("no picture")
-    assert main(["--data", str(root)]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line == (f"a corrected copy: python -m trainer.check --data '{root}' --repair OUT")
 
 
 # --- any file name
