@@ -23,8 +23,7 @@ from scripts.benchmarks import common, rivals
 from scripts.benchmarks import quality as bench_quality
 from scripts.benchmarks import train as bench_train
 from tests.support.data_folders import course, save_mask
-from tests.support.paths import ROOT
-from tests.support.scripts import SCRIPTS
+from tests.support.scripts import SCRIPTS, loaded_by_help
 from trainer.config import Config, with_values
 from trainer.data.classes import IDS, SWAP
 from trainer.data.layouts import list_folder
@@ -32,19 +31,12 @@ from trainer.data.mask_files import read_ids, sides_swapped
 from trainer.losses import segmentation_loss
 
 BENCHES = [
-    *(
-        "train",
-        "quality",
-        "gpu",
-        "store",
-        "pruners",
-        "verdict",
-        "paired",
-        "samplers",
-        "repeats",
-        "claims",
-        "report",
-    )
+    *("train", "quality", "gpu", "store", "pruners", "verdict", "paired", "samplers"),
+    *("repeats", "claims", "report"),
+]
+PROGRAMS = [
+    *(f"scripts.benchmarks.{name}" for name in (*BENCHES, "record_bank")),
+    *("scripts.reliability.soak", "scripts.reliability.torture"),
 ]
 
 
@@ -82,18 +74,11 @@ def test_the_help_tells_what_each_bench_is_for() -> None:
     assert told == BENCHES
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    code = (
-        "import sys, scripts.benchmarks.train, scripts.benchmarks.quality;"
-        " print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert (done.stdout, done.stderr) == ("False\n", "")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_waits_for_no_library(program: str) -> None:
+    said, loaded = loaded_by_help(program)
+    assert loaded == set()
+    assert said.startswith("usage: scripts/")
 
 
 # ------------------------------------------------------------------------------------------ rivals

@@ -15,7 +15,6 @@ from search import confirm
 from search.results.statistics import sequential_plan
 from search.results.statistics.intervals import Interval, Pair
 from search.strategy.forecast.curve_banks import Recorded, write_bank
-from tests.support.scripts import loaded_by_help
 
 
 def curve(config: int, seed: int, best: float) -> Recorded:
@@ -138,9 +137,3 @@ def test_a_bank_without_repeats_is_one_line(
     write_bank(path, [curve(0, 0, 0.7), curve(1, 0, 0.8)])
     assert bench.main(["--bank", str(path), "--workers", "1"]) == 2
     assert "no configuration has two seeds" in capsys.readouterr().err
-
-
-def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("scripts.benchmarks.repeats")
-    assert loaded == set()
-    assert "--studies" in said

@@ -20,7 +20,6 @@ from search.strategy.forecast.curve_banks import Recorded, write_bank
 from search.strategy.forecast.features import FEATURES, KNOTS, to_log
 from search.strategy.forecast.model import Prior
 from space import SPACE, Choice, concrete
-from tests.support.scripts import loaded_by_help
 
 EPOCHS = 24
 K = len(KNOTS)
@@ -324,12 +323,6 @@ def test_tables_that_are_not_installed_are_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "install the extra `test`" in said
-
-
-def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("scripts.benchmarks.samplers")
-    assert loaded == set()
-    assert "--repeats" in said
 
 
 def test_the_arm_of_optunas_rows_shows_the_study_as_it_is() -> None:

@@ -23,7 +23,6 @@ from scripts.benchmarks import replay
 from scripts.benchmarks import replay_rules as rules
 from search.strategy.forecast.curve_banks import Recorded, read_bank, seed_deviation, write_bank
 from tests.support.paths import ROOT
-from tests.support.scripts import loaded_by_help
 
 
 def curve(config: int, *val_f: float, seed: int = 0) -> Recorded:
@@ -489,12 +488,6 @@ def test_rules_ahead_of_ours_are_named_and_ties_said_so() -> None:
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [(0.5, 0.2), (0.3, 0.4), (0.6, 0.3), (1.0, 0.0)]
     assert bench._front(points) == [(0.3, 0.4), (0.5, 0.2), (1.0, 0.0)]
-
-
-def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("scripts.benchmarks.pruners")
-    assert loaded == set()
-    assert "--half" in said
 
 
 # ---------------------------------------------------------------------------------- what it shows

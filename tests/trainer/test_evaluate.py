@@ -16,6 +16,7 @@ from torch.nn import functional
 from tests.support import data_folders
 from tests.support.faces import IMAGES, tiny_config, tiny_faces
 from tests.support.paths import ROOT
+from tests.support.scores import image_score, pooled
 from tests.support.shells import one_line
 from trainer import checkpoint
 from trainer.augment import normalise
@@ -49,31 +50,6 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[st
     out, err = capsys.readouterr()
     assert err == ""
     scores: dict[str, Any] = json.loads(out)
-    return scores
-
-
-# --- the definitions, by themselves
-
-
-def image_score(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The course's score of one image."""
-    scores = []
-    for number in np.unique(truth):
-        hit = np.count_nonzero((predicted == number) & (truth == number))
-        wrong = np.count_nonzero((predicted == number) & (truth != number))
-        missed = np.count_nonzero((predicted != number) & (truth == number))
-        precision, recall = hit / (hit + wrong + 1e-7), hit / (hit + missed + 1e-7)
-        scores.append(2 * precision * recall / (precision + recall + 1e-7))
-    return float(np.mean(scores))
-
-
-def pooled(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """F of each class from counts summed over a set, None where it is in neither."""
-    scores: dict[str, float | None] = {}
-    for number, name in enumerate(NAMES):
-        hit = np.count_nonzero((predicted == number) & (truth == number))
-        both = np.count_nonzero(predicted == number) + np.count_nonzero(truth == number)
-        scores[name] = 2 * hit / both if both else None
     return scores
 
 
@@ -127,14 +103,6 @@ def assert_same(scores: dict[str, Any], expected: dict[str, Any]) -> None:
     for key in KEYS:
         if key != "f_per_class":
             assert scores[key] == pytest.approx(expected[key], abs=1e-9), key
-
-
-def test_a_score_counted_by_hand() -> None:
-    # truth: two of skin, two of hair; one of skin is called hair
-    truth, predicted = np.array([1, 1, 13, 13]), np.array([1, 13, 13, 13])
-    assert image_score(predicted, truth) == pytest.approx((2 / 3 + 0.8) / 2, abs=1e-6)
-    assert pooled(predicted, truth)["hair"] == 0.8
-    assert pooled(predicted, truth)["hat"] is None
 
 
 # --- the command

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 import trainer.step
 from tests.support import data_folders
-from tests.support.faces import TINY
+from tests.support.faces import TINY, timeless
 from trainer import augment, checkpoint
 from trainer.config import Config, config_from_dict, leaf_keys, with_values
 from trainer.data.dataset import FaceData, load_faces
@@ -85,10 +85,6 @@ class Seen:
 
     def column(self, name: str) -> list[float]:
         return [row[name] for row in self.history]
-
-    def curve(self) -> list[Row]:
-        """The history without what a clock wrote."""
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in self.history]
 
     @property
     def raw(self) -> dict[str, Tensor]:
@@ -692,7 +688,7 @@ def _training_ends_so_many_epochs_after_its_best(bench: Bench) -> None:
 @of("training.seed")
 def _weights_and_order_are_drawn_from_the_seed(bench: Bench) -> None:
     one, same, other = (bench.train(seed=seed, model__name=BARE) for seed in (5, 5, 6))
-    assert one.curve() == same.curve()
+    assert timeless(one.history) == timeless(same.history)
     assert not torch.equal(one.before[0][0], other.before[0][0])
     fresh = [bench.fresh(seed=seed, model__name=BARE).state_dict() for seed in (5, 6)]
     assert not torch.equal(fresh[0]["body.weight"], fresh[1]["body.weight"])
@@ -702,7 +698,7 @@ def _weights_and_order_are_drawn_from_the_seed(bench: Bench) -> None:
 def _labels_change_no_number(bench: Bench) -> None:
     plain = bench.train(epochs=2)
     named = bench.train(epochs=2, experiment__name="mine", description="of last summer")
-    assert named.curve() == plain.curve()
+    assert timeless(named.history) == timeless(plain.history)
 
 
 # ---------------------------------------------------------------------------- how it was computed

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import doctest
 import sys
 
 import pytest
 import torch
 from torch import nn
 
-from trainer import lmsa
 from trainer.errors import ConfigError
 from trainer.model import MAX_PARAMETERS, build_model, parameter_count
 
@@ -61,11 +59,6 @@ def plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("my_networks", None)
-
-
-def test_examples_in_the_docstrings_hold():
-    result = doctest.testmod(lmsa)
-    assert (result.attempted, result.failed) == (1, 0)
 
 
 def test_full_width_uses_the_cap_well_and_stays_under_it():

@@ -16,16 +16,13 @@ import torch
 from PIL import Image
 
 from tests.support import data_folders
+from tests.support.faces import ROW, timeless
 from tests.support.paths import ROOT
 from tests.support.shells import one_line
 from trainer import checkpoint
 from trainer.config import read_config, to_dict
 from trainer.train import _composed, main, parser
 
-ROW = [
-    *("epoch", "step", "lr", "dice_weight", "train_loss", "train_ce", "train_dice", "val_ce"),
-    *("val_dice", "train_f", "val_f", "val_f_per_class", "f_large", "f_small", "seconds"),
-]
 VALUES = {
     "width": 0.2,
     "image_size": 16,
@@ -58,7 +55,7 @@ def history(out: Path) -> list[dict[str, Any]]:
 
 def curve(out: Path) -> list[dict[str, Any]]:
     """A history without what a clock wrote."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in history(out)]
+    return timeless(history(out))
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +112,6 @@ def test_the_written_config_trains_to_the_same_history(
     out, _ = whole
     assert main(["--config", str(out / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
     assert curve(tmp_path / "again") == curve(out)
-
-
-def test_the_same_seed_gives_the_same_history_and_another_seed_another(
-    whole: tuple[Path, str], tmp_path: Path
-) -> None:
-    out, _ = whole
-    for seed, same in ((5, True), (6, False)):
-        assert main([*TINY, "--seed", str(seed), "--out", str(tmp_path / str(seed))]) == 0
-        assert (curve(tmp_path / str(seed)) == curve(out)) is same
 
 
 def test_a_killed_training_goes_on_to_the_same_numbers(

@@ -850,13 +850,6 @@ def test_built_in_faces_need_no_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
 
 
-def test_more_built_in_faces_leave_the_first_ones_as_they_are(tmp_path: Path):
-    few = load("synthetic", tmp_path).part("all")
-    options = {"image_size": 32, "cache_dir": tmp_path / "cache", "parts": ("all",)}
-    many = load_faces("synthetic", synthetic_images=24, **options).part("all")  # type: ignore[arg-type]
-    assert np.array_equal(many.images[:20], few.images)
-
-
 # --- reversed sides
 
 
