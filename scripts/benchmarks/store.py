@@ -334,13 +334,15 @@ def one_store(args: argparse.Namespace, store: str, kept: dict[str, Any], until:
         if "study" not in kept:
             kept["study"] = made(url, OURS)
         seconds = until - time.monotonic() - _RESERVE_S
+        parts = kept.setdefault("parts", [])
         if seconds > 0:
-            parts = kept.setdefault("parts", [])
             tell(f"{store}: {args.writers} writers, at most {seconds:.0f} s")
             parts.append(load(url, OURS, kept["study"], args, trials=args.trials, seconds=seconds))
         trials = args.writers * args.trials
-        numbers = [number for part in kept.get("parts", []) for number in part["numbers"]]
-        if not kept.get("parts") or (len(numbers) < trials and not _errors(kept)):
+        numbers = [number for part in parts for number in part["numbers"]]
+        # errors leave trials behind that nobody runs any more
+        whole = len(numbers) >= trials or any(part["errors"] for part in parts)
+        if not parts or not whole:
             return False
         kept["checked"] = checked(
             values_in(url, kept["study"]), numbers, trials=trials, reports=args.reports
@@ -362,10 +364,6 @@ def _rival(args: argparse.Namespace, store: str, url: str, folder: Path) -> dict
     trials = args.writers * args.rival_trials
     found = checked(values_in(where, study), result["numbers"], trials=trials, reports=args.reports)
     return {**result, **found}
-
-
-def _errors(kept: Mapping[str, Any]) -> dict[str, int]:
-    return _summed(part["errors"] for part in kept["parts"])
 
 
 def figures(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Progress:
     kills: list[dict[str, Any]] = field(default_factory=list)
     studies: list[dict[str, Any]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
-    seen: dict[str, dict[str, str]] = field(default_factory=dict)
+    seen: dict[str, dict[int, str]] = field(default_factory=dict)
     endings: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     done: bool = False
@@ -323,11 +323,9 @@ class Torture:
             study_id = self.storage.get_study_id_from_name(self.study)
             rows = read_rows(self.storage.engine, study_id)
             seen = self.progress.seen.setdefault(self.study, {})
-            for line in not_as_seen(rows, {int(key): mark for key, mark in seen.items()}):
+            for line in not_as_seen(rows, seen):
                 self.find(line)
-            seen.update(
-                {str(key): digest(row) for key, row in rows.items() if row.state in FINISHED}
-            )
+            seen |= {key: digest(row) for key, row in rows.items() if row.state in FINISHED}
 
     def close_study(self) -> None:
         """Judge the study that has ended, and note its figures."""
@@ -354,7 +352,7 @@ class Torture:
             log=read_log(self.storage.engine, study_id),
             histories=read_histories(self.folder / "runs" / self.study),
             kills=kills,
-            seen={int(key): mark for key, mark in self.progress.seen.get(self.study, {}).items()},
+            seen=self.progress.seen.get(self.study, {}),
         )
         for line in judge(evidence, self.args.trials):
             self.find(line)
@@ -416,8 +414,16 @@ def read(path: Path, store: str) -> Progress | None:
         return None
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))["stores"].get(kind_of(store))
-        return None if kept is None else Progress(**kept["progress"])
-    except (ValueError, TypeError, KeyError) as error:
+        if kept is None:
+            return None
+        progress = Progress(**kept["progress"])
+        # JSON knows texts only as keys
+        progress.seen = {
+            study: {int(key): mark for key, mark in seen.items()}
+            for study, seen in progress.seen.items()
+        }
+        return progress
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"--json {path}: not a file of scripts/torture ({error!r})") from None
 
 
@@ -590,8 +596,7 @@ def _one_call(args: argparse.Namespace, progress: Progress) -> None:
                 torture.save()
             for study, seen in progress.seen.items():
                 rows = read_rows(watching.engine, watching.get_study_id_from_name(study))
-                marks = {int(key): mark for key, mark in seen.items()}
-                progress.findings += [f"{study}: {line}" for line in not_as_seen(rows, marks)]
+                progress.findings += [f"{study}: {line}" for line in not_as_seen(rows, seen)]
             progress.done = True
             if not progress.findings:
                 end_audit(storage.engine)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.support.paths import SHARED
-from trainer.augment import MEAN_RGB, augment, flip_swap, normalise
+from trainer.augment import MEAN_RGB, augmented, drawn, flip_swap, normalise
 
 REAL_MASKS = SHARED / "celebamask-mini" / "train" / "masks"
 
@@ -36,6 +36,10 @@ def settings(**changes):
     values = OFF | changes
     jitter = SimpleNamespace(**{k: values.pop(k) for k in ("brightness", "contrast", "saturation")})
     return SimpleNamespace(**values, color_jitter=jitter)
+
+
+def augment(images, masks, settings, generator):
+    return augmented(images, masks, settings, drawn(len(images), generator))
 
 
 def seeded(seed=0):
