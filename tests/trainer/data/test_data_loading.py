@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.support import data_folders
 from tests.support.data_folders import image_of, mask_of
+from tests.support.pngs import png_of
 from trainer.data import cache, layouts
 from trainer.data.cache import reduce_mask
 from trainer.data.classes import IDS, NAMES
@@ -54,24 +55,12 @@ def complaint(root: Path, tmp_path: Path) -> str:
     return text
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is huge and holds nothing."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
 def plain_png(pixels: bytes, side: int, kind: int) -> bytes:
     """A square PNG of colours (kind 2) or grey values (0), not compressed."""
-    head = struct.pack(">IIBBBBB", side, side, 8, kind, 0, 0, 0)
     width = len(pixels) // side
     rows = b"".join(b"\0" + pixels[at : at + width] for at in range(0, len(pixels), width))
     data = b"\x78\x01\x01" + struct.pack("<HH", len(rows), 0xFFFF - len(rows)) + rows
-    body = chunk(b"IDAT", data + struct.pack(">I", zlib.adler32(rows)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body + chunk(b"IEND", b"")
+    return png_of(side, side, 8, kind, data + struct.pack(">I", zlib.adler32(rows)))
 
 
 # --- what is read
@@ -790,7 +779,7 @@ def without_pairs(root: Path) -> None:
             ["32 x 32", "64 x 64"],
         ),
         *(
-            (with_image(png_header(side, side)), ["p03.jpg", "make the picture smaller"])
+            (with_image(png_of(side, side, 8, 2, b"")), ["p03.jpg", "make the picture smaller"])
             for side in (9_000, 12_000, 30_000)
         ),
         (

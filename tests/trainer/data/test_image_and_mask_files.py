@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.support.data_folders import save_mask, small_face
+from tests.support.pngs import png_of
 from trainer.data.image_files import (
     FORMATS,
     IMAGE_SUFFIXES,
@@ -38,18 +39,11 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def png(path: Path, values: np.ndarray, depth: int, kind: int) -> Path:
-    """A PNG of any depth and kind (2 RGB, 4 grey with alpha, 6 RGBA): Pillow writes few of them."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
+    """A PNG of any depth and kind, see `png_of`."""
     height, width = values.shape[:2]
     rows = values.astype(">u2" if depth == 16 else np.uint8)
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b""))
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    path.write_bytes(png_of(width, height, depth, kind, data))
     return path
 
 
