@@ -153,7 +153,7 @@ def test_a_revived_trial_goes_on_with_the_rest_of_its_curve() -> None:
 
     study.pruner = Parking()
     curve = [0.1, 0.2, 0.3, 0.4]
-    race.train(study, study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), curve)
+    replay.train(study, study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), curve)
     race.go_on(study, study.trials[0], curve)
     parked, revived = study.trials
     assert (parked.state, revived.state) == (TrialState.PRUNED, TrialState.COMPLETE)
