@@ -279,7 +279,7 @@ def show_now(soak: Soak) -> None:
 def show(figures: Mapping[str, Any]) -> None:
     """The result for a person."""
     columns = (
-        *("", "USS, MB", "at 5 min", "at the end", "an hour", "without the study"),
+        *("USS, MB", "at 5 min", "at the end", "an hour", "without the study"),
         *("RSS", "files", "threads", ""),
     )
     rows = []
