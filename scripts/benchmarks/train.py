@@ -114,20 +114,16 @@ def arrangements(kind: str, cores: int) -> list[Arrangement]:
 
 
 def command(
-    kind: str, job: Job, how: Arrangement, *, steps: int, seed: int, scratch: Path
+    kind: str, job: Job, how: Arrangement, *, steps: int, seed: int, scratch: Path, device: str
 ) -> list[str]:
     """The command line of one training process."""
-    program: list[object] = [
-        "scripts.benchmarks.train",
-        "ours",
-        "--epochs",
-        -(-steps // job.steps_per_epoch),
-    ]
-    if kind != "ours":
-        program = ["scripts.benchmarks.rivals", kind, "--steps", steps, "--warmup", WARMUP_STEPS]
-        program += ["--loader-workers", how.loader_workers]
-    else:
+    if kind == "ours":
+        epochs = -(-steps // job.steps_per_epoch)
+        program: list[object] = ["scripts.benchmarks.train", "ours", "--epochs", epochs]
         program += ["--out", tempfile.mkdtemp(dir=scratch)]
+    else:
+        program = ["scripts.benchmarks.rivals", kind, "--steps", steps, "--warmup", WARMUP_STEPS]
+        program += ["--loader-workers", how.loader_workers, "--device", device]
     program += ["--data", job.data, "--size", job.size, "--width", job.width, "--batch", job.batch]
     program += ["--threads", how.threads, "--seed", seed, "--barrier"]
     return [sys.executable, "-m", *map(str, program)]
@@ -172,19 +168,22 @@ def measured(
     steps: int,
     seed: int,
     waiting: Mapping[str, str] | None = None,
+    device: str = "cpu",
 ) -> Figures:
     """One measurement of one competitor: figures of all its processes together.
 
     All start at once after their warm-up and take equally many steps; images per second are all
     their images in the time of the slowest. waiting: how threads wait, where not as they do by
-    default: those of rivals by themselves, ours as in every command. Raises UserError where a
-    process fails.
+    default: those of rivals by themselves, ours as in every command. device: of rivals; ours take
+    the CPU. Raises UserError where a process fails.
     """
     if waiting is None:
         waiting = {} if kind == "ours" else LIBRARIES_OWN
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
         commands = [
-            command(kind, job, how, steps=steps, seed=seed + i, scratch=Path(scratch))
+            command(
+                kind, job, how, steps=steps, seed=seed + i, scratch=Path(scratch), device=device
+            )
             for i in range(how.processes)
         ]
         with running(commands, how.threads, waiting) as processes:
