@@ -52,19 +52,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",
         action="store_true",
-        help="the tests marked long too, and every process started in earnest, not forked",
+        help="the tests marked long too, whose processes are started in earnest, not forked",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not config.getoption("--all"):
-        fork_server.install()
-    elif config.option.markexpr == "not proof and not long":
+    if config.getoption("--all") and config.option.markexpr == "not proof and not long":
         config.option.markexpr = "not proof"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Processes are forked, but for those of long tests: what a fork would hide shows there."""
+    if item.get_closest_marker("long") or item.get_closest_marker("proof"):
+        fork_server.uninstall()
+    else:
+        fork_server.install()
+
+
 def pytest_unconfigure() -> None:
-    fork_server.uninstall()
+    fork_server.end()
     if own_cache:
         shutil.rmtree(os.environ["FACE_PARSING_CACHE"], ignore_errors=True)
 

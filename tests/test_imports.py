@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,6 @@ ALLOWED = {
     },
 }
 
-
 # folder of search/ -> the other folders that it may import, type-checking imports included
 FOLDERS = {
     "study": set(),
@@ -50,13 +50,20 @@ def files(room: str) -> list[Path]:
     return [ROOT / "space.py"] if room == "space" else sorted((ROOT / room).rglob("*.py"))
 
 
+@functools.cache
+def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Every import in a file, inside functions too."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Top-level names that a file imports, inside functions too, with their lines."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Top-level names that a file imports, with their lines."""
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.partition(".")[0], node.lineno
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif node.module and not node.level:
             yield node.module.partition(".")[0], node.lineno
 
 
@@ -93,13 +100,12 @@ def modules() -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
-def names_of(path: Path) -> Iterator[str]:
-    """Every module of ours that a file imports, type-checking imports included."""
-    known = set(modules())
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def names_of(path: Path, known: Set[str]) -> Iterator[str]:
+    """Those of the known modules that a file imports, type-checking imports included."""
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module in known:
+        elif node.module in known:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield full if full in known else str(node.module)
@@ -108,7 +114,8 @@ def names_of(path: Path) -> Iterator[str]:
 def imports() -> dict[str, set[str]]:
     """Module -> the modules of ours that it imports."""
     paths = [path for room in ALLOWED for path in files(room)]
-    return {name: set(names_of(path)) - {name} for name, path in zip(modules(), paths, strict=True)}
+    named = dict(zip(modules(), paths, strict=True))
+    return {name: set(names_of(path, named.keys())) - {name} for name, path in named.items()}
 
 
 def folder(module: str) -> str | None:

@@ -47,6 +47,7 @@ def test_both_searches_train_the_same_trials_and_time_is_not_counted_twice(tmp_p
     assert json.loads((tmp_path / "out.json").read_text())["arms"] == arms
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.proof)]
 )

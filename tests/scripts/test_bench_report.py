@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.scripts import figures_of
 
 
+@pytest.mark.long
 def test_both_pages_are_timed_and_weighed(tmp_path: Path) -> None:
     words = ("--trials", "12", "--epochs", "24")
     written, said = figures_of("scripts.benchmarks.report", tmp_path / "out.json", *words)

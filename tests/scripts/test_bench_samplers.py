@@ -282,6 +282,7 @@ def test_a_small_race_is_printed_and_written(
     assert written["command"].startswith("scripts/bench samplers --bank")
 
 
+@pytest.mark.long
 def test_processes_come_to_the_same_figures(
     bank_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.scripts import figures_of
 
 
+@pytest.mark.long
 def test_both_rules_are_timed_in_one_store(tmp_path: Path) -> None:
     words = ("--trials", "12", "--epochs", "24")
     figures, said = figures_of("scripts.benchmarks.verdict", tmp_path / "out.json", *words)

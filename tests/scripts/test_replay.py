@@ -381,6 +381,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_the_bench_prints_the_table_and_writes_it_with_a_picture(
     bank_file: Path, tmp_path: Path
 ) -> None:
@@ -526,6 +527,7 @@ def test_the_winner_is_kept_on_curves_that_the_prior_has_not_seen(half: str, oth
     assert ours["regret_sd"] < 0.35
 
 
+@pytest.mark.long
 def test_on_curves_without_restarts_it_does_no_worse_than_one_check() -> None:
     epochs = len(SHIPPED[0].val_f)
     plain = tuple(curve for curve in SHIPPED if curve.params["T_0"] == epochs)

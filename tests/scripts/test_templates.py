@@ -20,6 +20,7 @@ import yaml
 from optuna.trial import TrialState
 
 from storage import open_storage
+from tests.support.marks import long
 from tests.support.paths import ROOT
 from tests.support.studies import real_study, store, wait_until
 
@@ -127,9 +128,9 @@ def test_a_worker_ends_with_0_when_the_study_is_done(tmp_path: Path, template: s
     ("template", "number", "code", "asked"),
     [
         # scancel, preemption
-        ("slurm", signal.SIGTERM, 0, ""),
+        long("slurm", signal.SIGTERM, 0, ""),
         # notice before the time limit
-        ("slurm", signal.SIGUSR1, 0, "requeue 4711\n"),
+        long("slurm", signal.SIGUSR1, 0, "requeue 4711\n"),
         # a drained node: the Job replaces a pod that ended so
         ("kubernetes", signal.SIGTERM, 75, ""),
     ],

@@ -74,6 +74,7 @@ def test_a_log_in_text_is_appended_to_and_ends_with_what_ended_the_command(tmp_p
     assert shown == ["trial 3: a\nb"]
 
 
+@pytest.mark.long
 def test_a_worker_logs_its_trials_to_the_file_and_prints_the_same_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,7 @@ def best_f(out: Path) -> float:
 # ------------------------------------------------------------------------------- the same again
 
 
+@pytest.mark.long
 def test_an_interrupted_trial_trains_to_its_value_again_without_any_file_of_the_search(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_whole_trial_trains_to_its_value_again(folder: Path, tmp_path: Path) -
     assert best_f(tmp_path / "again") == pytest.approx(trials(folder)[WHOLE].value, abs=1e-6)
 
 
+@pytest.mark.long
 def test_the_pasted_command_line_trains_to_the_value_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "line"
     flags = ["--storage", f"sqlite:///{folder}/search.db", "--trial", str(WHOLE)]
@@ -138,6 +140,7 @@ def test_the_pasted_command_line_trains_to_the_value_again(folder: Path, tmp_pat
     assert best_f(tmp_path / "again") == pytest.approx(trials(folder)[WHOLE].value, abs=1e-6)
 
 
+@pytest.mark.long
 def test_a_preset_on_top_keeps_the_found_values_and_prints_what_it_replaces(
     folder: Path,
     tmp_path: Path,

@@ -73,6 +73,7 @@ def python(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
 # -------------------------------------------------------------------------------------- example
 
 
+@pytest.mark.long
 def test_the_example_of_the_readme_runs_as_it_stands(trained: Path) -> None:
     done = python(example(), trained)
     assert (done.returncode, done.stderr) == (0, "")

@@ -402,6 +402,7 @@ def test_a_run_is_ended_before_its_workers_have_begun(
     assert set(states(tmp_path)) <= {TrialState.WAITING}
 
 
+@pytest.mark.long
 def test_running_trials_are_stopped_and_the_run_is_ended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.support.data_folders import course, save_mask, troubled
 from tests.support.documents import section
+from tests.support.marks import long
 from tests.support.shells import command, locale_of, one_line, surroundings
 from tests.support.studies import ROOT, environment, running, started, store, wait_until
 from trainer import checkpoint
@@ -223,6 +224,7 @@ def test_the_printed_export_command_works_when_pasted(finished: Finished, room: 
     assert config.search["value"] == opened(room).best_value
 
 
+@pytest.mark.long
 def test_more_trials_go_on_with_what_a_person_asked_for_first(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +294,7 @@ def parked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_finished_study_revives_as_many_as_it_is_told_and_then_has_nothing_to_do(
     parked: Path, room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +326,7 @@ def test_a_finished_study_revives_as_many_as_it_is_told_and_then_has_nothing_to_
     assert states(room)[4:] == [C]
 
 
+@pytest.mark.long
 def test_what_an_epoch_takes_is_told_of_this_runs_own(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,6 +386,7 @@ def test_parameters_are_fixed_and_ranges_changed(
     assert setup.space["learning_rate"] == {"kind": "float", "low": 1e-4, "high": 5e-3, "log": True}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["sampler", "pruner"])
 def test_every_name_that_help_and_readme_give_is_accepted(room: Path, name: str) -> None:
     (action,) = (it for it in parser()._actions if it.dest == name)
@@ -499,6 +504,7 @@ def test_an_enqueued_value_outside_is_refused_before_anything_is_written(
     assert store(room / "runs").get_all_studies() == []
 
 
+@pytest.mark.long
 def test_another_study_of_the_same_identity_gives_its_trials(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -643,7 +649,7 @@ def test_the_file_alone_holds_every_trial_after_every_end_but_kill_9_and_then_af
         ("search.clean", ("--yes",), 3),
         ("search.import_results", ("table.yaml", "--study", "old"), 4),
         ("search.rebuild", (), 3),
-        ("search.confirm", ("--top", "1", "--seeds", "2"), 5),
+        long("search.confirm", ("--top", "1", "--seeds", "2"), 5),
     ],
 )
 def test_every_short_command_leaves_the_file_whole(
@@ -838,6 +844,7 @@ def test_lease_times_go_with_the_study(room: Path) -> None:
     assert lease_of(storage, NAME) == Lease(0.5, 3.0)
 
 
+@pytest.mark.long
 def test_a_run_that_asks_for_fewer_trials_ends_an_earlier_one_in_peace(room: Path) -> None:
     flags = ("--epochs", "6", "--no-priors", "--workers", "1")
     with started(room, "--trials", "30", *flags) as run:
@@ -969,6 +976,7 @@ def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
     assert sorted(opened(room).get_trials()[0].intermediate_values) == list(range(1, 21))
 
 
+@pytest.mark.long
 def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_printed(
     room: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

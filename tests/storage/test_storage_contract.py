@@ -9,15 +9,22 @@ import pytest
 from optuna.testing.pytest_storages import StorageTestCase
 
 from storage import LeasedStorage, open_storage
+from tests.support.marks import long
 
 
-@pytest.fixture(params=["bare", "cached"])
-def storage(
-    store_url: str, request: pytest.FixtureRequest
-) -> Iterator[optuna.storages.BaseStorage]:
-    opened: LeasedStorage = open_storage(store_url)
-    # a study puts Optuna's cache in front, which calls other methods
-    yield opened if request.param == "bare" else optuna.storages.get_storage(opened)
+# a study puts Optuna's cache in front, which calls other methods
+@pytest.fixture(
+    params=[
+        "sqlite_url bare",
+        long("sqlite_url cached"),
+        long("postgres_url bare"),
+        "postgres_url cached",
+    ]
+)
+def storage(request: pytest.FixtureRequest) -> Iterator[optuna.storages.BaseStorage]:
+    url, kind = request.param.split()
+    opened: LeasedStorage = open_storage(request.getfixturevalue(url))
+    yield opened if kind == "bare" else optuna.storages.get_storage(opened)
     opened.close()
 
 

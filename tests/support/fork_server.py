@@ -4,7 +4,7 @@ Half of what the tests once computed was the import of torch in child processes.
 process that would be started as `python -m search.run …` is forked instead, from a server that has
 imported everything and done nothing: no thread, no open store, no patched function. It is a child
 of who starts it, with its own pid, signals, streams, folder and environment.
-`scripts/test --all` starts every process in earnest.
+The tests marked `long` or `proof` start theirs in earnest.
 
 What a fork cannot give is started as ever: another interpreter, user, locale, time zone, `space.py`
 or library path, and anything but Linux.
@@ -57,10 +57,14 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Start every process in earnest again, and end the server."""
-    global _server, _started_by, _process
+    """Start every process in earnest again."""
     subprocess.Popen._execute_child = _execute  # type: ignore[attr-defined]
-    _started_by = None
+
+
+def end() -> None:
+    """End the server."""
+    global _server, _process
+    uninstall()
     if _server is not None and _process is not None:
         _server.close()
         _process.wait()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.support.paths import ROOT
 from trainer import checkpoint
 from trainer.config import Config, to_dict
 from trainer.errors import CheckpointError
@@ -52,3 +55,41 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, spoiled: s
     with pytest.raises(CheckpointError, match="c.pt") as told:
         checkpoint.read(path)
     assert "\n" not in str(told.value)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from torch import nn
+from tests.trainer.test_checkpoint import content
+from trainer import checkpoint
+from trainer.cli import guarded
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+def body():
+    checkpoint.write(Path(sys.argv[1]), content(nn.Linear(300, 300)))
+    return 0
+
+raise SystemExit(guarded(body))
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    checkpoint.write(path, content(nn.Linear(2, 3)))
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -103,6 +103,7 @@ def test_tta_changes_masks(checkpoint: Path, pictures: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.long
 def test_a_package_whose_run_py_differs_is_not_kept(
     checkpoint: Path,
     pictures: Path,
@@ -128,6 +129,7 @@ def test_a_package_whose_run_py_differs_is_not_kept(
     assert not packed.exists()
 
 
+@pytest.mark.long
 def test_a_very_large_picture_is_labelled_at_its_own_size(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

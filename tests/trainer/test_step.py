@@ -109,6 +109,7 @@ def test_fifty_fast_steps_are_fifty_simple_steps(faces: FaceData) -> None:
     assert distance(weights, truth) < 0.25
 
 
+@pytest.mark.long
 def test_fifty_steps_in_bfloat16_lead_to_the_same_losses(faces: FaceData) -> None:
     losses, _ = fast(settings(precision="bfloat16"), faces)
     expected, _ = simple(settings(), faces)

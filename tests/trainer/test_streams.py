@@ -14,6 +14,7 @@ from optuna.trial import create_trial
 
 from search.strategy.loading import load_study
 from tests.support.data_folders import course
+from tests.support.marks import long
 from tests.support.shells import LOCALES, command, locale_of, surroundings
 from tests.support.studies import TINY, play, setup_of, store, study_of
 from trainer.config import Config, to_yaml, with_values
@@ -67,6 +68,7 @@ def test_a_training_whose_reader_leaves_goes_on_to_its_end(tmp_path: Path, tiny:
     assert epochs_of(tmp_path) == EPOCHS
 
 
+@pytest.mark.long
 def test_a_search_whose_reader_leaves_goes_on_to_its_end(tmp_path: Path, tiny: Path) -> None:
     words = (
         "--trials",
@@ -129,6 +131,7 @@ def test_a_short_command_whose_reader_leaves_ends_without_a_word(
         assert (child.wait(), "error" in told, "Traceback" in told) == (0, False, False), told
 
 
+@pytest.mark.long
 def test_a_training_goes_on_where_its_log_has_no_room(tmp_path: Path, tiny: Path) -> None:
     with open("/dev/full", "wb") as full:
         child = process(tmp_path, training(tiny), stdout=full, stderr=subprocess.PIPE)
@@ -154,8 +157,8 @@ def shell(folder: Path, text: str, *, more: dict[str, str] | None = None) -> Any
     ("to", "why"),
     [
         (">/dev/full", "No space left on device"),
-        pytest.param(">&-", "closed", marks=pytest.mark.long),
-        (">&- <&-", "closed"),
+        long(">&-", "closed"),
+        long(">&- <&-", "closed"),
     ],
 )
 def test_an_export_that_nobody_takes_is_an_error(searched: Path, to: str, why: str) -> None:
@@ -172,6 +175,7 @@ def test_help_that_nobody_takes_is_an_error(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: standard output did not take all lines")
 
 
+@pytest.mark.long
 def test_a_training_without_any_stream_is_a_training(tmp_path: Path, tiny: Path) -> None:
     words = command_line(training(tiny))
     done = shell(tmp_path, f"{words} <&- >&- 2>&-")

@@ -264,6 +264,7 @@ checkpoint.write = limited
 """
 
 
+@pytest.mark.long
 def test_a_full_disk_keeps_the_earlier_checkpoint_and_gives_one_line(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:

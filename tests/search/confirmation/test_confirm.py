@@ -284,6 +284,7 @@ def test_a_killed_run_goes_on_with_the_same_seeds_and_trains_nothing_twice(
         assert sorted(row.intermediate_values) == [1, 2]
 
 
+@pytest.mark.long
 def test_what_is_not_used_of_a_folder_is_said_before_repeats_are_trained(tmp_path: Path) -> None:
     folder = place(tmp_path)
     lines = troubled(folder / "faces")
@@ -329,6 +330,7 @@ def searched(folder: Path, trials: int = 4) -> LeasedStorage:
     return storage
 
 
+@pytest.mark.long
 def test_the_best_of_a_search_are_repeated_with_seeds_that_no_trial_had(tmp_path: Path) -> None:
     storage = searched(tmp_path)
     study = named_study(storage, "faces")

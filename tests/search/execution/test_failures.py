@@ -159,6 +159,7 @@ def test_a_runs_folder_that_becomes_read_only_is_one_line(room: Path) -> None:
     assert kept(before, url_of(room))
 
 
+@pytest.mark.long
 def test_a_store_deleted_in_mid_run_is_made_again_from_the_runs_folder(room: Path) -> None:
     url = url_of(room)
     finished: list[FrozenTrial] = []

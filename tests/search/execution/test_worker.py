@@ -155,6 +155,7 @@ def test_a_signal_puts_the_trial_back_in_the_queue(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     storage = store(tmp_path)
     # an epoch of many seconds, on a quick machine too
@@ -175,6 +176,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert study.get_trials()[0].state == TrialState.WAITING
 
 
+@pytest.mark.long
 def test_two_workers_keep_to_the_budget(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = real_study(storage, total=5, config={"epochs": 2}, pruner="none")
@@ -480,6 +482,7 @@ def test_an_owner_that_wakes_and_writes_its_next_epoch_costs_none(
     assert trial.value == max(trial.intermediate_values.values())
 
 
+@pytest.mark.long
 def test_a_requeued_trial_keeps_its_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,7 @@ def test_a_waiting_trial_goes_on_to_the_digits_that_it_would_have_had(
     assert ends[0].intermediate_values == ends[1].intermediate_values
 
 
+@pytest.mark.long
 def test_export_training_and_rebuild_need_nothing_of_what_went(
     lived: Path, folder: Path, tmp_path: Path
 ) -> None:

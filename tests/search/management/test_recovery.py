@@ -217,6 +217,7 @@ def test_the_rebuilt_study_goes_on_to_the_digits_of_the_former_one(
     assert not any(t.user_attrs.get("exceptions") for t in trials(folder))
 
 
+@pytest.mark.long
 def test_the_same_command_with_a_bigger_total_adds_trials_behind_the_rebuilt_ones(
     folder: Path,
 ) -> None:
@@ -231,6 +232,7 @@ def test_the_same_command_with_a_bigger_total_adds_trials_behind_the_rebuilt_one
     assert states == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
 
 
+@pytest.mark.long
 def test_a_study_can_be_lost_and_rebuilt_twice(folder: Path) -> None:
     assert rebuild(folder) == 0
     work(post_at(folder, store(folder)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.reporting.dashboard_notes import Board, publish, study_note
 from search.results.reading import results_of
+from search.strategy.loading import load_study
 from search.study.attributes import JUDGED
 from search.study.trial_notes import YOURS, put_note, trial_note
 from search.study.wording import escaped
@@ -25,12 +28,19 @@ from tests.support.studies import EPOCHS, by_dice, play, setup_of, store, study_
 COMMANDS = {"watch": "python -m search.dashboard"}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("notes")
+    with closing(store(folder)) as storage:
+        play(study_of(storage), storage, setup_of(), 6, by_dice)
+    return folder
+
+
 @pytest.fixture
-def played(tmp_path: Path) -> optuna.Study:
-    storage = store(tmp_path)
-    study = study_of(storage)
-    play(study, storage, setup_of(), 6, by_dice)
-    return study
+def played(whole: Path, tmp_path: Path) -> optuna.Study:
+    """A copy of a study of six trials, to change."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    return load_study(store(tmp_path), "faces")
 
 
 def graphs(study: optuna.Study) -> set[str]:

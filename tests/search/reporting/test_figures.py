@@ -139,6 +139,7 @@ def test_restarts_are_marked_where_each_trial_has_them() -> None:
     assert len(marks) == len(wanted) > 0
 
 
+@pytest.mark.long
 def test_many_curves_are_thinned_to_what_a_screen_shows() -> None:
     figure = curves_figure(results_of(simulated(400, epochs=150)).scored())
     assert figure is not None

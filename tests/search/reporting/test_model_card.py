@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,20 @@ def told(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     return plain(raw(folder, capsys, *flags))
 
 
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the store of a study of four trials, played on 40 faces."""
+    folder = tmp_path_factory.mktemp("card")
+    with closing(store(folder)) as opened:
+        play(study_of(opened), opened, setup_of(), 4)
+    return folder
+
+
 @pytest.fixture
-def storage(tmp_path: Path) -> LeasedStorage:
-    """A store with a study of four trials, played on 40 faces."""
-    opened = store(tmp_path)
-    play(study_of(opened), opened, setup_of(), 4)
-    return opened
+def storage(played: Path, tmp_path: Path) -> LeasedStorage:
+    """A copy of it, to change."""
+    shutil.copytree(played, tmp_path, dirs_exist_ok=True)
+    return store(tmp_path)
 
 
 def history(folder: Path, number: int, per_class: dict[str, Any], epoch: int) -> None:

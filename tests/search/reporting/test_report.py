@@ -145,6 +145,7 @@ def test_a_click_on_a_heading_sorts_the_table_with_dashes_last(tmp_path: Path) -
 # ---------------------------------------------------------------------------------------- size
 
 
+@pytest.mark.long
 def test_a_large_study_makes_a_small_page(tmp_path: Path) -> None:
     results = results_of(simulated(1000, epochs=150))
     text = page(document(results, findings(Evidence(results)), figures(Evidence(results))))

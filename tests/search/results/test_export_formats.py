@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import shlex
+import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,22 @@ from trainer.runtime import choose_runtime
 EVIL = ['=HYPERLINK("http://x","y")', "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\n=1", "\u200b=1"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a study of four played trials, one of them with a note, and a waiting one."""
-    storage = store(tmp_path)
-    study = study_of(storage)
-    study.enqueue_trial({"dice_weight": 2.5}, user_attrs={"note": "plain\nnote; 1, 2"})
-    play(study, storage, setup_of(), 4)
-    study.enqueue_trial({"dropout": 0.2})
+    folder = tmp_path_factory.mktemp("formats")
+    with closing(store(folder)) as storage:
+        study = study_of(storage)
+        study.enqueue_trial({"dice_weight": 2.5}, user_attrs={"note": "plain\nnote; 1, 2"})
+        play(study, storage, setup_of(), 4)
+        study.enqueue_trial({"dropout": 0.2})
+    return folder
+
+
+@pytest.fixture
+def folder(played: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    shutil.copytree(played, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -616,6 +616,7 @@ def test_what_cannot_be_tested_is_named() -> None:
 # -------------------------------------------------------------------------------------- speed
 
 
+@pytest.mark.long
 def test_a_thousand_trials_of_150_epochs_have_every_finding() -> None:
     setup = setup_of(config={"epochs": 150})
     rng = np.random.default_rng(0)

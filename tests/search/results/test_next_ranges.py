@@ -23,6 +23,7 @@ from search.study.identity import identity_differences, resolved_setup
 from search.study.lookup import load_setup, study_or_none
 from search.study.setup import Setup, config_for
 from space import Float
+from tests.support.marks import long
 from tests.support.outcomes import COMPLETE, run, said, searched, spread, study
 from tests.support.studies import setup_of, store
 from trainer.config import to_yaml
@@ -110,8 +111,8 @@ def filled(folder: Path, setup: Setup, count: int = 40) -> tuple[Any, optuna.Stu
     "options",
     [
         {},
-        {"config": {"model.width": 0.2, "loss.lovasz_weight": 0.5}},
-        {"fixes": ("dropout=0.2",), "ranges": ("learning_rate=1e-4:5e-3:log", "T_0=3:12")},
+        long({"config": {"model.width": 0.2, "loss.lovasz_weight": 0.5}}),
+        long({"fixes": ("dropout=0.2",), "ranges": ("learning_rate=1e-4:5e-3:log", "T_0=3:12")}),
     ],
 )
 def test_the_command_starts_the_search_that_the_advice_describes(

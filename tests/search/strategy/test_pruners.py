@@ -18,6 +18,7 @@ from search.strategy.revival import revival_row, trial_to_revive
 from search.study.names import PRUNERS
 from search.study.verdicts import verdict_of
 from tests.support.curves import BAD, EPOCHS, GOOD, MIDDLING, bank, by_epoch, drawn, made, trained
+from tests.support.marks import long
 from tests.support.studies import by_dice, play, setup_of, store, study_of
 
 BANK = bank()
@@ -217,7 +218,7 @@ def revive_all(study, setup, total):
             study.tell(trial, max(curve))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [long(0), long(1), 2])
 def test_forty_trials_on_strange_data_end_near_the_best_of_them(tmp_path: Path, seed: int) -> None:
     storage = store(tmp_path)
     study = study_of(storage, sampler="random", seed=seed)

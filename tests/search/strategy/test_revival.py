@@ -258,6 +258,7 @@ def test_a_revived_trials_curve_is_the_unbroken_one_to_the_last_digit(
     assert len(study.get_trials()) == 2
 
 
+@pytest.mark.long
 def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +383,7 @@ def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_reported_once(
     assert [trial.user_attrs.get("continues") for trial in rows] == [None, None, 1 - number]
 
 
+@pytest.mark.long
 def test_two_workers_never_revive_the_same_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from search.strategy.forecast.priors import make_study_forecast
 from search.strategy.samplers import draw_seed, make_sampler
 from search.study.lookup import load_setup
 from space import base_values
+from tests.support.marks import long
 from tests.support.studies import EPOCHS, play, setup_of, store, study_of
 
 
@@ -46,7 +47,7 @@ def curve(end: float) -> list[float]:
     return [end * (1 - 2 ** (-epoch)) for epoch in range(1, EPOCHS + 1)]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", long("gp"), "random"])
 def test_same_seed_gives_the_same_parameters(tmp_path: Path, sampler: str) -> None:
     trials = 14 if sampler != "random" else 4
     runs = []
@@ -104,7 +105,7 @@ def test_trials_outside_the_present_ranges_are_left_out_of_the_view(tmp_path: Pa
     assert 1 <= play(study, storage, narrow, 1)[0]["dice_weight"] <= 2
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", long("gp")])
 def test_pruned_trials_are_shown_complete_at_their_estimated_end(
     tmp_path: Path, sampler: str
 ) -> None:

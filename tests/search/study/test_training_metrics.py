@@ -89,6 +89,7 @@ def test_the_ratio_is_written_in_shares() -> None:
     assert ratio(0.0, 0.0) == "0:100"
 
 
+@pytest.mark.long
 def test_rows_put_complete_trials_first(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage, pruner="median")

@@ -624,6 +624,7 @@ def test_ctrl_c_ends_a_dashboard_quietly_on_ipv6_too(folder: Path) -> None:
     assert (server.returncode, out, err) == (0, "", "")
 
 
+@pytest.mark.long
 def test_a_number_that_two_trials_have_is_told_and_the_other_studies_are_shown(
     tmp_path: Path,
 ) -> None:

@@ -90,12 +90,8 @@ def work() -> Iterator[Path]:
         yield Path(folder)
 
 
-LONG = pytest.mark.long
-
-
-@pytest.mark.parametrize(
-    "home", ["/", pytest.param("read-only", marks=LONG), pytest.param(None, marks=LONG)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("home", ["/", "read-only", None])
 def test_a_user_whom_nobody_knows_searches_and_trains(work: Path, home: str | None) -> None:
     as_them = stranger()
     (work / "read-only").mkdir()

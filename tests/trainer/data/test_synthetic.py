@@ -80,6 +80,7 @@ def areas(shapes: list[Shape]) -> np.ndarray:
     return np.stack([shape.area_C for shape in shapes])
 
 
+@pytest.mark.long
 def test_the_classes_of_a_face_are_about_as_many_as_published(areas: np.ndarray) -> None:
     per_image = (areas > 0).sum(axis=1)
     # measured 13.6 over 400 faces, 13.6 over the next 400
