@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch.nn import functional
 
 from tests.support import data_folders
 from tests.support.faces import IMAGES, tiny_config, tiny_faces
-from tests.support.paths import ROOT
 from tests.support.scores import image_score, pooled
 from tests.support.shells import one_line
 from trainer import checkpoint
@@ -230,16 +227,3 @@ def test_the_table_shows_every_score_and_its_definition(
         assert name in out or name == "f_per_class"
     assert "untouched mask" in out
     assert "[b].pt" in "".join(out.split())
-
-
-def test_a_mistake_is_one_line_in_a_process_of_its_own(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.evaluate", "--checkpoint", str(tmp_path / "none.pt")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
