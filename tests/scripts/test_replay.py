@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from scripts.benchmarks import replay
 from scripts.benchmarks import replay_rules as rules
 from search.strategy.forecast.curve_banks import Recorded, read_bank, seed_deviation, write_bank
 from tests.support.paths import ROOT
+from tests.support.scripts import python
 
 
 def curve(config: int, *val_f: float, seed: int = 0) -> Recorded:
@@ -372,13 +371,7 @@ def test_the_grid_holds_what_ships_and_other_thresholds_decide_otherwise() -> No
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.benchmarks.pruners", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=120,
-    )
+    return python("-m", "scripts.benchmarks.pruners", *words)
 
 
 @pytest.mark.long

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 
 from tests.support import class_orders, data_folders
 from tests.support.data_folders import image_of, mask_of
-from tests.support.paths import ROOT
+from tests.support.scripts import python
 from tests.support.shells import LOCALES, command, locale_of, one_line, surroundings
 from trainer.check import main, repair
 from trainer.data.audit import audit
@@ -428,13 +427,7 @@ def test_a_disk_that_is_full_in_the_middle_leaves_nothing_half_written(tmp_path:
     root = data_folders.course(tmp_path / "faces", ["a", "b", "c"])
     # copied after the pairs, so that these are there by then
     (root / "film.bin").write_bytes(bytes(60_000))
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, "--data", root, "--repair", tmp_path / "fixed"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
+    done = python("-c", FULL_DISK, "--data", root, "--repair", tmp_path / "fixed")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "film.bin" in done.stderr
