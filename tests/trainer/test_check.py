@@ -151,14 +151,6 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str,
 # --- the audit
 
 
-def test_every_fault_is_found_and_named_in_the_course_layout(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = as_json(capsys, "--data", with_every_fault(tmp_path / "faces"))
-    assert list(found) == KEYS
-    assert found == EVERY_FAULT
-
-
 def test_every_fault_is_found_and_named_in_the_official_layout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from tests.support import data_folders
-from tests.support.faces import IMAGES, tiny_config, tiny_faces
+from tests.support.faces import IMAGES, tiny_config
 from tests.support.scores import image_score, pooled
 from tests.support.shells import one_line
 from trainer import checkpoint
@@ -26,11 +26,6 @@ from trainer.scoring import load_model
 KEYS = ["f_score", "f_score_full", "f_pooled", "f_per_class", "f_large", "f_small", "images"]
 LARGE = [0, 1, 13]
 SMALL = [2, 4, 5, 6, 7, 10, 11, 12]
-
-
-@pytest.fixture(scope="module")
-def faces() -> FaceData:
-    return tiny_faces()
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +173,7 @@ def test_other_data_may_be_scored(
     given = ("--checkpoint", trained / "best.pt", "--data", root)
     scores = evaluated(capsys, *given)
     assert scores["images"] == 3
-    own = tiny_faces_of(root)
+    own = load_faces(str(root), image_size=24)
     assert_same(scores, by_hand(trained / "best.pt", own.val))
     (root / "test.txt").write_text("")
     assert "no picture in its test part" in one_line(main, capsys, *given, "--split", "test")
@@ -193,10 +188,6 @@ def test_what_is_not_used_of_a_folder_is_said_beside_the_scores(
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 4
     assert err.splitlines() == [f"note: {line}" for line in lines]
-
-
-def tiny_faces_of(root: Path) -> FaceData:
-    return load_faces(str(root), image_size=24)
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "folder", "another network's"])

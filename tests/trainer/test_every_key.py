@@ -30,7 +30,7 @@ from trainer.errors import ConfigError
 from trainer.fit import derived_seed, fit
 from trainer.lmsa import channels_at
 from trainer.losses import lovasz_loss, segmentation_loss, training_loss
-from trainer.model import build_model
+from trainer.model import model_of
 from trainer.runtime import choose_runtime
 from trainer.train import main
 
@@ -158,12 +158,7 @@ class Bench:
         config = self.config(**values)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(config.training.seed, "init"))
-            return build_model(
-                config.model.name,
-                width=config.model.width,
-                dropout=config.model.dropout,
-                aux=config.loss.aux_weight > 0,
-            )
+            return model_of(config)
 
 
 @pytest.fixture(scope="module")

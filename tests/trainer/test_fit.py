@@ -10,16 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.faces import ROW, timeless, tiny_config, tiny_faces
+from tests.support.faces import ROW, timeless, tiny_config
 from trainer import checkpoint
 from trainer.data.dataset import FaceData
 from trainer.errors import CheckpointError, Diverged
 from trainer.fit import Progress, derived_seed, fit, patience_epochs
-
-
-@pytest.fixture(scope="module")
-def faces() -> FaceData:
-    return tiny_faces()
 
 
 def test_an_epoch_is_reported_once_its_checkpoint_is_on_disk(
