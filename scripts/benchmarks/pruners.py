@@ -35,6 +35,7 @@ SIZES, STUDIES = (16, 40), 300
 # a share of a rule's studies that one process replays at a stretch
 _CHUNKS = 6
 
+# rule -> figure -> mean and standard error
 Table = dict[str, dict[str, Estimate]]
 Values = Mapping[str, "np.ndarray"]
 
@@ -99,16 +100,6 @@ def replayed(
 # ------------------------------------------------------------------------------------------- table
 
 
-def table_of(figures: Mapping[str, Values], member: np.ndarray) -> Table:
-    """Rule -> figure -> mean and standard error."""
-    from scripts.benchmarks.replay import estimate
-
-    return {
-        name: {figure: estimate(values, member) for figure, values in own.items()}
-        for name, own in figures.items()
-    }
-
-
 def ahead_of(ours: str, figures: Mapping[str, Values], member: np.ndarray) -> dict[str, bool]:
     """Rules with fewer epochs and a lower `p_worse` than ours at once -> whether that is a tie.
 
@@ -133,11 +124,6 @@ def table_text(table: Table) -> str:
 
     rows = ([name, *(row[figure].text(3) for figure in FIGURES)] for name, row in table.items())
     return markdown(["rule", *FIGURES], rows)
-
-
-def _compared(ours: str, ahead: Mapping[str, bool]) -> str:
-    beaten = [f"{name}{' (a tie)' if tie else ''}" for name, tie in ahead.items()]
-    return f"fewer epochs and a lower p_worse than {ours}: {', '.join(beaten) or 'none'}"
 
 
 def draw_front(tables: Mapping[int, Table], path: Path) -> None:
@@ -218,7 +204,7 @@ def read_sources(args: argparse.Namespace) -> tuple[Curves, Curves | None, float
 
 def bench(args: argparse.Namespace, words: list[str]) -> int:
     """Replay, print, and write what is asked for."""
-    from scripts.benchmarks.replay import draw_studies, figures_of, membership
+    from scripts.benchmarks.replay import draw_studies, estimate, figures_of, membership
     from scripts.benchmarks.replay_rules import LEFT_OUT, NO_PRUNING, OURS, grid, rules
 
     pool.quiet()
@@ -238,12 +224,16 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         outcomes = replayed(names, studies, curves, workers=args.workers)
         figures = {name: figures_of(own, studies, seed_sd) for name, own in outcomes.items()}
         member = membership(studies, curves)
-        tables[size] = table_of(figures, member)
+        tables[size] = {
+            name: {figure: estimate(values, member) for figure, values in own.items()}
+            for name, own in figures.items()
+        }
         print(f"{args.studies} studies of {size} trials, seed standard deviation {seed_sd:.4f}\n")
         print(f"{table_text(tables[size])}\n")
         if OURS in names:
             ahead[size] = ahead_of(OURS, figures, member)
-            print(f"{_compared(OURS, ahead[size])}\n")
+            beaten = [f"{name}{' (a tie)' if tie else ''}" for name, tie in ahead[size].items()]
+            print(f"fewer epochs and a lower p_worse than {OURS}: {', '.join(beaten) or 'none'}\n")
     for name, reason in ({} if args.grid else LEFT_OUT).items():
         print(f"{name} is left out: it {reason}")
     found = {
