@@ -227,17 +227,17 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def builtin_faces(images: int, folder: Path | None = None) -> Path:
+def builtin_faces(images: int) -> Path:
     """Built-in faces as 512-pixel JPEG and palette PNG files in the course layout; drawn once.
 
-    folder: where they are kept; default: the cache folder. Raises DataError, OSError.
+    They are kept in the cache folder. Raises DataError, OSError.
     """
     from PIL import Image
 
     from trainer.data.classes import PALETTE
     from trainer.data.synthetic import VERSION, face
 
-    parent = usable_folder(folder)
+    parent = usable_folder()
     out = parent / f"{VERSION}-{images}-{SIDE}px"
     with locked(parent / f"{out.name}.lock"):
         if out.is_dir():

@@ -297,8 +297,11 @@ def test_what_cannot_be_measured_is_one_line(
     assert named in said
 
 
-def test_built_in_faces_are_drawn_once_as_large_files(tmp_path: Path) -> None:
-    root = common.builtin_faces(2, tmp_path / "kept")
+def test_built_in_faces_are_drawn_once_as_large_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path))
+    root = common.builtin_faces(2)
     listing = list_folder(root)
     assert listing.stems == ("face-00000", "face-00001")
     image, mask = listing.images["face-00000"], listing.masks["face-00000"][0]
@@ -308,7 +311,7 @@ def test_built_in_faces_are_drawn_once_as_large_files(tmp_path: Path) -> None:
         assert (picture.format, picture.mode) == ("PNG", "P")
     assert read_ids(mask).max() < 19
     image.write_bytes(b"kept")
-    assert common.builtin_faces(2, tmp_path / "kept") == root
+    assert common.builtin_faces(2) == root
     assert image.read_bytes() == b"kept"
 
 

@@ -297,9 +297,9 @@ def test_a_repair_writes_a_complete_sound_copy_and_reads_the_original_only(
     assert again.untrainable + again.left_right_reversed == []
     assert again.doubtful == ["p09", "p14"]
     # the copy can be trained on as it is; p11 follows its twin into val
-    summary = describe(str(out), 0, tmp_path / "cache")
+    summary = describe(str(out), 0)
     assert (summary.train, summary.val, summary.test) == (2, 3, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "faces", "fixed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "fixed"]
 
 
 def test_sound_lists_are_copied_byte_for_byte(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_list_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
     (root / "test.txt").write_text("p03\n")
     repair(root, tmp_path / "fixed", audit(root)[0])
     assert not (tmp_path / "fixed" / "test.txt").exists()
-    describe(str(tmp_path / "fixed"), 0, tmp_path / "cache")
+    describe(str(tmp_path / "fixed"), 0)
 
 
 def test_a_repair_of_the_official_layout_exchanges_the_part_files(tmp_path: Path) -> None:
@@ -354,19 +354,19 @@ def test_a_repair_keeps_the_parts_of_folders_and_of_lists_in_train(tmp_path: Pat
     assert (out / "train" / "Val.txt").read_text() == "p02\np04\n"
     gone = {"train/images/p03.jpg", "train/masks/p03.png"}
     assert set(tree(out)) == set(tree(root)) - gone
-    summary = describe(str(out), 0, tmp_path / "cache")
+    summary = describe(str(out), 0)
     assert (summary.train, summary.val, summary.test) == (7, 2, 2)
 
 
 def test_a_repair_exchanges_part_files_whatever_the_case_of_their_names(tmp_path: Path) -> None:
     root, out = data_folders.official(tmp_path / "hq", range(9)), tmp_path / "fixed"
-    sound = describe(str(root), 0, tmp_path / "cache").fingerprint
+    sound = describe(str(root), 0).fingerprint
     swap_files(root, 7)
     for side in "lr":
         path = part_of(root, 7, f"{side}_eye")
         path.rename(path.with_name(path.name.upper()))
     assert repair(root, out, audit(root)[0]).changed == ["7"]
-    assert describe(str(out), 0, tmp_path / "cache").fingerprint == sound
+    assert describe(str(out), 0).fingerprint == sound
 
 
 @pytest.mark.parametrize("where", ["faces", "faces/train/fixed", "used", "file"])
@@ -519,7 +519,7 @@ def test_a_set_in_an_unknown_class_order_is_left_as_it_is(
     assert "nothing found" not in out
     assert tree(tmp_path / "copy") == tree(root)
     assert as_json(capsys, "--data", root)["class_order"] == "neither"
-    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    (line,) = mask_warnings(str(root))
     assert "fit neither" in line
     assert f"python -m trainer.check --data {root}" in line
 
@@ -532,9 +532,7 @@ def test_a_set_in_the_second_order_is_translated_as_a_whole(
     # a hand over the face: alone, nobody could tell its order
     hidden = np.where(np.arange(64)[:, None] < 40, 1, 0).astype(np.uint8).repeat(64, axis=1)
     data_folders.save_mask(hidden, mask_of(root, "p04"))
-    (line,) = [
-        it for it in mask_warnings(str(root), tmp_path / "cache") if it.startswith("the class")
-    ]
+    (line,) = [it for it in mask_warnings(str(root)) if it.startswith("the class")]
     assert "the ids fit the second known order" in line
     assert f"--data {root} --repair {root}-repaired" in line
     found = as_json(capsys, "--data", root, "--repair", tmp_path / "copy")
@@ -545,7 +543,7 @@ def test_a_set_in_the_second_order_is_translated_as_a_whole(
         expected = hidden if number == 4 else data_folders.small_face(number)[1]
         assert np.array_equal(mask, expected), number
     assert audit(tmp_path / "copy")[0].clean
-    assert mask_warnings(str(tmp_path / "copy"), tmp_path / "cache") == []
+    assert mask_warnings(str(tmp_path / "copy")) == []
 
 
 def test_single_masks_of_another_order_are_named_and_not_changed(
@@ -557,7 +555,7 @@ def test_single_masks_of_another_order_are_named_and_not_changed(
     found = as_json(capsys, "--data", root)
     assert found["class_order"] == "ours"
     assert (found["other_class_order"], found["no_class_order"]) == (["p02"], ["p05"])
-    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    (line,) = mask_warnings(str(root))
     assert line.startswith("2 of 30 masks have other ids than the rest")
     assert run("--data", root, "--repair", tmp_path / "copy") == 0
     assert "unchanged" in capsys.readouterr().out
@@ -581,7 +579,7 @@ def test_colours_under_other_ids_than_in_the_other_files_are_found(
     picture.putpalette([number % 251 for number in range(100, 868)])
     picture.save(mask_of(root, "p09"))
     assert as_json(capsys, "--data", root)["renumbered"] == ["p02", "p07"]
-    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    (line,) = mask_warnings(str(root))
     assert "2 of 30 masks" in line
 
 

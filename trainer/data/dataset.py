@@ -163,7 +163,6 @@ def load_faces(
     *,
     image_size: int,
     synthetic_images: int = 500,
-    cache_dir: Path | None = None,
     parts: Sequence[str] = ("train", "val"),
     tick: Tick | None = None,
 ) -> FaceData:
@@ -174,7 +173,7 @@ def load_faces(
     and pairs in all while decoding.
     Raises DataError with one line.
     """
-    folder = usable_folder(cache_dir)
+    folder = usable_folder()
     plan = plan_of(root, synthetic_images, folder)
     data = FaceData(plan.source.name, image_size, plan.fingerprint, plan, folder, tick)
     for name in parts:
@@ -182,9 +181,9 @@ def load_faces(
     return data
 
 
-def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = None) -> DataSummary:
+def describe(root: str, synthetic_images: int = 500) -> DataSummary:
     """Sizes and fingerprint of a data set; nothing is decoded. Raises DataError."""
-    plan = plan_of(root, synthetic_images, usable_folder(cache_dir))
+    plan = plan_of(root, synthetic_images, usable_folder())
     train, val, test = (len(plan.parts[part]) for part in PARTS)
     return DataSummary(
         *(plan.source.name, train, val, test),
@@ -192,7 +191,7 @@ def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = No
     )
 
 
-def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = None) -> list[str]:
+def mask_warnings(root: str, tick: Tick | None = None) -> list[str]:
     """A line each if masks of a folder look as if they were in another class order, have left and
     right reversed, or are empty, with the command that says more or corrects them.
 
@@ -200,7 +199,7 @@ def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = 
     """
     if root == SYNTHETIC:
         return []
-    folder = usable_folder(cache_dir)
+    folder = usable_folder()
     plan = plan_of(root, 0, folder)
     assert isinstance(plan.source, FolderSource)
     found = remembered_ids(plan.source, plan.fingerprint, folder, tick)
