@@ -188,7 +188,7 @@ def test_a_killed_worker_is_a_failure(tmp_path: Path, template: str) -> None:
     assert process.returncode == 128 + signal.SIGKILL
 
 
-@TEMPLATES
+@pytest.mark.parametrize("template", [long("slurm"), "kubernetes"])
 def test_a_mistake_ends_with_2_and_its_line(tmp_path: Path, template: str) -> None:
     real_study(store(tmp_path), total=2)
     with running(template, tmp_path, STUDY="face") as process:

@@ -20,6 +20,7 @@ from optuna.study import StudyDirection
 
 from storage import LeasedStorage, StorageError, open_storage, sqlite
 from storage.sqlite import prepare
+from tests.support.marks import long
 from tests.support.studies import environment
 
 
@@ -459,8 +460,8 @@ sys.exit(guarded(body))
     ("how", "number", "code"),
     [
         ([], None, 0),
-        (["crash"], None, 1),
-        (["wait"], signal.SIGINT, 130),
+        long(["crash"], None, 1),
+        long(["wait"], signal.SIGINT, 130),
         (["wait"], signal.SIGTERM, 143),
     ],
 )
@@ -512,7 +513,7 @@ def filled(storage: LeasedStorage, trials: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("log", "what"), [("first", "older than the file"), ("later", "not of this file")]
+    ("log", "what"), [long("first", "older than the file"), ("later", "not of this file")]
 )
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_log_that_does_not_belong_to_the_file_is_not_brought_into_it(

@@ -18,7 +18,7 @@ from tests.support.marks import long
         "sqlite_url bare",
         long("sqlite_url cached"),
         long("postgres_url bare"),
-        "postgres_url cached",
+        long("postgres_url cached"),
     ]
 )
 def storage(request: pytest.FixtureRequest) -> Iterator[optuna.storages.BaseStorage]:

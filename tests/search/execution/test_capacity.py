@@ -323,6 +323,7 @@ def test_the_gpu_bench_measures_each_part_once(
     assert "was measured with steps 2, not 3" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_full_training_goes_on_from_its_checkpoint(
     tmp_path: Path, cache: Path, bench_gpu: ModuleType
 ) -> None:

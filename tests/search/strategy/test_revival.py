@@ -314,6 +314,7 @@ def test_a_revival_killed_in_the_middle_ends_as_the_unbroken_trial(
     assert len(list(trial_folder(tmp_path / "runs", "faces", 1).iterdir())) == 2
 
 
+@pytest.mark.long
 def test_a_revival_that_is_pruned_again_can_be_revived_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Any
 ) -> None:
