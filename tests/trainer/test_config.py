@@ -16,7 +16,6 @@ from trainer.config import (
     is_numeric,
     key_path,
     leaf_keys,
-    load_yaml,
     read_config,
     to_yaml,
     with_values,
@@ -79,12 +78,6 @@ def test_a_file_that_is_no_config_is_refused_by_name(tmp_path: Path, content: st
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         read_config(file)
-
-
-@pytest.mark.parametrize("name", ["1e-4", "5E3", "12", "yes", "null", "0x1f", "a: b"])
-def test_a_name_that_looks_like_something_else_stays_a_name(name: str) -> None:
-    config = with_values(Config(), {"experiment.name": name})
-    assert config_from_dict(load_yaml(to_yaml(config), "export")) == config
 
 
 def test_a_key_is_found_by_its_last_name_unless_there_are_two() -> None:
