@@ -24,6 +24,7 @@ from scripts.benchmarks import quality as bench_quality
 from scripts.benchmarks import train as bench_train
 from tests.support.data_folders import course, save_mask
 from tests.support.scripts import SCRIPTS, loaded_by_help
+from tests.support.shells import one_line
 from trainer.config import Config, with_values
 from trainer.data.classes import IDS, SWAP
 from trainer.data.layouts import list_folder
@@ -291,10 +292,7 @@ def test_train_measures_all_three_and_writes_every_figure(
 def test_what_cannot_be_measured_is_one_line(
     words: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench_train.main(words) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert named in said
+    assert named in one_line(bench_train.main, capsys, *words)
 
 
 def test_built_in_faces_are_drawn_once_as_large_files(

@@ -15,6 +15,7 @@ from search import confirm
 from search.results.statistics import sequential_plan
 from search.results.statistics.intervals import Interval, Pair
 from search.strategy.forecast.curve_banks import Recorded, write_bank
+from tests.support.shells import one_line
 
 
 def curve(config: int, seed: int, best: float) -> Recorded:
@@ -124,10 +125,7 @@ def test_a_small_run_is_printed_and_written(
 def test_a_mistake_is_one_line(
     words: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench.main([*words, "--workers", "1"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert named in said
+    assert named in one_line(bench.main, capsys, *words, "--workers", "1")
 
 
 def test_a_bank_without_repeats_is_one_line(
@@ -135,5 +133,5 @@ def test_a_bank_without_repeats_is_one_line(
 ) -> None:
     path = tmp_path / "bank.json"
     write_bank(path, [curve(0, 0, 0.7), curve(1, 0, 0.8)])
-    assert bench.main(["--bank", str(path), "--workers", "1"]) == 2
-    assert "no configuration has two seeds" in capsys.readouterr().err
+    said = one_line(bench.main, capsys, "--bank", path, "--workers", "1")
+    assert "no configuration has two seeds" in said
