@@ -209,16 +209,21 @@ def run(
 ) -> int:
     """Run a bench from the command line, whose words it is told too; returns the exit code.
 
-    stores: whether what goes wrong in a store is a user's mistake, too.
+    stores: it works for long on stores: what goes wrong there is a user's mistake, too, and SIGTERM
+    is what Ctrl-C is.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(words)
     errors: tuple[type[Exception], ...] = ()
     if stores:
         # after the arguments: --help need not wait for Optuna
+        import optuna
+
         from storage import StorageError
 
         errors = (StorageError,)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        interrupted_by_sigterm()
     return guarded(lambda: bench(args, words), errors)
 
 

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 from scripts.benchmarks.common import (
     ROOT,
     add_count,
-    interrupted_by_sigterm,
     print_table,
     run,
     send_line,
@@ -42,7 +41,6 @@ from scripts.reliability.service import (
     about,
     add_pieces,
     earlier_work,
-    in_words,
     new_work,
     store_at,
 )
@@ -452,10 +450,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
-    import optuna
-
-    interrupted_by_sigterm()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     until = time.monotonic() + args.minutes * 60
     stores = ("sqlite", "postgresql") if args.store == "both" else (args.store,)
     settings = {name: getattr(args, name) for name in ("writers", "trials", "reports")}
@@ -466,7 +460,6 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
             " arguments, or another file"
         )
     facts = about("scripts/bench store", words)
-    tell(in_words(facts))
     code = 0
     for store in stores:
         part = kept.setdefault("stores", {}).setdefault(store, {})

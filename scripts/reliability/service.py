@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.common import ROOT, positive, record
+from scripts.benchmarks.common import ROOT, positive, record, tell
 from trainer.errors import UserError
 
 # in the environment of every process that a measure started, with the measure's folder
@@ -137,21 +137,21 @@ def kind_of(store: str) -> str:
 
 
 def about(script: str, words: Sequence[str]) -> dict[str, Any]:
-    """Hardware, versions, command, commit and date of a measurement; no password."""
+    """Hardware, versions, command, commit and date of a measurement; no password.
+
+    The machine and the versions are shown, too.
+    """
     from storage import redact_words
 
     packages = ("torch", "optuna", "sqlalchemy", "psycopg", "psutil")
-    return record(script, redact_words(words), packages)
-
-
-def in_words(facts: dict[str, Any]) -> str:
-    """The machine and the versions of `about`, for a person."""
+    facts = record(script, redact_words(words), packages)
     machine = facts["hardware"]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    return (
+    tell(
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {versions};"
         f" commit {facts['commit']}"
     )
+    return facts
 
 
 def add_pieces(it: argparse.ArgumentParser, file: str) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 from scripts.benchmarks.common import (
     ROOT,
     add_count,
-    interrupted_by_sigterm,
     positive,
     print_table,
     run,
@@ -32,7 +31,6 @@ from scripts.benchmarks.common import (
 from scripts.reliability.service import (
     about,
     end_all,
-    in_words,
     last_line,
     search,
     tiny,
@@ -332,14 +330,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
-    import optuna
-
-    interrupted_by_sigterm()
     # whoever started it in the background may close the terminal
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     facts = about("scripts/soak", words)
-    tell(in_words(facts))
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     soak = Soak()
     try:

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks.common import (
     add_count,
-    interrupted_by_sigterm,
     print_table,
     run,
     tell,
@@ -42,7 +41,6 @@ from scripts.reliability.service import (
     earlier_work,
     end_all,
     environment,
-    in_words,
     kind_of,
     last_line,
     living,
@@ -530,7 +528,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from storage import redact
 
-    interrupted_by_sigterm()
     if "://" not in args.store and args.store not in ("sqlite", "postgresql"):
         raise UserError(f"--store {args.store}: give sqlite, postgresql or a store's URL")
     settings = {
@@ -544,7 +541,6 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
             " arguments, or another file"
         )
     facts = about("scripts/torture", words)
-    tell(in_words(facts))
     if progress is None:
         progress = Progress(settings, new_work("torture-"))
     if not progress.done:
@@ -573,12 +569,9 @@ def watched(url: str) -> LeasedStorage:
 
 
 def _one_call(args: argparse.Namespace, progress: Progress) -> None:
-    import optuna
-
     from scripts.reliability.torture_judge import audit, end_audit, not_as_seen, read_rows
     from storage import open_storage
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     began, folder = time.monotonic(), earlier_work(progress.work, args.json)
     # left by a call that was killed
     end_all(folder)
