@@ -208,18 +208,14 @@ def _copy_rest(listing: Listing, folder: Path, kept: Sequence[str]) -> None:
 
 def _show(found: Audit, reasons: dict[str, str], root: Path, notes: Sequence[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from trainer.data.audit import ids_lines
 
     # plain, and no title: a path is not to be broken where the terminal ends
     print(f"{root}: {found.pairs} pairs")
-    table = Table()
-    table.add_column("finding")
-    table.add_column("count", justify="right")
-    table.add_column("--repair")
-    table.add_column("first names")
+    table = Table("finding", Column("count", justify="right"), "--repair", "first names")
     for key, text, repair_does in _ROWS:
         stems: list[str] = getattr(found, key)
         if key == "other_class_order" and not found.translated:
