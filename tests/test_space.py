@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
 import space
 from space import Choice, EpochShare, Float, Int
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(space).failed == 0
 
 
 @pytest.mark.parametrize(

@@ -117,27 +117,16 @@ def flip_swap(images: Tensor, masks_BHW: Tensor) -> tuple[Tensor, Tensor]:
     return images.flip(-1), swap[masks_BHW.flip(-1).long()]
 
 
-def augment(
-    images: Tensor, masks_BHW: Tensor, settings: AugmentationConfig, generator: torch.Generator
+def augmented(
+    images: Tensor, masks_BHW: Tensor, settings: AugmentationConfig, drawn: Draws
 ) -> tuple[Tensor, Tensor]:
     """A random variant of every picture of a batch.
 
     images: uint8 as `normalise` takes them, or its float32 result [B, 3, H, W];
     masks_BHW: integer [B, H, W], ids 0-18; settings: section `augmentation` of the config.
-    generator: the only source of randomness; one on the CPU serves any device.
-    Returns float32 [B, 3, H, W] and int64 [B, H, W] on the pictures' device; inputs stay as
-    they are.
+    drawn: the only randomness, on the pictures' device.
+    Returns float32 [B, 3, H, W] and int64 [B, H, W]; inputs stay as they are.
     """
-    draws = drawn(images.shape[0], generator)
-    return augmented(
-        images, masks_BHW, settings, draws._replace(table=draws.table.to(images.device))
-    )
-
-
-def augmented(
-    images: Tensor, masks_BHW: Tensor, settings: AugmentationConfig, drawn: Draws
-) -> tuple[Tensor, Tensor]:
-    """As `augment`, with random numbers that were drawn before and lie on the pictures' device."""
     if images.dtype == torch.uint8:
         images = normalise(images)
     masks = masks_BHW.long()

@@ -6,6 +6,7 @@ python -m trainer.check --data DIR [--repair OUT] [--json]
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -68,12 +69,11 @@ def repair(root: Path, out: Path, found: Audit, tick: Tick | None = None) -> Rep
         raise DataError(f"{root}: no pair can be trained on, so there is nothing to copy")
     changed = sorted({*found.translated, *found.left_right_reversed} - left_out)
     with _whole_folder(out) as folder:
-        skipped = _pair_files(listing)
         for done, stem in enumerate(kept, start=1):
             _copy_pair(listing, stem, folder, found)
             if tick is not None:
                 tick(done, len(kept))
-        _copy_rest(listing, folder, skipped, kept)
+        _copy_rest(listing, folder, kept)
         _check_result(listing, list_folder(folder), changed, found)
     return Repaired(out, len(kept), changed, sorted(left_out))
 
@@ -141,11 +141,6 @@ def _whole_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _pair_files(listing: Listing) -> set[Path]:
-    masks = (path for files in listing.masks.values() for path in files)
-    return {*listing.images.values(), *masks}
-
-
 def _copy_pair(listing: Listing, stem: str, folder: Path, found: Audit) -> None:
     _copy(listing.images[stem], listing.root, folder)
     for path, name, ids in listing.layout.corrected(
@@ -182,12 +177,13 @@ def _copy(path: Path, root: Path, folder: Path, name: str | None = None) -> None
     target.chmod(target.stat().st_mode | 0o200)
 
 
-def _copy_rest(listing: Listing, folder: Path, pair_files: set[Path], kept: Sequence[str]) -> None:
+def _copy_rest(listing: Listing, folder: Path, kept: Sequence[str]) -> None:
     """The other files (lists, notes, pictures without masks elsewhere), and the corrected lists."""
     from trainer.data.split import Names, list_files, read_names
 
     root, names_kept = listing.root, Names(kept)
     lists = set(list_files(*listing.lists).values())
+    pair_files = {*listing.images.values(), *itertools.chain(*listing.masks.values())}
     for place, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(place) / name
@@ -212,18 +208,14 @@ def _copy_rest(listing: Listing, folder: Path, pair_files: set[Path], kept: Sequ
 
 def _show(found: Audit, reasons: dict[str, str], root: Path, notes: Sequence[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from trainer.data.audit import ids_lines
 
     # plain, and no title: a path is not to be broken where the terminal ends
     print(f"{root}: {found.pairs} pairs")
-    table = Table()
-    table.add_column("finding")
-    table.add_column("count", justify="right")
-    table.add_column("--repair")
-    table.add_column("first names")
+    table = Table("finding", Column("count", justify="right"), "--repair", "first names")
     for key, text, repair_does in _ROWS:
         stems: list[str] = getattr(found, key)
         if key == "other_class_order" and not found.translated:

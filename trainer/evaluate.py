@@ -74,14 +74,13 @@ def _main(args: argparse.Namespace) -> int:
 
 def _show(scores: dict[str, object], title: str) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console = Console(highlight=False)
     # Text: a file's name is not to be read as markup
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("score")
-    table.add_column("value", justify="right")
+    columns = ("score", Column("value", justify="right"))
+    table = Table(*columns, title=Text(title), title_justify="left")
     by_class = scores["f_per_class"]
     assert isinstance(by_class, dict)
     single = {name: value for name, value in scores.items() if name != "f_per_class"}

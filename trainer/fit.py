@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from trainer import checkpoint
 from trainer.augment import Draws, drawn
 from trainer.background_writer import Writer
 from trainer.config import Config, base_identity, to_dict
+from trainer.config.keys import dig, leaf_paths
 from trainer.cuda_graph import CapturedStep, can_be_captured
 from trainer.data.dataset import FaceData, Part
 from trainer.ema import decay_for
@@ -304,21 +304,14 @@ def _generator(seed: int) -> torch.Generator:
 def _check_same(saved: Config, wanted: Config, path: Path) -> None:
     # where the data lie may change; what they are is the study's concern
     without = ("data.root", "training.early_stopping_patience")
-    old, new = (_leaves(base_identity(config, without)) for config in (saved, wanted))
-    for key, value in new.items():
-        if old[key] != value:
+    old, new = (base_identity(config, without) for config in (saved, wanted))
+    for key in leaf_paths():
+        before, value = dig(old, key), dig(new, key)
+        if before != value:
             raise CheckpointError(
-                f"checkpoint {path} was trained with {key} {old[key]!r}, not {value!r}; give the"
-                " same config, or another --out to start anew"
+                f"checkpoint {path} was trained with {'.'.join(key)} {before!r}, not {value!r};"
+                " give the same config, or another --out to start anew"
             )
-
-
-def _leaves(node: dict[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        name = f"{path}.{key}" if path else key
-        flat |= _leaves(value, name) if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def fit(

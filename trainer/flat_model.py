@@ -40,12 +40,7 @@ class FlatModel:
         Whole numbers, such as a count of batches, are copies of the model's own.
         """
         trainable, others = _float32(self.model)
-        # by identity: a parameter may have two names
-        places = {
-            id(value): place
-            for values, vector in ((trainable, weights), (others, buffers))
-            for value, place in zip(values, _views(vector, values), strict=True)
-        }
+        places = _places(trainable, weights) | _places(others, buffers)
         return {
             name: places[id(value)] if id(value) in places else value.detach().clone()
             for name, value in self.model.state_dict(keep_vars=True).items()
@@ -53,11 +48,7 @@ class FlatModel:
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector as long as the weights as one view per trainable parameter, by name."""
-        trainable, _ = _float32(self.model)
-        places = {
-            id(value): place
-            for value, place in zip(trainable, _views(vector, trainable), strict=True)
-        }
+        places = _places(_float32(self.model)[0], vector)
         own = self.model.state_dict(keep_vars=True)
         return {name: places[id(value)] for name, value in own.items() if id(value) in places}
 
@@ -70,6 +61,11 @@ def _float32(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         [value for value in floats if value.requires_grad],
         [value for value in floats if not value.requires_grad],
     )
+
+
+def _places(values: Sequence[Tensor], vector: Tensor) -> dict[int, Tensor]:
+    """Each value's view of `vector`, by identity: a parameter may have two names."""
+    return dict(zip(map(id, values), _views(vector, values), strict=True))
 
 
 def _vector(values: Sequence[Tensor]) -> Tensor:

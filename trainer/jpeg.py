@@ -7,15 +7,17 @@ from pathlib import Path
 
 from PIL import Image
 
+_WIDEST, _QUALITY = 1200, 82
 
-def jpeg_of(path: Path, *, widest: int = 1200, quality: int = 82) -> bytes:
-    """The bytes of a picture file as JPEG, at most `widest` pixels wide.
+
+def jpeg_of(path: Path) -> bytes:
+    """The bytes of a picture file as JPEG, at most 1,200 pixels wide.
 
     Raises OSError where the file is missing or no picture.
     """
     with Image.open(path) as picture:
         plain = picture.convert("RGB")
-    plain.thumbnail((widest, 10 * widest))
+    plain.thumbnail((_WIDEST, 10 * _WIDEST))
     written = io.BytesIO()
-    plain.save(written, "JPEG", quality=quality, optimize=True)
+    plain.save(written, "JPEG", quality=_QUALITY, optimize=True)
     return written.getvalue()

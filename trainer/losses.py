@@ -148,21 +148,6 @@ def _gradient(
     return gradient_BCP
 
 
-def dice_loss(p_BCHW: Tensor, target_BHW: Tensor, *, average: str = "all") -> Tensor:
-    """The user's Dice: per image and per class, never pooled over the batch.
-
-    p_BCHW: softmax probabilities [B, C, H, W]; target_BHW: int64 [B, H, W].
-    average: `all` classes (an absent one adds a constant without gradient of its own) or those
-    `present` in the image.
-    Returns 0-dim: 1 - mean of (2 sum(p * y) + 1e-8) / (sum(p) + sum(y) + 1e-8), mean over images.
-    Raises ValueError if average is neither.
-    """
-    _check_average(average)
-    p_BCP, target_BP = p_BCHW.flatten(2), target_BHW.flatten(1)
-    p_true_BP = p_BCP.gather(1, target_BP[:, None])[:, 0]
-    return _dice(p_BCP, p_true_BP, target_BP, average).loss_B().mean()
-
-
 def lovasz_loss(p_BCHW: Tensor, target_BHW: Tensor) -> Tensor:
     """Lovasz-softmax per image, mean over the classes present in it, mean over images.
 
@@ -191,11 +176,6 @@ OPTIONAL_TERMS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyT
 )
 
 
-def _check_average(average: str) -> None:
-    if average not in ("all", "present"):
-        raise ValueError(f"dice_average: {average!r} is neither 'all' nor 'present'")
-
-
 def segmentation_loss(
     logits_BCHW: Tensor,
     target_BHW: Tensor,
@@ -208,13 +188,18 @@ def segmentation_loss(
 ) -> LossTerms:
     """The weighted sum of all terms.
 
+    Dice is the user's: per image and per class, never pooled over the batch, 1 - mean of
+    (2 sum(p * y) + 1e-8) / (sum(p) + sum(y) + 1e-8) over `all` classes (an absent one adds a
+    constant without gradient of its own) or those `present` in the image, mean over images.
+
     logits_BCHW: [B, C, H, W], any float type; target_BHW: int64 [B, H, W], ids below C.
     dice_weight: a number, or a 0-dim tensor (so that a compiled step is not rebuilt for each
     new weight). weights: of OPTIONAL_TERMS, 0 where not given.
     Returns LossTerms. Every term is a mean over images, so equal micro-batches may be averaged.
     Raises ValueError if dice_average is neither `all` nor `present`, KeyError for an unknown term.
     """
-    _check_average(dice_average)
+    if dice_average not in ("all", "present"):
+        raise ValueError(f"dice_average: {dice_average!r} is neither 'all' nor 'present'")
     total, ce, dice = _CrossEntropyAndDice.apply(
         logits_BCHW.flatten(2),
         target_BHW.flatten(1),

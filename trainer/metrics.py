@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.data.classes import LARGE, NAMES, SMALL
+from trainer.data.classes import LARGE, NAMES, NUM_CLASSES, SMALL
 
 # of the per-image score only; scores from pooled counts have none
 EPSILON = 1e-7
@@ -115,14 +115,13 @@ class ScoreKeeper:
     averaging batch scores overweights small batches.
     """
 
-    def __init__(self, names: Sequence[str] = NAMES) -> None:
-        self.names = tuple(names)
+    def __init__(self) -> None:
         self._image_scores: list[Tensor] = []
         self._counts_CC: Tensor | None = None
 
     def add(self, predicted_BHW: Tensor, target_BHW: Tensor) -> None:
         """Count a batch of class ids, integer [B, H, W] each, on any device."""
-        counts_BCC = confusion(predicted_BHW, target_BHW, len(self.names))
+        counts_BCC = confusion(predicted_BHW, target_BHW, NUM_CLASSES)
         self._image_scores.append(image_f_scores(counts_BCC))
         counts_CC = counts_BCC.sum(dim=0)
         self._counts_CC = counts_CC if self._counts_CC is None else self._counts_CC + counts_CC
@@ -143,7 +142,7 @@ class ScoreKeeper:
             f_score=sum(per_image) / len(per_image),
             f_pooled=pooled,
             f_per_class={
-                name: None if f != f else f for name, f in zip(self.names, by_class, strict=True)
+                name: None if f != f else f for name, f in zip(NAMES, by_class, strict=True)
             },
             f_large=mean_f(counts_CC, LARGE),
             f_small=mean_f(counts_CC, SMALL),

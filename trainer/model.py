@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import Config
+from trainer.data.classes import NUM_CLASSES
 from trainer.errors import ConfigError
 from trainer.lmsa import Lmsa
 
@@ -49,7 +50,7 @@ def _has_active_dropout(model: nn.Module) -> bool:
     )
 
 
-def _check(model: nn.Module, name: str, *, dropout: float, num_classes: int) -> None:
+def _check(model: nn.Module, name: str, dropout: float) -> None:
     """Refuse what cannot be trained and compared: size, dropout, shape of the result."""
     count = parameter_count(model)
     if count > MAX_PARAMETERS:
@@ -73,7 +74,7 @@ def _check(model: nn.Module, name: str, *, dropout: float, num_classes: int) -> 
     with torch.no_grad():
         logits = model(torch.zeros(1, 3, 64, 64))
     model.train(was_training)
-    expected = (1, num_classes, 64, 64)
+    expected = (1, NUM_CLASSES, 64, 64)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ConfigError(
@@ -82,34 +83,32 @@ def _check(model: nn.Module, name: str, *, dropout: float, num_classes: int) -> 
         )
 
 
-def build_model(
-    name: str, *, width: float, dropout: float, num_classes: int = 19, aux: bool = False
-) -> nn.Module:
+def build_model(name: str, *, width: float, dropout: float, aux: bool = False) -> nn.Module:
     """A checked model with fresh weights, on the CPU, in training mode.
 
     name: `lmsa`, or `package.module:factory` with `factory(num_classes, dropout) -> nn.Module`.
     width: share of the full channel counts (lmsa only); dropout: probability in [0, 1).
     aux: auxiliary logits in training mode (lmsa only).
-    The model maps float [B, 3, H, W] to logits [B, num_classes, H, W].
+    The model maps float [B, 3, H, W] to logits [B, 19, H, W].
     Raises ConfigError if the name is unknown, the model is over MAX_PARAMETERS, its result has
     another shape, or it would ignore the dropout.
     """
     model: object
     if name == "lmsa":
-        model = Lmsa(width=width, dropout=dropout, num_classes=num_classes, aux=aux)
+        model = Lmsa(width=width, dropout=dropout, num_classes=NUM_CLASSES, aux=aux)
     elif ":" in name:
         if aux:
             raise ConfigError(
                 f"loss.aux_weight: model {name!r} has no auxiliary heads; set aux_weight: 0"
             )
-        model = imported(name)(num_classes, dropout)
+        model = imported(name)(NUM_CLASSES, dropout)
     else:
         raise ConfigError(f"model.name: {name!r} is neither 'lmsa' nor 'package.module:factory'")
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"model.name: {name!r} returned a {type(model).__name__}, not a torch nn.Module"
         )
-    _check(model, name, dropout=dropout, num_classes=num_classes)
+    _check(model, name, dropout)
     return model
 
 

@@ -80,6 +80,7 @@ def _main(args: argparse.Namespace) -> int:
     import torch
 
     from trainer.config import with_values
+    from trainer.data.image_files import read_image
     from trainer.runtime import choose_runtime
     from trainer.scoring import load_model
 
@@ -92,10 +93,11 @@ def _main(args: argparse.Namespace) -> int:
         whole = list(pictures)
         for done, path in enumerate(whole, start=1):
             try:
-                _decoded(path)
+                read_image(path)
             except DataError as error:
                 pictures.remove(path)
-                skipped[path] = _reason(error, path)
+                # without its path and without advice for data sets
+                skipped[path] = str(error).removeprefix(f"{path}: ").partition(";")[0]
             tick(done, len(whole))
     if skipped:
         line = "; ".join(f"{path.name} ({skipped[path]})" for path in sorted(skipped))
@@ -162,17 +164,6 @@ def _pictures(folder: Path, out: Path) -> tuple[list[Path], dict[Path, str]]:
     return found, skipped
 
 
-def _reason(error: DataError, path: Path) -> str:
-    """Why a picture cannot be read, without its path and without advice for data sets."""
-    return str(error).removeprefix(f"{path}: ").partition(";")[0]
-
-
-def _decoded(path: Path) -> Any:
-    from trainer.data.image_files import read_image
-
-    return read_image(path)
-
-
 def _label(
     model: nn.Module, path: Path, config: Config, device: torch.device, tta_flip: bool
 ) -> Any:
@@ -182,9 +173,10 @@ def _label(
     from PIL import Image
 
     from trainer.data.cache import reduce_image
+    from trainer.data.image_files import read_image
     from trainer.scoring import logits_of, to_device, upsampled_ids
 
-    image = _decoded(path)
+    image = read_image(path)
     reduced = reduce_image(image, config.data.image_size)[None]
     with torch.inference_mode():
         logits = logits_of(model, to_device(reduced, device), tta_flip=tta_flip)[0]

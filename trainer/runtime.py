@@ -47,9 +47,7 @@ def choose_runtime(
             "runtime.device": wanted,
             "runtime.threads": runtime.threads or threads or usable_cores(),
             "runtime.precision": precision,
-            "runtime.channels_last": True
-            if runtime.channels_last is None
-            else runtime.channels_last,
+            "runtime.channels_last": runtime.channels_last is not False,
             "runtime.micro_batch": runtime.micro_batch or config.data.batch_size,
         },
         "runtime",

@@ -39,10 +39,10 @@ class Measured:
     dice: float
 
 
-def batches(count: int, size: int = BATCH) -> Iterator[slice]:
+def batches(count: int) -> Iterator[slice]:
     """Slices that cover `count` items in order."""
-    for start in range(0, count, size):
-        yield slice(start, min(count, start + size))
+    for start in range(0, count, BATCH):
+        yield slice(start, min(count, start + BATCH))
 
 
 def to_device(array: Bytes, device: torch.device) -> Tensor:

@@ -115,11 +115,10 @@ def _fill_descriptors() -> set[int]:
     return closed
 
 
-def flushed(stream: TextIO | None = None) -> OSError | None:
-    """Why something printed on standard output (or `stream`) was lost; None where nothing was."""
-    stream = sys.stdout if stream is None else stream
-    stream.flush()
-    raw = _raw(stream)
+def flushed() -> OSError | None:
+    """Why something printed on standard output was lost; None where nothing was."""
+    sys.stdout.flush()
+    raw = _raw(sys.stdout)
     return None if raw is None else raw.lost
 
 

@@ -133,7 +133,7 @@ def _composed(args: argparse.Namespace) -> tuple[Config, list[str]]:
     """The config to train, runtime decided, and notes for the user."""
     import torch
 
-    from trainer.config import compose
+    from trainer.config import compose, key_path, parse_set
     from trainer.data.dataset import describe
     from trainer.presets import DEMO_WARNING, default_preset
     from trainer.runtime import choose_runtime
@@ -144,7 +144,9 @@ def _composed(args: argparse.Namespace) -> tuple[Config, list[str]]:
         "runtime.device": args.device,
     }
     cuda = torch.cuda.is_available() and args.device != "cpu"
-    first = compose(file=args.config, sets=args.sets, flags=flags).config
+    # what leads to the data set, whose size turns a preset's steps into epochs: T_0 must fit those
+    of_data = [text for text in args.sets if key_path(parse_set(text)[0])[0] == "data"]
+    first = compose(file=args.config, sets=of_data, flags=flags).config
     fallback = None if args.config else default_preset(first.data.root, cuda=cuda)
     train_images = describe(first.data.root, first.data.synthetic_images).train
     composed = compose(

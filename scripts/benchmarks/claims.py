@@ -19,11 +19,11 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import count, record, write_json
-from scripts.benchmarks.pool import Estimate, add_flags, estimates, run, spread
+from scripts.benchmarks import pool
+from scripts.benchmarks.common import add_count, markdown, write_figures
+from scripts.benchmarks.pool import Estimate, estimates, run, spread
 from trainer.cli import Parser
 
 if TYPE_CHECKING:
@@ -137,27 +137,18 @@ def one_search(truth: str, way: str, trials: int, seed: int) -> list[float]:
     return [*map(float, claimed(findings(Evidence(results)))), float(len(results.complete()))]
 
 
-def _quiet() -> None:
-    """Optuna tells of every trial otherwise."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def markdown(table: Mapping[tuple[str, str], list[Estimate]]) -> str:
+def table_text(table: Mapping[tuple[str, str], list[Estimate]]) -> str:
     """A row a claim, a column a truth and way of drawing; shares in percent."""
-    lines = [
-        f"| | {' | '.join(f'{truth}, {way}' for truth, way in table)} |",
-        f"|---|{'---:|' * len(table)}",
-    ]
-    for row, name in enumerate(ROWS):
-        scale = 100 if name in CLAIMS else 1
-        cells = []
-        for column in table.values():
-            mean, error = column[row].mean, column[row].error
-            cells.append(f"{scale * mean:.1f}" + (f" ± {scale * error:.1f}" if error else ""))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    def cell(name: str, one: Estimate) -> str:
+        return Estimate(one.mean, one.error or None).text(1, 100 if name in CLAIMS else 1)
+
+    columns = ["", *(f"{truth}, {way}" for truth, way in table)]
+    by_row = zip(*table.values(), strict=True)
+    return markdown(
+        columns,
+        ([name, *(cell(name, one) for one in row)] for name, row in zip(ROWS, by_row, strict=True)),
+    )
 
 
 # --------------------------------------------------------------------------------- the command line
@@ -173,39 +164,23 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         for truth, way in kinds
         for number in range(args.studies)
     ]
-    rows = spread(one_search, jobs, workers=args.workers, begin=_quiet, text="searches")
+    rows = spread(one_search, jobs, workers=args.workers, text="searches")
     by_kind = np.array(rows).reshape(len(kinds), args.studies, len(ROWS))
     table = dict(zip(kinds, map(estimates, by_kind), strict=True))
-    print(f"{args.studies} searches of {args.trials} trials each\n\n{markdown(table)}")
-    if args.json is not None:
-        columns = [
-            {
-                "truth": truth,
-                "way": way,
-                "said": {name: asdict(one) for name, one in zip(ROWS, column, strict=True)},
-            }
-            for (truth, way), column in table.items()
-        ]
-        write_json(args.json, {**record("claims", words), "columns": columns})
+    print(f"{args.studies} searches of {args.trials} trials each\n\n{table_text(table)}")
+    columns = [
+        {"truth": truth, "way": way, "said": dict(zip(ROWS, column, strict=True))}
+        for (truth, way), column in table.items()
+    ]
+    write_figures(args, "scripts/bench claims", words, {"columns": columns})
     return 0
 
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(
-        prog="scripts/bench claims", description=__doc__.partition("\n\n")[2] if __doc__ else ""
-    )
-    add_flags(made, seed="of the first search")
-    made.add_argument(
-        "--studies",
-        type=count,
-        default=STUDIES,
-        metavar="N",
-        help=f"searches of each kind; default {STUDIES}",
-    )
-    made.add_argument(
-        "--trials", type=count, default=TRIALS, metavar="N", help=f"of each; default {TRIALS}"
-    )
+    made = pool.parser("claims", __doc__, seed="of the first search")
+    add_count(made, "--studies", STUDIES, "searches of each kind")
+    add_count(made, "--trials", TRIALS, "of each")
     made.add_argument(
         "--way",
         nargs="+",

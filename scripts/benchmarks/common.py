@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,23 +63,90 @@ def commit() -> str | None:
     return said.stdout.strip()
 
 
-def record(bench: str, words: list[str]) -> dict[str, Any]:
+def record(
+    script: str, words: Sequence[str], packages: Sequence[str] = ("torch", "numpy", "pillow")
+) -> dict[str, Any]:
     """Hardware, versions, command, commit and date of a measurement."""
     return {
         "hardware": hardware(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "pillow")},
+            **{name: version(name) for name in packages},
         },
-        "command": shlex.join(["scripts/bench", bench, *words]),
+        "command": shlex.join([*script.split(), *words]),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a result whole or not at all; NaN is refused."""
-    atomic_write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a result whole or not at all; dataclasses as their fields, NaN is refused."""
+    text = json.dumps(content, indent=1, allow_nan=False, default=vars)
+    atomic_write_text(path, f"{text}\n")
+
+
+def write_figures(
+    args: argparse.Namespace, script: str, words: Sequence[str], figures: Mapping[str, Any]
+) -> None:
+    """Write figures, and what they were measured with, into the file of --json if there is one."""
+    if args.json is not None:
+        write_json(args.json, {**record(script, words), **figures})
+
+
+def add_json(it: argparse.ArgumentParser) -> None:
+    """The flag `--json`, for `write_figures`."""
+    it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+
+def add_count(it: argparse.ArgumentParser, flag: str, default: int, what: str = "") -> None:
+    """A flag that takes a whole number from 1 up."""
+    text = f"{what} (default: {default})".lstrip()
+    it.add_argument(flag, type=count, default=default, metavar="N", help=text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is needed")
+    return number
+
+
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *lines: str,
+    right: bool = False,
+) -> None:
+    """A table for a person, and lines below it; an empty row is a rule across the table.
+
+    right: whether all columns but the first are flush right.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    # Text: names and errors are not to be read as markup
+    table = Table(title=Text(title, "italic"), title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if right and number else "left")
+    for row in rows:
+        if row:
+            table.add_row(*map(Text, row))
+        else:
+            table.add_section()
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table as Markdown; the first column names the row, the others hold numbers."""
+    lines = [f"| {' | '.join(cells).lstrip()} |" for cells in (columns, *rows)]
+    lines.insert(1, f"|---|{'---:|' * (len(columns) - 1)}")
+    return "\n".join(lines)
 
 
 def interrupted_by_sigterm() -> None:
@@ -106,15 +173,58 @@ def passing_on(command: Sequence[str], **options: Any) -> int:
     return child.returncode or (130 if signals.times else 0)
 
 
+def refuse_own_flags(flags: Iterable[str], own: Sequence[str], who: str) -> None:
+    """Raises UserError where a flag is passed on to a search that `who` sets itself."""
+    for flag in flags:
+        if flag.partition("=")[0] in own:
+            raise UserError(f"{flag}: {who} sets that itself; leave it out")
+
+
+def start_together(children: Sequence[subprocess.Popen[str]], who: str) -> None:
+    """Wait until each child has printed `ready`, then send each a line.
+
+    Raises UserError where one has ended.
+    """
+    for child in children:
+        assert child.stdout is not None
+        if child.stdout.readline() != "ready\n":
+            raise UserError(f"{who} ended before it began; see above")
+    for child in children:
+        send_line(child)
+
+
+def send_line(child: subprocess.Popen[str]) -> None:
+    """An empty line on a child's standard input."""
+    assert child.stdin is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
+
+
 def run(
     parser: argparse.ArgumentParser,
     bench: Callable[[argparse.Namespace, list[str]], int],
     argv: Sequence[str] | None,
+    *,
+    stores: bool = False,
 ) -> int:
-    """Run a bench from the command line, whose words it is told too; returns the exit code."""
+    """Run a bench from the command line, whose words it is told too; returns the exit code.
+
+    stores: it works for long on stores: what goes wrong there is a user's mistake, too, and SIGTERM
+    is what Ctrl-C is.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(words)
-    return guarded(lambda: bench(args, words))
+    errors: tuple[type[Exception], ...] = ()
+    if stores:
+        # after the arguments: --help need not wait for Optuna
+        import optuna
+
+        from storage import StorageError
+
+        errors = (StorageError,)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        interrupted_by_sigterm()
+    return guarded(lambda: bench(args, words), errors)
 
 
 def tell(line: str) -> None:
@@ -122,17 +232,17 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def builtin_faces(images: int, folder: Path | None = None) -> Path:
+def builtin_faces(images: int) -> Path:
     """Built-in faces as 512-pixel JPEG and palette PNG files in the course layout; drawn once.
 
-    folder: where they are kept; default: the cache folder. Raises DataError, OSError.
+    They are kept in the cache folder. Raises DataError, OSError.
     """
     from PIL import Image
 
     from trainer.data.classes import PALETTE
     from trainer.data.synthetic import VERSION, face
 
-    parent = usable_folder(folder)
+    parent = usable_folder()
     out = parent / f"{VERSION}-{images}-{SIDE}px"
     with locked(parent / f"{out.name}.lock"):
         if out.is_dir():

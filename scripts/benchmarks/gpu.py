@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import count, record, tell, write_json
-from trainer.cli import Parser, guarded
+from scripts.benchmarks.common import count, print_table, record, run, tell, write_json
+from scripts.benchmarks.train import Arrangement, Job, measured
+from trainer.cli import Parser
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
-    return guarded(lambda: _main(args, words))
+    return run(parser(), _main, argv)
 
 
 class _TimeUp(Exception):
@@ -111,7 +109,11 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
         "steps": args.steps,
     }
     file = args.out / "results.json"
-    stored = _stored(file, settings) or {**record("gpu", words), "settings": settings, "parts": {}}
+    stored = _stored(file, settings) or {
+        **record("scripts/bench gpu", words),
+        "settings": settings,
+        "parts": {},
+    }
     done: Result = stored["parts"]
     left = [(name, measure) for name, measure in _parts(bench) if name not in done]
     for index, (name, measure) in enumerate(left):
@@ -193,29 +195,20 @@ def _parts(bench: _Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
 
 
 def _rival(bench: _Bench, rival: str) -> Result:
-    """One rival's figures, as scripts.benchmarks.rivals prints them."""
+    """One rival's figures, as `scripts/bench train` measures them."""
     config, args = bench.config, bench.args
-    flags = {
-        "data": args.data,
-        "size": config.data.image_size,
-        "width": config.model.width,
-        "batch": config.data.batch_size,
-        "steps": min(_MEASURED_STEPS, args.steps),
-        "warmup": min(_WARMUP_STEPS, args.steps),
-        "loader-workers": args.loader_workers,
-        "threads": config.runtime.threads,
-        "seed": 0,
-    }
-    if args.device != "cpu":
-        flags["device"] = args.device
-    command = [sys.executable, "-m", "scripts.benchmarks.rivals", rival]
-    for name, value in flags.items():
-        command += [f"--{name}", str(value)]
-    said = subprocess.run(command, capture_output=True, text=True)
-    if said.returncode != 0:
-        lines = said.stderr.strip().splitlines() or ["no output"]
-        raise UserError(f"scripts.benchmarks.rivals {rival}: {lines[-1].removeprefix('error: ')}")
-    return dict(json.loads(said.stdout.strip().splitlines()[-1]))
+    steps = min(_MEASURED_STEPS, args.steps)
+    job = Job(
+        Path(args.data),
+        config.data.image_size,
+        config.model.width,
+        config.data.batch_size,
+        steps,
+        train_images=steps * config.data.batch_size,
+    )
+    assert config.runtime.threads is not None, "decided"
+    how = Arrangement(1, config.runtime.threads, args.loader_workers)
+    return measured(rival, job, how, steps=steps, seed=0, device=args.device)
 
 
 def _side_by_side(bench: _Bench, device: Any, size: int, workers: int) -> Result:
@@ -353,13 +346,7 @@ def _against(score: float) -> str:
 
 
 def _show(done: Result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("measured", "figure", title="scripts/bench gpu", title_justify="left")
-    for row in lines(done):
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    print_table("scripts/bench gpu", ("measured", "figure"), lines(done))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import count
+from scripts.benchmarks.common import add_count, add_json
 from trainer.cli import Parser, progress_bar
 
 if TYPE_CHECKING:
@@ -78,11 +77,7 @@ def filled(url: str, setup: Setup, trials: int) -> None:
 def parser(prog: str, description: str | None) -> Parser:
     """The command line: how large the study is, and where the figures go."""
     it = Parser(prog=prog, description=description)
-    it.add_argument(
-        "--trials", type=count, default=1000, metavar="N", help="finished trials (default: 1000)"
-    )
-    it.add_argument(
-        "--epochs", type=count, default=150, metavar="N", help="budget of each (default: 150)"
-    )
-    it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_count(it, "--trials", 1000, "finished trials")
+    add_count(it, "--epochs", 150, "budget of each")
+    add_json(it)
     return it

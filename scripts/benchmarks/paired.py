@@ -18,9 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.common import count, passing_on, record, tell, write_json
+from scripts.benchmarks.common import (
+    add_count,
+    add_json,
+    markdown,
+    passing_on,
+    refuse_own_flags,
+    tell,
+    write_figures,
+)
 from trainer.cli import Parser, guarded
-from trainer.errors import UserError
 from trainer.files import atomic_write_text
 
 EPILOG = """\
@@ -119,9 +126,7 @@ def outcome(folder: Path, arm: str) -> dict[str, Any]:
 
 def bench(args: argparse.Namespace, flags: list[str], words: list[str]) -> int:
     """Run both arms, print and write what came of them."""
-    for flag in flags:
-        if flag.partition("=")[0] in _OURS:
-            raise UserError(f"{flag}: the bench sets that itself; leave it out")
+    refuse_own_flags(flags, _OURS, "the bench")
     folder = args.folder
     for arm in ARMS:
         (folder / arm).mkdir(parents=True, exist_ok=True)
@@ -138,20 +143,21 @@ def bench(args: argparse.Namespace, flags: list[str], words: list[str]) -> int:
         tell("interrupted; the same command goes on")
         return 1
     whole, pruned = (results[arm] for arm in ARMS)
-    print("| pruner | answer | trial | pruned | revived | epochs | minutes |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for arm, one in results.items():
-        print(
-            f"| {arm} | {one['answer']:.4f} | {one['trial']} | {one['pruned']} | {one['revived']}"
-            f" | {one['epochs']} | {one['seconds'] / 60:.1f} |"
-        )
+    counts = ("trial", "pruned", "revived", "epochs")
+    rows = [
+        [
+            *(arm, f"{one['answer']:.4f}", *(str(one[name]) for name in counts)),
+            f"{one['seconds'] / 60:.1f}",
+        ]
+        for arm, one in results.items()
+    ]
+    print(markdown(["pruner", "answer", *counts, "minutes"], rows))
     print(
         f"answer {pruned['answer'] - whole['answer']:+.4f},"
         f" epochs {pruned['epochs'] / whole['epochs']:.2f},"
         f" time {pruned['seconds'] / whole['seconds']:.2f}"
     )
-    if args.json is not None:
-        write_json(args.json, {**record("paired", words), "arms": results})
+    write_figures(args, "scripts/bench paired", words, {"arms": results})
     return 0
 
 
@@ -159,12 +165,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="scripts/bench paired", description=__doc__, epilog=EPILOG)
     it.add_argument("--folder", type=Path, required=True, metavar="DIR", help="of both searches")
-    it.add_argument("--trials", type=count, default=40, metavar="N", help="(default: 40)")
-    it.add_argument(
-        "--epochs", type=count, default=24, metavar="N", help="budget of a trial (default: 24)"
-    )
+    add_count(it, "--trials", 40)
+    add_count(it, "--epochs", 24, "budget of a trial")
     it.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
-    it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_json(it)
     return it
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scripts.benchmarks import common
-from scripts.benchmarks.common import ROOT, count, interrupted_by_sigterm
+from scripts.benchmarks.common import ROOT, add_json, count, interrupted_by_sigterm
 from trainer.cli import Parser, progress_bar, whole
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class Estimate:
     mean: float
     error: float | None
 
+    def text(self, digits: int, scale: float = 1) -> str:
+        """The mean, and behind it the standard error where it can be told."""
+        error = "" if self.error is None else f" ± {scale * self.error:.{digits}f}"
+        return f"{scale * self.mean:.{digits}f}{error}"
+
 
 def estimates(rows: np.ndarray) -> list[Estimate]:
     """Of each column, over rows that know nothing of each other. rows: float64 [N, columns]."""
@@ -40,6 +45,13 @@ def estimates(rows: np.ndarray) -> list[Estimate]:
         Estimate(float(mean), None if error is None else float(error))
         for mean, error in zip(rows.mean(axis=0), errors, strict=True)
     ]
+
+
+def quiet() -> None:
+    """Optuna speaks of every trial otherwise."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def _ready(begin: Callable[[], None]) -> None:
@@ -53,8 +65,8 @@ def spread(
     jobs: Sequence[tuple[Any, ...]],
     *,
     workers: int,
-    begin: Callable[[], None],
     text: str,
+    begin: Callable[[], None] = quiet,
 ) -> list[Result]:
     """What the function returns for each job, in their order, with a progress bar.
 
@@ -88,8 +100,12 @@ def spread(
     return [done[number] for number in range(len(jobs))]
 
 
-def add_flags(it: argparse.ArgumentParser, *, seed: str, bank: str | None = None) -> None:
-    """The flags of all. seed, bank: what they are for; None: it takes no bank."""
+def parser(name: str, doc: str | None, *, seed: str, bank: str | None = None) -> Parser:
+    """The command line of a bench with the flags of all.
+
+    doc: of its module. seed, bank: what they are for; None: it takes no bank.
+    """
+    it = Parser(prog=f"scripts/bench {name}", description=(doc or "").partition("\n\n")[2])
     if bank is not None:
         it.add_argument(
             "--bank",
@@ -100,7 +116,8 @@ def add_flags(it: argparse.ArgumentParser, *, seed: str, bank: str | None = None
         )
     it.add_argument("--seed", type=whole(0), default=0, metavar="S", help=f"{seed}; default 0")
     it.add_argument("--workers", type=count, metavar="N", help="processes; default: usable cores")
-    it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_json(it)
+    return it
 
 
 def run(

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.benchmarks.common import count, record, write_json
-from scripts.benchmarks.pool import BANK, Estimate, add_flags, run, spread
+from scripts.benchmarks import pool
+from scripts.benchmarks.common import add_count, count, markdown, positive, write_figures
+from scripts.benchmarks.pool import BANK, Estimate, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
 from trainer.files import atomic_path
@@ -34,6 +35,7 @@ SIZES, STUDIES = (16, 40), 300
 # a share of a rule's studies that one process replays at a stretch
 _CHUNKS = 6
 
+# rule -> figure -> mean and standard error
 Table = dict[str, dict[str, Estimate]]
 Values = Mapping[str, "np.ndarray"]
 
@@ -46,10 +48,8 @@ _held: tuple[Sequence[Study], Curves] | None = None
 
 def _hold(studies: Sequence[Study], curves: Curves) -> None:
     global _held
-    import optuna
-
     _held = (studies, curves)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pool.quiet()
 
 
 def _replay(name: str, numbers: range) -> list[Outcome]:
@@ -100,16 +100,6 @@ def replayed(
 # ------------------------------------------------------------------------------------------- table
 
 
-def table_of(figures: Mapping[str, Values], member: np.ndarray) -> Table:
-    """Rule -> figure -> mean and standard error."""
-    from scripts.benchmarks.replay import estimate
-
-    return {
-        name: {figure: estimate(values, member) for figure, values in own.items()}
-        for name, own in figures.items()
-    }
-
-
 def ahead_of(ours: str, figures: Mapping[str, Values], member: np.ndarray) -> dict[str, bool]:
     """Rules with fewer epochs and a lower `p_worse` than ours at once -> whether that is a tie.
 
@@ -128,25 +118,12 @@ def ahead_of(ours: str, figures: Mapping[str, Values], member: np.ndarray) -> di
     return found
 
 
-def markdown(table: Table) -> str:
+def table_text(table: Table) -> str:
     """The table as text: figures with their standard errors."""
     from scripts.benchmarks.replay import FIGURES
 
-    lines = [f"| rule | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
-    for name, row in table.items():
-        cells = (_in_words(row[figure]) for figure in FIGURES)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _in_words(one: Estimate) -> str:
-    error = "" if one.error is None else f" ± {one.error:.3f}"
-    return f"{one.mean:.3f}{error}"
-
-
-def _compared(ours: str, ahead: Mapping[str, bool]) -> str:
-    beaten = [f"{name}{' (a tie)' if tie else ''}" for name, tie in ahead.items()]
-    return f"fewer epochs and a lower p_worse than {ours}: {', '.join(beaten) or 'none'}"
+    rows = ([name, *(row[figure].text(3) for figure in FIGURES)] for name, row in table.items())
+    return markdown(["rule", *FIGURES], rows)
 
 
 def draw_front(tables: Mapping[int, Table], path: Path) -> None:
@@ -188,11 +165,7 @@ def draw_front(tables: Mapping[int, Table], path: Path) -> None:
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other has fewer epochs and less regret than, by epochs.
-
-    >>> _front([(0.5, 0.2), (0.3, 0.4), (0.6, 0.3), (1.0, 0.0)])
-    [(0.3, 0.4), (0.5, 0.2), (1.0, 0.0)]
-    """
+    """The points that no other has fewer epochs and less regret than, by epochs."""
     front: list[tuple[float, float]] = []
     for point in sorted(points):
         if not front or point[1] < front[-1][1]:
@@ -231,12 +204,10 @@ def read_sources(args: argparse.Namespace) -> tuple[Curves, Curves | None, float
 
 def bench(args: argparse.Namespace, words: list[str]) -> int:
     """Replay, print, and write what is asked for."""
-    import optuna
-
-    from scripts.benchmarks.replay import draw_studies, figures_of, membership
+    from scripts.benchmarks.replay import draw_studies, estimate, figures_of, membership
     from scripts.benchmarks.replay_rules import LEFT_OUT, NO_PRUNING, OURS, grid, rules
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pool.quiet()
     names = [NO_PRUNING, *grid()] if args.grid else list(rules())
     if unknown := set(args.only) - set(names):
         raise UserError(f"--only {unknown.pop()}: not one of {'; '.join(names)}")
@@ -253,59 +224,40 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         outcomes = replayed(names, studies, curves, workers=args.workers)
         figures = {name: figures_of(own, studies, seed_sd) for name, own in outcomes.items()}
         member = membership(studies, curves)
-        tables[size] = table_of(figures, member)
+        tables[size] = {
+            name: {figure: estimate(values, member) for figure, values in own.items()}
+            for name, own in figures.items()
+        }
         print(f"{args.studies} studies of {size} trials, seed standard deviation {seed_sd:.4f}\n")
-        print(f"{markdown(tables[size])}\n")
+        print(f"{table_text(tables[size])}\n")
         if OURS in names:
             ahead[size] = ahead_of(OURS, figures, member)
-            print(f"{_compared(OURS, ahead[size])}\n")
+            beaten = [f"{name}{' (a tie)' if tie else ''}" for name, tie in ahead[size].items()]
+            print(f"fewer epochs and a lower p_worse than {OURS}: {', '.join(beaten) or 'none'}\n")
     for name, reason in ({} if args.grid else LEFT_OUT).items():
         print(f"{name} is left out: it {reason}")
-    if args.json is not None:
-        write_json(
-            args.json,
-            {
-                **record("pruners", words),
-                "seed_sd": seed_sd,
-                "studies": args.studies,
-                "left_out": LEFT_OUT,
-                "tables": {
-                    str(size): {
-                        name: {figure: vars(one) for figure, one in row.items()}
-                        for name, row in table.items()
-                    }
-                    for size, table in tables.items()
-                },
-                "ahead_of_ours": {
-                    str(size): {name: {"tie": tie} for name, tie in found.items()}
-                    for size, found in ahead.items()
-                },
-            },
-        )
+    found = {
+        "seed_sd": seed_sd,
+        "studies": args.studies,
+        "left_out": LEFT_OUT,
+        "tables": tables,
+        "ahead_of_ours": {
+            size: {name: {"tie": tie} for name, tie in rules_ahead.items()}
+            for size, rules_ahead in ahead.items()
+        },
+    }
+    write_figures(args, "scripts/bench pruners", words, found)
     if args.picture is not None:
         draw_front(tables, args.picture)
     return 0
 
 
-def positive(text: str) -> float:
-    """A number above 0, for argparse."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is needed")
-    return number
-
-
 def parser() -> Parser:
     """The command line."""
-    made = Parser(
-        prog="scripts/bench pruners", description=__doc__.partition("\n\n")[2] if __doc__ else ""
-    )
+    bank = "whole curves to replay (search/strategy/forecast/banks/README.md)"
+    made = pool.parser("pruners", __doc__, bank=bank, seed="of the studies")
+    add_count(made, "--studies", STUDIES, "studies of each size")
     add = made.add_argument
-    add_flags(
-        made,
-        bank="whole curves to replay (search/strategy/forecast/banks/README.md)",
-        seed="of the studies",
-    )
     add(
         "--half",
         choices=("a", "b"),
@@ -323,13 +275,6 @@ def parser() -> Parser:
         nargs="+",
         metavar="N",
         help="trials of a study; default 16 and 40, of a half 16",
-    )
-    add(
-        "--studies",
-        type=count,
-        default=STUDIES,
-        metavar="N",
-        help=f"studies of each size; default {STUDIES}",
     )
     add(
         "--seed-sd",

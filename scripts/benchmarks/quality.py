@@ -25,10 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks.common import (
     ROOT,
+    add_count,
+    add_json,
     commit,
     count,
     interrupted_by_sigterm,
+    markdown,
+    print_table,
     record,
+    run,
     tell,
     write_json,
 )
@@ -267,19 +272,11 @@ def ended(busy: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> Iterator[None
 
 
 def _started(job: Job, slot: WorkerPlan) -> subprocess.Popen[bytes]:
-    words = [
-        sys.executable,
-        "-m",
-        "scripts.benchmarks.quality",
-        "train-one",
-        job.folder,
-        "--device",
-        slot.device,
-    ]
-    words += ["--tta-flip"] if job.tta_flip else []
+    words = [sys.executable, "-m", "scripts.benchmarks.quality", "train-one", str(job.folder)]
+    words += [slot.device, *(["tta-flip"] if job.tta_flip else [])]
     with (job.folder / "log").open("ab") as log:
         return subprocess.Popen(
-            list(map(str, words)),
+            words,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -316,12 +313,12 @@ def read(job: Job) -> Figures:
 # ------------------------------------------------------------------------------ what the scores say
 
 
-def bootstrap_interval(scores: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(scores: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean of image scores, resampling images; percentile method."""
     import numpy as np
 
     values = np.asarray(scores)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values[drawn].mean(axis=1), [tail, 1 - tail])
     return float(low), float(high)
@@ -360,32 +357,21 @@ def _mean_where_any(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
-    """Standard deviation within groups, each around its own mean; None where none has two values.
-
-    >>> pooled_sd([[1.0, 3.0], [10.0, 12.0]]) == 2**0.5
-    True
-    """
-    groups = [group for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    return math.sqrt(sum(statistics.variance(g) * (len(g) - 1) for g in groups) / freedom)
-
-
 def compared(rows: Mapping[str, Figures]) -> list[Figures]:
     """The ablation table: each row's scores on val and test and how it differs from the base.
 
     sd: between seeds, pooled over the rows. Flip-TTA looks at the base's own trainings, so that
     its differences are taken seed by seed.
     """
+    from search.results.statistics.intervals import seed_deviation
+
     tta = f"with {FLIP_TTA}"
     seeds = {
         row: figures["val"]["f_score"]["by_seed"]
         for row, figures in rows.items()
         if "val" in figures
     }
-    sd = pooled_sd([by_seed for row, by_seed in seeds.items() if row != tta])
+    sd = seed_deviation({row: by_seed for row, by_seed in seeds.items() if row != tta})
     table = []
     for row, figures in rows.items():
         entry: Figures = {"row": row, "diverged": figures["diverged"], "sd": sd}
@@ -419,31 +405,25 @@ def _difference(
 
 def show_base(base: Figures, title: str) -> None:
     """Scores with their intervals, and F per class."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    def interval(figure: Figures) -> str:
+        low, high = figure["interval"]
+        return f"{figure['mean']:.4f} [{low:.4f}, {high:.4f}]"
+
     parts = [part for part in PARTS if part in base]
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("score")
-    for part in parts:
-        table.add_column(f"{part} ({base[part]['images']} images)", justify="right")
-    for score in SCORES:
-        figures = [base[part][score] for part in parts]
-        shown = [
-            f"{f['mean']:.4f} [{f['interval'][0]:.4f}, {f['interval'][1]:.4f}]" for f in figures
-        ]
-        table.add_row(score, *shown)
-    table.add_section()
-    for name in base[parts[0]]["f_per_class"] if parts else ():
-        table.add_row(name, *(_shown(base[part]["f_per_class"][name]) for part in parts))
-    console.print(table)
-    console.print(
+    names = base[parts[0]]["f_per_class"] if parts else ()
+    print_table(
+        title,
+        ["score", *(f"{part} ({base[part]['images']} images)" for part in parts)],
+        [
+            *([score, *(interval(base[part][score]) for part in parts)] for score in SCORES),
+            [],
+            *([n, *(_shown(base[part]["f_per_class"][n]) for part in parts)] for n in names),
+        ],
         f"[95 % interval] from {RESAMPLES} resamplings of the images: what other faces would"
         " change, not other seeds. The epoch is chosen by f_score on val, so test is the honest"
         " one. Below the line: F per class from pixels summed over the set, mean over seeds.",
-        markup=False,
+        right=True,
     )
 
 
@@ -482,24 +462,13 @@ def what_it_shows(table: Sequence[Figures], seeds: int) -> str:
 
 def show_ablation(table: Sequence[Figures], seeds: int) -> None:
     """The ablation table for a person."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
-    shown = Table(title="one ingredient at a time", title_justify="left")
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="right" if heading else "left")
-    for cells in table_rows(table):
-        shown.add_row(*cells)
-    console.print(shown)
-    console.print(what_it_shows(table, seeds), markup=False)
+    legend = what_it_shows(table, seeds)
+    print_table("one ingredient at a time", HEADINGS, table_rows(table), legend, right=True)
 
 
-def markdown(table: Sequence[Figures], seeds: int) -> str:
-    """The ablation table as markdown."""
-    lines = [HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *table_rows(table)]
-    rows = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return f"{rows}\n{what_it_shows(table, seeds)}\n"
+def table_text(table: Sequence[Figures], seeds: int) -> str:
+    """The ablation table as Markdown."""
+    return f"{markdown(HEADINGS, table_rows(table))}\n\n{what_it_shows(table, seeds)}\n"
 
 
 # ----------------------------------------------------------------------------------------- commands
@@ -512,7 +481,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--preset", default="small", metavar="P", help="(default: small)")
     it.add_argument("--size", type=count, metavar="N", help="pixels (default: the preset's)")
     it.add_argument("--steps", type=count, metavar="N", help="(default: the preset's)")
-    it.add_argument("--seeds", type=count, default=3, metavar="N", help="trainings (default: 3)")
+    add_count(it, "--seeds", 3, "trainings")
     it.add_argument(
         "--ablate",
         action="store_true",
@@ -538,7 +507,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="trainings at a time (default: one per GPU, else one per core)",
     )
-    it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_json(it)
     it.add_argument("--markdown", type=Path, metavar="FILE", help="write the ablation table")
     return it
 
@@ -548,14 +517,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     interrupted_by_sigterm()
     if words[:1] == ["train-one"]:  # what this program starts
-        it = Parser(prog="scripts.benchmarks.quality train-one")
-        it.add_argument("folder", type=Path)
-        it.add_argument("--device", required=True)
-        it.add_argument("--tta-flip", action="store_true")
-        one = it.parse_args(words[1:])
-        return guarded(lambda: train_one(one.folder, device=one.device, tta_flip=one.tta_flip))
-    args = parser().parse_args(words)
-    return guarded(lambda: _main(args, words))
+        folder, device, *tta = words[1:]
+        return guarded(lambda: train_one(Path(folder), device=device, tta_flip=bool(tta)))
+    return run(parser(), _main, words)
 
 
 def repaired(data: Path, out: Path) -> Path:
@@ -604,7 +568,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     from trainer.files import atomic_write_text
     from trainer.runtime import usable_cores
 
-    about = record("quality", words)
+    about = record("scripts/bench quality", words)
     root = "synthetic" if args.data is None else str(repaired(args.data, args.out).resolve())
     base = base_config(args, root)
     rows = rows_of(base, args.ablate, args.only)
@@ -640,7 +604,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     if len(rows) > 1:
         show_ablation(table, args.seeds)
     if args.markdown is not None:
-        atomic_write_text(args.markdown, markdown(table, args.seeds))
+        atomic_write_text(args.markdown, table_text(table, args.seeds))
     if args.json is not None:
         content = {"rows": summaries, "ablation": table, "trained": trained, "commits": commits}
         write_json(args.json, {**content, **about})

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import count, passing_on, tell
+from scripts.benchmarks.common import add_count, passing_on, refuse_own_flags, tell
 from search.study.names import STORAGE
 from trainer.cli import Parser, guarded, whole
 from trainer.errors import UserError
@@ -45,9 +45,7 @@ _OURS = ("--trials", "--sampler", "--pruner", "--no-priors", "--enqueue", "--fro
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="scripts/record_bank", description=__doc__, epilog=EPILOG)
-    it.add_argument(
-        "--configs", type=count, default=64, metavar="N", help="configurations (default: 64)"
-    )
+    add_count(it, "--configs", 64, "configurations")
     it.add_argument(
         "--repeats",
         type=whole(0),
@@ -55,9 +53,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="configurations that are trained again with other seeds (default: 12)",
     )
-    it.add_argument(
-        "--seeds", type=count, default=2, metavar="N", help="more seeds for each (default: 2)"
-    )
+    add_count(it, "--seeds", 2, "more seeds for each")
     it.add_argument("--study", default="bank", metavar="NAME", help="(default: bank)")
     it.add_argument(
         "--storage", default=STORAGE, metavar="URL", help=f"SQLite or PostgreSQL ({STORAGE})"
@@ -100,9 +96,7 @@ def _check(args: argparse.Namespace, flags: Sequence[str]) -> None:
         )
     if args.collect and flags:
         raise UserError(f"{flags[0]}: --collect trains nothing; leave it out")
-    for flag in flags:
-        if flag.partition("=")[0] in _OURS:
-            raise UserError(f"{flag}: a recording sets that itself; leave it out")
+    refuse_own_flags(flags, _OURS, "a recording")
 
 
 # ----------------------------------------------------------------------------------- the trainings
@@ -140,11 +134,13 @@ def trained(args: argparse.Namespace, flags: Sequence[str], total: int) -> int:
 def rows_of(args: argparse.Namespace) -> list[FrozenTrial]:
     """The study's trials; none where there is no study yet."""
     from storage import open_storage
-    from storage.optuna_internals import id_of_study
 
     with closing(open_storage(args.storage)) as storage:
-        names = {study.study_name: id_of_study(study) for study in storage.get_all_studies()}
-        return storage.get_all_trials(names[args.study]) if args.study in names else []
+        try:
+            study_id = storage.get_study_id_from_name(args.study)
+        except KeyError:
+            return []
+        return storage.get_all_trials(study_id)
 
 
 def originals(rows: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -8,8 +8,7 @@ lower. Then they are repeated with fresh noise.
   sequential  intervals as search.confirm uses it: 3 seeds each, then one more at every look
               for those that cannot be told apart, 10 at most
   fixed N     intervals with N seeds each and one look
-  rivals      t tests of Welch at every look, without correction; Tukey's test and Welch's with
-              Holm's correction at 10 seeds each; all with plain t intervals
+  rival       t tests of Welch at every look, without correction, and plain t intervals
 
   covered     share of the configurations' 95 % intervals that hold the true mean
   width       of these intervals, in standard deviations of the configuration's own noise
@@ -29,14 +28,14 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.benchmarks.common import count, record, write_json
-from scripts.benchmarks.pool import Estimate, add_flags, estimates, run, spread
+from scripts.benchmarks import pool
+from scripts.benchmarks.common import add_count, count, markdown, write_figures
+from scripts.benchmarks.pool import Estimate, estimates, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
 
@@ -201,9 +200,6 @@ def ways(draws: Mapping[str, Sequence[float]]) -> dict[str, Ended]:
     def ours(scores: Scores, look: int, looks: int) -> list[Pair]:
         return compare(scores, look=look, looks=looks, alpha=ALPHA)
 
-    def plain(ended: Ended) -> Ended:
-        return Ended(ended.scores, ended.pairs, {k: t_interval(v) for k, v in ended.scores.items()})
-
     found = {"sequential": repeated(draws, ours, first=FIRST)}
     for seeds in FIXED:
         scores = {name: list(own[:seeds]) for name, own in draws.items()}
@@ -211,10 +207,10 @@ def ways(draws: Mapping[str, Sequence[float]]) -> dict[str, Ended]:
         found[f"fixed {seeds}"] = Ended(
             scores, ours(scores, 1, 1), {name: it for name, it in intervals.items() if it}
         )
-    found["Welch at every look"] = plain(repeated(draws, uncorrected, first=FIRST))
-    whole = {name: list(own[:CAP]) for name, own in draws.items()}
-    found[f"Tukey, {CAP}"] = plain(Ended(whole, tukey(whole), {}))
-    found[f"Holm, {CAP}"] = plain(Ended(whole, holm(whole), {}))
+    rival = repeated(draws, welch, first=FIRST)
+    found["Welch at every look"] = replace(
+        rival, intervals={name: t_interval(own) for name, own in rival.scores.items()}
+    )
     return found
 
 
@@ -223,12 +219,10 @@ def ways(draws: Mapping[str, Sequence[float]]) -> dict[str, Ended]:
 
 def t_interval(scores: Sequence[float]) -> Interval:
     """The textbook's 95 % interval."""
-    from scipy.special import stdtrit
-
     from search.results.statistics.intervals import Interval
 
     mean, variance = moments(scores)
-    reach = math.sqrt(variance / len(scores)) * float(stdtrit(len(scores) - 1, 1 - ALPHA / 2))
+    reach = math.sqrt(variance / len(scores)) * quantile(len(scores) - 1)
     return Interval(mean, mean - reach, mean + reach)
 
 
@@ -238,83 +232,32 @@ def moments(scores: Sequence[float]) -> tuple[float, float]:
     return mean, math.fsum((score - mean) ** 2 for score in scores) / (len(scores) - 1)
 
 
-def uncorrected(scores: Scores, look: int, looks: int) -> list[Pair]:
-    """Every pair at every look as if it were the only one."""
-    margin = pooled(scores)
-    return [
-        _decided(a, b, difference, error * quantile(freedom, ALPHA), margin)
-        for a, b, difference, error, freedom in welch(scores)
-    ]
-
-
-def tukey(scores: Scores) -> list[Pair]:
-    """Tukey's honest differences, one variance for all."""
-    deviation = pooled(scores)
-    seeds = len(next(iter(scores.values())))
-    reach = studentized(len(scores), len(scores) * (seeds - 1)) * deviation / math.sqrt(seeds)
-    return [
-        _decided(a, b, difference, reach, deviation) for a, b, difference, _, _ in welch(scores)
-    ]
-
-
-def holm(scores: Scores) -> list[Pair]:
-    """Welch's tests, the clearest pair at alpha over all pairs, the next at alpha over the rest."""
-    from scipy.special import stdtr
-
-    rows = sorted(
-        welch(scores), key=lambda row: float(stdtr(row[4], -abs(row[2]) / row[3])), reverse=True
-    )
-    pairs: list[Pair] = []
-    divisor, margin = len(rows), pooled(scores)
-    for a, b, difference, error, freedom in reversed(rows):
-        reach = error * quantile(freedom, ALPHA / divisor)
-        pairs.append(_decided(a, b, difference, reach, margin))
-        if pairs[-1].verdict in ("first", "second"):
-            divisor -= 1
-    return pairs
-
-
-def welch(scores: Scores) -> list[tuple[str, str, float, float, float]]:
-    """Names, difference, standard error and degrees of freedom of every pair."""
-    known = {name: (*moments(own), len(own)) for name, own in scores.items()}
-    rows = []
-    for a, b in combinations(known, 2):
-        (mean, variance, n), (others_mean, others_variance, m) = known[a], known[b]
-        own, others = variance / n, others_variance / m
-        freedom = (own + others) ** 2 / (own**2 / (n - 1) + others**2 / (m - 1))
-        rows.append((a, b, mean - others_mean, math.sqrt(own + others), freedom))
-    return rows
-
-
-def pooled(scores: Scores) -> float:
-    """Standard deviation, pooled over configurations."""
-    rows = [(moments(own)[1], len(own) - 1) for own in scores.values()]
-    return math.sqrt(sum(variance * free for variance, free in rows) / sum(f for _, f in rows))
-
-
-def quantile(freedom: float, error: float) -> float:
-    """Of t, for an error on both sides together."""
+def quantile(freedom: float) -> float:
+    """Of t, for 5 % on both sides together."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 1 - error / 2))
+    return float(stdtrit(freedom, 1 - ALPHA / 2))
 
 
-@lru_cache
-def studentized(groups: int, freedom: int) -> float:
-    """The 95 % quantile of the studentized range."""
-    from scipy.stats import studentized_range
+def welch(scores: Scores, look: int, looks: int) -> list[Pair]:
+    """Every pair at every look as if it were the only one, by Welch's t test."""
+    from search.results.statistics.intervals import Pair, Verdict, seed_deviation
 
-    return float(studentized_range.ppf(1 - ALPHA, groups, freedom))
-
-
-def _decided(a: str, b: str, difference: float, reach: float, margin: float) -> Pair:
-    from search.results.statistics.intervals import Pair, Verdict
-
-    low, high = difference - reach, difference + reach
-    verdict: Verdict | None = "first" if low > 0 else "second" if high < 0 else None
-    if verdict is None and -margin <= low and high <= margin:
-        verdict = "equal"
-    return Pair(a, b, difference, low, high, verdict)
+    margin = seed_deviation(scores)
+    assert margin is not None, "each has two seeds or more"
+    pairs = []
+    for a, b in combinations(scores, 2):
+        (mean, variance), (others_mean, others_variance) = moments(scores[a]), moments(scores[b])
+        n, m = len(scores[a]), len(scores[b])
+        own, others = variance / n, others_variance / m
+        freedom = (own + others) ** 2 / (own**2 / (n - 1) + others**2 / (m - 1))
+        difference, reach = mean - others_mean, math.sqrt(own + others) * quantile(freedom)
+        low, high = difference - reach, difference + reach
+        verdict: Verdict | None = "first" if low > 0 else "second" if high < 0 else None
+        if verdict is None and -margin <= low and high <= margin:
+            verdict = "equal"
+        pairs.append(Pair(a, b, difference, low, high, verdict))
+    return pairs
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -366,25 +309,17 @@ def simulated(
     }
 
 
-def markdown(table: Mapping[str, Mapping[str, Estimate]]) -> str:
+def table_text(table: Mapping[str, Mapping[str, Estimate]]) -> str:
     """The table as text; shares in percent."""
-    lines = [f"| | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
-    for way, row in table.items():
-        lines.append(f"| {way} | {' | '.join(_cell(name, row[name]) for name in FIGURES)} |")
-    return "\n".join(lines)
 
+    def cell(figure: str, one: Estimate) -> str:
+        return one.text(2) if figure in ("width", "wider", "seeds") else one.text(1, 100)
 
-def _cell(figure: str, one: Estimate) -> str:
-    scale, digits = (1, 2) if figure in ("width", "wider", "seeds") else (100, 1)
-    error = "" if one.error is None else f" ± {scale * one.error:.{digits}f}"
-    return f"{scale * one.mean:.{digits}f}{error}"
+    rows = ([way, *(cell(name, row[name]) for name in FIGURES)] for way, row in table.items())
+    return markdown(["", *FIGURES], rows)
 
 
 # --------------------------------------------------------------------------------- the command line
-
-
-def _as_it_is() -> None:
-    """A process needs nothing made ready."""
 
 
 def bench(args: argparse.Namespace, words: list[str]) -> int:
@@ -401,41 +336,22 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         if (configurations, truth) != (2, LED)
     ]
     jobs = [(scenario, args.studies, args.seed, args.bank) for scenario in scenarios]
-    tables = spread(simulated, jobs, workers=args.workers, begin=_as_it_is, text="scenarios")
+    tables = spread(simulated, jobs, workers=args.workers, text="scenarios")
     for scenario, table in zip(scenarios, tables, strict=True):
-        print(f"{scenario}\n\n{markdown(table)}\n")
-    if args.json is not None:
-        rows = [
-            {
-                **asdict(scenario),
-                "ways": {
-                    way: {figure: asdict(one) for figure, one in row.items()}
-                    for way, row in table.items()
-                },
-            }
-            for scenario, table in zip(scenarios, tables, strict=True)
-        ]
-        write_json(
-            args.json, {**record("repeats", words), "studies": args.studies, "scenarios": rows}
-        )
+        print(f"{scenario}\n\n{table_text(table)}\n")
+    rows = [
+        {**vars(scenario), "ways": table} for scenario, table in zip(scenarios, tables, strict=True)
+    ]
+    found = {"studies": args.studies, "scenarios": rows}
+    write_figures(args, "scripts/bench repeats", words, found)
     return 0
 
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(
-        prog="scripts/bench repeats", description=__doc__.partition("\n\n")[2] if __doc__ else ""
-    )
-    add_flags(
-        made, bank="recorded curves whose noise is one of the families", seed="of the studies"
-    )
-    made.add_argument(
-        "--studies",
-        type=count,
-        default=STUDIES,
-        metavar="N",
-        help=f"of each scenario; default {STUDIES}",
-    )
+    bank = "recorded curves whose noise is one of the families"
+    made = pool.parser("repeats", __doc__, bank=bank, seed="of the studies")
+    add_count(made, "--studies", STUDIES, "of each scenario")
     made.add_argument(
         "--configurations",
         type=count,

@@ -149,14 +149,22 @@ class Replay:
         storage, study = storage_of(self._study), self._study
         # ask() would draw each parameter, which costs more than the whole replay of a trial
         trial = optuna.Trial(study, storage.create_new_trial(id_of_study(study), row))
-        for epoch in range(self._reached[index] + 1, self._epochs + 1):
-            trial.report(curve.val_f[epoch - 1], step=epoch)
-            self._reached[index] = epoch
-            if epoch < self._epochs and trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
-                self._parked[trial.number] = index
-                return
-        study.tell(trial, max(curve.val_f))
+        self._reached[index] = train(study, trial, curve.val_f, self._reached[index])
+        if self._reached[index] < self._epochs:
+            self._parked[trial.number] = index
+
+
+def train(
+    study: optuna.Study, trial: optuna.Trial, curve: Sequence[float], reached: int = 0
+) -> int:
+    """Report a curve after epoch `reached` until its end or the pruner's word; the last epoch."""
+    for epoch in range(reached + 1, len(curve) + 1):
+        trial.report(curve[epoch - 1], step=epoch)
+        if epoch < len(curve) and trial.should_prune():
+            study.tell(trial, state=TrialState.PRUNED)
+            return epoch
+    study.tell(trial, max(curve))
+    return len(curve)
 
 
 # ----------------------------------------------------------------------------------------- studies

@@ -128,33 +128,6 @@ class Stopping(BasePruner):
         return bool(earlier) and not self._goes_on(trial.intermediate_values[rung], earlier)
 
 
-class Promotion(BasePruner):
-    """Asynchronous successive halving that pauses at every rung and promotes the best of a rung.
-
-    Before anything new is begun, from the highest rung down: a paused trial among the best
-    floor(recorded / eta) of its rung goes on to the next one. Source: arXiv 1810.05934,
-    algorithm 2.
-    """
-
-    def __init__(self, rungs: Sequence[int], eta: int) -> None:
-        self._rungs = rungs
-        self._eta = eta
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return trial.last_step in self._rungs
-
-    def promote(self, study: optuna.Study, total: int) -> int | None:
-        rows = study.get_trials(deepcopy=False)
-        last_rows = _last_rows(rows)
-        for rung in reversed(self._rungs):
-            recorded = [row for row in rows if rung in row.intermediate_values]
-            recorded.sort(key=lambda row: -row.intermediate_values[rung])
-            for row in recorded[: len(recorded) // self._eta]:
-                if row.number in last_rows and row.last_step == rung:
-                    return row.number
-        return None
-
-
 class Scheduled(BasePruner):
     """A scheduler of another library, asked as its own tuner asks it.
 
@@ -192,14 +165,8 @@ def _others(study: optuna.Study, trial: FrozenTrial, epoch: int) -> list[float]:
     ]
 
 
-def _last_rows(rows: Iterable[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Number -> row, of those that no other row continues and that were parked."""
-    continued = {row.user_attrs.get(CONTINUES) for row in rows}
-    return {
-        row.number: row
-        for row in rows
-        if row.number not in continued and row.state == TrialState.PRUNED
-    }
+_RAY = ("ray.tune.schedulers", "AsyncHyperBandScheduler")
+_SYNE = ("syne_tune.optimizer.schedulers.asha", "AsynchronousSuccessiveHalving")
 
 
 @cache
@@ -210,16 +177,8 @@ def _imported(module: str, name: str) -> Any | None:
         return None
 
 
-def _ray_class() -> Any | None:
-    return _imported("ray.tune.schedulers", "AsyncHyperBandScheduler")
-
-
-def _syne_class() -> Any | None:
-    return _imported("syne_tune.optimizer.schedulers.asha", "AsynchronousSuccessiveHalving")
-
-
 def _ray(setting: Setting, share: float) -> Rule:
-    grace, own = _grace(setting, share), _ray_class()
+    grace, own = first_epoch(setting.epochs, share), _imported(*_RAY)
     if own is None:
         # the best quarter: no worse than the 75th percentile of those before
         return Rule(
@@ -233,7 +192,7 @@ def _ray(setting: Setting, share: float) -> Rule:
 
 
 def _syne(setting: Setting, share: float) -> Rule:
-    grace, own = _grace(setting, share), _syne_class()
+    grace, own = first_epoch(setting.epochs, share), _imported(*_SYNE)
     if own is None:
         # the best third: no more than a third of all, itself included, are better
         return Rule(
@@ -254,15 +213,6 @@ def _syne(setting: Setting, share: float) -> Rule:
         random_seed=setting.seed,
     )
     return Rule(Scheduled(scheduler))
-
-
-def _promotion(setting: Setting, share: float) -> Rule:
-    pruner = Promotion(rungs_of(setting.epochs, _grace(setting, share), 3), eta=3)
-    return Rule(pruner, pruner.promote)
-
-
-def _grace(setting: Setting, share: float) -> int:
-    return first_epoch(setting.epochs, share)
 
 
 # ---------------------------------------------------------------------------------- extrapolation
@@ -450,10 +400,6 @@ def _one_check(share: float) -> Factory:
     return lambda setting: Rule(OneCheck(first_epoch(setting.epochs, share)))
 
 
-def _shared(make: Callable[[Setting, float], Rule], share: float) -> Factory:
-    return lambda setting: make(setting, share)
-
-
 def _predictive(use_prior: bool) -> Factory:
     return lambda setting: Rule(
         PredictiveStopping(Extrapolator(setting.epochs, _prior_curves(setting, use_prior)))
@@ -477,8 +423,8 @@ def _patient(epochs: int) -> BasePruner:
 
 def rules() -> dict[str, Factory]:
     """Name -> what makes the rule for one study, in the order of the table."""
-    ray = "Ray Tune" if _ray_class() else "re-stated after Ray Tune"
-    syne = "Syne Tune" if _syne_class() else "re-stated after Syne Tune"
+    ray = "Ray Tune" if _imported(*_RAY) else "re-stated after Ray Tune"
+    syne = "Syne Tune" if _imported(*_SYNE) else "re-stated after Syne Tune"
     table: dict[str, Factory] = {
         NO_PRUNING: _optuna(lambda epochs: NopPruner()),
         OURS: restart_aware,
@@ -499,9 +445,8 @@ def rules() -> dict[str, Factory]:
         "one check at 40 %, top 3": _one_check(0.4),
     }
     for label, share in (("", 0.0), (" from 10 %", 0.1)):
-        table[f"ASHA ({ray}){label}"] = _shared(_ray, share)
-        table[f"ASHA ({syne}){label}"] = _shared(_syne, share)
-        table[f"ASHA, promotion (re-stated){label}"] = _shared(_promotion, share)
+        table[f"ASHA ({ray}){label}"] = functools.partial(_ray, share=share)
+        table[f"ASHA ({syne}){label}"] = functools.partial(_syne, share=share)
     for label, use_prior in (("", False), (", with the prior", True)):
         table[f"extrapolation (plain, after LC-PFN){label}"] = _predictive(use_prior)
         for share in (0.42, 0.25):

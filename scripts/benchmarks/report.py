@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.benchmarks.common import ROOT, record, run, tell, write_json
+from scripts.benchmarks.common import ROOT, run, tell, write_figures
 from scripts.benchmarks.large_study import NAME, filled, parser, setup_for
 
 # the rival: what a person would write who has Optuna alone
@@ -68,8 +68,7 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         f" {seconds['rival']:.1f} s, {size_mb['rival']:.2f} MB; ratio {ratio[0]:.2f} in time,"
         f" {ratio[1]:.2f} in size"
     )
-    if args.json is not None:
-        write_json(args.json, {**record("report", words), "seconds": seconds, "size_mb": size_mb})
+    write_figures(args, "scripts/bench report", words, {"seconds": seconds, "size_mb": size_mb})
     return 0
 
 

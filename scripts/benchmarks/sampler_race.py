@@ -23,9 +23,9 @@ import optuna
 # GPSampler loads it with its first draw, which would be charged to that
 import torch  # noqa: F401
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from scripts.benchmarks.replay import halves
+from scripts.benchmarks.replay import halves, train
 from search.strategy.forecast.curve_banks import read_bank
 from search.strategy.forecast.features import KNOTS, Array, ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, Prior, prior_from
@@ -212,16 +212,6 @@ def go_on(study: optuna.Study, parked: FrozenTrial, curve: list[float]) -> None:
     # not by ask(): the sampler has no say in it
     row_id = storage_of(study).create_new_trial(id_of_study(study), revival_row(parked))
     train(study, optuna.Trial(study, row_id), curve, max(parked.intermediate_values))
-
-
-def train(study: optuna.Study, trial: optuna.Trial, curve: list[float], reached: int = 0) -> None:
-    """Report a curve after epoch `reached` until its end or the pruner's word."""
-    for epoch in range(reached + 1, len(curve) + 1):
-        trial.report(curve[epoch - 1], epoch)
-        if epoch < len(curve) and trial.should_prune():
-            study.tell(trial, state=TrialState.PRUNED)
-            return
-    study.tell(trial, curve[-1])
 
 
 # ----------------------------------------------------------------------------------------- tables

@@ -24,12 +24,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.benchmarks.common import count, record, write_json
-from scripts.benchmarks.pool import Estimate, add_flags, run, spread
+from scripts.benchmarks import pool
+from scripts.benchmarks.common import add_count, count, markdown, write_figures
+from scripts.benchmarks.pool import Estimate, run, spread
 from trainer.cli import Parser
 from trainer.errors import UserError
 
@@ -51,12 +51,6 @@ Studies = Mapping["Arm", Sequence["Played"]]
 # ----------------------------------------------------------------------------------------- playing
 
 
-def _quiet() -> None:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
 def _play(job: Job, bank: Path) -> dict[int, Played]:
     from scripts.benchmarks.sampler_race import play
 
@@ -66,7 +60,7 @@ def _play(job: Job, bank: Path) -> dict[int, Played]:
 def played(jobs: Sequence[Job], bank: Path, *, workers: int) -> list[dict[int, Played]]:
     """What each job came to, in their order."""
     pairs = [(job, bank) for job in jobs]
-    return spread(_play, pairs, workers=workers, begin=_quiet, text="studies")
+    return spread(_play, pairs, workers=workers, text="studies")
 
 
 def make_jobs(parts: Sequence[str], *, trials: Sequence[int], repeats: int, seed: int) -> list[Job]:
@@ -163,18 +157,14 @@ def tables_of(jobs: Sequence[Job], outcomes: Sequence[Mapping[int, Played]]) -> 
     return found
 
 
-def markdown(table: Table) -> str:
+def table_text(table: Table) -> str:
     """The table as text."""
-    lines = [f"| | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
-    for name, row in table.items():
-        lines.append(f"| {name} | {' | '.join(_cell(figure, row[figure]) for figure in FIGURES)} |")
-    return "\n".join(lines)
-
-
-def _cell(figure: str, one: Estimate) -> str:
-    digits = 0 if figure == "ask_ms" else 3 if figure in ("epochs", "regret", "ahead") else 2
-    error = "" if one.error is None else f" ± {one.error:.{digits}f}"
-    return f"{one.mean:.{digits}f}{error}"
+    digits = {"ask_ms": 0, "rank": 2, "wins": 2}
+    rows = (
+        [name, *(row[figure].text(digits.get(figure, 3)) for figure in FIGURES)]
+        for name, row in table.items()
+    )
+    return markdown(["", *FIGURES], rows)
 
 
 # --------------------------------------------------------------------------------- the command line
@@ -206,35 +196,18 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
     for title, table in tables.items():
         # table by table they stand in the file
         if title.startswith(("surrogate,", "view of ", "tables,")):
-            print(f"{title}\n\n{markdown(table)}\n")
-    if args.json is not None:
-        write_json(
-            args.json,
-            {
-                **record("samplers", words),
-                "repeats": args.repeats,
-                "tables": {
-                    title: {
-                        name: {figure: asdict(one) for figure, one in row.items()}
-                        for name, row in table.items()
-                    }
-                    for title, table in tables.items()
-                },
-            },
-        )
+            print(f"{title}\n\n{table_text(table)}\n")
+    found = {"repeats": args.repeats, "tables": tables}
+    write_figures(args, "scripts/bench samplers", words, found)
     return 0
 
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(
-        prog="scripts/bench samplers",
-        description=__doc__.partition("\n\n")[2] if __doc__ else "",
-    )
-    add = made.add_argument
-    add_flags(made, bank="curves that the surrogate is fitted to", seed="of the repetitions")
-    add("--only", choices=PARTS, help="one part of the race")
-    add(
+    bank = "curves that the surrogate is fitted to"
+    made = pool.parser("samplers", __doc__, bank=bank, seed="of the repetitions")
+    made.add_argument("--only", choices=PARTS, help="one part of the race")
+    made.add_argument(
         "--trials",
         type=count,
         nargs="+",
@@ -242,13 +215,8 @@ def parser() -> Parser:
         metavar="N",
         help="trials of a study; default 16 and 40",
     )
-    add(
-        "--repeats",
-        type=count,
-        default=REPEATS,
-        metavar="N",
-        help=f"studies on the surrogate, a third of that on each table; default {REPEATS}",
-    )
+    repeats = "studies on the surrogate, a third of that on each table"
+    add_count(made, "--repeats", REPEATS, repeats)
     return made
 
 

@@ -19,7 +19,6 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -28,9 +27,24 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import ROOT, count, interrupted_by_sigterm, tell, write_json
-from scripts.reliability.service import about, add_pieces, in_words, store_at
-from trainer.cli import Parser, guarded
+from scripts.benchmarks.common import (
+    ROOT,
+    add_count,
+    print_table,
+    run,
+    send_line,
+    start_together,
+    tell,
+    write_json,
+)
+from scripts.reliability.service import (
+    about,
+    add_pieces,
+    earlier_work,
+    new_work,
+    store_at,
+)
+from trainer.cli import Parser
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -201,10 +215,16 @@ def load(
     url: str, kind: str, study: str, args: argparse.Namespace, *, trials: int, seconds: float
 ) -> dict[str, Any]:
     """Writers and readers at work; what they did. trials: of each writer."""
-    common = ["--url", url, "--kind", kind, "--study", study, "--reports", str(args.reports)]
-    common += ["--trials", str(trials), "--total", str(trials * args.writers)]
-    common += ["--seconds", str(seconds)]
-    command = [sys.executable, "-m", "scripts.benchmarks.store", "child", *common]
+    told = {
+        "url": url,
+        "kind": kind,
+        "study": study,
+        "seconds": seconds,
+        "trials": trials,
+        "reports": args.reports,
+        "total": trials * args.writers,
+    }
+    command = [sys.executable, "-m", "scripts.benchmarks.store", "child"]
     roles = ["write"] * args.writers + ["dashboard", "export"]
     # threads of linear algebra would only be in each other's way
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -212,7 +232,7 @@ def load(
         children = []
         for role in roles:
             child = subprocess.Popen(
-                [*command, "--role", role],
+                [*command, json.dumps({**told, "role": role})],
                 env=env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -220,17 +240,12 @@ def load(
             )
             children.append(stack.enter_context(child))
             stack.callback(child.kill)
-        for child in children:
-            assert child.stdout is not None
-            if child.stdout.readline() != "ready\n":
-                raise UserError(f"a process of the {kind} ended before it began; see above")
+        start_together(children, f"a process of the {kind}")
         began = time.monotonic()
-        for child in children:
-            _say(child, "\n")
         writers = [_result(child, kind) for child in children[: args.writers]]
         took_s = time.monotonic() - began
         for child in children[args.writers :]:
-            _say(child, "end\n")
+            send_line(child)
         readers = [_result(child, kind) for child in children[args.writers :]]
     return {
         "seconds": took_s,
@@ -241,12 +256,6 @@ def load(
         "reads": sum(result["reads"] for result in readers),
         "slowest_read_s": max(result["slowest_s"] for result in readers),
     }
-
-
-def _say(child: subprocess.Popen[str], words: str) -> None:
-    assert child.stdin is not None
-    child.stdin.write(words)
-    child.stdin.flush()
 
 
 def _result(child: subprocess.Popen[str], kind: str) -> dict[str, Any]:
@@ -314,22 +323,24 @@ def checked(
 
 def one_store(args: argparse.Namespace, store: str, kept: dict[str, Any], until: float) -> bool:
     """Load one kind of store; False if the time was over before the end."""
-    folder = Path(kept.setdefault("work", _new_folder()))
-    if not folder.is_dir():
-        raise UserError(f"{folder}: the work of earlier calls is gone; remove {args.json}")
+    if "work" not in kept:
+        kept["work"] = new_work("bench-store-")
+    folder = earlier_work(kept["work"], args.json)
     with store_at(store, folder) as url:
         if "rival" not in kept:
             kept["rival"] = _rival(args, store, url, folder)
         if "study" not in kept:
             kept["study"] = made(url, OURS)
         seconds = until - time.monotonic() - _RESERVE_S
+        parts = kept.setdefault("parts", [])
         if seconds > 0:
-            parts = kept.setdefault("parts", [])
             tell(f"{store}: {args.writers} writers, at most {seconds:.0f} s")
             parts.append(load(url, OURS, kept["study"], args, trials=args.trials, seconds=seconds))
         trials = args.writers * args.trials
-        numbers = [number for part in kept.get("parts", []) for number in part["numbers"]]
-        if not kept.get("parts") or (len(numbers) < trials and not _errors(kept)):
+        numbers = [number for part in parts for number in part["numbers"]]
+        # errors leave trials behind that nobody runs any more
+        whole = len(numbers) >= trials or any(part["errors"] for part in parts)
+        if not parts or not whole:
             return False
         kept["checked"] = checked(
             values_in(url, kept["study"]), numbers, trials=trials, reports=args.reports
@@ -337,13 +348,6 @@ def one_store(args: argparse.Namespace, store: str, kept: dict[str, Any], until:
     kept["done"] = True
     shutil.rmtree(folder)
     return True
-
-
-def _new_folder() -> str:
-    # a server may run as another user, who must be able to enter
-    folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
-    folder.chmod(0o755)
-    return str(folder)
 
 
 def _rival(args: argparse.Namespace, store: str, url: str, folder: Path) -> dict[str, Any]:
@@ -358,10 +362,6 @@ def _rival(args: argparse.Namespace, store: str, url: str, folder: Path) -> dict
     trials = args.writers * args.rival_trials
     found = checked(values_in(where, study), result["numbers"], trials=trials, reports=args.reports)
     return {**result, **found}
-
-
-def _errors(kept: Mapping[str, Any]) -> dict[str, int]:
-    return _summed(part["errors"] for part in kept["parts"])
 
 
 def figures(kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,12 +395,7 @@ def sound(result: Mapping[str, Any]) -> bool:
 
 def show(store: str, result: Mapping[str, Any]) -> None:
     """The result for one kind of store, for a person."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{store}: ours is {result['ratio']:.2f} x", title_justify="left")
-    for column in ("", "ours", "RDBStorage as it comes"):
-        table.add_column(column)
+    sides = [result["ours"], result["rival"]]
     names = {
         "reports_per_s": "reports per second",
         "report_ms": "a report, mean ms",
@@ -416,14 +411,14 @@ def show(store: str, result: Mapping[str, Any]) -> None:
         "reads": "reads of all trials meanwhile",
         "slowest_read_s": "the slowest of them, s",
     }
-    for name, words in names.items():
-        table.add_row(words, str(result["ours"][name]), str(result["rival"][name]))
     errors = [
-        "; ".join(f"{many} x {kind}" for kind, many in result[side]["errors"].items()) or "0"
-        for side in ("ours", "rival")
+        "; ".join(f"{many} x {kind}" for kind, many in side["errors"].items()) or "0"
+        for side in sides
     ]
-    table.add_row("errors", *errors)
-    Console(highlight=False, soft_wrap=True).print(table)
+    rows = [[words, *(str(side[name]) for side in sides)] for name, words in names.items()]
+    title = f"{store}: ours is {result['ratio']:.2f} x"
+    columns = ("", "ours", "RDBStorage as it comes")
+    print_table(title, columns, [*rows, ["errors", *errors]])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -435,31 +430,12 @@ def parser() -> argparse.ArgumentParser:
         default="both",
         help="(default: both, one after the other)",
     )
-    it.add_argument("--writers", type=count, default=16, metavar="N", help="(default: 16)")
-    it.add_argument(
-        "--trials", type=count, default=200, metavar="N", help="for each writer (default: 200)"
-    )
-    it.add_argument(
-        "--reports", type=count, default=50, metavar="N", help="in each trial (default: 50)"
-    )
-    it.add_argument(
-        "--rival-trials",
-        type=count,
-        default=10,
-        metavar="N",
-        help="for each writer of the rival, whose rate alone counts (default: 10)",
-    )
+    add_count(it, "--writers", 16)
+    add_count(it, "--trials", 200, "for each writer")
+    add_count(it, "--reports", 50, "in each trial")
+    rival = "for each writer of the rival, whose rate alone counts"
+    add_count(it, "--rival-trials", 10, rival)
     add_pieces(it, "store.json")
-    return it
-
-
-def _child_parser() -> argparse.ArgumentParser:
-    it = Parser(prog="scripts.benchmarks.store child")
-    for name in ("--url", "--kind", "--study", "--role"):
-        it.add_argument(name, required=True)
-    for name in ("--reports", "--trials", "--total"):
-        it.add_argument(name, type=int, required=True)
-    it.add_argument("--seconds", type=float, required=True)
     return it
 
 
@@ -467,21 +443,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 where ours lost a value or met an error."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["child"]:  # what this program starts in fresh processes
-        child = _child_parser().parse_args(words[1:])
+        child = argparse.Namespace(**json.loads(words[1]))
         print(json.dumps((write if child.role == "write" else read)(child)), flush=True)
         return 0
-    args = parser().parse_args(words)
-    interrupted_by_sigterm()
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args, words), errors=(StorageError,))
+    return run(parser(), _main, words, stores=True)
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     until = time.monotonic() + args.minutes * 60
     stores = ("sqlite", "postgresql") if args.store == "both" else (args.store,)
     settings = {name: getattr(args, name) for name in ("writers", "trials", "reports")}
@@ -492,7 +460,6 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
             " arguments, or another file"
         )
     facts = about("scripts/bench store", words)
-    tell(in_words(facts))
     code = 0
     for store in stores:
         part = kept.setdefault("stores", {}).setdefault(store, {})

@@ -26,11 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks.common import (
+    add_count,
+    add_json,
     builtin_faces,
     count,
     first_cores,
     interrupted_by_sigterm,
+    print_table,
     record,
+    run,
+    start_together,
     tell,
     write_json,
 )
@@ -109,20 +114,16 @@ def arrangements(kind: str, cores: int) -> list[Arrangement]:
 
 
 def command(
-    kind: str, job: Job, how: Arrangement, *, steps: int, seed: int, scratch: Path
+    kind: str, job: Job, how: Arrangement, *, steps: int, seed: int, scratch: Path, device: str
 ) -> list[str]:
     """The command line of one training process."""
-    program: list[object] = [
-        "scripts.benchmarks.train",
-        "ours",
-        "--epochs",
-        -(-steps // job.steps_per_epoch),
-    ]
-    if kind != "ours":
-        program = ["scripts.benchmarks.rivals", kind, "--steps", steps, "--warmup", WARMUP_STEPS]
-        program += ["--loader-workers", how.loader_workers]
-    else:
+    if kind == "ours":
+        epochs = -(-steps // job.steps_per_epoch)
+        program: list[object] = ["scripts.benchmarks.train", "ours", "--epochs", epochs]
         program += ["--out", tempfile.mkdtemp(dir=scratch)]
+    else:
+        program = ["scripts.benchmarks.rivals", kind, "--steps", steps, "--warmup", WARMUP_STEPS]
+        program += ["--loader-workers", how.loader_workers, "--device", device]
     program += ["--data", job.data, "--size", job.size, "--width", job.width, "--batch", job.batch]
     program += ["--threads", how.threads, "--seed", seed, "--barrier"]
     return [sys.executable, "-m", *map(str, program)]
@@ -167,30 +168,26 @@ def measured(
     steps: int,
     seed: int,
     waiting: Mapping[str, str] | None = None,
+    device: str = "cpu",
 ) -> Figures:
     """One measurement of one competitor: figures of all its processes together.
 
     All start at once after their warm-up and take equally many steps; images per second are all
     their images in the time of the slowest. waiting: how threads wait, where not as they do by
-    default: those of rivals by themselves, ours as in every command. Raises UserError where a
-    process fails.
+    default: those of rivals by themselves, ours as in every command. device: of rivals; ours take
+    the CPU. Raises UserError where a process fails.
     """
     if waiting is None:
         waiting = {} if kind == "ours" else LIBRARIES_OWN
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
         commands = [
-            command(kind, job, how, steps=steps, seed=seed + i, scratch=Path(scratch))
+            command(
+                kind, job, how, steps=steps, seed=seed + i, scratch=Path(scratch), device=device
+            )
             for i in range(how.processes)
         ]
         with running(commands, how.threads, waiting) as processes:
-            for process in processes:
-                assert process.stdout is not None
-                if process.stdout.readline() != "ready\n":
-                    raise UserError(f"{kind} ({how}) ended before its warm-up did; see above")
-            for process in processes:
-                assert process.stdin is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
+            start_together(processes, f"{kind} ({how})")
             results = [json.loads(process.communicate()[0] or "null") for process in processes]
     if None in results:
         raise UserError(f"{kind} ({how}) ended without a result; see above")
@@ -465,65 +462,63 @@ def loaded(job: Job, rounds: int, cores: int) -> Figures:
 
 def show(size: int, result: Figures) -> None:
     """The result for one size, for a person."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(title=f"{size} pixels, {result['steps']} steps a round", title_justify="left")
-    for column in ("", "images/s", "min..max", "ours is", "MB", "processes x threads"):
-        table.add_column(column)
+    rows = []
     for kind in KINDS:
         rounds = result["images_per_s_by_round"][kind]
         ratio = {"plain": result["ratio"], "tuned": result["ratio_tuned"]}.get(kind)
-        table.add_row(
-            kind,
-            f"{result[f'{kind}_images_per_s']:.1f}",
-            f"{min(rounds):.1f}..{max(rounds):.1f}",
-            "" if ratio is None else f"{ratio:.2f} x",
-            f"{result['peak_memory_mb'][kind]:.0f}",
-            result["arrangement"][kind],
+        rows.append(
+            (
+                kind,
+                f"{result[f'{kind}_images_per_s']:.1f}",
+                f"{min(rounds):.1f}..{max(rounds):.1f}",
+                "" if ratio is None else f"{ratio:.2f} x",
+                f"{result['peak_memory_mb'][kind]:.0f}",
+                result["arrangement"][kind],
+            )
         )
-    console.print(table)
-    for kind, tried in result["trial_images_per_s"].items():
-        shown = "; ".join(f"{how}: {speed:.1f}" for how, speed in tried.items())
-        console.print(f"{kind}, tried in images/s: {shown or 'one core leaves no choice'}")
+    tried = {
+        kind: "; ".join(f"{how}: {speed:.1f}" for how, speed in speeds.items())
+        for kind, speeds in result["trial_images_per_s"].items()
+    }
     parts = ", ".join(f"{phase} {part:.1%}" for phase, part in result["breakdown"].items())
-    console.print(f"an epoch of ours: {parts}")
-    console.print(
+    print_table(
+        f"{size} pixels, {result['steps']} steps a round",
+        ("", "images/s", "min..max", "ours is", "MB", "processes x threads"),
+        rows,
+        *(
+            f"{kind}, tried in images/s: {speeds or 'one core leaves no choice'}"
+            for kind, speeds in tried.items()
+        ),
+        f"an epoch of ours: {parts}",
         f"forward and backward: {result['step_flops'] / 1e9:.2f} GFLOP a step, at"
         f" {result['ceiling_share']:.0%} of the {result['matmul_flops_per_s'] / 1e9:.0f} GFLOP/s"
         " that a process's threads reach in a float32 matrix product; a large copy moves"
-        f" {result['copy_gb_per_s']:.1f} GB/s"
+        f" {result['copy_gb_per_s']:.1f} GB/s",
+        in_words(result) + "\n",
     )
-    console.print(in_words(result) + "\n")
 
 
 def show_loaded(size: int, result: Figures) -> None:
     """What other work on the machine costs, for a person."""
-    from rich.console import Console
-    from rich.table import Table
 
     def shown(values: Sequence[float]) -> str:
         return f"{statistics.median(values):.2f} ({min(values):.2f}..{max(values):.2f})"
 
     title = f"{size} pixels, {result['steps']} steps, {result['arrangement']}, threads that wait"
-    table = Table(title=title, title_justify="left")
     places = ("alone", f"beside {result['busy_loops']} busy loops")
     columns = (
         *(f"{place}, s" for place in places),
         "ratio",
         *(f"{place}, CPU s" for place in places),
     )
-    for column in ("", *columns):
-        table.add_column(column)
+    rows = []
     for way, name in (("torch", "as torch does"), ("ours", "as commands here let them")):
         seconds, cpu_s = (result[what][way].values() for what in ("seconds", "cpu_s"))
         cells = (*seconds, result["beside_to_alone"][way], *cpu_s)
-        table.add_row(name, *map(shown, cells))
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+        rows.append((name, *map(shown, cells)))
     alone, beside = map(shown, result["ours_to_torch"].values())
-    console.print(f"the second to the first: alone {alone}, {places[1]} {beside}\n")
+    ratios = f"the second to the first: alone {alone}, {places[1]} {beside}\n"
+    print_table(title, ("", *columns), rows, ratios)
 
 
 def in_words(result: Figures) -> str:
@@ -557,15 +552,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"faces in the course layout (default: {BUILTIN_IMAGES} built-in faces, as files)",
     )
-    it.add_argument("--rounds", type=count, default=5, metavar="N", help="(default: 5)")
-    it.add_argument(
-        "--steps",
-        type=count,
-        default=60,
-        metavar="N",
-        help="optimiser steps of a measurement, raised to whole epochs of ours (default: 60)",
-    )
-    it.add_argument("--batch-size", type=count, default=8, metavar="N", help="(default: 8)")
+    add_count(it, "--rounds", 5)
+    steps = "optimiser steps of a measurement, raised to whole epochs of ours"
+    add_count(it, "--steps", 60, steps)
+    add_count(it, "--batch-size", 8)
     it.add_argument(
         "--width", type=float, default=0.35, metavar="W", help="of the network (default: 0.35)"
     )
@@ -573,7 +563,7 @@ def parser() -> argparse.ArgumentParser:
         "--loaded", action="store_true", help="only ours, alone and beside busy loops; no rivals"
     )
     it.add_argument("--cores", type=count, metavar="N", help="CPU cores (default: all usable)")
-    it.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    add_json(it)
     return it
 
 
@@ -595,8 +585,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["ours"]:  # what this program starts in fresh processes
         ours = _ours_parser().parse_args(words[1:])
         return guarded(lambda: train_ours(ours))
-    args = parser().parse_args(words)
-    return guarded(lambda: _main(args, words))
+    return run(parser(), _main, words)
 
 
 def _main(args: argparse.Namespace, words: list[str]) -> int:
@@ -607,7 +596,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     if args.data is not None and course_folders(args.data) is None:
         raise UserError(f"--data {args.data}: the course layout is needed, train/images and masks")
     data = args.data or builtin_faces(BUILTIN_IMAGES)
-    about = record("train", words)
+    about = record("scripts/bench train", words)
     sizes: dict[str, Figures] = {}
     for size in dict.fromkeys(args.sizes or (64, 128)):
         # decoded before anybody's clock starts

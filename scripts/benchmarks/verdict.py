@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from scripts.benchmarks.common import record, run, tell, write_json
+from scripts.benchmarks.common import run, tell, write_figures
 from scripts.benchmarks.large_study import NAME, filled, parser, setup_for
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
         f" ratio {figures['ours_mean_ms'] / figures['median_mean_ms']:.2f}; the report itself"
         f" {figures['report_ms']:.2f} (median)"
     )
-    if args.json is not None:
-        write_json(args.json, {**record("verdict", words), **figures})
+    write_figures(args, "scripts/bench verdict", words, figures)
     return 0
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.common import ROOT, commit, hardware
+from scripts.benchmarks.common import ROOT, positive, record, tell
+from trainer.errors import UserError
 
 # in the environment of every process that a measure started, with the measure's folder
 MARK = "FACE_PARSING_MEASURE"
@@ -102,6 +102,21 @@ def end_all(folder: Path) -> None:
         time.sleep(0.1)
 
 
+def new_work(prefix: str) -> str:
+    """A new folder for what several calls work on."""
+    # a server may run as another user, who must be able to enter
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o755)
+    return str(folder)
+
+
+def earlier_work(folder: str, kept: Path) -> Path:
+    """The folder of earlier calls, whose figures are in `kept`. Raises UserError if it is gone."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: the work of earlier calls is gone; remove {kept}")
+    return Path(folder)
+
+
 @contextmanager
 def store_at(store: str, folder: Path) -> Iterator[str]:
     """The URL of a store: a SQLite file or a server of one's own in `folder`, or the one given."""
@@ -122,27 +137,21 @@ def kind_of(store: str) -> str:
 
 
 def about(script: str, words: Sequence[str]) -> dict[str, Any]:
-    """Hardware, versions, command, commit and date of a measurement; no password."""
+    """Hardware, versions, command, commit and date of a measurement; no password.
+
+    The machine and the versions are shown, too.
+    """
     from storage import redact_words
 
-    names = ("torch", "optuna", "sqlalchemy", "psycopg", "psutil")
-    return {
-        "hardware": hardware(),
-        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in names}},
-        "command": shlex.join([*script.split(), *redact_words(words)]),
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def in_words(facts: dict[str, Any]) -> str:
-    """The machine and the versions of `about`, for a person."""
+    packages = ("torch", "optuna", "sqlalchemy", "psycopg", "psutil")
+    facts = record(script, redact_words(words), packages)
     machine = facts["hardware"]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    return (
+    tell(
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {versions};"
         f" commit {facts['commit']}"
     )
+    return facts
 
 
 def add_pieces(it: argparse.ArgumentParser, file: str) -> None:
@@ -156,16 +165,8 @@ def add_pieces(it: argparse.ArgumentParser, file: str) -> None:
     )
     it.add_argument(
         "--minutes",
-        type=minutes,
+        type=positive,
         default=7.0,
         metavar="M",
         help="end after that; the same command goes on (default: 7)",
     )
-
-
-def minutes(text: str) -> float:
-    """A time above 0, for argparse."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number of minutes above 0 is needed")
-    return number

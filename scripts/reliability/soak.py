@@ -19,18 +19,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.common import ROOT, count, interrupted_by_sigterm, tell, write_json
+from scripts.benchmarks.common import (
+    ROOT,
+    add_count,
+    positive,
+    print_table,
+    run,
+    tell,
+    write_json,
+)
 from scripts.reliability.service import (
     about,
     end_all,
-    in_words,
     last_line,
-    minutes,
     search,
     tiny,
     workers,
 )
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser
 from trainer.errors import UserError
 
 EPOCHS, IMAGES = 2, 40
@@ -174,7 +180,7 @@ class Soak:
                     self.lost.append(track.name)
 
 
-def run(args: argparse.Namespace, folder: Path, soak: Soak, facts: dict[str, Any]) -> None:
+def watch(args: argparse.Namespace, folder: Path, soak: Soak, facts: dict[str, Any]) -> None:
     """Search for `--minutes` and look on. Raises UserError if the search ends by itself."""
     from storage import LeasedStorage, open_storage
 
@@ -248,13 +254,7 @@ def result(soak: Soak) -> dict[str, Any]:
         "processes": verdicts,
         "lost": soak.lost,
         "samples": {
-            track.name: {
-                "at_s": track.at_s,
-                "uss_mb": track.uss_mb,
-                "rss_mb": track.rss_mb,
-                "files": track.files,
-                "threads": track.threads,
-            }
+            track.name: {key: seen for key, seen in vars(track).items() if isinstance(seen, list)}
             for track in soak.tracks.values()
         },
         "finished": soak.trials,
@@ -276,47 +276,44 @@ def show_now(soak: Soak) -> None:
 
 def show(figures: Mapping[str, Any]) -> None:
     """The result for a person."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"soak of {figures['minutes']} minutes", title_justify="left")
     columns = (
         *("USS, MB", "at 5 min", "at the end", "an hour", "without the study"),
         *("RSS", "files", "threads", ""),
     )
-    for column in columns:
-        table.add_column(column)
+    rows = []
     for found in figures["processes"]:
         five = found["uss_mb_at_5_minutes"]
-        table.add_row(
-            found["name"],
-            "" if five is None else f"{five:.1f}",
-            f"{found['uss_mb_at_the_end']:.1f}",
-            f"{found['mb_per_hour']:+.1f}",
-            f"{found['mb_per_hour_without_the_study']:+.1f}",
-            f"{found['rss_mb_at_the_end']:.1f}",
-            str(found["files_at_the_end"]),
-            str(found["threads_at_the_end"]),
-            "flat" if found["flat"] else "GROWS",
+        rows.append(
+            (
+                found["name"],
+                "" if five is None else f"{five:.1f}",
+                f"{found['uss_mb_at_the_end']:.1f}",
+                f"{found['mb_per_hour']:+.1f}",
+                f"{found['mb_per_hour_without_the_study']:+.1f}",
+                f"{found['rss_mb_at_the_end']:.1f}",
+                str(found["files_at_the_end"]),
+                str(found["threads_at_the_end"]),
+                "flat" if found["flat"] else "GROWS",
+            )
         )
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    console.print(
+    print_table(
+        f"soak of {figures['minutes']} minutes",
+        columns,
+        rows,
         f"{figures['trials']} trials of {figures['kb_per_trial']} KB in each process;"
         f" {figures['trials_per_minute_at_begin']} a minute at the begin"
-        f" and {figures['trials_per_minute_at_end']} at the end"
+        f" and {figures['trials_per_minute_at_end']} at the end",
+        *(f"{name} ended before the search did" for name in figures["lost"]),
     )
-    for name in figures["lost"]:
-        console.print(f"{name} ended before the search did")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="scripts/soak", description=__doc__)
     it.add_argument(
-        "--minutes", type=minutes, default=30.0, metavar="M", help="how long (default: 30)"
+        "--minutes", type=positive, default=30.0, metavar="M", help="how long (default: 30)"
     )
-    it.add_argument("--workers", type=count, default=4, metavar="N", help="(default: 4)")
+    add_count(it, "--workers", 4)
     it.add_argument(
         "--json",
         type=Path,
@@ -329,27 +326,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 where something grew or ended."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
-    interrupted_by_sigterm()
-    # whoever started it in the background may close the terminal
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args, words), errors=(StorageError,))
+    return run(parser(), _main, argv, stores=True)
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # whoever started it in the background may close the terminal
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     facts = about("scripts/soak", words)
-    tell(in_words(facts))
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     soak = Soak()
     try:
-        run(args, folder, soak, facts)
+        watch(args, folder, soak, facts)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         figures = result(soak)

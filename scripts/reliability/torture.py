@@ -19,31 +19,38 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from scripts.benchmarks.common import count, interrupted_by_sigterm, tell, write_json
+from scripts.benchmarks.common import (
+    add_count,
+    print_table,
+    run,
+    tell,
+    write_json,
+)
 from scripts.reliability.service import (
     about,
     add_pieces,
+    earlier_work,
     end_all,
     environment,
-    in_words,
     kind_of,
     last_line,
     living,
+    new_work,
     search,
     store_at,
     tiny,
     workers,
 )
-from trainer.cli import Parser, guarded
+from trainer.cli import Parser
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,7 +97,7 @@ class Progress:
     kills: list[dict[str, Any]] = field(default_factory=list)
     studies: list[dict[str, Any]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
-    seen: dict[str, dict[str, str]] = field(default_factory=dict)
+    seen: dict[str, dict[int, str]] = field(default_factory=dict)
     endings: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     done: bool = False
@@ -314,11 +321,9 @@ class Torture:
             study_id = self.storage.get_study_id_from_name(self.study)
             rows = read_rows(self.storage.engine, study_id)
             seen = self.progress.seen.setdefault(self.study, {})
-            for line in not_as_seen(rows, {int(key): mark for key, mark in seen.items()}):
+            for line in not_as_seen(rows, seen):
                 self.find(line)
-            seen.update(
-                {str(key): digest(row) for key, row in rows.items() if row.state in FINISHED}
-            )
+            seen |= {key: digest(row) for key, row in rows.items() if row.state in FINISHED}
 
     def close_study(self) -> None:
         """Judge the study that has ended, and note its figures."""
@@ -345,7 +350,7 @@ class Torture:
             log=read_log(self.storage.engine, study_id),
             histories=read_histories(self.folder / "runs" / self.study),
             kills=kills,
-            seen={int(key): mark for key, mark in self.progress.seen.get(self.study, {}).items()},
+            seen=self.progress.seen.get(self.study, {}),
         )
         for line in judge(evidence, self.args.trials):
             self.find(line)
@@ -407,8 +412,16 @@ def read(path: Path, store: str) -> Progress | None:
         return None
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))["stores"].get(kind_of(store))
-        return None if kept is None else Progress(**kept["progress"])
-    except (ValueError, TypeError, KeyError) as error:
+        if kept is None:
+            return None
+        progress = Progress(**kept["progress"])
+        # JSON knows texts only as keys
+        progress.seen = {
+            study: {int(key): mark for key, mark in seen.items()}
+            for study, seen in progress.seen.items()
+        }
+        return progress
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"--json {path}: not a file of scripts/torture ({error!r})") from None
 
 
@@ -444,7 +457,7 @@ def figures(progress: Progress) -> dict[str, Any]:
         "resumed": total("resumed"),
         "repeated": total("repeated"),
         "seconds_to_recover": {
-            kind: [len(found), round(_median(found), 2), round(max(found), 2)]
+            kind: [len(found), round(median(found), 2), round(max(found), 2)]
             for kind, found in sorted(times.items())
         },
         "violations": len(progress.findings),
@@ -452,23 +465,10 @@ def figures(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _median(numbers: Sequence[float]) -> float:
-    ordered = sorted(numbers)
-    middle = len(ordered) // 2
-    return (ordered[middle] + ordered[~middle]) / 2
-
-
 def show(path: Path) -> None:
     """The figures of every store, for a person."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
     stores = json.loads(path.read_text(encoding="utf-8"))["stores"]
-    table = Table(title="torture", title_justify="left")
-    for column in ("", *stores):
-        table.add_column(column)
-    rows = {
+    names = {
         "kills": "kills",
         "studies": "studies that have ended",
         "finished": "finished trials",
@@ -481,22 +481,26 @@ def show(path: Path) -> None:
         "minutes": "minutes",
     }
     parts = [store["figures"] for store in stores.values()]
-    for name, words in rows.items():
-        table.add_row(words, *(str(part[name]) for part in parts))
-    for kind in KINDS:
-        cells = []
-        for part in parts:
-            struck = part["kills_by_kind"].get(kind, 0)
-            times = part["seconds_to_recover"].get(kind)
-            cells.append(
-                f"{struck}"
-                + (f"; {times[0]} trials, {times[1]} s (at most {times[2]})" if times else "")
-            )
-        table.add_row(f"{kind}; back after", *cells)
-    console.print(table)
-    for store, part in stores.items():
-        for line in part["progress"]["findings"]:
-            console.print(f"{store}: VIOLATION: {line}", markup=False)
+
+    def struck(part: dict[str, Any], kind: str) -> str:
+        kills, times = part["kills_by_kind"].get(kind, 0), part["seconds_to_recover"].get(kind)
+        return f"{kills}" + (
+            f"; {times[0]} trials, {times[1]} s (at most {times[2]})" if times else ""
+        )
+
+    print_table(
+        "torture",
+        ("", *stores),
+        [
+            *([words, *(str(part[name]) for part in parts)] for name, words in names.items()),
+            *([f"{kind}; back after", *(struck(part, kind) for part in parts)] for kind in KINDS),
+        ],
+        *(
+            f"{store}: VIOLATION: {line}"
+            for store, part in stores.items()
+            for line in part["progress"]["findings"]
+        ),
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -508,11 +512,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="sqlite (default: a file), postgresql (a server of one's own), or a store's URL",
     )
-    it.add_argument("--kills", type=count, default=200, metavar="N", help="in all (default: 200)")
-    it.add_argument("--workers", type=count, default=4, metavar="N", help="(default: 4)")
-    it.add_argument(
-        "--trials", type=count, default=40, metavar="N", help="of each study (default: 40)"
-    )
+    add_count(it, "--kills", 200, "in all")
+    add_count(it, "--workers", 4)
+    add_count(it, "--trials", 40, "of each study")
     it.add_argument("--seed", type=int, default=0, metavar="N", help="of kills (default: 0)")
     add_pieces(it, "torture.json")
     return it
@@ -520,13 +522,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 1 where something was lost."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(words)
-    interrupted_by_sigterm()
-    # after the arguments: --help need not wait for Optuna
-    from storage import StorageError
-
-    return guarded(lambda: _main(args, words), errors=(StorageError,))
+    return run(parser(), _main, argv, stores=True)
 
 
 def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
@@ -545,12 +541,8 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
             " arguments, or another file"
         )
     facts = about("scripts/torture", words)
-    tell(in_words(facts))
     if progress is None:
-        # a server may run as another user, who must be able to enter
-        folder = Path(tempfile.mkdtemp(prefix="torture-"))
-        folder.chmod(0o755)
-        progress = Progress(settings, str(folder))
+        progress = Progress(settings, new_work("torture-"))
     if not progress.done:
         try:
             _one_call(args, progress)
@@ -577,15 +569,10 @@ def watched(url: str) -> LeasedStorage:
 
 
 def _one_call(args: argparse.Namespace, progress: Progress) -> None:
-    import optuna
-
     from scripts.reliability.torture_judge import audit, end_audit, not_as_seen, read_rows
     from storage import open_storage
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    began, folder = time.monotonic(), Path(progress.work)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: the work of earlier calls is gone; remove {args.json}")
+    began, folder = time.monotonic(), earlier_work(progress.work, args.json)
     # left by a call that was killed
     end_all(folder)
     tiny(folder, EPOCHS, IMAGES)
@@ -602,8 +589,7 @@ def _one_call(args: argparse.Namespace, progress: Progress) -> None:
                 torture.save()
             for study, seen in progress.seen.items():
                 rows = read_rows(watching.engine, watching.get_study_id_from_name(study))
-                marks = {int(key): mark for key, mark in seen.items()}
-                progress.findings += [f"{study}: {line}" for line in not_as_seen(rows, marks)]
+                progress.findings += [f"{study}: {line}" for line in not_as_seen(rows, seen)]
             progress.done = True
             if not progress.findings:
                 end_audit(storage.engine)

@@ -162,7 +162,7 @@ def across(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
 def setting(value: object) -> str:
     """A parameter's value in a cell; a dash where a trial has none.
 
-    >>> setting(0.00012345), setting("step"), setting(None)
+    >>> setting(0.000123456), setting("step"), setting(None)
     ('0.0001235', 'step', '-')
     """
     if value is None:

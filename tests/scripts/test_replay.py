@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from scripts.benchmarks import replay
 from scripts.benchmarks import replay_rules as rules
 from search.strategy.forecast.curve_banks import Recorded, read_bank, seed_deviation, write_bank
 from tests.support.paths import ROOT
-from tests.support.scripts import loaded_by_help
+from tests.support.scripts import python
+from tests.support.shells import one_line
 
 
 def curve(config: int, *val_f: float, seed: int = 0) -> Recorded:
@@ -303,16 +302,6 @@ def test_the_re_stated_rules_keep_the_best_quarter_and_the_best_third(
     assert [name for name in rules.rules() if "ASHA (re-stated after" in name]
 
 
-def test_promotion_pauses_at_each_rung_and_promotes_the_best_third() -> None:
-    pruner = rules.Promotion([1, 3], eta=3)
-    scores = [0.1, 0.2, 0.6, 0.3, 0.4, 0.5]
-    outcome = played(
-        replay.Rule(pruner, pruner.promote), *(curve(n, *[s] * 4) for n, s in enumerate(scores))
-    )
-    # six at epoch 1, the best two of them to epoch 3, of which none is a third
-    assert outcome == replay.Outcome(epochs=6 + 2 * 2, answer=0.6, whole=False)
-
-
 def test_the_extrapolator_learns_where_curves_end_and_how_sure_that_is() -> None:
     curves = np.array([one.val_f for one in bank(30, epochs=12, seeds=1)])
     model = rules.Extrapolator(12, curves[:20])
@@ -383,13 +372,7 @@ def test_the_grid_holds_what_ships_and_other_thresholds_decide_otherwise() -> No
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.benchmarks.pruners", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=120,
-    )
+    return python("-m", "scripts.benchmarks.pruners", *words)
 
 
 @pytest.mark.long
@@ -475,10 +458,7 @@ def test_what_cannot_be_replayed_is_one_line(
     bank_file: Path, words: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--bank", str(bank_file), "--workers", "1", "--prior", "none"]
-    assert bench.main([*common, *words]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert named in said
+    assert named in one_line(bench.main, capsys, *common, *words)
 
 
 def test_rules_ahead_of_ours_are_named_and_ties_said_so() -> None:
@@ -500,12 +480,6 @@ def test_rules_ahead_of_ours_are_named_and_ties_said_so() -> None:
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [(0.5, 0.2), (0.3, 0.4), (0.6, 0.3), (1.0, 0.0)]
     assert bench._front(points) == [(0.3, 0.4), (0.5, 0.2), (1.0, 0.0)]
-
-
-def test_help_waits_for_no_library() -> None:
-    said, loaded = loaded_by_help("scripts.benchmarks.pruners")
-    assert loaded == set()
-    assert "--half" in said
 
 
 # ---------------------------------------------------------------------------------- what it shows

@@ -1028,7 +1028,7 @@ def test_folders_of_any_name_are_searched_in_any_locale(tmp_path: Path, name: st
     for path in (*data.rglob("f00.jpg"), *data.rglob("f00.png")):
         path.rename(path.with_stem(odd))
     (data / "val.txt").write_bytes(b"f01\nM\xfcller\n")
-    fingerprint = describe(str(data), cache_dir=tmp_path / "cache").fingerprint
+    fingerprint = describe(str(data)).fingerprint
     env = surroundings(locale_of(name, tmp_path))
 
     def run(module: str, *flags: str | Path) -> str:

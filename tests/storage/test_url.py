@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 
 import optuna
 import pytest
 from sqlalchemy.engine import make_url
 
-import storage.url
 from storage import StorageError, for_optuna, open_storage, parse_url, redact
 from storage.url import scrub
 
@@ -149,7 +147,3 @@ def test_a_drivers_message_loses_the_password_in_both_spellings_and_stays_one_li
 
 def test_braces_are_doubled_for_optuna() -> None:
     assert for_optuna("sqlite:///{a}.db") == "sqlite:///{{a}}.db"
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(storage.url).failed == 0

@@ -42,6 +42,16 @@ def course(root: Path, stems: Sequence[str], side: int = SIDE) -> Path:
     return root
 
 
+def image_of(root: Path, stem: str) -> Path:
+    """A picture of the course layout."""
+    return root / "train" / "images" / f"{stem}.jpg"
+
+
+def mask_of(root: Path, stem: str) -> Path:
+    """A mask of the course layout."""
+    return root / "train" / "masks" / f"{stem}.png"
+
+
 def official(root: Path, numbers: Sequence[int], side: int = SIDE) -> Path:
     """CelebA-HQ-img/N.jpg at twice the side, CelebAMask-HQ-mask-anno/0/NNNNN_part.png."""
     (root / "CelebA-HQ-img").mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.config import Config, config_from_dict, with_values
@@ -16,6 +16,18 @@ TINY: dict[str, Any] = {
     "training": {"epochs": 3, "early_stopping_patience": None},
     "runtime": {"device": "cpu", "threads": 1},
 }
+
+
+# the columns of history.json
+ROW = [
+    *("epoch", "step", "lr", "dice_weight", "train_loss", "train_ce", "train_dice", "val_ce"),
+    *("val_dice", "train_f", "val_f", "val_f_per_class", "f_large", "f_small", "seconds"),
+]
+
+
+def timeless(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A history without what a clock wrote."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
 
 
 def tiny_config(values: Mapping[str, Any] | None = None) -> Config:

@@ -13,14 +13,16 @@ from tests.support.paths import ROOT
 SCRIPTS = ROOT / "scripts"
 
 
+def python(*words: object) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, at the root of this project."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+
 def figures_of(module: str, out: Path, *words: str) -> tuple[dict[str, Any], str]:
     """What one of them writes with --json, and what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *words, "--json", str(out)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    done = python("-m", module, *words, "--json", out)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()), done.stdout
 
@@ -33,6 +35,6 @@ def loaded_by_help(module: str) -> tuple[str, set[str]]:
         "except SystemExit: pass\n"
         "print(*{'torch', 'optuna', 'sqlalchemy'} & set(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout, set(done.stderr.split())

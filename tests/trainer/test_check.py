@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.support import class_orders, data_folders
-from tests.support.paths import ROOT
+from tests.support.data_folders import image_of, mask_of
+from tests.support.scripts import python
 from tests.support.shells import LOCALES, command, locale_of, one_line, surroundings
 from trainer.check import main, repair
 from trainer.data.audit import audit
@@ -37,14 +37,6 @@ KEYS = [
 NOTHING: dict[str, Any] = {key: [] for key in KEYS} | {"class_order": "ours"}
 TO_OTHER_ORDER = class_orders.SECOND
 SWAPPED = np.array(SWAP, np.uint8)
-
-
-def mask_of(root: Path, stem: str) -> Path:
-    return root / "train" / "masks" / f"{stem}.png"
-
-
-def image_of(root: Path, stem: str) -> Path:
-    return root / "train" / "images" / f"{stem}.jpg"
 
 
 def rewrite(path: Path, table: np.ndarray) -> None:
@@ -159,14 +151,6 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str,
 # --- the audit
 
 
-def test_every_fault_is_found_and_named_in_the_course_layout(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = as_json(capsys, "--data", with_every_fault(tmp_path / "faces"))
-    assert list(found) == KEYS
-    assert found == EVERY_FAULT
-
-
 def test_every_fault_is_found_and_named_in_the_official_layout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,49 +231,9 @@ def test_a_name_in_brackets_is_shown_as_it_is(
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_a_missing_folder_gives_one_line_and_exit_code_2(
-    tmp_path: Path, more: tuple[str, ...]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.check", "--data", str(tmp_path / "nowhere"), *more],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert "nowhere" in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("kind", ["empty", "a file", "another layout", "no pictures"])
-def test_a_folder_that_holds_no_faces_gives_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
-    root = tmp_path / "faces"
-    if kind == "a file":
-        root.write_text("")
-    else:
-        root.mkdir()
-    if kind == "another layout":
-        (root / "photo.jpg").write_bytes(b"")
-    elif kind == "no pictures":
-        (root / "images").mkdir()
-        (root / "masks").mkdir()
-    one_line(main, capsys, "--data", root)
-
-
-def test_findings_are_no_failure(tmp_path: Path) -> None:
-    root = with_every_fault(tmp_path / "faces")
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.check", "--data", str(root)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert "nowhere" in one_line(main, capsys, "--data", tmp_path / "nowhere", *more)
 
 
 def test_what_is_not_read_is_shown_and_stops_nothing(
@@ -353,9 +297,9 @@ def test_a_repair_writes_a_complete_sound_copy_and_reads_the_original_only(
     assert again.untrainable + again.left_right_reversed == []
     assert again.doubtful == ["p09", "p14"]
     # the copy can be trained on as it is; p11 follows its twin into val
-    summary = describe(str(out), 0, tmp_path / "cache")
+    summary = describe(str(out), 0)
     assert (summary.train, summary.val, summary.test) == (2, 3, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "faces", "fixed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "fixed"]
 
 
 def test_sound_lists_are_copied_byte_for_byte(tmp_path: Path) -> None:
@@ -370,7 +314,7 @@ def test_a_list_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
     (root / "test.txt").write_text("p03\n")
     repair(root, tmp_path / "fixed", audit(root)[0])
     assert not (tmp_path / "fixed" / "test.txt").exists()
-    describe(str(tmp_path / "fixed"), 0, tmp_path / "cache")
+    describe(str(tmp_path / "fixed"), 0)
 
 
 def test_a_repair_of_the_official_layout_exchanges_the_part_files(tmp_path: Path) -> None:
@@ -410,19 +354,19 @@ def test_a_repair_keeps_the_parts_of_folders_and_of_lists_in_train(tmp_path: Pat
     assert (out / "train" / "Val.txt").read_text() == "p02\np04\n"
     gone = {"train/images/p03.jpg", "train/masks/p03.png"}
     assert set(tree(out)) == set(tree(root)) - gone
-    summary = describe(str(out), 0, tmp_path / "cache")
+    summary = describe(str(out), 0)
     assert (summary.train, summary.val, summary.test) == (7, 2, 2)
 
 
 def test_a_repair_exchanges_part_files_whatever_the_case_of_their_names(tmp_path: Path) -> None:
     root, out = data_folders.official(tmp_path / "hq", range(9)), tmp_path / "fixed"
-    sound = describe(str(root), 0, tmp_path / "cache").fingerprint
+    sound = describe(str(root), 0).fingerprint
     swap_files(root, 7)
     for side in "lr":
         path = part_of(root, 7, f"{side}_eye")
         path.rename(path.with_name(path.name.upper()))
     assert repair(root, out, audit(root)[0]).changed == ["7"]
-    assert describe(str(out), 0, tmp_path / "cache").fingerprint == sound
+    assert describe(str(out), 0).fingerprint == sound
 
 
 @pytest.mark.parametrize("where", ["faces", "faces/train/fixed", "used", "file"])
@@ -475,13 +419,7 @@ def test_a_disk_that_is_full_in_the_middle_leaves_nothing_half_written(tmp_path:
     root = data_folders.course(tmp_path / "faces", ["a", "b", "c"])
     # copied after the pairs, so that these are there by then
     (root / "film.bin").write_bytes(bytes(60_000))
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, "--data", root, "--repair", tmp_path / "fixed"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
+    done = python("-c", FULL_DISK, "--data", root, "--repair", tmp_path / "fixed")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "film.bin" in done.stderr
@@ -581,7 +519,7 @@ def test_a_set_in_an_unknown_class_order_is_left_as_it_is(
     assert "nothing found" not in out
     assert tree(tmp_path / "copy") == tree(root)
     assert as_json(capsys, "--data", root)["class_order"] == "neither"
-    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    (line,) = mask_warnings(str(root))
     assert "fit neither" in line
     assert f"python -m trainer.check --data {root}" in line
 
@@ -594,9 +532,7 @@ def test_a_set_in_the_second_order_is_translated_as_a_whole(
     # a hand over the face: alone, nobody could tell its order
     hidden = np.where(np.arange(64)[:, None] < 40, 1, 0).astype(np.uint8).repeat(64, axis=1)
     data_folders.save_mask(hidden, mask_of(root, "p04"))
-    (line,) = [
-        it for it in mask_warnings(str(root), tmp_path / "cache") if it.startswith("the class")
-    ]
+    (line,) = [it for it in mask_warnings(str(root)) if it.startswith("the class")]
     assert "the ids fit the second known order" in line
     assert f"--data {root} --repair {root}-repaired" in line
     found = as_json(capsys, "--data", root, "--repair", tmp_path / "copy")
@@ -607,7 +543,7 @@ def test_a_set_in_the_second_order_is_translated_as_a_whole(
         expected = hidden if number == 4 else data_folders.small_face(number)[1]
         assert np.array_equal(mask, expected), number
     assert audit(tmp_path / "copy")[0].clean
-    assert mask_warnings(str(tmp_path / "copy"), tmp_path / "cache") == []
+    assert mask_warnings(str(tmp_path / "copy")) == []
 
 
 def test_single_masks_of_another_order_are_named_and_not_changed(
@@ -619,7 +555,7 @@ def test_single_masks_of_another_order_are_named_and_not_changed(
     found = as_json(capsys, "--data", root)
     assert found["class_order"] == "ours"
     assert (found["other_class_order"], found["no_class_order"]) == (["p02"], ["p05"])
-    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    (line,) = mask_warnings(str(root))
     assert line.startswith("2 of 30 masks have other ids than the rest")
     assert run("--data", root, "--repair", tmp_path / "copy") == 0
     assert "unchanged" in capsys.readouterr().out
@@ -643,7 +579,7 @@ def test_colours_under_other_ids_than_in_the_other_files_are_found(
     picture.putpalette([number % 251 for number in range(100, 868)])
     picture.save(mask_of(root, "p09"))
     assert as_json(capsys, "--data", root)["renumbered"] == ["p02", "p07"]
-    (line,) = mask_warnings(str(root), tmp_path / "cache")
+    (line,) = mask_warnings(str(root))
     assert "2 of 30 masks" in line
 
 
@@ -678,16 +614,6 @@ def test_too_few_ids_tell_no_order() -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[20:50, 20:44] = IDS["skin"]
     assert order_of([shape_of(mask)]) is None
-
-
-def test_the_command_for_a_copy_can_be_pasted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = data_folders.course(tmp_path / "my faces", ["a", "b"], 32)
-    mask_of(root, "a").write_text("no picture")
-    assert main(["--data", str(root)]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line == (f"a corrected copy: python -m trainer.check --data '{root}' --repair OUT")
 
 
 # --- any file name

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tests.support.paths import ROOT
+from tests.support.scripts import python
 from trainer import checkpoint
 from trainer.config import Config, to_dict
 from trainer.errors import CheckpointError
@@ -81,13 +79,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_one_line(tmp_path: Path) 
     path = tmp_path / "c.pt"
     checkpoint.write(path, content(nn.Linear(2, 3)))
     before = path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
+    done = python("-c", FULL_DISK, path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from tests.support import data_folders
-from tests.support.faces import IMAGES, tiny_config, tiny_faces
-from tests.support.paths import ROOT
+from tests.support.faces import IMAGES, tiny_config
+from tests.support.scores import image_score, pooled
 from tests.support.shells import one_line
 from trainer import checkpoint
 from trainer.augment import normalise
@@ -28,11 +26,6 @@ from trainer.scoring import load_model
 KEYS = ["f_score", "f_score_full", "f_pooled", "f_per_class", "f_large", "f_small", "images"]
 LARGE = [0, 1, 13]
 SMALL = [2, 4, 5, 6, 7, 10, 11, 12]
-
-
-@pytest.fixture(scope="module")
-def faces() -> FaceData:
-    return tiny_faces()
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +42,6 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[st
     out, err = capsys.readouterr()
     assert err == ""
     scores: dict[str, Any] = json.loads(out)
-    return scores
-
-
-# --- the definitions, by themselves
-
-
-def image_score(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The course's score of one image."""
-    scores = []
-    for number in np.unique(truth):
-        hit = np.count_nonzero((predicted == number) & (truth == number))
-        wrong = np.count_nonzero((predicted == number) & (truth != number))
-        missed = np.count_nonzero((predicted != number) & (truth == number))
-        precision, recall = hit / (hit + wrong + 1e-7), hit / (hit + missed + 1e-7)
-        scores.append(2 * precision * recall / (precision + recall + 1e-7))
-    return float(np.mean(scores))
-
-
-def pooled(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """F of each class from counts summed over a set, None where it is in neither."""
-    scores: dict[str, float | None] = {}
-    for number, name in enumerate(NAMES):
-        hit = np.count_nonzero((predicted == number) & (truth == number))
-        both = np.count_nonzero(predicted == number) + np.count_nonzero(truth == number)
-        scores[name] = 2 * hit / both if both else None
     return scores
 
 
@@ -127,14 +95,6 @@ def assert_same(scores: dict[str, Any], expected: dict[str, Any]) -> None:
     for key in KEYS:
         if key != "f_per_class":
             assert scores[key] == pytest.approx(expected[key], abs=1e-9), key
-
-
-def test_a_score_counted_by_hand() -> None:
-    # truth: two of skin, two of hair; one of skin is called hair
-    truth, predicted = np.array([1, 1, 13, 13]), np.array([1, 13, 13, 13])
-    assert image_score(predicted, truth) == pytest.approx((2 / 3 + 0.8) / 2, abs=1e-6)
-    assert pooled(predicted, truth)["hair"] == 0.8
-    assert pooled(predicted, truth)["hat"] is None
 
 
 # --- the command
@@ -213,7 +173,7 @@ def test_other_data_may_be_scored(
     given = ("--checkpoint", trained / "best.pt", "--data", root)
     scores = evaluated(capsys, *given)
     assert scores["images"] == 3
-    own = tiny_faces_of(root)
+    own = load_faces(str(root), image_size=24)
     assert_same(scores, by_hand(trained / "best.pt", own.val))
     (root / "test.txt").write_text("")
     assert "no picture in its test part" in one_line(main, capsys, *given, "--split", "test")
@@ -228,10 +188,6 @@ def test_what_is_not_used_of_a_folder_is_said_beside_the_scores(
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 4
     assert err.splitlines() == [f"note: {line}" for line in lines]
-
-
-def tiny_faces_of(root: Path) -> FaceData:
-    return load_faces(str(root), image_size=24)
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "folder", "another network's"])
@@ -262,16 +218,3 @@ def test_the_table_shows_every_score_and_its_definition(
         assert name in out or name == "f_per_class"
     assert "untouched mask" in out
     assert "[b].pt" in "".join(out.split())
-
-
-def test_a_mistake_is_one_line_in_a_process_of_its_own(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.evaluate", "--checkpoint", str(tmp_path / "none.pt")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1

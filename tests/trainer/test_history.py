@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
-
 from trainer import history
-
-
-def test_the_docstrings_hold() -> None:
-    assert doctest.testmod(history).failed == 0
 
 
 def test_the_earliest_of_equal_epochs_is_the_best() -> None:

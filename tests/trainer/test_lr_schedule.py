@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 from itertools import pairwise
 
 import pytest
 
-from trainer import lr_schedule
 from trainer.config import Config, with_values
 from trainer.lr_schedule import SCHEDULES, cycle_ends, lr_at
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(lr_schedule).failed == 0
 
 
 @pytest.mark.parametrize("epochs", [7, 12, 20, 150])

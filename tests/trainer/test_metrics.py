@@ -4,31 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.scores import image_score, pooled
 from trainer.data.classes import LARGE, NAMES, SMALL
 from trainer.metrics import ScoreKeeper, confusion, f_per_class, image_f_scores, mean_f
-
-
-def image_score_in_numpy(predicted, truth):
-    """DOMAIN.md's definition, written out pixel set by pixel set."""
-    scores = []
-    for c in np.unique(truth):
-        tp = np.sum((predicted == c) & (truth == c))
-        fp = np.sum((predicted == c) & (truth != c))
-        fn = np.sum((predicted != c) & (truth == c))
-        p = tp / (tp + fp + 1e-7)
-        r = tp / (tp + fn + 1e-7)
-        scores.append(2 * p * r / (p + r + 1e-7))
-    return float(np.mean(scores))
-
-
-def pooled_in_numpy(predicted, truth, classes):
-    """F of each class from the pixels of all images; None where it is in neither."""
-    found = {}
-    for c in classes:
-        tp = np.sum((predicted == c) & (truth == c))
-        wrong = np.sum((predicted == c) != (truth == c))
-        found[c] = 2 * tp / (2 * tp + wrong) if tp + wrong else None
-    return found
 
 
 def random_masks(seed, images=7, side=23):
@@ -48,24 +26,20 @@ def test_all_scores_agree_with_an_independent_implementation(seed):
     for rows in (slice(0, 3), slice(3, 4), slice(4, 7)):
         keeper.add(torch.tensor(predicted[rows]), torch.tensor(truth[rows]))
     scores = keeper.scores()
-    each = [image_score_in_numpy(p, t) for p, t in zip(predicted, truth, strict=True)]
+    each = [image_score(p, t) for p, t in zip(predicted, truth, strict=True)]
     assert keeper.image_scores() == pytest.approx(each, abs=1e-9)
     assert scores.f_score == pytest.approx(np.mean(each), abs=1e-9)
     assert scores.images == 7
-    by_class = pooled_in_numpy(predicted, truth, range(19))
-    assert list(scores.f_per_class) == list(NAMES)
-    for c, name in enumerate(NAMES):
-        if by_class[c] is None:
-            assert scores.f_per_class[name] is None
-        else:
-            assert scores.f_per_class[name] == pytest.approx(by_class[c], abs=1e-9)
+    by_class = pooled(predicted, truth)
+    assert list(scores.f_per_class) == list(by_class)
+    assert scores.f_per_class == pytest.approx(by_class, abs=1e-9)
     in_truth = set(np.unique(truth))
     for got, group in (
         (scores.f_pooled, range(19)),
         (scores.f_large, LARGE),
         (scores.f_small, SMALL),
     ):
-        expected = [by_class[c] for c in group if c in in_truth]
+        expected = [by_class[NAMES[c]] for c in group if c in in_truth]
         assert got == (pytest.approx(np.mean(expected), abs=1e-9) if expected else None)
 
 
@@ -88,15 +62,6 @@ def scores_of(predicted, truth):
     keeper = ScoreKeeper()
     keeper.add(predicted, truth)
     return keeper.scores()
-
-
-def test_the_split_into_batches_does_not_change_the_score():
-    predicted, truth = (torch.tensor(masks) for masks in random_masks(9))
-    whole = scores_of(predicted, truth)
-    keeper = ScoreKeeper()
-    for i in range(7):
-        keeper.add(predicted[i : i + 1], truth[i : i + 1])
-    assert keeper.scores() == whole
 
 
 def test_a_class_absent_from_truth_counts_in_no_mean():

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import doctest
 import sys
 
 import pytest
 import torch
 from torch import nn
 
-from trainer import lmsa
 from trainer.errors import ConfigError
 from trainer.model import MAX_PARAMETERS, build_model, parameter_count
 
@@ -63,11 +61,6 @@ def plugin(tmp_path, monkeypatch):
     sys.modules.pop("my_networks", None)
 
 
-def test_examples_in_the_docstrings_hold():
-    result = doctest.testmod(lmsa)
-    assert (result.attempted, result.failed) == (1, 0)
-
-
 def test_full_width_uses_the_cap_well_and_stays_under_it():
     count = parameter_count(build_model("lmsa", width=1.0, dropout=0.1, aux=True))
     assert 1_700_000 <= count <= 1_820_000 < MAX_PARAMETERS
@@ -79,9 +72,9 @@ def test_the_narrow_width_stays_under_a_quarter_million():
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 96), (50, 37)])
 def test_logits_have_the_size_of_the_picture(height, width):
-    model = build_model("lmsa", width=0.2, dropout=0.1, num_classes=5)
+    model = build_model("lmsa", width=0.2, dropout=0.1)
     logits = model(torch.randn(2, 3, height, width))
-    assert logits.shape == (2, 5, height, width)
+    assert logits.shape == (2, 19, height, width)
 
 
 def test_auxiliary_logits_come_in_training_mode_only():
@@ -136,8 +129,8 @@ def test_a_model_over_the_cap_is_refused_with_its_count(plugin):
 
 
 def test_ones_own_network_is_built_by_module_and_factory(plugin):
-    model = build_model("my_networks:good", width=1.0, dropout=0.3, num_classes=7)
-    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 7, 8, 8)
+    model = build_model("my_networks:good", width=1.0, dropout=0.3)
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 19, 8, 8)
     assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 import random
 import re
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer import notation
 from trainer.config import load_yaml, parse_set, read_config, read_yaml
 from trainer.errors import ConfigError
 from trainer.notation import dump_yaml, load_json, read_text
@@ -25,16 +23,19 @@ def refused(text: str) -> str:
     return str(told.value)
 
 
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(notation).failed == 0
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         *(("12", 12), ("-3", -3), ("+4", 4), ("010", 10), ("08", 8), ("-0", 0)),
         *(("1.5", 1.5), (".5", 0.5), ("5.", 5.0), ("1e-4", 1e-4), ("5E3", 5e3), ("0e9", 0.0)),
-        *(("1:30", "1:30"), ("1_000", "1_000"), ("1,000", "1,000"), ("0x1F", "0x1F")),
+        *(
+            ("1:30", "1:30"),
+            ("1_000", "1_000"),
+            ("1_e4", "1_e4"),
+            ("e4", "e4"),
+            ("1,000", "1,000"),
+            ("0x1F", "0x1F"),
+        ),
         *(("0o17", "0o17"), ("0b1", "0b1"), ("1e400", "1e400"), ("-1e400", "-1e400")),
         *(("1e-400", "1e-400"), ("9" * 400, "9" * 400), ("9" * 5000, "9" * 5000)),
         *(("2024-01-01", "2024-01-01"), ("2024-01-01 10:00:00", "2024-01-01 10:00:00")),

@@ -9,17 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.faces import tiny_config, tiny_faces
+from tests.support.faces import tiny_config
 from trainer.data.classes import COLOURS
 from trainer.data.dataset import FaceData
 from trainer.fit import FitResult, fit
 from trainer.pictures import coloured, contact_sheet, curves_picture
 from trainer.scoring import scored_images
-
-
-@pytest.fixture(scope="module")
-def faces() -> FaceData:
-    return tiny_faces()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.support.data_folders import small_face
 from tests.support.faces import tiny_config, tiny_faces
+from tests.support.shells import one_line
 from trainer import predict
 from trainer.data.mask_files import read_ids
 from trainer.fit import fit
@@ -160,10 +161,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "does not exist": ("--checkpoint", tmp_path / "no.pt", "--images", pictures, "--out", out),
     }
     for words, given in cases.items():
-        assert run(*given) == 2, words
-        error = capsys.readouterr().err
-        assert words in error
-        assert error.count("\n") == 1
+        assert words in one_line(predict.main, capsys, *given)
         assert not out.exists()
 
 
@@ -268,5 +266,5 @@ def test_two_pictures_of_one_name_are_refused(
     checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (32, 32)).save(pictures / "a.png")
-    assert run("--checkpoint", checkpoint, "--images", pictures, "--out", tmp_path / "masks") == 2
-    assert "both become a.png" in capsys.readouterr().err
+    given = ("--checkpoint", checkpoint, "--images", pictures, "--out", tmp_path / "masks")
+    assert "both become a.png" in one_line(predict.main, capsys, *given)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.support.faces import tiny_config, tiny_faces
+from tests.support.faces import tiny_config
 from trainer.augment import Draws, augmented, drawn
 from trainer.config import Config
 from trainer.data.dataset import FaceData
@@ -19,11 +19,6 @@ from trainer.step import Pixels, Stepper
 
 STEPS = 50
 LR, DICE_WEIGHT, SMOOTHING, DECAY = 1e-3, 1.5, 0.1, 0.9
-
-
-@pytest.fixture(scope="module")
-def faces() -> FaceData:
-    return tiny_faces()
 
 
 def settings(**values: object) -> Config:

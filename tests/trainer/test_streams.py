@@ -70,22 +70,11 @@ def test_a_training_whose_reader_leaves_goes_on_to_its_end(tmp_path: Path, tiny:
 
 @pytest.mark.long
 def test_a_search_whose_reader_leaves_goes_on_to_its_end(tmp_path: Path, tiny: Path) -> None:
-    words = (
-        "--trials",
-        "2",
-        "--config",
-        tiny,
-        "--workers",
-        "1",
-        "--sampler",
-        "random",
-        "--plain",
-        *STORAGE,
-    )
+    words = ("--trials", "2", "--workers", "1", "--sampler", "random", "--plain")
     # both streams into one pipe, as with `2>&1 | head`
     with process(
         tmp_path,
-        command("search.run", *words),
+        command("search.run", "--config", tiny, *words, *STORAGE),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as child:

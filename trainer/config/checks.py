@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
 
 from trainer import dice_schedule
-from trainer.config.keys import as_spelt, did_you_mean, key_path, put
+from trainer.config.keys import as_spelt, did_you_mean, key_path, leaf_paths, put
 from trainer.config.sections import Config, to_dict
 from trainer.errors import ConfigError
 
@@ -61,20 +61,11 @@ def _refuse_unknown(data: Mapping[str, Any], where: str) -> None:
 def _first_mistake(error: pydantic.ValidationError) -> str:
     # a union reports a mistake for each of its members: the last part of its path is not a key
     first = error.errors(include_url=False)[0]
-    parts = [str(part) for part in first["loc"]]
-    while len(parts) > 1 and not _is_key(parts):
-        parts.pop()
+    parts = tuple(str(part) for part in first["loc"])
+    while len(parts) > 1 and not any(path[: len(parts)] == parts for path in leaf_paths()):
+        parts = parts[:-1]
     problem = first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(parts)}: {problem}, got {first['input']!r}"
-
-
-def _is_key(parts: Sequence[str]) -> bool:
-    node: Any = to_dict(Config())
-    for part in parts:
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return True
 
 
 def _check_together(config: Config, where: str) -> None:

@@ -8,8 +8,6 @@ import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
-
 from trainer.config.sections import Config, to_dict
 from trainer.errors import ConfigError
 from trainer.notation import decimal, switch
@@ -87,14 +85,15 @@ def dig(data: Mapping[str, Any], path: Sequence[str]) -> Any:
     return node
 
 
-def field_types(name: str) -> set[type]:
-    owner: type[BaseModel] = Config
-    *sections, leaf = key_path(name)
-    for section in sections:
-        annotation = owner.model_fields[section].annotation
-        assert isinstance(annotation, type)
-        owner = annotation
+def _annotation(name: str) -> Any:
+    """The type that a key is declared with."""
+    owner: Any = Config
+    for part in key_path(name):
+        owner = owner.model_fields[part].annotation
+    return owner
 
+
+def field_types(name: str) -> set[type]:
     def flat(annotation: Any) -> Iterable[type]:
         inner = get_args(annotation)
         if isinstance(annotation, type) and not inner:
@@ -106,7 +105,7 @@ def field_types(name: str) -> set[type]:
             for part in inner:
                 yield from flat(part)
 
-    return set(flat(owner.model_fields[leaf].annotation))
+    return set(flat(_annotation(name)))
 
 
 def is_numeric(name: str) -> bool:
@@ -130,10 +129,6 @@ def takes_text(name: str) -> bool:
 
 def words_of(name: str) -> set[str]:
     """The words that a key takes beside numbers, such as auto."""
-    owner: Any = Config
-    for part in key_path(name):
-        annotation = owner.model_fields[part].annotation
-        owner = annotation
     words: set[str] = set()
 
     def walk(of: Any) -> None:
@@ -142,7 +137,7 @@ def words_of(name: str) -> set[str]:
                 words.add(part)
             walk(part)
 
-    walk(owner)
+    walk(_annotation(name))
     return words
 
 

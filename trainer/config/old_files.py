@@ -55,9 +55,13 @@ _DROPPED: dict[KeyPath, str] = {
     ("training", "cutmix_alpha"): "the pasted area is drawn evenly",
 }
 # values of the old layout under keys that are still there
+_MODEL: KeyPath = ("model", "name")
 _OLD_MODEL = "microsegformer"
+_SCHEDULER: KeyPath = ("training", "scheduler")
 _OLD_SCHEDULER = "CosineAnnealingLR"
+_PATIENCE: KeyPath = ("training", "early_stopping_patience")
 _OFF_PATIENCE = 999
+_AMP: KeyPath = ("training", "use_amp")
 
 
 def _has(data: Mapping[str, Any], path: KeyPath) -> bool:
@@ -86,13 +90,9 @@ def _pop(data: dict[str, Any], path: KeyPath) -> Any:
 
 def _is_old(data: Mapping[str, Any]) -> bool:
     return (
-        any(_has(data, path) for path in (*_RENAMED, *_DROPPED))
-        or (_has(data, ("model", "name")) and dig(data, ("model", "name")) == _OLD_MODEL)
-        or (
-            _has(data, ("training", "scheduler"))
-            and dig(data, ("training", "scheduler")) == _OLD_SCHEDULER
-        )
-        or _has(data, ("training", "use_amp"))
+        any(_has(data, path) for path in (*_RENAMED, *_DROPPED, _AMP))
+        or dig(data, _MODEL) == _OLD_MODEL
+        or dig(data, _SCHEDULER) == _OLD_SCHEDULER
     )
 
 
@@ -106,10 +106,6 @@ def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return new, []
     notes: list[str] = []
 
-    def dropped(path: KeyPath, reason: str) -> None:
-        value = _pop(new, path)
-        notes.append(f"{'.'.join(path)}: {value!r} is dropped: {reason}")
-
     for path, (target, why) in _RENAMED.items():
         # a section that is none is left for the check
         if _has(new, path) and _has_room(new, target):
@@ -117,32 +113,29 @@ def translate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             notes.append(f"{'.'.join(path)} is now {'.'.join(target)}: {why}")
     for path, reason in _DROPPED.items():
         if _has(new, path):
-            dropped(path, reason)
+            notes.append(f"{'.'.join(path)}: {_pop(new, path)!r} is dropped: {reason}")
     if new.get("gpu_augmentation") == {}:
         del new["gpu_augmentation"]
 
-    if _has(new, ("model", "name")) and dig(new, ("model", "name")) == _OLD_MODEL:
-        put(new, ("model", "name"), "lmsa")
+    if dig(new, _MODEL) == _OLD_MODEL:
+        put(new, _MODEL, "lmsa")
         notes.append(f"model.name: {_OLD_MODEL} is now lmsa: another network, under the same cap")
-    amp, kept = ("training", "use_amp"), ("runtime", "precision")
+    precision_key = ("runtime", "precision")
     # another word than yes or no is left for the check
-    if _has(new, amp) and not isinstance(switch(dig(new, amp)), str) and _has_room(new, kept):
-        precision = "auto" if switch(_pop(new, amp)) else "float32"
-        put(new, kept, precision)
+    readable = _has(new, _AMP) and not isinstance(switch(dig(new, _AMP)), str)
+    if readable and _has_room(new, precision_key):
+        precision = "auto" if switch(_pop(new, _AMP)) else "float32"
+        put(new, precision_key, precision)
         notes.append(f"training.use_amp is now runtime.precision: {precision}")
-    if _has(new, ("training", "scheduler")) and dig(new, ("training", "scheduler")) == (
-        _OLD_SCHEDULER
-    ):
-        put(new, ("training", "scheduler"), "CosineAnnealingWarmRestarts")
+    if dig(new, _SCHEDULER) == _OLD_SCHEDULER:
+        put(new, _SCHEDULER, "CosineAnnealingWarmRestarts")
         notes.append(
             f"training.scheduler: {_OLD_SCHEDULER} is now CosineAnnealingWarmRestarts with T_0 ="
             " epochs: the same curve"
         )
-    patience: KeyPath = ("training", "early_stopping_patience")
-    if _has(new, patience):
-        value = dig(new, patience)
-        epochs = decimal(value) if isinstance(value, str) else value
-        if isinstance(epochs, int) and epochs >= _OFF_PATIENCE:
-            put(new, patience, None)
-            notes.append(f"training.early_stopping_patience: {value} is now null: off")
+    value = dig(new, _PATIENCE)
+    epochs = decimal(value) if isinstance(value, str) else value
+    if isinstance(epochs, int) and epochs >= _OFF_PATIENCE:
+        put(new, _PATIENCE, None)
+        notes.append(f"training.early_stopping_patience: {value} is now null: off")
     return new, notes

@@ -133,12 +133,13 @@ def _impose(
         put(data, path, value)
         if old is not None and old != value and path not in over:
             notes.append(f"preset {preset}: {'.'.join(path)}: {old} -> {value}")
-    old_epochs = dig(from_file, ("training", "epochs"))
-    old_t_0 = dig(from_file, ("training", "scheduler_params", "T_0"))
-    t_0 = ("training", "scheduler_params", "T_0")
+    epochs, t_0 = ("training", "epochs"), ("training", "scheduler_params", "T_0")
+    old_t_0 = dig(from_file, t_0)
     if old_t_0 is not None and t_0 not in over:
-        before = old_epochs or Config().training.epochs
-        after = over.get(("training", "epochs")) or data["training"]["epochs"]
+        default = Config().training.epochs
+        before = dig(from_file, epochs) or default
+        # a preset leaves them open where the number of pictures is not known yet
+        after = over.get(epochs) or dig(data, epochs) or default
         share = old_t_0 * after / before
         new = round(share) if math.isclose(share, round(share), abs_tol=1e-9) else share
         if new != old_t_0:

@@ -86,9 +86,9 @@ def _is_own(folder: Path) -> bool:
     return folder.stat().st_uid == os.getuid()
 
 
-def usable_folder(folder: Path | None = None) -> Path:
-    """The cache folder (default: `cache_folder()`), made if need be. Raises DataError."""
-    folder = folder or cache_folder()
+def usable_folder() -> Path:
+    """The cache folder, made if need be. Raises DataError."""
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,27 +5,29 @@ The order is CelebAMask-HQ's own. `l_` is the person's left, so it lies on the R
 
 from __future__ import annotations
 
-NAMES: tuple[str, ...] = (
-    "background",
-    "skin",
-    "nose",
-    "eye_g",
-    "l_eye",
-    "r_eye",
-    "l_brow",
-    "r_brow",
-    "l_ear",
-    "r_ear",
-    "mouth",
-    "u_lip",
-    "l_lip",
-    "hair",
-    "hat",
-    "ear_r",
-    "neck_l",
-    "neck",
-    "cloth",
+# name, and the colour in which masks are shown
+_CLASSES = (
+    ("background", (0, 0, 0)),
+    ("skin", (204, 120, 96)),
+    ("nose", (255, 160, 60)),
+    ("eye_g", (60, 60, 90)),
+    ("l_eye", (51, 204, 255)),
+    ("r_eye", (0, 102, 204)),
+    ("l_brow", (153, 102, 51)),
+    ("r_brow", (102, 60, 20)),
+    ("l_ear", (255, 102, 178)),
+    ("r_ear", (178, 51, 120)),
+    ("mouth", (255, 255, 255)),
+    ("u_lip", (220, 20, 60)),
+    ("l_lip", (150, 0, 40)),
+    ("hair", (80, 50, 140)),
+    ("hat", (0, 153, 76)),
+    ("ear_r", (255, 255, 0)),
+    ("neck_l", (255, 215, 120)),
+    ("neck", (230, 170, 140)),
+    ("cloth", (70, 130, 80)),
 )
+NAMES: tuple[str, ...] = tuple(name for name, _ in _CLASSES)
 NUM_CLASSES = len(NAMES)
 IDS: dict[str, int] = {name: number for number, name in enumerate(NAMES)}
 
@@ -71,27 +73,7 @@ SMALL: tuple[int, ...] = tuple(
     IDS[name] for name in ("nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")
 )
 
-COLOURS: tuple[tuple[int, int, int], ...] = (
-    (0, 0, 0),
-    (204, 120, 96),
-    (255, 160, 60),
-    (60, 60, 90),
-    (51, 204, 255),
-    (0, 102, 204),
-    (153, 102, 51),
-    (102, 60, 20),
-    (255, 102, 178),
-    (178, 51, 120),
-    (255, 255, 255),
-    (220, 20, 60),
-    (150, 0, 40),
-    (80, 50, 140),
-    (0, 153, 76),
-    (255, 255, 0),
-    (255, 215, 120),
-    (230, 170, 140),
-    (70, 130, 80),
-)
+COLOURS: tuple[tuple[int, int, int], ...] = tuple(colour for _, colour in _CLASSES)
 PALETTE: list[int] = [value for colour in COLOURS for value in colour] + [0] * (
     768 - 3 * NUM_CLASSES
 )

@@ -58,10 +58,6 @@ class Part:
         """The untouched mask of pair `index`: uint8 [H, W] at its own size."""
         return self.source.mask(self.indices[index])
 
-    def full_image(self, index: int) -> Bytes:
-        """The untouched picture of pair `index`: uint8 [H, W, 3]."""
-        return self.source.image(self.indices[index])
-
 
 def _mapped_part(
     stems: tuple[str, ...], images: str, masks: str, source: Source, indices: tuple[int, ...]
@@ -103,7 +99,16 @@ class FaceData:
     tick: Tick | None = field(default=None, repr=False, compare=False)
 
     def part(self, name: str) -> Part:
-        """`train`, `val`, `test` or `all`. Raises DataError if a pair is unsound."""
+        """`train`, `val`, `test` or `all`: every pair, sorted by stem.
+
+        Raises DataError if it is empty or a pair is unsound.
+        """
+        if name not in self.plan.parts:
+            raise ValueError(f"part: {name!r} is none of {', '.join(PARTS)}, all")
+        if not self.plan.parts[name]:
+            raise DataError(
+                f"{self.name} has no picture in its {name} part; name some in {name}.txt"
+            )
         return _load_part(self, name)
 
     @property
@@ -114,19 +119,10 @@ class FaceData:
     def val(self) -> Part:
         return self.part("val")
 
-    @property
-    def test(self) -> Part:
-        return self.part("test")
-
-    @property
-    def all(self) -> Part:
-        """Every pair, sorted by stem."""
-        return self.part("all")
-
 
 # a training asks for its parts again and again; three parts of one data set are kept
 @functools.lru_cache(maxsize=8)
-def _load_part_cached(data: FaceData, name: str) -> Part:
+def _load_part(data: FaceData, name: str) -> Part:
     plan = data.plan
     indices = plan.parts[name]
     images, masks = cached_part(
@@ -162,20 +158,11 @@ def _refuse_one_class(source: Source, part: str, masks_NSS: Bytes) -> None:
     )
 
 
-def _load_part(data: FaceData, name: str) -> Part:
-    if name not in data.plan.parts:
-        raise ValueError(f"part: {name!r} is none of {', '.join(PARTS)}, all")
-    if not data.plan.parts[name]:
-        raise DataError(f"{data.name} has no picture in its {name} part; name some in {name}.txt")
-    return _load_part_cached(data, name)
-
-
 def load_faces(
     root: str,
     *,
     image_size: int,
     synthetic_images: int = 500,
-    cache_dir: Path | None = None,
     parts: Sequence[str] = ("train", "val"),
     tick: Tick | None = None,
 ) -> FaceData:
@@ -186,7 +173,7 @@ def load_faces(
     and pairs in all while decoding.
     Raises DataError with one line.
     """
-    folder = usable_folder(cache_dir)
+    folder = usable_folder()
     plan = plan_of(root, synthetic_images, folder)
     data = FaceData(plan.source.name, image_size, plan.fingerprint, plan, folder, tick)
     for name in parts:
@@ -194,9 +181,9 @@ def load_faces(
     return data
 
 
-def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = None) -> DataSummary:
+def describe(root: str, synthetic_images: int = 500) -> DataSummary:
     """Sizes and fingerprint of a data set; nothing is decoded. Raises DataError."""
-    plan = plan_of(root, synthetic_images, usable_folder(cache_dir))
+    plan = plan_of(root, synthetic_images, usable_folder())
     train, val, test = (len(plan.parts[part]) for part in PARTS)
     return DataSummary(
         *(plan.source.name, train, val, test),
@@ -204,7 +191,7 @@ def describe(root: str, synthetic_images: int = 500, cache_dir: Path | None = No
     )
 
 
-def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = None) -> list[str]:
+def mask_warnings(root: str, tick: Tick | None = None) -> list[str]:
     """A line each if masks of a folder look as if they were in another class order, have left and
     right reversed, or are empty, with the command that says more or corrects them.
 
@@ -212,7 +199,7 @@ def mask_warnings(root: str, cache_dir: Path | None = None, tick: Tick | None = 
     """
     if root == SYNTHETIC:
         return []
-    folder = usable_folder(cache_dir)
+    folder = usable_folder()
     plan = plan_of(root, 0, folder)
     assert isinstance(plan.source, FolderSource)
     found = remembered_ids(plan.source, plan.fingerprint, folder, tick)

@@ -49,7 +49,12 @@ def plan_of(root: str, synthetic_images: int, folder: Path) -> Plan:
         left_out = len(listing.images.keys() ^ listing.masks.keys())
         given = given_parts(listing)
         hashes = content_hashes(source, Path(root), folder)
-        twins = dict(_twins(stems, hashes))
+        first: dict[str, str] = {}
+        pictures = (both.partition(" ")[0] for both in hashes)
+        twins = {
+            stem: first.setdefault(picture, stem)
+            for stem, picture in zip(stems, pictures, strict=True)
+        }
         marks = ["".join(both.split(" ")[2:]) for both in hashes]
         hashes[0] += pairs.layout.mark(pairs.masks[0])
         notes += [*listing.notes, *given.notes(), *_unlike_stored_notes(marks)]
@@ -197,12 +202,6 @@ def _split_notes(
             " them in training"
         )
     return notes
-
-
-def _twins(stems: Sequence[str], hashes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    first: dict[str, str] = {}
-    for stem, both in zip(stems, hashes, strict=True):
-        yield stem, first.setdefault(both.partition(" ")[0], stem)
 
 
 def _digest(lines: Iterator[str]) -> str:

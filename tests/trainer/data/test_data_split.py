@@ -6,8 +6,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import pytest
-
 from trainer.data.split import Names, draw, read_names, split, stem_of
 
 STEMS = tuple(f"{number:05d}" for number in range(600))
@@ -108,8 +106,3 @@ def test_a_name_in_another_form_of_its_accents_is_found():
 def test_of_two_stems_of_one_number_neither_is_meant_by_a_third_way_to_write_it():
     names = Names(["17", "00017"])
     assert [names.find(name) for name in ("17", "00017", "017")] == ["17", "00017", None]
-
-
-def test_the_draw_takes_any_name_and_gives_text_the_place_it_always_had():
-    assert draw("00017") == pytest.approx(0.6241233391828304)
-    assert 0 <= draw(os.fsdecode(b"caf\xe9")) < 1

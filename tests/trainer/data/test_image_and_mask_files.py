@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.support.data_folders import save_mask, small_face
+from tests.support.pngs import png_of
 from trainer.data.image_files import (
     FORMATS,
     IMAGE_SUFFIXES,
@@ -38,18 +39,11 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def png(path: Path, values: np.ndarray, depth: int, kind: int) -> Path:
-    """A PNG of any depth and kind (2 RGB, 4 grey with alpha, 6 RGBA): Pillow writes few of them."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
+    """A PNG of any depth and kind, see `png_of`."""
     height, width = values.shape[:2]
     rows = values.astype(">u2" if depth == 16 else np.uint8)
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b""))
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    path.write_bytes(png_of(width, height, depth, kind, data))
     return path
 
 
@@ -209,19 +203,24 @@ def test_cmyk_shows_its_colours(tmp_path: Path) -> None:
 # --- masks
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
-def test_ids_as_equal_channels_are_read(tmp_path: Path, mode: str) -> None:
-    path = saved(Image.fromarray(IDS).convert(mode), tmp_path / "a.png")
-    assert np.array_equal(read_ids(path), IDS)
+GREY_IDS = Image.fromarray(IDS)
 
 
 @pytest.mark.parametrize(
-    ("kind", "suffix"),
-    [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif")],
+    ("picture", "suffix", "options"),
+    [
+        *((GREY_IDS.convert(mode), "png", {}) for mode in ("L", "RGB", "RGBA", "LA")),
+        (Image.fromarray(IDS.astype(np.uint16)), "png", {}),
+        *((Image.fromarray(IDS.astype(it)), "tif", {}) for it in (np.uint16, np.int32, np.float32)),
+        *((GREY_IDS, suffix, {}) for suffix in ("bmp", "tga", "tif")),
+        *((GREY_IDS, "tif", {"compression": name}) for name in ("tiff_lzw", "tiff_adobe_deflate")),
+        (GREY_IDS.convert("RGB"), "webp", {"lossless": True}),
+    ],
 )
-def test_ids_as_larger_numbers_are_read(tmp_path: Path, kind: type, suffix: str) -> None:
-    path = saved(Image.fromarray(IDS.astype(kind)), tmp_path / f"a.{suffix}")
-    ids = read_ids(path)
+def test_ids_are_read_from_every_kind_of_file_that_keeps_them(
+    tmp_path: Path, picture: Image.Image, suffix: str, options: dict[str, object]
+) -> None:
+    ids = read_ids(saved(picture, tmp_path / f"a.{suffix}", **options))
     assert ids.dtype == np.uint8
     assert np.array_equal(ids, IDS)
 
@@ -231,27 +230,6 @@ def test_an_id_that_8_bits_cannot_hold_is_named_and_not_wrapped(tmp_path: Path, 
     path = saved(Image.fromarray(np.array([[0, value]], np.uint16)), tmp_path / "a.png")
     with pytest.raises(UnknownIds, match=f"id {value} is none of 0-18"):
         read_ids(path)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "options"),
-    [
-        ("bmp", {}),
-        ("tga", {}),
-        ("tif", {}),
-        ("tif", {"compression": "tiff_lzw"}),
-        ("tif", {"compression": "tiff_adobe_deflate"}),
-        ("webp", {"lossless": True}),
-    ],
-)
-def test_masks_of_kinds_that_keep_every_value_are_read(
-    tmp_path: Path, suffix: str, options: dict[str, object]
-) -> None:
-    ids = small_face(0)[1]
-    picture = Image.fromarray(ids)
-    path = saved(picture.convert("RGB") if suffix == "webp" else picture, tmp_path / "a.png")
-    path = saved(Image.open(path), tmp_path / f"b.{suffix}", **options)
-    assert np.array_equal(read_ids(path), ids)
 
 
 LOSSY: dict[str, Callable[[Image.Image, Path], None]] = {

@@ -46,7 +46,7 @@ def test_another_layout_is_one_class_and_its_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layouts, "LAYOUTS", [*layouts.LAYOUTS, Mirrored()])
-    root, cache = tmp_path / "faces", tmp_path / "cache"
+    root = tmp_path / "faces"
     for folder in ("photos", "labels"):
         (root / folder).mkdir(parents=True)
     for number in range(12):
@@ -54,10 +54,10 @@ def test_another_layout_is_one_class_and_its_entry(
         Image.fromarray(image).save(root / "photos" / f"p{number:02d}.png")
         ids = np.array(SWAP, np.uint8)[mask] if number == 3 else mask
         save_mask(ids[:, ::-1], root / "labels" / f"p{number:02d}.png")
-    summary = describe(str(root), 0, cache)
+    summary = describe(str(root), 0)
     assert summary.train + summary.val + summary.test == 12
-    data = load_faces(str(root), image_size=64, cache_dir=cache, parts=("all",))
-    assert np.array_equal(data.all.full_mask(1), small_face(1)[1])
+    data = load_faces(str(root), image_size=64, parts=("all",))
+    assert np.array_equal(data.part("all").full_mask(1), small_face(1)[1])
     found, _ = audit(root)
     assert found.left_right_reversed == ["p03"]
     assert repair(root, tmp_path / "fixed", found).changed == ["p03"]

@@ -120,7 +120,7 @@ def test_a_repair_leaves_no_reversed_mask(named: list[str], tmp_path: Path) -> N
         for stem in stems:
             shutil.copy(REAL / "train" / kind / f"{stem}.{suffix}", root / "train" / kind)
     (root / "val.txt").write_text("".join(f"{stem}\n" for stem in stems[:5]))
-    (warning,) = mask_warnings(str(root), tmp_path / "cache")
+    (warning,) = mask_warnings(str(root))
     assert warning.startswith("30 of 50 masks have left and right reversed")
     found, reasons = audit(root)
     assert reasons == {}
@@ -128,7 +128,7 @@ def test_a_repair_leaves_no_reversed_mask(named: list[str], tmp_path: Path) -> N
     done = repair(root, out, found)
     assert (done.pairs, done.changed, done.left_out) == (50, sorted(named[:30]), [])
     assert audit(out)[0].clean
-    assert mask_warnings(str(out), tmp_path / "cache") == []
+    assert mask_warnings(str(out)) == []
     assert (out / "val.txt").read_text() == (root / "val.txt").read_text()
     for stem in stems:
         before, after = (

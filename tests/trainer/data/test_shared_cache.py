@@ -16,10 +16,8 @@ IMAGES, SIZE = 60, 96
 # a worker: touches every picture and mask, says so, and stays until its input is closed
 TOUCH = f"""
 import sys
-from pathlib import Path
 from trainer.data.dataset import load_faces
-data = load_faces("synthetic", image_size={SIZE}, synthetic_images={IMAGES},
-                  cache_dir=Path(sys.argv[1]))
+data = load_faces("synthetic", image_size={SIZE}, synthetic_images={IMAGES})
 print(int(data.train.images.sum()) + int(data.train.masks.sum()), flush=True)
 sys.stdin.read()
 """
@@ -37,14 +35,15 @@ def kilobytes(pid: int, folder: Path, name: str) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc of Linux")
-def test_two_workers_share_the_decoded_faces(tmp_path: Path) -> None:
-    train = load_faces(
-        "synthetic", image_size=SIZE, synthetic_images=IMAGES, cache_dir=tmp_path
-    ).train
+def test_two_workers_share_the_decoded_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACE_PARSING_CACHE", str(tmp_path))
+    train = load_faces("synthetic", image_size=SIZE, synthetic_images=IMAGES).train
     whole = (train.images.nbytes + train.masks.nbytes) // 1024
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", TOUCH, str(tmp_path)],
+            [sys.executable, "-c", TOUCH],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

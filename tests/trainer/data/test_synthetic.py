@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.scripts import python
 from trainer.data.classes import IDS, NAMES
 from trainer.data.mask_geometry import Shape, shape_of
 from trainer.data.synthetic import SIDE, SyntheticSource, face
@@ -177,9 +175,7 @@ def test_the_same_index_is_the_same_face_in_another_process() -> None:
         "face(17)\n"  # nor does it matter what was drawn before
         "print(digest(range(6)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
+    done = python("-c", code)
     assert done.stderr == ""
     face.cache_clear()
     assert done.stdout.strip() == digest(range(6))

@@ -24,6 +24,10 @@ class Unread:
     nameless: list[Path] = field(default_factory=list)  # part masks of no class
     said: list[str] = field(default_factory=list)
 
+    def note(self, path: Path, kind: list[Path]) -> None:
+        """One more of a kind, or a hidden one."""
+        (self.hidden if path.name.startswith(".") else kind).append(path)
+
     def lines(self, root: Path) -> list[str]:
         """One line a kind, for the user."""
         suffixes: dict[str, int] = {}
@@ -79,10 +83,8 @@ def pictures_in(
     found: dict[str, Path] = {}
     files, folders, odd = entries(folder)
     for path in files:
-        if path.name.startswith("."):
-            unread.hidden.append(path)
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
-            unread.others.append(path)
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            unread.note(path, unread.others)
         else:
             twin = found.setdefault(key(path.stem), path)
             if twin is not path:
@@ -94,8 +96,8 @@ def pictures_in(
                 raise DataError(f"{folder} holds both {both}, which are one name; keep one")
     unread.odd += odd
     for path in folders:
-        kind = unread.odd if path.suffix.lower() in IMAGE_SUFFIXES else unread.folders
-        (unread.hidden if path.name.startswith(".") else kind).append(path)
+        picture = path.suffix.lower() in IMAGE_SUFFIXES
+        unread.note(path, unread.odd if picture else unread.folders)
     return found
 
 
@@ -112,10 +114,10 @@ def note_rest(
         unread.odd += odd
         for path in files:
             if place not in with_lists or path.name.lower() not in lists:
-                (unread.hidden if path.name.startswith(".") else unread.beside).append(path)
+                unread.note(path, unread.beside)
         for path in folders:
             if path not in known:
-                (unread.hidden if path.name.startswith(".") else unread.folders).append(path)
+                unread.note(path, unread.folders)
 
 
 def counted(names: Sequence[object], what: str) -> str:

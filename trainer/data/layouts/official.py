@@ -139,18 +139,14 @@ def _part_masks(folder: Path, unread: Unread) -> dict[str, tuple[Path, ...]]:
         files, folders, odd = entries(waiting.pop())
         unread.odd += odd
         for path in folders:
-            if path.name.startswith("."):
-                unread.hidden.append(path)
-            elif path.is_symlink():
-                # it may lead round in a circle
-                unread.folders.append(path)
+            if path.name.startswith(".") or path.is_symlink():
+                # a link may lead round in a circle
+                unread.note(path, unread.folders)
             else:
                 waiting.append(path)
         for path in files:
-            if path.name.startswith("."):
-                unread.hidden.append(path)
-            elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                unread.others.append(path)
+            if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+                unread.note(path, unread.others)
             elif (number := IDS.get(_part_name(path))) is None:
                 unread.nameless.append(path)
             else:

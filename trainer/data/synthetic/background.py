@@ -13,7 +13,7 @@ def background(canvas: Canvas, random: Random) -> None:
     """Blurred colours, from plain to a crowd of lights."""
     base = random.uniform(14, 200) * (1 + random.normal(0, 0.14, 3)) + np.array([4, -3, -8])
     cells = int(random.choice([2, 3, 5, 9, 14]))
-    strength = float(random.uniform(4, 60))
+    strength = random.uniform(4, 60)
     rough = (
         base
         + random.normal(0, strength, (cells, cells, 1))
@@ -31,12 +31,12 @@ def background(canvas: Canvas, random: Random) -> None:
                 (x - radius, y - radius, x + radius, y + radius),
                 fill=rgb(base + random.normal(0, 70, 3)),
             )
-        small = small.filter(ImageFilter.GaussianBlur(float(random.uniform(0.5, 3))))
+        small = small.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 3)))
     elif random.random() < 0.2:  # edges of a room
         draw = ImageDraw.Draw(small)
         for _ in range(int(random.integers(1, 4))):
             x = random.uniform(0, side)
             wide = random.uniform(0.05, 0.3) * side
             draw.rectangle((x, 0, x + wide, side), fill=rgb(base + random.normal(0, 35, 3)))
-        small = small.filter(ImageFilter.GaussianBlur(float(random.uniform(0.5, 4))))
+        small = small.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 4)))
     canvas.picture.paste(small.resize((canvas.fine, canvas.fine), Image.Resampling.BILINEAR))

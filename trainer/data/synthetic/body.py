@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.data.synthetic.canvas import CLOTH, NECK, NECKLACE, Canvas, rgb
 from trainer.data.synthetic.curves import oval, smooth
-from trainer.data.synthetic.person import Face, Look, Random
+from trainer.data.synthetic.person import Face, Look, Random, near
 from trainer.data.synthetic.pose import Pose
 
 
@@ -16,7 +16,7 @@ def body(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Random) -> 
     """Neck, shoulders, clothes, necklace. The body keeps its own lean."""
     base = pose.solid([(0.5, 0.8)], -0.22)[0]
     lean = look.tilt + 0.09 * math.sin(face.yaw)
-    stout = float(np.clip(random.normal(1, 0.08), 0.8, 1.25)) * (0.93 if face.feminine else 1.12)
+    stout = near(random, 1, 0.08, 0.8, 1.25) * (0.93 if face.feminine else 1.12)
     half = 0.178 * stout
     shoulder = 0.915 + 0.075 * look.neckline
     middle = float(base[0]) + lean
@@ -48,12 +48,12 @@ def body(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Random) -> 
         cloth = random.uniform(14, 60) + random.normal(0, 6, 3)
     kind = random.random()
     opening = {0: 1.12, 1: 1.35, 2: 1.9}[0 if kind < 0.4 else 1 if kind < 0.75 else 2]
-    depth = float(random.uniform(0.0, 0.05)) if kind < 0.4 else float(random.uniform(0.03, 0.2))
+    depth = random.uniform(0.0, 0.05) if kind < 0.4 else random.uniform(0.03, 0.2)
     left, right = middle - half * opening, middle + half * opening
-    slope = float(random.uniform(0.02, 0.14))
+    slope = random.uniform(0.02, 0.14)
     collar = shoulder + 0.015
     # one shoulder towards the camera, and collars that stand up beside the neck
-    lift = np.array([1, -1]) * float(random.normal(0, 0.05)) - float(random.uniform(0, 0.05))
+    lift = np.array([1, -1]) * random.normal(0, 0.05) - random.uniform(0, 0.05)
     high_left, high_right = collar + lift
     neckline = [(left, high_left), (middle, collar + depth), (right, high_right)]
     if kind < 0.55:  # round instead of pointed
@@ -76,12 +76,12 @@ def body(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Random) -> 
     pattern = random.random()
     if pattern < 0.2:
         other = cloth + random.normal(0, 60, 3)
-        step = float(random.uniform(0.03, 0.08))
+        step = random.uniform(0.03, 0.08)
         for at in np.arange(0, 2, step):
             ends = np.array([(at, 0.6), (at - 0.3 * slope, 1.1)])
             draw.line(canvas.local(ends, key), fill=rgb(other), width=max(1, canvas.fine // 90))
     for _ in range(3):  # folds
-        x = float(random.uniform(0, 1))
+        x = random.uniform(0, 1)
         ends = np.array([(x, collar), (x + random.normal(0, 0.1), 1.05)])
         draw.line(canvas.local(ends, key), fill=rgb(cloth * 0.8), width=canvas.fine // 60)
     canvas.close(patch, (key[0], outline))
@@ -99,13 +99,13 @@ def body(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Random) -> 
 
 def _necklace(canvas: Canvas, middle: float, half: float, shoulder: float, random: Random) -> None:
     metal = [(214, 180, 96), (206, 206, 212), (235, 228, 215), (60, 50, 46)][random.integers(4)]
-    top = min(0.9, shoulder - 0.03) + float(random.normal(0, 0.02))
-    drop = float(random.uniform(0.03, 0.09))
+    top = min(0.9, shoulder - 0.03) + random.normal(0, 0.02)
+    drop = random.uniform(0.03, 0.09)
     turn = np.linspace(-1, 1, 15)
     curve = np.stack([middle + 1.02 * half * turn, top + drop * (1 - turn**2)], axis=1)
     canvas.line(
         curve, metal, float(random.choice([0.004, 0.006, 0.012], p=[0.5, 0.35, 0.15])), NECKLACE
     )
     if random.random() < 0.5:
-        size = float(random.uniform(0.008, 0.02))
+        size = random.uniform(0.008, 0.02)
         canvas.part(oval(middle, top + drop + size, size, 1.3 * size), metal, NECKLACE)

@@ -6,12 +6,12 @@ import numpy as np
 
 from trainer.data.synthetic.canvas import BROW, EYE, Canvas, rgb
 from trainer.data.synthetic.curves import mirrored, oval, smooth
-from trainer.data.synthetic.person import Face, Look, Random
+from trainer.data.synthetic.person import Face, Look, Random, near
 from trainer.data.synthetic.pose import Pose
 
 
 def eye(canvas: Canvas, face: Face, look: Look, pose: Pose, side: int, random: Random) -> None:
-    half = 0.0525 * float(np.clip(random.normal(1, 0.05), 0.85, 1.15))
+    half = 0.0525 * near(random, 1, 0.05, 0.85, 1.15)
     up = 0.0166 * look.open_eyes
     down = 0.0122 * (0.5 + 0.5 * look.open_eyes)
     tilt = 0.004
@@ -61,11 +61,11 @@ def eye(canvas: Canvas, face: Face, look: Look, pose: Pose, side: int, random: R
 
 
 def brow(canvas: Canvas, face: Face, look: Look, pose: Pose, side: int, random: Random) -> None:
-    raised = float(random.normal(0, 0.011))
-    arch = float(np.clip(random.normal(0.022, 0.008), 0.002, 0.04))
+    raised = random.normal(0, 0.011)
+    arch = near(random, 0.022, 0.008, 0.002, 0.04)
     thick = 0.0285 * look.brow
-    reach = float(random.normal(0.222, 0.014))
-    inner = float(random.normal(0.549, 0.007))
+    reach = random.normal(0.222, 0.014)
+    inner = random.normal(0.549, 0.007)
     at = np.linspace(0, 1, 9)
     x = inner + (reach - inner + 0.5) * at
     spine = 0.4365 - raised - arch * np.sin(np.pi * np.clip(at * 0.9 + 0.02, 0, 1)) * 1.15
@@ -75,6 +75,6 @@ def brow(canvas: Canvas, face: Face, look: Look, pose: Pose, side: int, random: 
     )
     outline = smooth(pose.at(mirrored(ring, side)), 2)
     colour = np.minimum(face.hair_colour * 0.7, face.skin * 0.66)
-    share = float(np.clip(random.normal(0.75, 0.12), 0.45, 0.95))
+    share = near(random, 0.75, 0.12, 0.45, 0.95)
     canvas.label(outline, BROW[side])
     canvas.blend(outline, colour, share, 0.0025)

@@ -8,20 +8,20 @@ import numpy as np
 
 from trainer.data.synthetic.canvas import BROW, EYE, GLASSES, Canvas
 from trainer.data.synthetic.curves import mirrored
-from trainer.data.synthetic.person import Face, Look, Random
+from trainer.data.synthetic.person import Face, Look, Random, near
 from trainer.data.synthetic.pose import Pose
 
 
 def glasses(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Random) -> None:
     dark = look.glasses != "clear"
     up = 0.0 if look.glasses != "raised" else -0.29
-    half_width = float(np.clip(random.normal(0.113, 0.012), 0.088, 0.135))
-    half_height = float(np.clip(random.normal(0.066, 0.016), 0.036, 0.105))
+    half_width = near(random, 0.113, 0.012, 0.088, 0.135)
+    half_height = near(random, 0.066, 0.016, 0.036, 0.105)
     frame = random.uniform(10, 70) + random.normal(0, 12, 3)
     if random.random() < 0.3:
         frame = np.array([170, 150, 110]) + random.normal(0, 20, 3)
-    thick = float(random.uniform(0.004, 0.016))
-    power = float(random.uniform(2.2, 4))
+    thick = random.uniform(0.004, 0.016)
+    power = random.uniform(2.2, 4)
     keep = (*EYE.values(), *BROW.values()) if not dark else ()
     under = np.asarray(canvas.labels).copy()
     for side in (-1, 1):

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.data.synthetic.canvas import HAIR, Canvas
 from trainer.data.synthetic.curves import mirrored, oval, smooth
-from trainer.data.synthetic.person import SLICES, Face, Look, Random
+from trainer.data.synthetic.person import SLICES, Face, Look, Random, near
 from trainer.data.synthetic.pose import Pose, outline
 
 
@@ -17,10 +17,10 @@ def hair_behind(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Rand
         return
     volume = 0.085 * look.volume
     end = 0.62 + 0.42 * look.length
-    wave = float(random.uniform(0, 0.025))
+    wave = random.uniform(0, 0.025)
     sides = []
     for side in (-1, 1):
-        spread = float(random.normal(0.035, 0.08)) + 0.05 * look.volume
+        spread = random.normal(0.035, 0.08) + 0.05 * look.volume
         rows = []
         for y in np.linspace(0.1, end, 11):
             bulge = volume + spread * np.clip((y - 0.35) / 0.5, 0, 1.2)
@@ -42,10 +42,10 @@ def hair_before(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Rand
     volume = {"buzz": 0.014, "short": 0.055, "tied": 0.035, "long": 0.08}[style] * look.volume
     fringe = 0.0
     if style == "long" and look.fringe < 0.16:
-        fringe = float(random.uniform(0.08, 0.14))
+        fringe = random.uniform(0.08, 0.14)
     elif style == "short" and look.fringe < 0.25:
-        fringe = float(random.uniform(0.02, 0.08))
-    line = float(np.clip(random.normal(0.215, 0.022), 0.15, 0.27)) + fringe
+        fringe = random.uniform(0.02, 0.08)
+    line = near(random, 0.215, 0.022, 0.15, 0.27) + fringe
     if style == "buzz":
         line -= 0.01
     part = look.part
@@ -73,7 +73,7 @@ def hair_before(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Rand
     ]
     if style == "long" and not fringe:
         # parted hair falls from the parting to the temples
-        fall = float(random.uniform(0.0, 0.05))
+        fall = random.uniform(0.0, 0.05)
         inner[3] = (0.5 + 0.19, line + 0.075 + fall)
         inner[7] = (0.5 - 0.19, line + 0.075 + fall)
         inner[5] = (0.5 + part, line - 0.03)
@@ -91,7 +91,7 @@ def hair_before(canvas: Canvas, face: Face, look: Look, pose: Pose, random: Rand
     if style != "buzz":
         gleam = [(0.3, 0.16), (0.42, 0.115), (0.58, 0.115), (0.7, 0.16), (0.6, 0.145), (0.4, 0.145)]
         shine = smooth(pose.solid(gleam, -0.1), 2)
-        share = float(random.uniform(0.05, 0.3))
+        share = random.uniform(0.05, 0.3)
         canvas.blend(shine, np.clip(face.hair_colour * 1.5 + 25, 0, 255), share, 0.02)
 
 
@@ -107,13 +107,13 @@ def _lock(
 ) -> None:
     """Hair that falls beside the face, over the ear or behind it."""
     edge = 0.262 * face.width
-    wave = float(random.uniform(0, 0.02))
+    wave = random.uniform(0, 0.02)
     if look.covered[side]:
-        inward = float(random.uniform(-0.035, 0.012))
+        inward = random.uniform(-0.035, 0.012)
         inner_y = np.linspace(0.3, end, 9)
         inner_x = edge + inward - 0.03 * np.clip((0.5 - inner_y) / 0.2, 0, 1)
         inner_x = inner_x + wave * np.sin(14 * inner_y)
-        inner_x = inner_x - float(random.uniform(0.0, 0.09)) * np.clip((inner_y - 0.7) / 0.3, 0, 1)
+        inner_x = inner_x - random.uniform(0.0, 0.09) * np.clip((inner_y - 0.7) / 0.3, 0, 1)
     else:
         # tucked: the lock comes out behind the ear
         inner_y = np.linspace(0.62, max(end, 0.78), 7)

@@ -6,7 +6,7 @@ import numpy as np
 
 from trainer.data.synthetic.canvas import EAR, SKIN, Canvas
 from trainer.data.synthetic.curves import mirrored, oval, smooth
-from trainer.data.synthetic.person import Face, Look, Random
+from trainer.data.synthetic.person import Face, Look, Random, near
 from trainer.data.synthetic.pose import Pose, outline
 
 
@@ -35,8 +35,8 @@ def head(canvas: Canvas, face: Face, look: Look, pose: Pose) -> None:
 
 
 def ear(canvas: Canvas, face: Face, pose: Pose, side: int, random: Random) -> None:
-    high = float(np.clip(random.normal(1, 0.12), 0.7, 1.4))
-    wide = float(np.clip(random.normal(1, 0.2), 0.55, 1.6))
+    high = near(random, 1, 0.12, 0.7, 1.4)
+    wide = near(random, 1, 0.2, 0.55, 1.6)
     base = 0.5 + 0.262 * face.width
     shape = np.array(
         [

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from trainer.data.synthetic.canvas import BARE, CLOTH, EAR, FINE, HAIR, NECK, SKIN, Canvas
-from trainer.data.synthetic.person import Face, Random
+from trainer.data.synthetic.person import Face, Random, near
 
 _BARE = np.isin(np.arange(256), BARE)
 _BODY = np.isin(np.arange(256), (NECK, CLOTH))
@@ -31,7 +31,7 @@ def _lit(
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = axis[None, :], axis[:, None]
     # a solid lit from one side, a little from above
-    from_side = float(np.clip(random.normal(0, 0.5), -1, 1))
+    from_side = near(random, 0, 0.5, -1, 1)
     across, down = (x - 0.5) / 0.36, (y - 0.52) / 0.56
     front = np.sqrt(np.clip(1 - across**2 - down**2, 0.04, 1))
     light = 0.58 + 0.40 * front + 0.20 * from_side * across - 0.08 * down
@@ -46,17 +46,17 @@ def _lit(
     gain *= _strands(labels, face, random)
     image = image * gain[..., None]
     # the room: warmth, brightness, a gradient, contrast
-    warmth = float(random.normal(0.02, 0.04))
+    warmth = random.normal(0.02, 0.04)
     tint = np.array([1 + warmth, 1.0, 1 - warmth], np.float32)
-    fall = 1 + float(random.normal(0, 0.1)) * (x - 0.5) + float(random.normal(0, 0.1)) * (y - 0.5)
-    image = image * tint * (fall * float(np.clip(random.normal(1.0, 0.12), 0.6, 1.3)))[..., None]
-    contrast = float(np.clip(random.normal(1.0, 0.12), 0.7, 1.3))
+    fall = 1 + random.normal(0, 0.1) * (x - 0.5) + random.normal(0, 0.1) * (y - 0.5)
+    image = image * tint * (fall * near(random, 1.0, 0.12, 0.6, 1.3))[..., None]
+    contrast = near(random, 1.0, 0.12, 0.7, 1.3)
     image = 110 + (image - 110) * contrast
     # film's shoulder: bright skin keeps its shape instead of turning white
     bright = image > 190
     image[bright] = 190 + 65 * np.tanh((image[bright] - 190) / 65)
     noise = random.standard_normal((size, size, 1), dtype=np.float32)
-    grain = float(random.uniform(1.0, 5.0))
+    grain = random.uniform(1.0, 5.0)
     return np.clip(image + grain * noise, 0, 255).astype(np.uint8)
 
 
@@ -67,8 +67,8 @@ def _strands(labels: np.ndarray, face: Face, random: Random) -> np.ndarray:
     rows, columns = np.nonzero(labels == HAIR)
     table = random.normal(1, 0.16, 512).astype(np.float32)
     broad = random.normal(1, 0.14, 64).astype(np.float32)
-    wave = float(random.uniform(0, 0.25))
-    rate = float(random.uniform(8, 26))
+    wave = random.uniform(0, 0.25)
+    rate = random.uniform(8, 26)
     if not len(rows):
         return gain
     x = (columns / size - 0.5 - 0.05 * face.yaw).astype(np.float32)

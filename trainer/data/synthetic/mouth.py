@@ -6,15 +6,15 @@ import numpy as np
 
 from trainer.data.synthetic.canvas import L_LIP, MOUTH, U_LIP, Canvas
 from trainer.data.synthetic.curves import oval, smooth
-from trainer.data.synthetic.person import Look, Random
+from trainer.data.synthetic.person import Look, Random, near
 from trainer.data.synthetic.pose import Pose
 
 
 def mouth(canvas: Canvas, look: Look, pose: Pose, random: Random) -> None:
-    half = float(np.clip(random.normal(0.104, 0.011), 0.075, 0.135)) + 0.5 * max(0, look.smile)
-    upper = float(np.clip(random.normal(0.0245, 0.006), 0.011, 0.04))
-    lower = float(np.clip(random.normal(0.04, 0.008), 0.02, 0.06))
-    line = 0.7415 - 0.32 * look.gape + float(random.normal(0, 0.005))
+    half = near(random, 0.104, 0.011, 0.075, 0.135) + 0.5 * max(0, look.smile)
+    upper = near(random, 0.0245, 0.006, 0.011, 0.04)
+    lower = near(random, 0.04, 0.008, 0.02, 0.06)
+    line = 0.7415 - 0.32 * look.gape + random.normal(0, 0.005)
     corner = line - look.smile + 0.45 * look.gape
     top = line - upper
     below = line + look.gape

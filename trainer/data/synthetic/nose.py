@@ -6,13 +6,13 @@ import numpy as np
 
 from trainer.data.synthetic.canvas import NOSE, Canvas
 from trainer.data.synthetic.curves import mirrored, oval, smooth
-from trainer.data.synthetic.person import Face, Random
+from trainer.data.synthetic.person import Face, Random, near
 from trainer.data.synthetic.pose import Pose
 
 
 def nose(canvas: Canvas, face: Face, pose: Pose, random: Random) -> None:
-    wide = float(np.clip(random.normal(1.0, 0.1), 0.75, 1.3)) * (0.97 if face.feminine else 1.04)
-    low = float(random.normal(0.670, 0.008))
+    wide = near(random, 1.0, 0.1, 0.75, 1.3) * (0.97 if face.feminine else 1.04)
+    low = random.normal(0.670, 0.008)
     half = [
         (0.527, 0.456, 0.01),
         (0.533, 0.52, 0.03),

@@ -50,6 +50,11 @@ SLICES = np.array(
 )
 
 
+def near(random: Random, mean: float, spread: float, low: float, high: float) -> float:
+    """A normal draw, kept between two ends."""
+    return float(np.clip(random.normal(mean, spread), low, high))
+
+
 @dataclass(frozen=True)
 class Face:
     """A head as it is built, before it is dressed."""
@@ -67,8 +72,8 @@ class Face:
     @staticmethod
     def drawn_from(random: Random) -> Face:
         feminine = bool(random.random() < 0.63)
-        yaw = float(np.clip(random.normal(0, math.radians(15)), -0.75, 0.75))
-        pitch = float(np.clip(random.normal(0, math.radians(5)), -0.3, 0.3))
+        yaw = near(random, 0, math.radians(15), -0.75, 0.75)
+        pitch = near(random, 0, math.radians(5), -0.3, 0.3)
         tone = np.array(_SKIN_TONES[random.choice(len(_SKIN_TONES), p=_SKIN_SHARES)], float)
         hair = np.array(_HAIR_TONES[random.choice(len(_HAIR_TONES), p=_HAIR_SHARES)], float)
         if feminine:
@@ -88,19 +93,19 @@ class Face:
                 250,
             ),
             style=style,
-            width=float(random.normal(1.045, 0.05)) * (0.985 if feminine else 1.015),
-            jaw=float(random.normal(1.0, 0.05)) * (0.97 if feminine else 1.05),
-            chin=float(random.normal(0.004, 0.02)) + (-0.006 if feminine else 0.012),
+            width=random.normal(1.045, 0.05) * (0.985 if feminine else 1.015),
+            jaw=random.normal(1.0, 0.05) * (0.97 if feminine else 1.05),
+            chin=random.normal(0.004, 0.02) + (-0.006 if feminine else 0.012),
         )
 
-    def slices(self, rows: int = 44) -> np.ndarray:
-        """The head's slices, [rows, 4], from the top to the chin."""
+    def slices(self) -> np.ndarray:
+        """The head's slices, [44, 4], from the top to the chin."""
         table = SLICES.copy()
         table[:, 1] *= self.width * np.interp(table[:, 0], [0.5, 0.78], [1.0, self.jaw])
         table[:, 0] += np.interp(table[:, 0], [0.6, 0.93], [0.0, self.chin])
         # even steps along the outline, or the top and the chin become corners
         along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(table[:, :2], axis=0).T))])
-        at = np.linspace(0, along[-1], rows)
+        at = np.linspace(0, along[-1], 44)
         return np.stack([np.interp(at, along, column) for column in table.T], axis=1)
 
 
@@ -168,16 +173,16 @@ class Look:
             necklace=bool(random.random() < (0.085 if feminine else 0.012)),
             covered={side: not bare[side] for side in (-1, 1)},
             gape=float(np.clip(gape, 0, 0.075)) if gape > 0 else 0.0,
-            smile=float(np.clip(random.normal(0.012 + 0.25 * gape, 0.009), -0.012, 0.035)),
-            open_eyes=float(np.clip(random.normal(1.0, 0.24), 0.4, 1.7)),
-            gaze=float(np.clip(random.normal(0, 0.25), -0.6, 0.6)),
-            beard=0.0 if feminine or random.random() < 0.45 else float(random.uniform(0.12, 0.6)),
-            fringe=float(random.random()),
-            part=float(np.clip(random.normal(0, 0.08), -0.16, 0.16)),
-            volume=float(np.clip(random.normal(1.1, 0.3), 0.4, 1.8)),
-            length=float(np.clip(random.normal(1.0, 0.16), 0.66, 1.3)),
-            neckline=float(np.clip(random.normal(0.0, 1.0), -1.7, 2)),
-            tilt=float(random.normal(0, 0.1)),
+            smile=near(random, 0.012 + 0.25 * gape, 0.009, -0.012, 0.035),
+            open_eyes=near(random, 1.0, 0.24, 0.4, 1.7),
+            gaze=near(random, 0, 0.25, -0.6, 0.6),
+            beard=0.0 if feminine or random.random() < 0.45 else random.uniform(0.12, 0.6),
+            fringe=random.random(),
+            part=near(random, 0, 0.08, -0.16, 0.16),
+            volume=near(random, 1.1, 0.3, 0.4, 1.8),
+            length=near(random, 1.0, 0.16, 0.66, 1.3),
+            neckline=near(random, 0.0, 1.0, -1.7, 2),
+            tilt=random.normal(0, 0.1),
             lip=natural * (1 - made_up) + rouge * made_up,
             iris=np.array(
                 [(70, 46, 30), (52, 34, 26), (96, 74, 44), (88, 116, 136), (84, 104, 82)][
@@ -185,5 +190,5 @@ class Look:
                 ],
                 float,
             ),
-            brow=float(np.clip(random.normal(1.0, 0.32), 0.45, 2.0)) * (0.9 if feminine else 1.12),
+            brow=near(random, 1.0, 0.32, 0.45, 2.0) * (0.9 if feminine else 1.12),
         )

@@ -29,7 +29,7 @@ class Pose:
         axis = across / np.hypot(*across) + np.array([down[1], -down[0]]) / np.hypot(*down)
         axis /= np.hypot(*axis)
         scale = (0.2415 / np.hypot(*across)) ** 0.7 * (0.2675 / np.hypot(*down)) ** 0.3
-        scale *= float(random.normal(1, 0.02))
+        scale *= random.normal(1, 0.02)
         roll = -math.atan2(axis[1], axis[0]) + float(random.normal(0, math.radians(1.6)))
         turn = np.array([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]])
         self._matrix = scale * turn
