@@ -128,6 +128,33 @@ class Stopping(BasePruner):
         return bool(earlier) and not self._goes_on(trial.intermediate_values[rung], earlier)
 
 
+class Promotion(BasePruner):
+    """Asynchronous successive halving that pauses at every rung and promotes the best of a rung.
+
+    Before anything new is begun, from the highest rung down: a paused trial among the best
+    floor(recorded / eta) of its rung goes on to the next one. Source: arXiv 1810.05934,
+    algorithm 2.
+    """
+
+    def __init__(self, rungs: Sequence[int], eta: int) -> None:
+        self._rungs = rungs
+        self._eta = eta
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return trial.last_step in self._rungs
+
+    def promote(self, study: optuna.Study, total: int) -> int | None:
+        rows = study.get_trials(deepcopy=False)
+        last_rows = _last_rows(rows)
+        for rung in reversed(self._rungs):
+            recorded = [row for row in rows if rung in row.intermediate_values]
+            recorded.sort(key=lambda row: -row.intermediate_values[rung])
+            for row in recorded[: len(recorded) // self._eta]:
+                if row.number in last_rows and row.last_step == rung:
+                    return row.number
+        return None
+
+
 class Scheduled(BasePruner):
     """A scheduler of another library, asked as its own tuner asks it.
 
@@ -163,6 +190,16 @@ def _others(study: optuna.Study, trial: FrozenTrial, epoch: int) -> list[float]:
         for row in study.get_trials(deepcopy=False)
         if row.number != trial.number and epoch in row.intermediate_values
     ]
+
+
+def _last_rows(rows: Iterable[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Number -> row, of those that no other row continues and that were parked."""
+    continued = {row.user_attrs.get(CONTINUES) for row in rows}
+    return {
+        row.number: row
+        for row in rows
+        if row.number not in continued and row.state == TrialState.PRUNED
+    }
 
 
 _RAY = ("ray.tune.schedulers", "AsyncHyperBandScheduler")
@@ -213,6 +250,11 @@ def _syne(setting: Setting, share: float) -> Rule:
         random_seed=setting.seed,
     )
     return Rule(Scheduled(scheduler))
+
+
+def _promotion(setting: Setting, share: float) -> Rule:
+    pruner = Promotion(rungs_of(setting.epochs, first_epoch(setting.epochs, share), 3), eta=3)
+    return Rule(pruner, pruner.promote)
 
 
 # ---------------------------------------------------------------------------------- extrapolation
@@ -447,6 +489,7 @@ def rules() -> dict[str, Factory]:
     for label, share in (("", 0.0), (" from 10 %", 0.1)):
         table[f"ASHA ({ray}){label}"] = functools.partial(_ray, share=share)
         table[f"ASHA ({syne}){label}"] = functools.partial(_syne, share=share)
+        table[f"ASHA, promotion (re-stated){label}"] = functools.partial(_promotion, share=share)
     for label, use_prior in (("", False), (", with the prior", True)):
         table[f"extrapolation (plain, after LC-PFN){label}"] = _predictive(use_prior)
         for share in (0.42, 0.25):

@@ -302,6 +302,16 @@ def test_the_re_stated_rules_keep_the_best_quarter_and_the_best_third(
     assert [name for name in rules.rules() if "ASHA (re-stated after" in name]
 
 
+def test_promotion_pauses_at_each_rung_and_promotes_the_best_third() -> None:
+    pruner = rules.Promotion([1, 3], eta=3)
+    scores = [0.1, 0.2, 0.6, 0.3, 0.4, 0.5]
+    outcome = played(
+        replay.Rule(pruner, pruner.promote), *(curve(n, *[s] * 4) for n, s in enumerate(scores))
+    )
+    # six at epoch 1, the best two of them to epoch 3, of which none is a third
+    assert outcome == replay.Outcome(epochs=6 + 2 * 2, answer=0.6, whole=False)
+
+
 def test_the_extrapolator_learns_where_curves_end_and_how_sure_that_is() -> None:
     curves = np.array([one.val_f for one in bank(30, epochs=12, seeds=1)])
     model = rules.Extrapolator(12, curves[:20])
