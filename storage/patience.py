@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import sqlalchemy as sa
 from alembic.util import CommandError
@@ -36,6 +36,8 @@ class PatientStorage(GuardedRDBStorage):
 
     Arguments and errors: see `storage.rdb.LeasedStorage`.
     """
+
+    _head_version: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -269,6 +271,12 @@ class PatientStorage(GuardedRDBStorage):
                 if trouble.kind_of(error) is not None or not attempts_left:
                     raise _refusal(error, self.address) from None
             time.sleep(PAUSE_S * random.random())
+
+    def get_head_version(self) -> str:
+        """The schema of the installed Optuna, which loads every migration to find it: once."""
+        cls = PatientStorage
+        cls._head_version = cls._head_version or super().get_head_version()
+        return cls._head_version
 
     def _check_schema(self) -> None:
         try:

@@ -44,7 +44,9 @@ from tests.support import fork_server, postgres  # noqa: E402
 # what takes a process half a minute and more, the longest first
 LONG = (
     *("test_run.py", "test_confirm.py", "test_failures.py", "test_storage_contract.py"),
-    *("test_revival.py", "test_replay.py", "test_queue.py", "test_templates.py", "test_worker.py"),
+    *("test_check.py", "test_worker.py", "test_ray_launcher.py", "test_streams.py"),
+    *("test_every_key.py", "test_revival.py", "test_replay.py", "test_templates.py"),
+    *("test_samplers.py", "test_cache.py"),
 )
 
 

@@ -14,10 +14,11 @@ import pytest
 from search import compare, export, load, queue, report
 from tests.search.web.test_dashboard import ask
 from tests.storage.test_sqlite import files, without_powers
+from tests.support.marks import long
 from tests.support.studies import play, running, setup_of, store, study_of
 
 
-@pytest.fixture(params=["no log", "log"])
+@pytest.fixture(params=[long("no log"), "log"])
 def foreign(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder and a store with two studies that nobody but their owner may write to.
 

@@ -65,7 +65,8 @@ def test_every_picture_gets_a_palette_mask_of_its_own_size(
             assert archive.read(f"masks/{name}") == (out / name).read_bytes()
 
 
-@pytest.mark.parametrize("tta", [pytest.param((), marks=pytest.mark.long), ("--tta", "flip")])
+@pytest.mark.long
+@pytest.mark.parametrize("tta", [(), ("--tta", "flip")])
 def test_the_packed_run_py_gives_our_masks_without_this_project(
     checkpoint: Path, pictures: Path, tmp_path: Path, tta: tuple[str, ...]
 ) -> None:

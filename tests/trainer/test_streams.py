@@ -100,8 +100,8 @@ def test_a_repaired_copy_is_whole_though_nobody_reads(tmp_path: Path) -> None:
     "words",
     [
         ("search.export", "--format", "csv"),
-        ("search.queue", "list"),
-        ("search.compare", "faces", "faces2"),
+        long(("search.queue", "list")),
+        long(("search.compare", "faces", "faces2")),
         ("search.run", "--help"),
     ],
 )
@@ -212,6 +212,7 @@ def test_what_an_encoding_lacks_is_printed_as_something_else(tmp_path: Path) -> 
 NOTE = "\u2b50 Müller \u5b9e M\udcfcller"
 
 
+@pytest.mark.long
 def test_an_export_is_the_same_file_in_every_locale(searched: Path) -> None:
     named = create_trial(
         value=0.99,

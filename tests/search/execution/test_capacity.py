@@ -203,6 +203,7 @@ def test_one_number_of_workers_at_a_time(capsys: pytest.CaptureFixture[str]) -> 
     assert "--workers-per-device: not allowed with argument --workers" in line
 
 
+@pytest.mark.long
 def test_a_run_starts_the_workers_that_were_measured(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

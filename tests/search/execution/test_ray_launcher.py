@@ -327,6 +327,7 @@ def test_a_node_that_does_not_share_the_runs_folder_is_refused(tmp_path: Path) -
         ray_worker.start()
 
 
+@pytest.mark.long
 def test_relative_paths_are_made_absolute_before_they_travel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

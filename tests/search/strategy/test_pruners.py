@@ -218,7 +218,8 @@ def revive_all(study, setup, total):
             study.tell(trial, max(curve))
 
 
-@pytest.mark.parametrize("seed", [long(0), long(1), 2])
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_forty_trials_on_strange_data_end_near_the_best_of_them(tmp_path: Path, seed: int) -> None:
     storage = store(tmp_path)
     study = study_of(storage, sampler="random", seed=seed)

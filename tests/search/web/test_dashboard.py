@@ -608,6 +608,7 @@ def has_ipv6() -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_ctrl_c_ends_a_dashboard_quietly_on_ipv6_too(folder: Path) -> None:
     with served(folder, host="::1") as (server, port):

@@ -73,6 +73,12 @@ def shapes(drawn: tuple[list[Shape], np.ndarray]) -> list[Shape]:
 
 
 @pytest.fixture(scope="module")
+def fewer_shapes() -> list[Shape]:
+    """Enough for what holds of every face."""
+    return [shape_of(face(index)[1]) for index in range(160)]
+
+
+@pytest.fixture(scope="module")
 def areas(shapes: list[Shape]) -> np.ndarray:
     """Share of the pixels: [face, class]."""
     return np.stack([shape.area_C for shape in shapes])
@@ -87,6 +93,7 @@ def test_the_classes_of_a_face_are_about_as_many_as_published(areas: np.ndarray)
     assert per_image.max() <= 19
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_class_is_as_frequent_as_large_and_where_it_is_on_photographs(
     areas: np.ndarray, shapes: list[Shape], name: str
@@ -109,14 +116,15 @@ def test_a_class_is_as_frequent_as_large_and_where_it_is_on_photographs(
     assert y == pytest.approx(published.y, abs=slack)
 
 
+@pytest.mark.long
 def test_the_mean_colour_is_that_of_photographs(drawn: tuple[list[Shape], np.ndarray]) -> None:
     # measured: (.521, .421, .356), and (.509, .409, .344) over the next 400 faces
     assert drawn[1].mean(axis=0).tolist() == pytest.approx(MEAN_RGB, abs=0.03)
 
 
-def test_the_persons_left_lies_on_the_right_of_the_picture(shapes: list[Shape]) -> None:
+def test_the_persons_left_lies_on_the_right_of_the_picture(fewer_shapes: list[Shape]) -> None:
     for left, right in (("l_eye", "r_eye"), ("l_brow", "r_brow"), ("l_ear", "r_ear")):
-        pairs = [(shape.x_C[IDS[left]], shape.x_C[IDS[right]]) for shape in shapes]
+        pairs = [(shape.x_C[IDS[left]], shape.x_C[IDS[right]]) for shape in fewer_shapes]
         both = [
             (x_left, x_right)
             for x_left, x_right in pairs
@@ -125,16 +133,16 @@ def test_the_persons_left_lies_on_the_right_of_the_picture(shapes: list[Shape]) 
         assert len(both) > 50
         assert all(x_left > x_right for x_left, x_right in both)
     for name, on_right in (("l_eye", True), ("r_eye", False), ("l_ear", True), ("r_ear", False)):
-        places = [shape.x_C[IDS[name]] for shape in shapes if shape.area_C[IDS[name]] > 0]
+        places = [shape.x_C[IDS[name]] for shape in fewer_shapes if shape.area_C[IDS[name]] > 0]
         assert all(bool(x > 0.5) is on_right for x in places)
 
 
-def test_parts_lie_in_the_order_of_a_face(shapes: list[Shape]) -> None:
+def test_parts_lie_in_the_order_of_a_face(fewer_shapes: list[Shape]) -> None:
     for above, below in (
         *(("l_brow", "l_eye"), ("r_brow", "r_eye"), ("l_eye", "nose"), ("r_eye", "nose")),
         *(("nose", "u_lip"), ("u_lip", "l_lip")),
     ):
-        gaps = [shape.y_C[IDS[below]] - shape.y_C[IDS[above]] for shape in shapes]
+        gaps = [shape.y_C[IDS[below]] - shape.y_C[IDS[above]] for shape in fewer_shapes]
         assert all(gap > 0 for gap in gaps if gap == gap)
 
 
@@ -181,6 +189,7 @@ def test_the_same_index_is_the_same_face_in_another_process() -> None:
     assert done.stdout.strip() == digest(range(6))
 
 
+@pytest.mark.long
 def test_no_two_faces_are_alike(areas: np.ndarray) -> None:
     assert len({row.tobytes() for row in areas}) == COUNT
     images = [face(index)[0] for index in range(12)]
