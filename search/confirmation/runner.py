@@ -28,7 +28,7 @@ from search.management.opening import decode_faces, refuse_orphans
 from search.results.statistics.intervals import seed_deviation
 from search.results.statistics.sequential_plan import FIRST, PlanState
 from search.study.attributes import CONFIGURATION, JUDGED, SETUP
-from search.study.identity import refuse_direction, refuse_foreign
+from search.study.identity import made_meanwhile, refuse_direction
 from search.study.lineages import diverged
 from search.study.lookup import chosen_study, load_setup, study_or_none
 from search.study.shared_state import set_total
@@ -73,8 +73,8 @@ def prepared(options: ConfirmOptions, storage: LeasedStorage, task: Task, runs: 
         if SETUP in study.user_attrs:
             refuse_direction(study, fix)
             task = joined(task, study, fix)
-        else:
-            refuse_foreign(study, fix)
+        elif made_meanwhile(study, fix):
+            return prepared(options, storage, task, runs)
     refuse_orphans(storage, name, runs)
     decode_faces(task.setup)
     return task

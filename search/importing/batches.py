@@ -40,7 +40,7 @@ from search.study.attributes import (
     SETUP,
     SOURCE,
 )
-from search.study.identity import refuse_direction, refuse_foreign
+from search.study.identity import made_meanwhile, refuse_direction
 from search.study.lookup import study_or_none
 from search.study.search_space import is_number, short
 from search.study.setup import StudyError
@@ -145,8 +145,8 @@ def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
         )
     if IMPORTED in attrs:
         refuse_direction(study)
-    else:
-        refuse_foreign(study, maker="search.import_results")
+    elif made_meanwhile(study, maker="search.import_results", mark=IMPORTED):
+        return _existing(storage, name)
     return study
 
 

@@ -111,7 +111,8 @@ def resolved_setup(
                 f'study "{new.name}" holds imported runs, which cannot go on: name another with'
                 " --study"
             )
-        refuse_foreign(study)
+        if made_meanwhile(study):
+            return resolved_setup(study, new, explicit=explicit)
         return new
     refuse_direction(
         study,
@@ -141,19 +142,27 @@ def refuse_direction(study: optuna.Study, way_on: str = "name another with --stu
         raise StudyError(f'study "{study.study_name}" {wrong}: {way_on}')
 
 
-def refuse_foreign(
-    study: optuna.Study, way_on: str = "name another with --study", maker: str = "search.run"
-) -> None:
-    """Raise StudyError unless a study of somebody's own making is as good as new.
+def made_meanwhile(
+    study: optuna.Study,
+    way_on: str = "name another with --study",
+    maker: str = "search.run",
+    mark: str = SETUP,
+) -> bool:
+    """Whether a study that had no mark of ours has it now, and is to be judged by it.
 
-    way_on: what to do about it. maker: which command makes those that are wanted.
+    Raises StudyError for a study of somebody's own making, unless it is as good as new. way_on:
+    what to do about it. maker: which command makes those that are wanted, with the attribute
+    `mark` before any trial.
     """
-    attrs = study.user_attrs
+    # in this order: whoever makes the study this moment has set its mark before its first trial
+    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
     system = system_attrs_of(study)
+    attrs = study.user_attrs
+    if mark in attrs:
+        return True
     metrics = system.pop(METRIC_NAMES_KEY, METRIC_NAMES)
     # a note that was written in the dashboard is no program's
     others = sorted([*attrs, *(key for key in system if not key.startswith("dashboard:"))])
-    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
     why = _wrong_direction(study)
     if why is not None:
         pass
@@ -167,7 +176,7 @@ def refuse_foreign(
     elif others:
         why = f"has attributes of another program ({', '.join(others[:3])})"
     else:
-        return
+        return False
     raise StudyError(f'study "{study.study_name}" was not made by {maker}, it {why}: {way_on}')
 
 

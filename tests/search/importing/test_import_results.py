@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from search import compare, export, report, run
+from search.importing import batches
 from search.importing.batches import METRIC, import_batch, read_batch
 from search.reporting.dashboard_notes import study_note
 from search.results.reading import results_of
@@ -277,6 +279,25 @@ def test_two_imports_at_the_same_moment_show_each_run_once(tmp_path: Path, store
     results = results_of(study)
     assert sorted(one.name for one in results.outcomes) == ["a", "b"]
     assert len(results.rows) == 2
+
+
+def test_an_import_overtaken_by_another_adds_to_its_study(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = read_batch(written(tmp_path / "runs.json", [entry("a"), entry("b")]))
+    with closing(open_storage(sqlite_url)) as first, closing(open_storage(sqlite_url)) as second:
+        optuna.create_study(study_name="old", storage=first, direction="maximize")
+        judge = batches.made_meanwhile
+
+        def overtaken(study: optuna.Study, **options: Any) -> bool:
+            # its mark was looked for, its attributes were not yet
+            monkeypatch.undo()
+            import_batch(second, "old", batch)
+            return judge(study, **options)
+
+        monkeypatch.setattr(batches, "made_meanwhile", overtaken)
+        found = import_batch(first, "old", batch)
+        assert (found.added, len(found.study.get_trials())) == ([], 2)
 
 
 def test_a_copy_of_a_file_is_known_again(tmp_path: Path) -> None:

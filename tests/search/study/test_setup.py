@@ -12,6 +12,7 @@ from optuna_dashboard import save_note
 
 from search.management.opening import open_study
 from search.strategy.loading import load_study
+from search.study import identity
 from search.study.attributes import REBUILT, SETUP
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
@@ -279,6 +280,28 @@ def test_a_study_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path,
     after = storage.get_all_studies(), storage.get_all_trials(1)
     assert [vars(study) for study in after[0]] == [vars(study) for study in before[0]]
     assert after[1] == before[1]
+
+
+@pytest.mark.parametrize(("rate", "joins"), [(3e-3, True), (1e-3, False)])
+def test_a_study_made_by_another_run_this_moment_is_judged_as_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, joins: bool
+) -> None:
+    storage = store(tmp_path)
+    optuna.create_study(study_name="faces", storage=storage, direction="maximize")
+    judge = identity.made_meanwhile
+
+    def overtaken(study: optuna.Study) -> bool:
+        # its setup was looked for, its attributes were not yet
+        monkeypatch.undo()
+        study_of(store(tmp_path), config={"learning_rate": rate})
+        return judge(study)
+
+    monkeypatch.setattr(identity, "made_meanwhile", overtaken)
+    if joins:
+        assert load_setup(study_of(storage)).name == "faces"
+    else:
+        with pytest.raises(StudyError, match=r"training\.learning_rate 0\.001"):
+            study_of(storage)
 
 
 def test_an_empty_study_that_maximizes_is_taken_over(tmp_path: Path) -> None:
