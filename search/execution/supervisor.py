@@ -105,6 +105,11 @@ class Run:
             snapshot.trials, load_setup(self.study), total
         )
 
+    def timed_out(self) -> bool:
+        """Whether `--timeout` is over."""
+        timeout = self.options.timeout
+        return timeout is not None and time.monotonic() > self.began_s + timeout
+
     def done(self) -> bool:
         """Whether a worker has nothing left to do."""
         snapshot = self.snapshot()
@@ -124,13 +129,17 @@ def supervise(run: Run, prewarmed: PrewarmedWorker) -> int:
     detector = EventDetector(run.snapshot().trials)
     with EventCommand(run.options.on_event, common) as events:
         try:
-            with (
-                deletion_refused(run.storage, run.study.study_name),
-                SupervisorSignals(run.storage) as signals,
-                _crew(run, prewarmed) as launcher,
-                run.view,
-            ):
-                reason = _watched(run, launcher, events, detector, signals)
+            if run.timed_out():
+                reason = "timeout"
+                LOG.info(f"--timeout {run.options.timeout:g}: over before a worker has begun")
+            else:
+                with (
+                    deletion_refused(run.storage, run.study.study_name),
+                    SupervisorSignals(run.storage) as signals,
+                    _crew(run, prewarmed) as launcher,
+                    run.view,
+                ):
+                    reason = _watched(run, launcher, events, detector, signals)
         except (UserError, StorageError) as error:
             events.send("failed", trial=None, reason=str(error))
             raise
@@ -156,7 +165,6 @@ def _watched(
     """Look after the launcher until the run is over; why it is over."""
     lease = lease_of(run.storage, run.study.study_name)
     reaper = Reaper(run.storage, id_of_study(run.study), lease.grace_s)
-    until = None if run.options.timeout is None else run.began_s + run.options.timeout
     progress = _Progress()
     try:
         while True:
@@ -187,7 +195,7 @@ def _watched(
                     "asked to end",
                     "asked to end: running trials finish their epoch and wait",
                 )
-            elif until is not None and time.monotonic() > until:
+            elif run.timed_out():
                 reason = "timeout"
                 line = f"--timeout {run.options.timeout:g}: running trials finish their epoch"
             elif signals.asked.wait(_LOOK_S):

@@ -213,7 +213,7 @@ def test_a_run_starts_the_workers_that_were_measured(
     monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(5.0, 1.0, 100.0))
     data = {"synthetic_images": 40, "runtime.threads": 1}
     (tmp_path / "tiny.yaml").write_text(to_yaml(tiny(**data)))
-    flags = ["--config", "tiny.yaml", "--plain", "--timeout", "0.01", "--trials", "9"]
+    flags = ["--config", "tiny.yaml", "--plain", "--timeout", "0.5", "--trials", "9"]
     assert main([*flags, "--workers-per-device", "auto"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "1 worker per device: 1: 5" in out
@@ -236,7 +236,7 @@ def test_a_second_start_on_the_same_faces_decodes_and_writes_nothing(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     faces = course(tmp_path / "faces", [f"face-{number}" for number in range(40)])
     (tmp_path / "tiny.yaml").write_text(to_yaml(tiny()))
-    flags = ["--config", "tiny.yaml", "--plain", "--timeout", "0.01", "--workers", "1"]
+    flags = ["--config", "tiny.yaml", "--plain", "--timeout", "0.5", "--workers", "1"]
     flags += ["--data", str(faces)]
     assert main([*flags, "--study", "first"]) == 0
     before = stamps(cache)
