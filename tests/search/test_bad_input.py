@@ -59,6 +59,16 @@ def refused(
     return err
 
 
+def nothing_changes(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: list[str]
+) -> None:
+    """A search is refused in one line that holds all of `says`, and nothing is stored."""
+    before = standing(folder)
+    line = refused(run.main, [*flags(folder), *words], capsys)
+    assert [word for word in says if word not in line] == []
+    assert standing(folder) == before
+
+
 def without(folder: Path, break_it: Callable[[Path], None], to: Path) -> Path:
     """A copy of the data set with something broken in it."""
     data = to / "faces"
@@ -141,28 +151,26 @@ def test_data_that_cannot_be_trained_on_start_no_study(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--epochs", "2"], ["training.epochs 1", "2", "--study", "--from ok"]),
-        (["--data", "synthetic"], ["data faces", "synthetic", "--study"]),
-        (["--image-size", "24"], ["data.image_size 16", "24"]),
-        (["--range", "learning_rate=1e-4:1e-3:log"], ["learning_rate"]),
-        (["--seed", "7"], ["seed 0", "7"]),
+        (["--epochs", "2"], ["training.epochs 1, this run has 2"]),
+        (["--data", "synthetic"], ["data faces", "synthetic"]),
+        (["--image-size", "24"], ["data.image_size 16, this run has 24"]),
+        (["--batch-size", "4"], ["data.batch_size", "this run has 4"]),
+        (["--fix", "ce_weight=2"], ["loss.ce_weight 1, this run has 2"]),
+        (["--range", "learning_rate=1e-4:1e-3:log"], ["learning_rate not searched"]),
+        (["--seed", "7"], ["seed 0, this run has 7"]),
     ],
 )
 def test_a_study_is_not_opened_as_something_else(
     folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: list[str]
 ) -> None:
-    before = standing(folder)
-    line = refused(run.main, [*flags(folder), "--study", "ok", *words], capsys)
-    for word in says:
-        assert word in line
-    assert standing(folder) == before
+    nothing_changes(folder, capsys, ["--study", "ok", *words], [*says, "--study NAME", "--from ok"])
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--fix", "dropuot=0.1"], ["dropuot", "dropout"]),
-        (["--fix", "dropout=3"], ["dropout=3", "0..0.4", "--range"]),
+        (["--fix", "dropuot=0.1"], ["dropuot", "did you mean dropout"]),
+        (["--fix", "dropout=3"], ["dropout=3: outside 0..0.4", "--range"]),
         (["--fix", "dropout=nan"], ["nan", "finite"]),
         (["--fix", "dropout"], ["dropout", "name=value"]),
         (["--fix", "T_0=9"], ["T_0=9", "not one of"]),
@@ -176,14 +184,17 @@ def test_a_study_is_not_opened_as_something_else(
         (["--seed", "-1"], ["--seed", "-1"]),
         (["--seed", str(2**63)], ["--seed", str(2**63)]),
         (["--device", "gpu"], ["gpu", "cuda"]),
+        (["--device", "cuda:0"], ["no CUDA device is to be had here; use --device cpu"]),
+        (["--device", "cuda:x"], ["runtime.device"]),
+        (["--runs", "/dev/null"], ["--runs /dev/null: not a folder"]),
         (["--image-size", "5"], ["image_size", "5", "16"]),
-        (["--preset", "huge"], ["huge", "demo, small, full"]),
-        (["--pruner", "asha"], ["asha", "restart-aware"]),
-        (["--sampler", "cmaes"], ["cmaes", "tpe"]),
-        (["--from", "ko"], ['"ko"', "ok"]),
+        (["--preset", "huge"], ["huge", "none of demo, small, full"]),
+        (["--pruner", "asha"], ["--pruner asha: not one of restart-aware"]),
+        (["--sampler", "cmaes"], ["--sampler cmaes: not one of tpe, gp, random"]),
+        (["--from", "ko"], ['no study "ko" in the store', "ok"]),
         (["--enqueue", "nowhere.yaml"], ["nowhere.yaml"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
-        (["--storage", "search.db"], ["search.db", "sqlite:///"]),
+        (["--storage", "search.db"], ["sqlite:///search.db"]),
         (["--storage", "sqlite:////proc/nowhere/s.db"], ["/proc/nowhere/s.db"]),
         (
             ["--storage", f"postgresql://ann:{SECRET}@127.0.0.1:1/faces"],
@@ -195,11 +206,7 @@ def test_a_study_is_not_opened_as_something_else(
 def test_a_flag_that_cannot_be_meant_starts_no_study(
     folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: list[str]
 ) -> None:
-    before = standing(folder)
-    line = refused(run.main, [*flags(folder), "--study", "new", *words], capsys)
-    for word in says:
-        assert word in line
-    assert standing(folder) == before
+    nothing_changes(folder, capsys, ["--study", "new", *words], says)
 
 
 @pytest.mark.parametrize(
@@ -223,12 +230,7 @@ def test_an_enqueued_trial_that_cannot_be_meant_starts_no_study(
 ) -> None:
     file = tmp_path / "queue.yaml"
     file.write_text(text)
-    before = standing(folder)
-    words = [*flags(folder), "--study", "new", "--enqueue", str(file)]
-    line = refused(run.main, words, capsys)
-    for word in says:
-        assert word in line
-    assert standing(folder) == before
+    nothing_changes(folder, capsys, ["--study", "new", "--enqueue", str(file)], says)
 
 
 @pytest.mark.parametrize(

@@ -414,36 +414,6 @@ def test_every_name_that_help_and_readme_give_is_accepted(room: Path, name: str)
         assert getattr(load_setup(opened(room)), name) == value
 
 
-def test_a_wrong_name_is_refused_with_the_known_ones(
-    room: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "--pruner patience: not one of restart-aware" in refusal(capsys, "--pruner", "patience")
-    assert "--sampler cmaes: not one of tpe, gp, random" in refusal(capsys, "--sampler", "cmaes")
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (("--epochs", "3"), "training.epochs 2, this run has 3"),
-        (("--batch-size", "4"), "data.batch_size 8, this run has 4"),
-        (("--data", "faces"), "data synthetic (31 train, 4 val"),
-        (("--range", "learning_rate=1e-4:5e-3"), "learning_rate not searched"),
-        (("--seed", "1"), "seed 0, this run has 1"),
-        (("--fix", "ce_weight=2"), "loss.ce_weight 1, this run has 2"),
-    ],
-)
-def test_a_study_opened_for_something_else_is_refused_by_the_difference(
-    copied: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
-) -> None:
-    if flags[0] == "--data":
-        course(copied / "faces", [str(number) for number in range(40)])
-    line = refusal(capsys, "--trials", "9", "--study", NAME, *flags)
-    assert told in line
-    assert "--study NAME" in line
-    assert f"--from {NAME}" in line
-    assert states(copied) == [C, C, C]
-
-
 def test_a_folder_with_every_kind_of_trouble_is_searched_with_a_line_for_each(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -465,32 +435,6 @@ def test_masks_of_one_class_are_not_searched_on(
     line = refusal(capsys, "--trials", "1", "--data", "faces")
     assert "100.0% of the pixels of its train masks are background" in line
     assert not (room / "runs" / "faces-small-16").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (("--device", "cuda:0"), "no CUDA device is to be had here; use --device cpu"),
-        (("--device", "cuda:x"), "runtime.device"),
-        (("--device", "tpu"), "runtime.device"),
-        (("--fix", "dropuot=0.1"), "did you mean dropout"),
-        (("--fix", "dropout=0.9"), "dropout=0.9: outside 0..0.4"),
-        (("--range", "dice_weight=2:1"), "low must be below high"),
-        (("--range", "T_0=1:9"), "T_0"),
-        (("--enqueue", "none.yaml"), "none.yaml"),
-        (("--from", "nothing"), 'no study "nothing" in the store'),
-        (("--data", "nowhere"), "nowhere"),
-        (("--preset", "tiny"), "none of demo, small, full"),
-        (("--runs", "tiny.yaml"), "--runs tiny.yaml: not a folder"),
-        (("--storage", "runs/search.db"), "sqlite:///runs/search.db"),
-    ],
-)
-def test_a_mistake_is_one_line_and_makes_no_study(
-    room: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
-) -> None:
-    assert told in refusal(capsys, *flags)
-    if (room / "runs" / "search.db").exists():
-        assert store(room / "runs").get_all_studies() == []
 
 
 @pytest.mark.parametrize(

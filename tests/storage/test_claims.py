@@ -2,34 +2,23 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import optuna
 import pytest
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from storage import LeasedStorage, LeaseLost, for_optuna, open_storage, parse_url
 from storage.claims import REQUEST_ATTR
+from tests.support.claimed import new_study
 
 PROCESSES = 8
 QUEUED = 60
 # of each process of the pool below: where it meets the others, and its store
 _gate: Any = None
 _opened: LeasedStorage | None = None
-
-
-@pytest.fixture
-def storage(store_url: str) -> Iterator[LeasedStorage]:
-    opened = open_storage(store_url)
-    yield opened
-    opened.close()
-
-
-def new_study(storage: LeasedStorage, name: str = "faces") -> int:
-    return storage.create_new_study([StudyDirection.MAXIMIZE], name)
 
 
 def add(

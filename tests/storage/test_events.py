@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,14 +15,13 @@ from optuna.trial import TrialState, create_trial
 from storage import Cause, LeasedStorage, LeaseLost, Reaper, TrialEvent, open_storage
 from storage.optuna_internals import TRIALS
 from storage.tables import EVENTS
+from tests.support.claimed import new_study
 
 
 @pytest.fixture
-def storage(store_url: str) -> Iterator[LeasedStorage]:
-    opened = open_storage(store_url)
-    opened.create_new_study([StudyDirection.MAXIMIZE], "faces")
-    yield opened
-    opened.close()
+def storage(storage: LeasedStorage) -> LeasedStorage:
+    new_study(storage)
+    return storage
 
 
 def claim(storage: LeasedStorage, owner: str = "host:1") -> int:

@@ -4,13 +4,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from storage import Heartbeat, LeasedStorage, StorageError, open_storage, sqlite
+from tests.support import claimed
 
 EVERY_S = 0.03
 
@@ -33,10 +33,17 @@ def hasty(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeasedSt
 
 def start(storage: LeasedStorage) -> tuple[int, int]:
     """A running trial in a new study: (token, trial_id)."""
-    study_id = storage.create_new_study([StudyDirection.MAXIMIZE], "faces")
-    token = storage.take_slot(study_id, None, "test")
-    assert token is not None
-    return token, storage.new_trial(study_id, token)
+    return claimed.start(storage, claimed.new_study(storage))
+
+
+@contextmanager
+def locked(storage: LeasedStorage) -> Iterator[None]:
+    """Another process holds the SQLite store."""
+    assert storage.address.path is not None
+    with closing(sqlite3.connect(storage.address.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
 
 
 def beats(storage: LeasedStorage) -> int:
@@ -85,16 +92,13 @@ def test_a_claim_that_is_gone_ends_the_beating(storage: LeasedStorage) -> None:
 
 def test_a_store_away_for_less_than_the_grace_costs_nothing(hasty: LeasedStorage) -> None:
     token, _ = start(hasty)
-    assert hasty.address.path is not None
     with Heartbeat(hasty, token, EVERY_S, 8.0) as heart:
         wait_for(lambda: beats(hasty) >= 1)
-        with closing(sqlite3.connect(hasty.address.path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with locked(hasty):
             before = beats(hasty)
             time.sleep(0.5)
             # several beats have failed by now
             assert beats(hasty) == before
-            other.execute("ROLLBACK")
         wait_for(lambda: beats(hasty) > before)
         assert not heart.lost.is_set()
         assert heart.failure is None
@@ -102,14 +106,11 @@ def test_a_store_away_for_less_than_the_grace_costs_nothing(hasty: LeasedStorage
 
 def test_a_store_away_for_longer_than_the_grace_is_reported(hasty: LeasedStorage) -> None:
     token, _ = start(hasty)
-    assert hasty.address.path is not None
     with Heartbeat(hasty, token, EVERY_S, 2.0) as heart:
         wait_for(lambda: beats(hasty) >= 1)
-        with closing(sqlite3.connect(hasty.address.path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with locked(hasty):
             assert not heart.lost.wait(0.4)
             assert heart.lost.wait(20)
-            other.execute("ROLLBACK")
     assert isinstance(heart.failure, StorageError)
     assert "another process has held it" in str(heart.failure)
 
@@ -117,18 +118,14 @@ def test_a_store_away_for_longer_than_the_grace_is_reported(hasty: LeasedStorage
 def test_the_heart_is_as_patient_as_the_storage(hasty: LeasedStorage) -> None:
     token, _ = start(hasty)
     hasty.patience_s = 8.0
-    assert hasty.address.path is not None
     with Heartbeat(hasty, token, EVERY_S, 0.1) as heart:
         wait_for(lambda: beats(hasty) >= 1)
-        with closing(sqlite3.connect(hasty.address.path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with locked(hasty):
             assert not heart.lost.wait(0.5)
-            other.execute("ROLLBACK")
 
 
 def test_a_lost_file_is_reported_at_once(hasty: LeasedStorage) -> None:
     token, _ = start(hasty)
-    assert hasty.address.path is not None
     with Heartbeat(hasty, token, EVERY_S, 60.0) as heart:
         wait_for(lambda: beats(hasty) >= 1)
         hasty.address.path.unlink()

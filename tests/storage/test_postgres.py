@@ -16,7 +16,6 @@ from optuna.trial import Trial, TrialState
 
 from storage import (
     Heartbeat,
-    LeasedStorage,
     Reaper,
     StorageError,
     open_storage,
@@ -25,6 +24,7 @@ from storage import (
 )
 from storage.trouble import kind_of
 from tests.support import postgres as servers
+from tests.support.claimed import start
 
 PASSWORD = "hun@ter:2/%"
 WRONG = "let@me:in/%"
@@ -57,12 +57,6 @@ def as_ann(url: str, password: str) -> str:
     """The same database for a user with a password, as a person must write it."""
     quoted = password.replace("%", "%25").replace("@", "%40")
     return url.replace("postgres:@", f"ann:{quoted}@")
-
-
-def start(storage: LeasedStorage, study_id: int) -> tuple[int, int]:
-    token = storage.take_slot(study_id, None, "test")
-    assert token is not None
-    return token, storage.new_trial(study_id, token)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pickle
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ from storage import (
     parse_url,
     sqlite,
 )
+from tests.support.claimed import new_study, start
 
 DICE = FloatDistribution(0.5, 4.0)
 # every kind of write that a trial knows
@@ -41,25 +42,6 @@ WRITES: dict[str, Callable[[LeasedStorage, int], Any]] = {
     "wait": lambda s, t: s.set_trial_state_values(t, TrialState.WAITING),
     "complete": lambda s, t: s.set_trial_state_values(t, TrialState.COMPLETE, [0.9]),
 }
-
-
-@pytest.fixture
-def storage(store_url: str) -> Iterator[LeasedStorage]:
-    opened = open_storage(store_url)
-    yield opened
-    opened.close()
-
-
-def new_study(storage: LeasedStorage, name: str = "faces") -> int:
-    return storage.create_new_study([StudyDirection.MAXIMIZE], name)
-
-
-def start(storage: LeasedStorage, study_id: int, owner: str = "test") -> tuple[int, int]:
-    """A running trial under a claim, a waiting one before a new one: (token, trial_id)."""
-    token = storage.take_slot(study_id, None, owner)
-    assert token is not None
-    trial_id = storage.pop_waiting(study_id, token)
-    return token, storage.new_trial(study_id, token) if trial_id is None else trial_id
 
 
 def written(trial: FrozenTrial) -> tuple[Any, ...]:

@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,15 @@ from storage import (
 )
 from storage.optuna_internals import TRIALS
 from storage.reaper import ReapedClaim
+from tests.support.claimed import new_study, start
 
 GRACE_S = 3.0
 
 
 @pytest.fixture
-def storage(store_url: str) -> Iterator[LeasedStorage]:
-    opened = open_storage(store_url)
-    opened.create_new_study([StudyDirection.MAXIMIZE], "faces")
-    yield opened
-    opened.close()
+def storage(storage: LeasedStorage) -> LeasedStorage:
+    new_study(storage)
+    return storage
 
 
 class Clock:
@@ -47,14 +45,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def start(storage: LeasedStorage, owner: str = "test") -> tuple[int, int]:
-    """A running trial under a claim, a waiting one before a new one: (token, trial_id)."""
-    token = storage.take_slot(1, None, owner)
-    assert token is not None
-    trial_id = storage.pop_waiting(1, token)
-    return token, storage.new_trial(1, token) if trial_id is None else trial_id
 
 
 def looks(reaper: Reaper, clock: Clock, times: int, step_s: float = 1.0) -> list[list[ReapedClaim]]:
@@ -74,7 +64,7 @@ def test_a_silent_owner_loses_its_trial_after_the_grace_and_not_before(
     storage: LeasedStorage,
 ) -> None:
     owner = open_storage(storage.address.text)
-    token, trial_id = start(owner, "node7:123")
+    token, trial_id = start(owner, owner="node7:123")
     owner.set_trial_intermediate_value(trial_id, 1, 0.3)
     owner.beat(token)
     clock = Clock()
@@ -94,7 +84,7 @@ def test_a_silent_owner_loses_its_trial_after_the_grace_and_not_before(
     ):
         with pytest.raises(LeaseLost):
             act()
-    later, again = start(storage, "other")
+    later, again = start(storage, owner="other")
     assert again == trial_id
     assert not owner.release(token)
     assert [claim.token for claim in storage.live_claims(1)] == [later]
@@ -169,7 +159,7 @@ def test_an_orphan_that_finds_an_owner_is_left_alone(storage: LeasedStorage) -> 
 
 def test_a_silent_claim_without_a_running_trial_is_freed(storage: LeasedStorage) -> None:
     token = storage.take_slot(1, 2, "died early")
-    ended, trial_id = start(storage, "died late")
+    ended, trial_id = start(storage, owner="died late")
     storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
     assert storage.take_slot(1, 2, "test") is None
     clock = Clock()
@@ -246,7 +236,7 @@ def test_a_patrol_outlives_a_store_that_is_away(sqlite_url: str) -> None:
 def _sleeper(url: str, pipe: Any) -> None:
     """A worker that is stopped in mid-trial and goes on as if nothing had been."""
     storage = open_storage(url)
-    token, trial_id = start(storage, "sleeper")
+    token, trial_id = start(storage, owner="sleeper")
     with Heartbeat(storage, token, 0.2, 1.0) as heart:
         storage.set_trial_intermediate_value(trial_id, 1, 0.3)
         pipe.send(trial_id)
@@ -285,7 +275,7 @@ def test_a_process_that_slept_too_long_finds_its_token_gone(postgres_url: str) -
             reaped_claims = reaper.look()
             time.sleep(0.1)
         assert reaped_claims == [ReapedClaim("reaped", trial_id, 0, "sleeper")]
-        assert start(storage, "other")[1] == trial_id
+        assert start(storage, owner="other")[1] == trial_id
         os.kill(process.pid, signal.SIGCONT)
         here.send("go on")
         assert here.poll(30)

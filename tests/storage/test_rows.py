@@ -12,13 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from storage import LeasedStorage, LeaseLost, StorageError, open_storage
-
-
-@pytest.fixture
-def storage(store_url: str) -> Iterator[LeasedStorage]:
-    opened = open_storage(store_url)
-    yield opened
-    opened.close()
+from tests.support.claimed import new_study
 
 
 @pytest.fixture
@@ -32,10 +26,6 @@ def on_sqlite(sqlite_url: str) -> Iterator[LeasedStorage]:
 def sql(storage: LeasedStorage, statement: str) -> None:
     with storage.engine.begin() as connection:
         connection.exec_driver_sql(statement)
-
-
-def new_study(storage: LeasedStorage, name: str = "faces") -> int:
-    return storage.create_new_study([StudyDirection.MAXIMIZE], name)
 
 
 def numbers(storage: LeasedStorage, study_id: int) -> list[int]:
