@@ -95,7 +95,7 @@ class StudyView:
         return self.get_trials(deepcopy, states)
 
 
-def _writes(method: F, *, reading: bool = False) -> F:
+def _guarded(method: F, *, reading: bool) -> F:
     @functools.wraps(method)
     def call(self: GuardedRDBStorage, *args: Any, **kwargs: Any) -> Any:
         return self.guarded(lambda: method(self, *args, **kwargs), reading=reading)
@@ -104,7 +104,11 @@ def _writes(method: F, *, reading: bool = False) -> F:
 
 
 def _reads(method: F) -> F:
-    return _writes(method, reading=True)
+    return _guarded(method, reading=True)
+
+
+def _writes(method: F) -> F:
+    return _guarded(method, reading=False)
 
 
 def _fenced(method: F) -> F:

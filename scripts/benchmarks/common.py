@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -17,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainer.cli import guarded, whole
+from trainer.cli import checked, guarded, whole
 from trainer.data.cache import locked, usable_folder
 from trainer.errors import UserError
 from trainer.files import atomic_write_text
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SIDE = 512
 # for argparse
 count = whole(1)
+positive = checked(float, lambda n: 0 < n < math.inf, "a number above 0", name="positive")
 
 
 def hardware() -> dict[str, Any]:
@@ -102,14 +104,6 @@ def add_count(it: argparse.ArgumentParser, flag: str, default: int, what: str = 
     """A flag that takes a whole number from 1 up."""
     text = f"{what} (default: {default})".lstrip()
     it.add_argument(flag, type=count, default=default, metavar="N", help=text)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0, for argparse."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is needed")
-    return number
 
 
 def print_table(

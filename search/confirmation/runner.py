@@ -27,8 +27,8 @@ from search.execution.supervisor import Run, supervise
 from search.management.opening import decode_faces, refuse_orphans
 from search.results.statistics.intervals import seed_deviation
 from search.results.statistics.sequential_plan import FIRST, PlanState
-from search.study.attributes import CONFIGURATION, JUDGED, SETUP
-from search.study.identity import made_meanwhile, refuse_direction
+from search.study.attributes import CONFIGURATION, JUDGED
+from search.study.identity import is_marked, refuse_direction
 from search.study.lineages import diverged
 from search.study.lookup import chosen_study, load_setup, study_or_none
 from search.study.shared_state import set_total
@@ -70,11 +70,9 @@ def prepared(options: ConfirmOptions, storage: LeasedStorage, task: Task, runs: 
         fix = "give these repeats another name with --study NAME"
         if options.compare is None:
             fix = "delete that study in the dashboard, or give its --compare again"
-        if SETUP in study.user_attrs:
+        if is_marked(study, fix):
             refuse_direction(study, fix)
             task = joined(task, study, fix)
-        elif made_meanwhile(study, fix):
-            return prepared(options, storage, task, runs)
     refuse_orphans(storage, name, runs)
     decode_faces(task.setup)
     return task

@@ -191,10 +191,8 @@ def _watched(
             if not at_work:
                 return "stop-after" if run.stopped(snapshot) else "done"
             if run.drained():
-                reason, line = (
-                    "asked to end",
-                    "asked to end: running trials finish their epoch and wait",
-                )
+                reason = "asked to end"
+                line = f"{reason}: running trials finish their epoch and wait"
             elif run.timed_out():
                 reason = "timeout"
                 line = f"--timeout {run.options.timeout:g}: running trials finish their epoch"

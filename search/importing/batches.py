@@ -40,7 +40,7 @@ from search.study.attributes import (
     SETUP,
     SOURCE,
 )
-from search.study.identity import made_meanwhile, refuse_direction
+from search.study.identity import is_marked, refuse_direction
 from search.study.lookup import study_or_none
 from search.study.search_space import is_number, short
 from search.study.setup import StudyError
@@ -137,16 +137,13 @@ def _existing(storage: LeasedStorage, name: str) -> optuna.Study | None:
     study = study_or_none(storage, name)
     if study is None:
         return None
-    attrs = study.user_attrs
-    if SETUP in attrs:
+    if SETUP in study.user_attrs:
         raise StudyError(
             f'study "{name}" was made by search.run, and imported runs have a metric of their own:'
             " name another with --study"
         )
-    if IMPORTED in attrs:
+    if is_marked(study, maker="search.import_results", mark=IMPORTED):
         refuse_direction(study)
-    elif made_meanwhile(study, maker="search.import_results", mark=IMPORTED):
-        return _existing(storage, name)
     return study
 
 

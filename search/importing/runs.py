@@ -18,6 +18,7 @@ from typing import Any
 
 from search.study.search_space import is_number
 from search.study.setup import flat
+from search.study.wording import counted
 from trainer.config import as_today
 from trainer.config.old_files import translate
 from trainer.notation import switch
@@ -219,8 +220,7 @@ def summed_up(runs: Iterable[Sequence[str]]) -> list[str]:
             found = re.match(r"[\w.]+", note)
             lines.setdefault(found[0] if found else note, []).append(note)
     return [
-        f"{_general(key, notes)} ({len(notes)} {'run' if len(notes) == 1 else 'runs'})"
-        for key, notes in lines.items()
+        f"{_general(key, notes)} ({counted(len(notes), 'run')})" for key, notes in lines.items()
     ]
 
 

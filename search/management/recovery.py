@@ -9,7 +9,7 @@ import optuna
 from search.management.opening import open_study
 from search.study import lineages
 from search.study.attributes import JUDGED, LOST, REBUILT, SETUP
-from search.study.identity import made_meanwhile
+from search.study.identity import is_marked
 from search.study.run_records import RecordedStudy
 from search.study.setup import StudyError
 from search.study.shared_state import set_total
@@ -50,9 +50,9 @@ def _make_room(storage: LeasedStorage, name: str) -> None:
     attrs = storage.get_study_user_attrs(study_id)
     half_made = REBUILT in attrs and SETUP not in attrs
     if not half_made and SETUP not in attrs:
-        # somebody's own: only one that is as good as new makes room
+        # somebody's own is refused, unless it is as good as new
         study = optuna.load_study(study_name=name, storage=storage)
-        made_meanwhile(study, "name another --storage, or delete that study first")
+        is_marked(study, "name another --storage, or delete that study first")
     if not half_made and (storage.get_all_trials(study_id) or storage.live_claims(study_id)):
         raise StudyError(
             f'the store has a study "{name}" with trials already, and two are never mixed: name'

@@ -164,18 +164,17 @@ class MergedPruner(BasePruner):
 
 def _optunas(name: str, epochs: int) -> BasePruner:
     early, warmup = first_epoch(epochs, 0.1), first_epoch(epochs, _OPTUNAS_WARMUP)
-    if name == "hyperband":
-        return HyperbandPruner(min_resource=early, max_resource=epochs)
-    if name == "successive-halving":
-        return SuccessiveHalvingPruner(min_resource=early)
-    if name == "percentile":
-        return PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=warmup)
     median = MedianPruner(n_startup_trials=5, n_warmup_steps=warmup)
-    if name == "median":
-        return median
+    made: dict[str, Callable[[], BasePruner]] = {
+        "median": lambda: median,
+        "percentile": lambda: PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=warmup),
+        "hyperband": lambda: HyperbandPruner(min_resource=early, max_resource=epochs),
+        "successive-halving": lambda: SuccessiveHalvingPruner(min_resource=early),
+        "patient": lambda: PatientPruner(median, patience=early),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return PatientPruner(median, patience=early)
+        return made[name]()
 
 
 def make_pruner(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> BasePruner:

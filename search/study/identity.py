@@ -105,14 +105,11 @@ def resolved_setup(
     """
     if study is None:
         return new
-    if SETUP not in study.user_attrs:
-        if is_imported(study.user_attrs):
-            raise StudyError(
-                f'study "{new.name}" holds imported runs, which cannot go on: name another with'
-                " --study"
-            )
-        if made_meanwhile(study):
-            return resolved_setup(study, new, explicit=explicit)
+    if is_imported(study.user_attrs):
+        raise StudyError(
+            f'study "{new.name}" holds imported runs, which cannot go on: name another with --study'
+        )
+    if not is_marked(study):
         return new
     refuse_direction(
         study,
@@ -142,19 +139,18 @@ def refuse_direction(study: optuna.Study, way_on: str = "name another with --stu
         raise StudyError(f'study "{study.study_name}" {wrong}: {way_on}')
 
 
-def made_meanwhile(
+def is_marked(
     study: optuna.Study,
     way_on: str = "name another with --study",
     maker: str = "search.run",
     mark: str = SETUP,
 ) -> bool:
-    """Whether a study that had no mark of ours has it now, and is to be judged by it.
+    """Whether a study has the mark of its maker; False for one that is as good as new.
 
-    Raises StudyError for a study of somebody's own making, unless it is as good as new. way_on:
-    what to do about it. maker: which command makes those that are wanted, with the attribute
-    `mark` before any trial.
+    maker: the command that makes those that are wanted, and sets the attribute `mark` before any
+    trial. Raises StudyError for any other study. way_on: what to do about it.
     """
-    # in this order: whoever makes the study this moment has set its mark before its first trial
+    # the mark last: a study that is made at this very moment has it before its first trial
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
     system = system_attrs_of(study)
     attrs = study.user_attrs

@@ -18,7 +18,7 @@ from search.export import main
 from search.strategy.loading import load_study
 from search.study.shared_state import drain
 from tests.support.paths import ROOT
-from tests.support.studies import fit_and, play, post_at, real_study, setup_of, store, study_of
+from tests.support.studies import context_at, fit_and, play, real_study, setup_of, store, study_of
 from trainer import train
 from trainer.config import load_yaml, read_config
 from trainer.fit import fit
@@ -35,11 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = real_study(storage, total=3, config={"learning_rate": 0.0017})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objective, "fit", fit_and(lambda: drain(study)))
-        work(post_at(there, storage))
+        work(context_at(there, storage))
         assert study.get_trials()[RESUMED].state == TrialState.WAITING
         patch.undo()
         study.set_user_attr("total", 2)
-        work(post_at(there, storage))
+        work(context_at(there, storage))
         study.set_user_attr("total", 3)
         study.enqueue_trial({"dropout": 0.1}, user_attrs={"priority": -1})
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             return fit(config, data, **(options | {"report": heard}))
 
         patch.setattr(objective, "fit", stop_the_third)
-        work(post_at(there, storage))
+        work(context_at(there, storage))
     study.enqueue_trial({"dropout": 0.2})
     wanted = [TrialState.COMPLETE] * 2 + [TrialState.PRUNED, TrialState.WAITING]
     assert [trial.state for trial in study.get_trials()] == wanted

@@ -28,9 +28,9 @@ from storage import StorageError
 from tests.support.documents import section
 from tests.support.studies import (
     ROOT,
+    context_at,
     environment,
     play,
-    post_at,
     real_study,
     setup_of,
     store,
@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs").mkdir()
     storage = store(folder / "runs")
     real_study(storage, total=3, pruner="none")
-    work(post_at(folder, storage))
+    work(context_at(folder, storage))
     return folder
 
 

@@ -26,8 +26,8 @@ from tests.support.paths import ROOT
 from tests.support.shells import one_line
 from tests.support.studies import (
     EPOCHS,
+    context_at,
     play,
-    post_at,
     real_study,
     setup_of,
     start_worker,
@@ -291,7 +291,7 @@ def test_show_tells_of_a_trial_that_was_killed_resumed_pruned_and_revived(
     worker.communicate()
     pruner = PrunesOnce()
     monkeypatch.setattr(loading, "make_pruner", lambda *_: pruner)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     assert pruner.verdict is not None
     out = told(tmp_path, capsys, "show", "0", "--study", "faces")
     head, *lines = out.splitlines()

@@ -182,7 +182,7 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 120) -> N
         time.sleep(0.1)
 
 
-def post_at(
+def context_at(
     folder: Path, storage: LeasedStorage, name: str = "faces", **options: Any
 ) -> WorkerContext:
     """A worker of this process."""

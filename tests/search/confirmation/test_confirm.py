@@ -43,9 +43,9 @@ from storage import LeasedStorage, open_storage
 from tests.support.data_folders import troubled
 from tests.support.shells import one_line
 from tests.support.studies import (
+    context_at,
     environment,
     play,
-    post_at,
     real_study,
     running,
     setup_of,
@@ -547,7 +547,7 @@ def test_a_repeat_that_comes_to_nothing_is_not_replaced_by_a_draw(tmp_path: Path
     whole = load_setup(study).defaults
     put_in_queue(study, REPEAT, [(whole, {REPEAT: f"a #{slot}"}) for slot in range(2)])
     storage.set_trial_state_values(study.get_trials()[1]._trial_id, TrialState.FAIL)
-    assert work(post_at(tmp_path, storage, "faces-confirm")) == 0
+    assert work(context_at(tmp_path, storage, "faces-confirm")) == 0
     states = [trial.state for trial in study.get_trials()]
     assert states == [TrialState.COMPLETE, TrialState.FAIL]
 

@@ -29,7 +29,7 @@ from search.execution.worker_loop import work
 from search.run import main
 from tests.support.data_folders import course
 from tests.support.paths import ROOT
-from tests.support.studies import post_at, real_study, store
+from tests.support.studies import context_at, real_study, store
 from trainer import runtime
 from trainer.cli import guarded
 from trainer.config import Config, to_yaml, with_values
@@ -254,7 +254,7 @@ def test_a_trial_that_runs_out_of_memory_completes_in_smaller_micro_batches(
     name = hungry(tmp_path, monkeypatch, "hungry_of_four", room=4)
     storage = store(tmp_path)
     study = real_study(storage, total=1, config={"model.name": name, "epochs": 2})
-    assert work(post_at(tmp_path, storage)) == 0
+    assert work(context_at(tmp_path, storage)) == 0
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert sorted(trial.intermediate_values) == [1, 2]
@@ -269,7 +269,7 @@ def test_a_trial_for_which_one_picture_is_too_much_fails_with_the_reason(
     storage = store(tmp_path)
     study = real_study(storage, total=1, config={"model.name": name, "epochs": 2})
     with pytest.raises(Exception, match="3 trials in a row failed, .* CUDA out of memory"):
-        work(post_at(tmp_path, storage))
+        work(context_at(tmp_path, storage))
     for trial in study.get_trials():
         assert trial.state == TrialState.FAIL
         assert trial.user_attrs["micro_batch"] == 1

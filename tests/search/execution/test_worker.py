@@ -26,7 +26,7 @@ from search.study.shared_state import drain
 from search.worker import main
 from storage import LeasedStorage
 from tests.support.shells import one_line
-from tests.support.studies import fit_and, post_at, real_study, start_worker, store, wait_until
+from tests.support.studies import context_at, fit_and, real_study, start_worker, store, wait_until
 from trainer import checkpoint
 from trainer.config import base_identity, config_from_dict, read_config, read_yaml, to_dict
 from trainer.errors import DataError, Diverged
@@ -191,7 +191,7 @@ def test_a_drained_study_lets_its_workers_go(
     storage = store(tmp_path)
     study = real_study(storage, total=1)
     monkeypatch.setattr(objective, "fit", fit_and(lambda: drain(study)))
-    assert work(post_at(tmp_path, storage)) == 0
+    assert work(context_at(tmp_path, storage)) == 0
     (trial,) = study.get_trials()
     assert trial.state == TrialState.WAITING
     assert sorted(trial.intermediate_values) == [1]
@@ -218,7 +218,7 @@ def test_a_stopped_trial_is_pruned_and_counted(
         wait_for_beats(storage, study)
 
     monkeypatch.setattr(objective, "fit", fit_and(stop))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["stopped"] is True
@@ -236,7 +236,7 @@ def test_a_request_to_requeue_puts_the_trial_back_and_the_worker_goes_on(
         wait_for_beats(storage, study)
 
     monkeypatch.setattr(objective, "fit", fit_and(back))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert len(list(trial_folder(tmp_path / "runs", "faces", 0).iterdir())) == 2
@@ -255,7 +255,7 @@ def test_a_trial_ended_in_the_dashboard_frees_its_worker(
         other.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
 
     monkeypatch.setattr(objective, "fit", fit_and(tell))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
     assert trial.intermediate_values == {}
@@ -280,7 +280,7 @@ def test_a_worker_that_lost_its_lease_drops_the_trial_and_goes_on(
         seen.append(study.get_trials()[0].intermediate_values)
 
     monkeypatch.setattr(objective, "fit", fit_and(reaped))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert trial.value == max(trial.intermediate_values.values())
@@ -293,7 +293,7 @@ def test_a_worker_that_lost_its_lease_drops_the_trial_and_goes_on(
 def test_an_orphaned_worker_leaves(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = real_study(storage, total=1)
-    assert work(post_at(tmp_path, storage, parent=os.getpid())) == 0
+    assert work(context_at(tmp_path, storage, parent=os.getpid())) == 0
     assert study.get_trials() == []
 
 
@@ -312,7 +312,7 @@ def test_an_exception_is_tried_once_more_and_then_fails(
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(objective, "fit", broken)
-    assert work(post_at(tmp_path, storage)) == 0
+    assert work(context_at(tmp_path, storage)) == 0
     failed, good = study.get_trials()
     assert failed.state == TrialState.FAIL
     assert failed.user_attrs["exceptions"] == 2
@@ -332,11 +332,11 @@ def test_many_failures_in_a_row_end_the_run(
 
     monkeypatch.setattr(objective, "fit", broken)
     with pytest.raises(Exception, match="3 trials in a row failed, the last with IndexError"):
-        work(post_at(tmp_path, storage))
+        work(context_at(tmp_path, storage))
     assert len(study.get_trials()) == FAILURES_IN_A_ROW
     # the next run may try again
     monkeypatch.setattr(objective, "fit", scores({1: 0.1}))
-    assert work(post_at(tmp_path, storage)) == 0
+    assert work(context_at(tmp_path, storage)) == 0
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_a_mistake_of_the_machine_is_no_trials_fault(
 
     monkeypatch.setattr(objective, "fit", broken)
     with pytest.raises(Exception, match=r"truncated|last\.pt: No space left on device"):
-        work(post_at(tmp_path, storage))
+        work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.WAITING
     assert "exceptions" not in trial.user_attrs
@@ -367,7 +367,7 @@ def test_divergence_is_pruned_with_its_constraint_and_reason(
     storage = store(tmp_path)
     study = real_study(storage, total=1)
     monkeypatch.setattr(objective, "fit", scores({1: 0.3}))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.PRUNED
     assert trial.constraints == {"diverged": 1.0}
@@ -379,7 +379,7 @@ def test_nothing_better_for_a_while_ends_the_run(
 ) -> None:
     storage = store(tmp_path)
     study = real_study(storage, total=50, config={"epochs": 1})
-    post = post_at(tmp_path, storage, stop_after=2)
+    post = context_at(tmp_path, storage, stop_after=2)
     assert work(post) == 0
     done = study.get_trials()
     best = max(range(len(done)), key=lambda n: done[n].value or 0)
@@ -398,7 +398,7 @@ def test_a_gpu_out_of_memory_halves_the_micro_batch(
         return fit(config, *args, **kwargs)
 
     monkeypatch.setattr(objective, "fit", hungry)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert trial.user_attrs["micro_batch"] == 2
@@ -421,10 +421,10 @@ def test_an_epoch_on_disk_and_not_in_the_store_is_reported(
 
     monkeypatch.setattr(objective, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
-        work(post_at(tmp_path, storage))
+        work(context_at(tmp_path, storage))
     assert sorted(study.get_trials()[0].intermediate_values) == [1]
     monkeypatch.setattr(objective, "fit", fit)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     assert sorted(study.get_trials()[0].intermediate_values) == [1, 2, 3, 4]
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE]
 
@@ -444,9 +444,9 @@ def test_a_torn_checkpoint_is_passed_over(
 
     monkeypatch.setattr(objective, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        work(post_at(tmp_path, storage))
+        work(context_at(tmp_path, storage))
     monkeypatch.setattr(objective, "fit", fit)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
@@ -474,9 +474,9 @@ def test_an_owner_that_wakes_and_writes_its_next_epoch_costs_none(
 
     monkeypatch.setattr(objective, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        work(post_at(tmp_path, storage))
+        work(context_at(tmp_path, storage))
     monkeypatch.setattr(objective, "fit", wakes)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
     assert trial.value == max(trial.intermediate_values.values())
@@ -497,7 +497,7 @@ def test_a_requeued_trial_keeps_its_runtime(
         return fit(config, *args, **kwargs)
 
     monkeypatch.setattr(objective, "fit", watched)
-    post = post_at(tmp_path, storage)
+    post = context_at(tmp_path, storage)
     post.threads = 2
 
     def fewer() -> bool:
@@ -530,7 +530,7 @@ def test_a_gpu_trial_that_must_go_on_without_one_says_so(tmp_path: Path) -> None
             }
         },
     )
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert "begun on cuda" in trial.user_attrs["runtime_changed"]
@@ -591,7 +591,7 @@ def test_a_trial_whose_row_is_deleted_while_it_trains_is_dropped_and_another_one
 
     monkeypatch.setattr(objective, "fit", fit_and(delete))
     caplog.set_level("INFO", "search")
-    assert work(post_at(tmp_path, storage)) == 0
+    assert work(context_at(tmp_path, storage)) == 0
     dropped, *_, made = caplog.messages
     assert dropped == "a trial's row (trial_id 1) was deleted: its training is dropped"
     assert made.startswith("trial 0: COMPLETE")

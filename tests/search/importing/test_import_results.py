@@ -21,11 +21,11 @@ import pytest
 import yaml
 
 from search import compare, export, report, run
-from search.importing import batches
 from search.importing.batches import METRIC, import_batch, read_batch
 from search.reporting.dashboard_notes import study_note
 from search.results.reading import results_of
 from search.results.trials import Results
+from search.study import identity
 from search.study.attributes import CONFIG, CONTINUED, IMPORTED, RUN, SERIES, SETUP
 from search.study.lookup import latest_study, named_study
 from search.study.setup import StudyError
@@ -287,15 +287,15 @@ def test_an_import_overtaken_by_another_adds_to_its_study(
     batch = read_batch(written(tmp_path / "runs.json", [entry("a"), entry("b")]))
     with closing(open_storage(sqlite_url)) as first, closing(open_storage(sqlite_url)) as second:
         optuna.create_study(study_name="old", storage=first, direction="maximize")
-        judge = batches.made_meanwhile
+        read = identity.system_attrs_of
 
-        def overtaken(study: optuna.Study, **options: Any) -> bool:
-            # its mark was looked for, its attributes were not yet
+        def overtaken(study: optuna.Study) -> dict[str, Any]:
+            # it is filled while it is being judged
             monkeypatch.undo()
             import_batch(second, "old", batch)
-            return judge(study, **options)
+            return read(study)
 
-        monkeypatch.setattr(batches, "made_meanwhile", overtaken)
+        monkeypatch.setattr(identity, "system_attrs_of", overtaken)
         found = import_batch(first, "old", batch)
         assert (found.added, len(found.study.get_trials())) == ([], 2)
 

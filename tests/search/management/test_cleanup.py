@@ -26,7 +26,7 @@ from search.study.lookup import load_setup
 from search.study.setup import CHANGEABLE
 from search.study.shared_state import drain, set_total
 from storage import open_storage
-from tests.support.studies import post_at, real_study, store
+from tests.support.studies import context_at, real_study, store
 from trainer import train
 from trainer.errors import Diverged
 from trainer.fit import fit
@@ -71,8 +71,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objective, "fit", scripted)
-        work(post_at(there, storage))
-        work(post_at(there, storage))
+        work(context_at(there, storage))
+        work(context_at(there, storage))
     states = [trial.state.name for trial in study.get_trials()]
     assert states == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "FAIL", "WAITING"]
     storage.close()
@@ -225,7 +225,7 @@ def test_parked_checkpoints_stay_while_revivals_are_to_come(folder: Path) -> Non
 
 def test_what_a_revived_trial_went_on_from_goes_once_its_own_is_there(folder: Path) -> None:
     revive(folder, 4, revivals=1)
-    work(post_at(folder, store(folder)))
+    work(context_at(folder, store(folder)))
     *_, revived = trials(folder)
     assert (revived.state, revived.user_attrs["continues"]) == (TrialState.COMPLETE, PARKED)
     assert cleaned(folder, "--yes") == 0
@@ -243,7 +243,7 @@ def test_a_waiting_trial_goes_on_to_the_digits_that_it_would_have_had(
     assert cleaned(folder, "--yes") == 0
     ends = []
     for there in (folder, twin):
-        work(post_at(there, store(there)))
+        work(context_at(there, store(there)))
         ends.append(trials(there)[WAITING])
     assert ends[0].state == TrialState.COMPLETE
     assert ends[0].value == ends[1].value

@@ -24,7 +24,7 @@ from search.study.run_records import recorded_studies
 from search.study.setup import StudyError
 from search.study.shared_state import drain, set_total, total_of
 from storage import TrialEvent, open_storage
-from tests.support.studies import fit_and, post_at, real_study, store
+from tests.support.studies import context_at, fit_and, real_study, store
 from trainer import train
 from trainer.errors import Diverged
 from trainer.fit import fit
@@ -50,13 +50,13 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = real_study(storage, total=1, seed=3, ranges=("dice_weight=1:2",))
     study.enqueue_trial({"dropout": 0.1}, user_attrs={"note": "of mine: 1e-4", "priority": 2})
     with pytest.MonkeyPatch.context() as patch:
-        work(post_at(there, storage))
+        work(context_at(there, storage))
         set_total(study, 2)
         patch.setattr(objective, "fit", diverging)
-        work(post_at(there, storage))
+        work(context_at(there, storage))
         set_total(study, 3)
         patch.setattr(objective, "fit", fit_and(lambda: drain(study)))
-        work(post_at(there, storage))
+        work(context_at(there, storage))
     for _ in range(2):
         study.enqueue_trial({"dropout": 0.2})
     cancelled = study.get_trials()[CANCELLED]
@@ -206,7 +206,7 @@ def test_the_rebuilt_study_goes_on_to_the_digits_of_the_former_one(
     shutil.copytree(lived / "runs", twin / "runs")
     shutil.copy(lived / "search.db", twin)
     for there in (folder, twin):
-        work(post_at(there, store(there)))
+        work(context_at(there, store(there)))
     old, new = trials(twin)[WAITING], trials(folder)[WAITING]
     assert new.state == TrialState.COMPLETE
     assert new.intermediate_values == old.intermediate_values
@@ -227,7 +227,7 @@ def test_the_same_command_with_a_bigger_total_adds_trials_behind_the_rebuilt_one
     # what the same command of search.run comes to
     study = real_study(storage, total=4, seed=3, ranges=("dice_weight=1:2",))
     assert load_setup(study).uid == uid
-    work(post_at(folder, storage))
+    work(context_at(folder, storage))
     states = [trial.state.name for trial in trials(folder)]
     assert states == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
 
@@ -235,7 +235,7 @@ def test_the_same_command_with_a_bigger_total_adds_trials_behind_the_rebuilt_one
 @pytest.mark.long
 def test_a_study_can_be_lost_and_rebuilt_twice(folder: Path) -> None:
     assert rebuild(folder) == 0
-    work(post_at(folder, store(folder)))
+    work(context_at(folder, store(folder)))
     once = trials(folder)
     # the claims of the second life stand above all of the first, so their records win
     (folder / "search.db").unlink()
@@ -492,7 +492,7 @@ def test_revivals_come_back_as_the_rows_that_they_were(
         return fit(config, data, **(options | {"report": heard}))
 
     monkeypatch.setattr(objective, "fit", scripted)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     before = trials(tmp_path)
     states = [trial.state for trial in before]
     assert states == [*[TrialState.PRUNED] * 2, TrialState.COMPLETE, TrialState.WAITING]
@@ -505,7 +505,7 @@ def test_revivals_come_back_as_the_rows_that_they_were(
         assert new.intermediate_values == old.intermediate_values
     storage = store(tmp_path)
     assert storage.count_finished(load_study(storage, "faces")._study_id) == 2
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     *_, last = trials(tmp_path)
     assert last.state == TrialState.COMPLETE
     assert min(last.intermediate_values) > 1

@@ -42,7 +42,7 @@ from tests.support.browser import opened
 from tests.support.repeated import repeated
 from tests.support.shells import one_line
 from tests.support.simulated import empty, row, rows, simulated, write_histories
-from tests.support.studies import post_at, real_study, setup_of, store
+from tests.support.studies import context_at, real_study, setup_of, store
 from trainer.data.dataset import DataSummary
 from trainer.jpeg import jpeg_of
 
@@ -334,7 +334,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = tmp_path_factory.mktemp("report")
     storage = store(there)
     real_study(storage, total=2)
-    work(post_at(there, storage))
+    work(context_at(there, storage))
     return there
 
 

@@ -26,7 +26,7 @@ from search.study.shared_state import drain, set_total
 from storage import LeasedStorage
 from tests.search.study.test_lineages import C, F, P, R, W, row
 from tests.support.curves import BAD, EPOCHS, GOOD, MIDDLING, bank, trained
-from tests.support.studies import post_at, real_study, start_worker, store, wait_until
+from tests.support.studies import context_at, real_study, start_worker, store, wait_until
 from trainer.config import config_from_dict, load_yaml
 from trainer.data.dataset import load_faces
 from trainer.fit import fit
@@ -212,7 +212,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two trials that nobody pruned, and the histories that they left."""
     folder = tmp_path_factory.mktemp("unbroken")
     storage, study = study_at(folder, total=2)
-    work(post_at(folder, storage))
+    work(context_at(folder, storage))
     trials = study.get_trials()
     assert [trial.state for trial in trials] == [C, C]
     return trials, [history(folder, number) for number in range(2)]
@@ -236,7 +236,7 @@ def test_a_revived_trials_curve_is_the_unbroken_one_to_the_last_digit(
     (whole, _), (written, _) = unbroken
     storage, study = study_at(tmp_path, revive=1)
     monkeypatch.setattr(objective, "fit", cut_at(2))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     parent, child = study.get_trials()
     assert (parent.state, child.state) == (P, C)
     assert child.user_attrs["continues"] == 0
@@ -254,7 +254,7 @@ def test_a_revived_trials_curve_is_the_unbroken_one_to_the_last_digit(
     # counted once, and nothing is left to do
     assert storage.count_finished(study._study_id) == 1
     assert storage.live_claims(study._study_id) == []
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     assert len(study.get_trials()) == 2
 
 
@@ -264,7 +264,7 @@ def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
 ) -> None:
     storage, study = study_at(tmp_path, revive=1)
     monkeypatch.setattr(objective, "fit", cut_at(2))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     answer = best(study)
     assert answer is not None
     texts = [exported(study, answer, command="export")]
@@ -286,11 +286,11 @@ def test_a_revival_killed_in_the_middle_ends_as_the_unbroken_trial(
     whole = tmp_path / "whole"
     whole.mkdir()
     storage, study = study_at(whole, config=long)
-    work(post_at(whole, storage))
+    work(context_at(whole, storage))
     (one,) = study.get_trials()
     storage, study = study_at(tmp_path, config=long, revive=0)
     monkeypatch.setattr(objective, "fit", cut_at(2))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     assert [trial.state for trial in study.get_trials()] == [P]
     change(storage, study, revive=1)
     killed = start_worker(tmp_path)
@@ -322,10 +322,10 @@ def test_a_revival_that_is_pruned_again_can_be_revived_again(
     storage, study = study_at(tmp_path, revive=2)
     # trial 0 and its revival are pruned; the next trial is complete, and is evidence
     monkeypatch.setattr(objective, "fit", cut_at(2, 3, None, None))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     assert [trial.state for trial in study.get_trials()] == [P, P]
     set_total(study, 2)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     rows = study.get_trials()
     assert [trial.state for trial in rows] == [P, P, C, C]
     assert [trial.user_attrs.get("continues") for trial in rows] == [None, 0, None, 1]
@@ -347,13 +347,13 @@ def test_an_interrupted_revival_waits_and_goes_on_though_every_place_is_used(
             drain(study)
 
     monkeypatch.setattr(objective, "fit", cut_at(2, then=leave))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     rows = study.get_trials()
     assert [trial.state for trial in rows] == [P, W]
     assert sorted(rows[1].intermediate_values) == [3]
     # one that was begun is finished, whatever is asked for now
     change(storage, study, revive=0)
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     rows = study.get_trials()
     assert [trial.state for trial in rows] == [P, C]
     assert merged(rows)[0].intermediate_values == whole.intermediate_values
@@ -364,7 +364,7 @@ def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_reported_once(
 ) -> None:
     storage, study = study_at(tmp_path, total=2, revive=0)
     monkeypatch.setattr(objective, "fit", cut_at(2, 2))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     first, second = (len(t.intermediate_values) for t in study.get_trials())
     assert (first, second) == (2, 2)
     told: list[str] = []
@@ -378,7 +378,7 @@ def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_reported_once(
         assert revivals.next(trials, load_setup(study), 2) == 1 - number
     assert told == [f"trial {number} cannot go on: its checkpoint is gone; passed over"]
     caplog.set_level("INFO", "search")
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     assert caplog.text.count("cannot go on") == 1
     rows = study.get_trials()
     assert [trial.user_attrs.get("continues") for trial in rows] == [None, None, 1 - number]
@@ -390,7 +390,7 @@ def test_two_workers_never_revive_the_same_trial(
 ) -> None:
     storage, study = study_at(tmp_path, total=3, revive=0)
     monkeypatch.setattr(objective, "fit", cut_at(2, 2, 2))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     change(storage, study, revive=2)
     workers = [start_worker(tmp_path) for _ in range(2)]
     for worker in workers:
@@ -407,7 +407,7 @@ def test_nothing_is_revived_where_nothing_is_to_be(
 ) -> None:
     storage, study = study_at(tmp_path, revive=0)
     monkeypatch.setattr(objective, "fit", cut_at(2))
-    work(post_at(tmp_path, storage))
+    work(context_at(tmp_path, storage))
     assert len(study.get_trials()) == 1
 
 

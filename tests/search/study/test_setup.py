@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -20,7 +21,7 @@ from search.study.run_records import search_record
 from search.study.setup import Setup, StudyError, config_for, trial_seed
 from search.study.shared_state import drain, drain_mark, set_total, total_of
 from storage import LeasedStorage
-from tests.support.studies import FACES, play, post_at, setup_of, store, study_of
+from tests.support.studies import FACES, context_at, play, setup_of, store, study_of
 from trainer.config import config_from_dict, load_yaml, to_yaml
 
 
@@ -288,15 +289,15 @@ def test_a_study_made_by_another_run_this_moment_is_judged_as_that_runs(
 ) -> None:
     storage = store(tmp_path)
     optuna.create_study(study_name="faces", storage=storage, direction="maximize")
-    judge = identity.made_meanwhile
+    read = identity.system_attrs_of
 
-    def overtaken(study: optuna.Study) -> bool:
-        # its setup was looked for, its attributes were not yet
+    def overtaken(study: optuna.Study) -> dict[str, Any]:
+        # it is made while it is being judged
         monkeypatch.undo()
         study_of(store(tmp_path), config={"learning_rate": rate})
-        return judge(study)
+        return read(study)
 
-    monkeypatch.setattr(identity, "made_meanwhile", overtaken)
+    monkeypatch.setattr(identity, "system_attrs_of", overtaken)
     if joins:
         assert load_setup(study_of(storage)).name == "faces"
     else:
@@ -332,4 +333,4 @@ def test_a_study_that_an_earlier_version_took_over_with_its_direction_is_not_gon
         refused.value
     )
     with pytest.raises(StudyError, match="has the direction minimize"):
-        post_at(tmp_path, storage)
+        context_at(tmp_path, storage)

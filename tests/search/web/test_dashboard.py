@@ -30,7 +30,15 @@ from search.web.guard import MOST_FAILURES
 from search.web.password import PASSWORD
 from tests.support.browser import browse
 from tests.support.shells import one_line
-from tests.support.studies import play, post_at, real_study, setup_of, store, study_of, wait_until
+from tests.support.studies import (
+    context_at,
+    play,
+    real_study,
+    setup_of,
+    store,
+    study_of,
+    wait_until,
+)
 
 SECRET = "geheim: ä b"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW")
@@ -42,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = tmp_path_factory.mktemp("dashboard")
     storage = store(there)
     real_study(storage, total=1)
-    work(post_at(there, storage))
+    work(context_at(there, storage))
     publish(load_study(storage, "faces"), {"watch": "<script>alert(1)</script>"})
     return there
 

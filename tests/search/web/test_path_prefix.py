@@ -19,7 +19,7 @@ from search.execution.worker_loop import work
 from search.web.path_prefix import Rebased
 from tests.search.web.test_dashboard import ask, browsed
 from tests.support.shells import one_line
-from tests.support.studies import post_at, real_study, running, store
+from tests.support.studies import context_at, real_study, running, store
 from trainer.errors import UserError
 
 PREFIX = "/lab/optuna"
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = tmp_path_factory.mktemp("prefix")
     storage = store(there)
     real_study(storage, total=1)
-    work(post_at(there, storage))
+    work(context_at(there, storage))
     return there
 
 
