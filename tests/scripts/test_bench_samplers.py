@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from scripts.benchmarks import replay
 from scripts.benchmarks import sampler_race as race
 from scripts.benchmarks import samplers as bench
+from scripts.benchmarks.families import tables
 from search.strategy.forecast.curve_banks import Recorded, write_bank
 from search.strategy.forecast.features import FEATURES, KNOTS, to_log
 from search.strategy.forecast.model import Prior
@@ -187,9 +188,9 @@ def test_revivals_count_in_the_epochs_of_a_study(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_tables_score_is_the_mean_over_seeds_of_what_is_measured() -> None:
-    task = race.Task("car")
+    task = tables.Task("car")
     params = {"alpha": 9, "batch_size": 3, "depth": 2, "learning_rate_init": 4, "width": 5}
-    table = race._table("car")
+    table = tables.table("car")
     values = table.search_space
     named = {name: values[name][place] for name, place in params.items()}
     heard = {table(named)["val_acc"] for _ in range(100)}
@@ -201,8 +202,8 @@ def test_a_tables_score_is_the_mean_over_seeds_of_what_is_measured() -> None:
 
 
 def test_a_tables_loss_is_turned_round() -> None:
-    task = race.Task("protein_structure")
-    grid = race._table("protein_structure").search_space
+    task = tables.Task("protein_structure")
+    grid = tables.table("protein_structure").search_space
     best, worst = (
         {name: values[place] if isinstance(values[0], str) else place for name, values in items}
         for items, place in ((grid.items(), 1), (grid.items(), 0))
@@ -212,7 +213,7 @@ def test_a_tables_loss_is_turned_round() -> None:
 
 
 def test_a_short_study_on_a_table_begins_the_long_one() -> None:
-    task = race.Task("cifar10")
+    task = tables.Task("cifar10")
     both = race.play_task(task, race.Arm("tpe"), totals=(12, 16), seed=2)
     alone = race.play_task(task, race.Arm("tpe"), totals=(12,), seed=2)
     assert both[12].score == alone[12].score
@@ -221,7 +222,7 @@ def test_a_short_study_on_a_table_begins_the_long_one() -> None:
 
 
 def test_there_are_15_tables_of_which_none_is_named_twice() -> None:
-    assert len(set(race.task_names())) == 15
+    assert len(set(tables.task_names())) == 15
 
 
 # ------------------------------------------------------------------------------------------ table

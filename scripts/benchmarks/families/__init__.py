@@ -6,6 +6,7 @@ network, another course of the score. One process trains many at once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from space import Concrete
 
 # trainings and their data for tuning this project's rules, and others for the figures that it tells
 HALVES = ("tuning", "figures")
+# seeds from here on are for the trainings that tell a configuration's true mean, and for no others
+FRESH_FROM = 2**31
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class Family(Protocol):
     """
 
     epochs: int
-    specs: Mapping[str, Concrete]
     fresh: int
+
+    @property
+    def specs(self) -> Mapping[str, Concrete]: ...
 
     def curves(self, trainings: Sequence[Training]) -> Array:
         """Score after each epoch, float64 [N, epochs] in [0, 1]; NaN from where one diverged."""
@@ -72,7 +77,36 @@ def names() -> list[str]:
     return list(_families())
 
 
+def groups(half: str) -> dict[str, tuple[str, ...]]:
+    """Group -> the names of its families for one of `HALVES`, of which studies take turns."""
+    from scripts.benchmarks.families import tables
+
+    own = {
+        f"tables, {group}": tuple(f"{group}: {name}" for name in known[HALVES.index(half) :: 2])
+        for group, known in tables.group_tables().items()
+    }
+    return {**{name: (name,) for name in _trained()}, **own}
+
+
 def _families() -> dict[str, Callable[[int], Family]]:
+    from scripts.benchmarks.families import tables
+
+    known = {
+        f"{group}: {name}": functools.partial(_table, name)
+        for group, names in tables.group_tables().items()
+        for name in names
+    }
+    return {**_trained(), **known}
+
+
+def _table(name: str, half: int) -> Family:
+    from scripts.benchmarks.families import tables
+
+    # each table is of one half, see `groups`
+    return tables.Table(name)
+
+
+def _trained() -> dict[str, Callable[[int], Family]]:
     from scripts.benchmarks.families import digits
 
     return {

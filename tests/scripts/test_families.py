@@ -1,0 +1,57 @@
+"""Families of real trainings: the same training has one curve, and scores are what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scripts.benchmarks import families
+from scripts.benchmarks.families import FRESH_FROM, Training, tables
+
+
+def drawn(family: families.Family, count: int) -> list[dict[str, object]]:
+    """Configurations at random."""
+    from search.study.search_space import drawn
+
+    rng = np.random.default_rng(5)
+    return [drawn({**family.specs}, rng.random) for _ in range(count)]
+
+
+# -------------------------------------------------------------------------------------- tables
+
+
+def test_fresh_trainings_see_other_recorded_seeds_than_trainings_do() -> None:
+    family = families.family("HPOBench: phoneme", "tuning")
+    (params,) = drawn(family, 1)
+    recorded = tables._task("phoneme").recorded(params)
+    assert len(set(recorded)) == 5
+    seen = family.curves([Training(params, seed) for seed in range(50)])
+    assert seen.shape == (50, 1)
+    assert set(seen[:, 0]) == set(recorded[:3])
+    fresh = family.curves([Training(params, FRESH_FROM + i) for i in range(family.fresh)])
+    assert fresh[:, 0].tolist() == recorded[3:].tolist()
+
+
+def test_scores_of_tables_lie_in_the_unit_interval() -> None:
+    for name in ("HPOLib: naval_propulsion", "NASBench201: cifar100"):
+        family = families.family(name, "tuning")
+        assert family.epochs == 1
+        trainings = [Training(params, i) for i, params in enumerate(drawn(family, 300))]
+        scores = family.curves(trainings)
+        assert 0 <= scores.min() < 0.5 < scores.max() <= 1
+        assert np.array_equal(family.curves(trainings[3:4]), scores[3:4])
+
+
+def test_every_table_is_of_one_half() -> None:
+    tuning, figures = (families.groups(half) for half in families.HALVES)
+    assert list(tuning) == list(figures)
+    for group in ("HPOBench", "HPOLib", "NASBench201"):
+        assert not {*tuning[f"tables, {group}"]} & {*figures[f"tables, {group}"]}
+    both = {name for half in (tuning, figures) for members in half.values() for name in members}
+    assert both == {*families.names()}
+    assert len([name for name in both if ": " in name]) == 15
+
+
+def test_an_unknown_family_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        families.family("none", "tuning")
