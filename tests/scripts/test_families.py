@@ -17,6 +17,25 @@ def drawn(family: families.Family, count: int) -> list[dict[str, object]]:
     return [drawn({**family.specs}, rng.random) for _ in range(count)]
 
 
+# ------------------------------------------------------------------------------------- trained
+
+
+@pytest.mark.parametrize("name", ["digits", "boosting"])
+def test_a_training_has_one_curve_alone_and_among_others(name: str) -> None:
+    family = families.family(name, "tuning")
+    first, other = drawn(family, 2)
+    alone = family.curves([Training(first, 7)])
+    many = family.curves([Training(other, 7), Training(first, 8), Training(first, 7)])
+    assert alone.shape == (1, family.epochs)
+    assert many.shape == (3, family.epochs)
+    assert many[2] == pytest.approx(alone[0], abs=1e-6)
+    assert np.isfinite(many).all()
+    assert 0 <= many.min() < many.max() <= 1
+    assert not np.array_equal(many[1], many[2])
+    others = families.family(name, "figures").curves([Training(first, 7)])
+    assert not np.array_equal(others, alone)
+
+
 # -------------------------------------------------------------------------------------- tables
 
 

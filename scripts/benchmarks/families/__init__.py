@@ -107,9 +107,10 @@ def _table(name: str, half: int) -> Family:
 
 
 def _trained() -> dict[str, Callable[[int], Family]]:
-    from scripts.benchmarks.families import digits
+    from scripts.benchmarks.families import boosting, digits
 
     return {
         "digits": lambda half: digits.Digits(half, rate_searched=True),
         "digits, fixed rate": lambda half: digits.Digits(half, rate_searched=False),
+        "boosting": boosting.Boosting,
     }
