@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from scripts.benchmarks import families
-from scripts.benchmarks.families import FRESH_FROM, Training, tables
+from scripts.benchmarks.families import FRESH_FROM, Training, boosting, digits, scenes, tables
 
 
 def drawn(family: families.Family, count: int) -> list[dict[str, object]]:
@@ -20,20 +24,52 @@ def drawn(family: families.Family, count: int) -> list[dict[str, object]]:
 # ------------------------------------------------------------------------------------- trained
 
 
-@pytest.mark.parametrize("name", ["digits", "boosting"])
-def test_a_training_has_one_curve_alone_and_among_others(name: str) -> None:
+EPOCHS = 2
+
+
+@pytest.mark.parametrize("module", [digits, scenes, boosting])
+def test_a_training_has_one_curve_alone_and_among_others(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EPOCHS", EPOCHS)
+    name = module.__name__.rpartition(".")[2]
     family = families.family(name, "tuning")
     first, other = drawn(family, 2)
     alone = family.curves([Training(first, 7)])
-    many = family.curves([Training(other, 7), Training(first, 8), Training(first, 7)])
-    assert alone.shape == (1, family.epochs)
-    assert many.shape == (3, family.epochs)
-    assert many[2] == pytest.approx(alone[0], abs=1e-6)
+    # more than are trained at once where one trains alone
+    others = [Training(other, seed) for seed in (7, 8, 9)]
+    many = family.curves([*others, Training(first, 8), Training(first, 7)])
+    assert alone.shape == (1, EPOCHS)
+    assert many.shape == (5, EPOCHS)
+    assert many[-1] == pytest.approx(alone[0], abs=1e-6)
     assert np.isfinite(many).all()
     assert 0 <= many.min() < many.max() <= 1
-    assert not np.array_equal(many[1], many[2])
-    others = families.family(name, "figures").curves([Training(first, 7)])
-    assert not np.array_equal(others, alone)
+    assert not np.array_equal(many[-2], many[-1])
+    elsewhere = families.family(name, "figures").curves([Training(first, 7)])
+    assert not np.array_equal(elsewhere, alone)
+
+
+def test_networks_together_are_the_networks() -> None:
+    own = [scenes._fresh(seed) for seed in range(4)]
+    for network in own:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # at the start, some of them are 0 and hide what is before them
+                nn.init.normal_(module.weight)
+    together = scenes._together(own)
+    images = torch.randn(4, 6, 3, 16, 16)
+    found = together(scenes._side_by_side(images)).view(6, 4, 8, 16, 16).transpose(0, 1)
+    expected = torch.stack([network(each) for network, each in zip(own, images, strict=True)])
+    assert torch.allclose(found, expected, atol=1e-3)
+    assert (expected[0] - expected[1]).abs().max() > 0.1
+
+
+def test_faces_have_every_class_and_the_small_ones_are_small() -> None:
+    _, masks, _, truth = scenes._scenes(0)
+    for drawn_masks in (masks, truth):
+        share = drawn_masks.flatten().bincount() / drawn_masks.numel()
+        assert len(share) == 8
+        assert 0.003 < share[3:7].min() <= share[3:7].max() < 0.04 < share[[0, 1, 2, 7]].min()
 
 
 # -------------------------------------------------------------------------------------- tables

@@ -107,10 +107,11 @@ def _table(name: str, half: int) -> Family:
 
 
 def _trained() -> dict[str, Callable[[int], Family]]:
-    from scripts.benchmarks.families import boosting, digits
+    from scripts.benchmarks.families import boosting, digits, scenes
 
     return {
         "digits": lambda half: digits.Digits(half, rate_searched=True),
         "digits, fixed rate": lambda half: digits.Digits(half, rate_searched=False),
+        "scenes": scenes.Scenes,
         "boosting": boosting.Boosting,
     }
