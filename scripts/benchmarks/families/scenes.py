@@ -123,7 +123,9 @@ class Scenes:
 class _Kept(nn.Module):
     """Dropout of whole channels by a drawn share, as `Lmsa` has it in its middle."""
 
-    share: Tensor
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = torch.ones(())
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.share if self.training else x
