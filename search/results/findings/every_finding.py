@@ -43,6 +43,7 @@ _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
     ],
     "comparison": comparisons.comparison_sentences,
     "differences": comparisons.difference_sentences,
+    "parameters": parameters.parameter_sentences,
     "dice": dice_weight.dice_sentences,
     "optimisation": training.optimisation_sentences,
     "balance": training.balance_sentences,
