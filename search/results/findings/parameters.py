@@ -49,7 +49,7 @@ def restart_sentences(seen: Evidence) -> list[str]:
     cut = [one.name for one in done if one.still_rising]
     if cut:
         text += f"; still rising at the end: {some(cut)}"
-    return [f"{text}.", _restart_gain_sentence(seen, having)]
+    return [f"{text}.", _restart_gain_sentence(seen)]
 
 
 def _pruned_clauses(runs: Sequence[Cycles]) -> list[str]:
@@ -74,17 +74,27 @@ def _stop_text(outcome: Outcome, cycles: Cycles) -> str:
     return text + (" and ended while still rising" if outcome.still_rising else "")
 
 
-def _restart_gain_sentence(seen: Evidence, having: Sequence[tuple[Outcome, Cycles]]) -> str:
-    cycles = {one.number: own for one, own in having}
-    # a pruned one stands at the end of a training that came to its last cycle's
-    ended = [
-        one
-        for one in seen.judged
-        if one.number not in cycles or cycles[one.number].done or not one.complete
-    ]
-    with_them = [one for one in ended if one.number in cycles]
-    without = [one for one in ended if one.number not in cycles]
-    found = mean_difference(seen.scores_of(with_them), seen.scores_of(without))
+def restart_gain(seen: Evidence) -> Estimate | None:
+    """Mean score with restarts less that without; None with fewer than three of either."""
+    with_them, without = _by_restarts(seen)
+    return mean_difference(seen.scores_of(with_them), seen.scores_of(without))
+
+
+def _by_restarts(seen: Evidence) -> tuple[list[Outcome], list[Outcome]]:
+    """Judged trials with restarts and without.
+
+    A pruned one stands at the end of a training that came to the end of its last cycle.
+    """
+    cycles = [(one, cycles_of(one)) for one in seen.judged]
+    return (
+        [one for one, own in cycles if own is not None and (own.done or not one.complete)],
+        [one for one, own in cycles if own is None],
+    )
+
+
+def _restart_gain_sentence(seen: Evidence) -> str:
+    with_them, without = _by_restarts(seen)
+    found = restart_gain(seen)
     if found is None:
         return (
             "Whether restarts help is not decided:"
@@ -93,6 +103,7 @@ def _restart_gain_sentence(seen: Evidence, having: Sequence[tuple[Outcome, Cycle
         )
     verdict = {1: "Restarts score higher", -1: "Restarts score lower", 0: "Whether restarts help"}
     end = "" if found.sign else " is not decided"
+    ended = [*with_them, *without]
     guessed = sum(not one.complete for one in ended)
     noun = "trials" if guessed else "complete trials"
     pruned = f" ({counted(guessed, 'pruned trial')} at their forecast ends)" if guessed else ""
@@ -101,21 +112,32 @@ def _restart_gain_sentence(seen: Evidence, having: Sequence[tuple[Outcome, Cycle
         f" {len(without)} without{pruned}, {difference_text(found)}; the trials differ in all else"
         " too."
     )
-    by_number = rank_correlation(
-        [float(len(cycles[one.number].ends)) if one.number in cycles else 1.0 for one in ended],
-        seen.scores_of(ended),
-    )
+    numbers = [1.0 if (own := cycles_of(one)) is None else float(len(own.ends)) for one in ended]
+    by_number = rank_correlation(numbers, seen.scores_of(ended))
     return text if by_number is None else f"{text} Number of cycles with score: {rho(by_number)}."
 
 
 # ------------------------------------------------------------------------- dice schedules
 
 
+def _by_schedule(seen: Evidence) -> dict[str, list[Outcome]]:
+    found: dict[str, list[Outcome]] = {}
+    for one in seen.judged:
+        found.setdefault(str(one.config.get(SCHEDULE, "constant")), []).append(one)
+    return found
+
+
+def schedule_gain(seen: Evidence) -> Estimate | None:
+    """Mean score of dice weights that move less constant ones; None with fewer than three."""
+    own = _by_schedule(seen)
+    constant = own.pop("constant", [])
+    moving = [one for trials in own.values() for one in trials]
+    return mean_difference(seen.scores_of(moving), seen.scores_of(constant))
+
+
 def schedule_sentences(seen: Evidence) -> list[str]:
     """Whether a dice weight that moves during training beats one that stays."""
-    by_schedule: dict[str, list[Outcome]] = {}
-    for one in seen.judged:
-        by_schedule.setdefault(str(one.config.get(SCHEDULE, "constant")), []).append(one)
+    by_schedule = _by_schedule(seen)
     constant = by_schedule.pop("constant", [])
     moving = [one for own in by_schedule.values() for one in own]
     if not moving:
@@ -133,7 +155,7 @@ def schedule_sentences(seen: Evidence) -> list[str]:
     )
     which = seen.counted_text(seen.judged).rstrip(",") if seen.ends else "complete trials"
     text = f"Mean score by dice schedule ({which}): {means}."
-    found = mean_difference(seen.scores_of(moving), seen.scores_of(constant))
+    found = schedule_gain(seen)
     if found is None:
         return [f"{text} Moving against constant is not decided: each side needs three trials."]
     verdict = {
@@ -214,6 +236,14 @@ def parameter_sentences(seen: Evidence) -> list[str]:
         return [f"{text}no trend is decided ({others})."]
     rest = f"; no trend is decided for {others}" if others else ""
     return [f"{text}{listed(decided)}{rest}. The trials differ in all else too."]
+
+
+def sure_first(seen: Evidence) -> str | None:
+    """The parameter that matters most, where the intervals carry it."""
+    names = list(found := seen.importance or {})
+    if len(names) < 2 or any(found[name].high >= found[names[0]].low for name in names[1:]):
+        return None
+    return names[0]
 
 
 def _order_sentence(found: dict[str, Estimate]) -> str:

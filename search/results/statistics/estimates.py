@@ -82,7 +82,9 @@ def rank_correlation(
     if len(one) < LEAST_RANKED or np.ptp(one) == 0 or np.ptp(draws, axis=1).min() == 0:
         return None
     count = len(one)
-    rhos = np.array([stats.spearmanr(one, own).statistic for own in draws])
+    ranks, others = (stats.rankdata(it, axis=1) for it in (np.atleast_2d(one), draws))
+    ranks, others = (it - it.mean(axis=1, keepdims=True) for it in (ranks, others))
+    rhos = others @ ranks[0] / np.sqrt((ranks**2).sum() * (others**2).sum(axis=1))
     # half of what two neighbours that change places take from a perfect order
     most = 1 - 6 / (count**3 - count)
     bounded = np.clip(rhos, -most, most)
