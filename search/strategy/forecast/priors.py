@@ -63,9 +63,10 @@ def expected_ends(
     """Scores that pruned trials may be expected to end with: number -> [count], drawn together.
 
     rows: the study's. Nothing is taken over of what recorded curves tell of configurations, only
-    how a curve goes on: what a report says of a parameter must come from its own trials. One draw
-    is one assumption for all trials, the same for the same rows. Diverged ones are left out; none
-    ends below what it has shown.
+    how a curve goes on: what a report says of a parameter must come from its own trials. A trial
+    that was parked before its first reading (see `features.KNOTS`) has shown nothing of an end and
+    has none here; nor has one that diverged. One draw is one assumption for all trials, the same
+    for the same rows. None ends below what it has shown.
     """
     priors = [without_effects(prior) for prior in _shipped_priors()]
     seen = StudyForecast(Forecast(priors, features_of(setup)), ())

@@ -1,4 +1,4 @@
-"""Pruned trials in the report: at the ends that they may be expected to have, and marked as such."""
+"""Pruned trials in the report: at the ends that they may be expected to have, and marked so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from search.reporting.figures.every_figure import figures
 from search.results.evidence import Evidence
@@ -56,11 +56,11 @@ def test_what_is_not_known_widens_every_interval() -> None:
 def test_the_parameter_that_explains_the_scores_comes_first_with_its_share() -> None:
     setup, rng = setup_of(), np.random.default_rng(0)
     rows = []
-    for number in range(40):
+    for _ in range(40):
         params = drawn(setup.specs(), rng.random)
         value = 0.7 - 0.1 * params["dropout"] + 0.003 * rng.normal()
-        rows.append(run(number, value, params=params).row)
-        rows[-1].distributions = {name: distribution(spec) for name, spec in setup.specs().items()}
+        kinds = {name: distribution(spec) for name, spec in setup.specs().items()}
+        rows.append(create_trial(params=params, distributions=kinds, value=value))
     found = importance_estimates(rows, np.array([row.value for row in rows]))
     assert found is not None
     first, *others = found.values()
