@@ -51,6 +51,9 @@ def _main(args: argparse.Namespace) -> None:
     atomic_write_text(args.out, page(report))
     if args.markdown is not None:
         atomic_write_text(args.markdown, markdown(report))
+    for section in report.sections:
+        if section.key == "answer":
+            print("\n".join(section.sentences))
     also = "" if args.markdown is None else f" and {args.markdown}"
     print(f"the report on {name} is in {args.out}{also}", file=sys.stderr)
 

@@ -35,7 +35,7 @@ FOLDERS = {
     "strategy": {"study"},
     "execution": {"study", "strategy"},
     "management": {"study", "strategy"},
-    "results": {"study"},
+    "results": {"study", "strategy"},
     "confirmation": {"study", "results", "execution", "management"},
     "reporting": {"study", "results", "confirmation"},
     "importing": {"study", "results"},

@@ -29,6 +29,7 @@ from trainer.streams import command_line
 
 # topic of a finding or a figure -> heading, in the order of the page
 TOPICS = {
+    "answer": "The answer in five lines",
     "standing": "Where the study stands",
     "advice": "The next search",
     "confirm": "Repeated with fresh seeds",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
@@ -25,6 +25,7 @@ from search.results.trials import DICE, Outcome, Results
 from search.results.wording import listed, number, setting
 from search.study.attributes import CONFIGURATION, JUDGED
 from search.study.search_space import as_number
+from search.study.wording import counted
 
 # what the hand-made runs were taken to show
 OPTIMUM, CEILING = 1.5, 2.0
@@ -92,6 +93,36 @@ class Evidence:
     def complete(self) -> list[Outcome]:
         """Trained to their end, with a score that is a number; the best first."""
         return [one for one in self.results.complete() if math.isfinite(one.value or 0.0)]
+
+    @cached_property
+    def ends(self) -> Mapping[int, NDArray[np.float64]]:
+        """Scores that pruned trials may be expected to end with, see `Results.expected_ends`."""
+        # without a complete trial there is nothing to set them beside
+        made = self.results.expected_ends if self.complete else None
+        return {} if made is None else made()
+
+    @cached_property
+    def judged(self) -> list[Outcome]:
+        """The complete trials, the best first, then the pruned ones with an expected end."""
+        having = [one for one in self.results.scored() if one.pruned and one.number in self.ends]
+        return [*self.complete, *sorted(having, key=lambda one: -self.ends[one.number].mean())]
+
+    def scores_of(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+        """Scores of judged trials [M, N]: M draws where pruned ones are among them, else 1."""
+        draws = max((len(self.ends[one.number]) for one in outcomes if not one.complete), default=1)
+        columns = [
+            np.full(draws, one.value) if one.complete else self.ends[one.number] for one in outcomes
+        ]
+        return np.array(columns, dtype=np.float64).reshape(len(outcomes), draws).T
+
+    def counted_text(self, outcomes: Sequence[Outcome]) -> str:
+        """How many judged trials there are, and how many of them are pruned ones."""
+        pruned = sum(not one.complete for one in outcomes)
+        if not pruned:
+            return counted(len(outcomes), "complete trial")
+        which = "one at its" if pruned == 1 else "ones at their"
+        ends = "end" if pruned == 1 else "ends"
+        return f"{len(outcomes)} trials, {pruned} pruned {which} forecast {ends},"
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -164,22 +195,30 @@ class Evidence:
         None for too few trials, and for runs that somebody chose by hand: what they changed
         together no curve takes apart.
         """
-        return None if self.results.imported else smoothed(self.complete, "dice_weight")
+        return (
+            None if self.results.imported else smoothed(self.judged, "dice_weight", self.scores_of)
+        )
 
     @cached_property
     def importance(self) -> dict[str, Estimate] | None:
         """Each parameter's share in reaching the top; None where the trials are too few."""
-        return importance_estimates([one.row for one in self.complete])
+        return importance_estimates([one.row for one in self.judged], self.scores_of(self.judged))
 
     def beats(self, one: Group, other: Group) -> bool:
         """Whether the first of two repeated levels is better, by more than chance."""
         return (one.level_name, other.level_name) in [pair.ranked for pair in self.pairs]
 
 
-def smoothed(outcomes: Sequence[Outcome], name: str, *, log: bool = False) -> Smooth | None:
+def smoothed(
+    outcomes: Sequence[Outcome],
+    name: str,
+    scores: Callable[[Sequence[Outcome]], NDArray[np.float64]],
+    *,
+    log: bool = False,
+) -> Smooth | None:
     """The score along one searched number, others' linear effects taken out where there is enough.
 
-    outcomes: complete. None where the trials are too few.
+    scores: see `Evidence.scores_of`. None where the trials are too few.
     """
     having = [
         one
@@ -190,7 +229,7 @@ def smoothed(outcomes: Sequence[Outcome], name: str, *, log: bool = False) -> Sm
     if not chosen:
         return None
     x = np.array([one.params[name] for one in chosen], dtype=np.float64)
-    y = np.array([one.value for one in chosen], dtype=np.float64)
+    y = scores(chosen)
     others = sorted(
         set.intersection(*(set(one.params) for one in chosen)) - {name, "training.seed"}
     )

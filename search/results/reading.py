@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.results.trials import Outcome, Results
+from search.strategy.forecast.priors import expected_ends
 from search.study import lineages, training_metrics
 from search.study.attributes import (
     CONFIG,
@@ -25,7 +27,7 @@ from search.study.attributes import (
 )
 from search.study.identity import differing_facts
 from search.study.lookup import load_setup
-from search.study.names import repeats_name
+from search.study.names import is_repeats, repeats_name
 from search.study.repeats import confirmed_scores
 from search.study.run_folders import newest_claims, read_history
 from search.study.search_space import as_number
@@ -38,6 +40,8 @@ from trainer.history import F_SCORE
 EPOCHS = "training.epochs"
 # troubles that are printed one by one
 _LISTED = 5
+# of what pruned trials may be expected to end with
+_DRAWS = 40
 
 
 def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
@@ -63,7 +67,10 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
         ]
     metric = str(attrs[IMPORTED]["metric"]) if setup is None else setup.metric
     repeats = {} if setup is None else _repeats(study, setup)
-    return Results(study.study_name, metric, setup, outcomes, rows, attrs, repeats, troubles)
+    ends = None
+    if setup is not None and not is_repeats(study.study_name):
+        ends = functools.partial(expected_ends, setup, rows, _DRAWS)
+    return Results(study.study_name, metric, setup, outcomes, rows, attrs, repeats, troubles, ends)
 
 
 def print_troubles(several: Iterable[Results]) -> None:

@@ -7,11 +7,13 @@ read it.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study.attributes import CONFIGURATION, NOTE, SEED
@@ -139,7 +141,8 @@ class Results:
     rows: as the store has them, revivals on rows of their own. attrs: the study's user attributes.
     repeats: of its configurations, with fresh seeds, in the study that `search.confirm` made: label
     -> scores; empty where there is none on the same data and budget. troubles: a line for each
-    thing that an earlier version stored and that cannot be used.
+    thing that an earlier version stored and that cannot be used. expected_ends: makes the scores
+    that pruned trials may be expected to end with, number -> [M] drawn together; None: no forecast.
     """
 
     name: str
@@ -150,6 +153,7 @@ class Results:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     repeats: Mapping[str, Sequence[float]] = field(default_factory=dict)
     troubles: Sequence[str] = ()
+    expected_ends: Callable[[], Mapping[int, NDArray[np.float64]]] | None = None
 
     @property
     def imported(self) -> bool:

@@ -77,8 +77,17 @@ def test_a_small_run_is_printed_and_written(
     words = ["--studies", "2", "--trials", "12", "--way", "random", "--workers", "1"]
     assert bench.main([*words, "--json", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "| | nothing matters, random | peak at 3.0, random |" in said
-    assert "| complete trials | 12.0 | 12.0 |" in said
-    first, second = json.loads(out.read_text())["columns"]
-    assert (first["truth"], second["truth"]) == bench.TRUTHS
-    assert set(first["said"]) == {*bench.CLAIMS, "complete trials"}
+    assert "| | nothing matters, random, every trial |" in said
+    assert "| trials complete | 12.0 |" in said
+    assert "| dropout: dropout matters most |" in said
+    columns = json.loads(out.read_text())["columns"]
+    assert tuple(column["truth"] for column in columns) == bench.TRUTHS
+    assert set(columns[0]["said"]) == {*bench.CLAIMS, "trials complete"}
+
+
+def test_of_pruned_searches_the_complete_trials_are_set_beside_all() -> None:
+    row = bench.one_search(bench.DROPOUT, "tpe", 12, 0)
+    names = bench.names_of(bench.DROPOUT)
+    assert len(row) == 2 * len(names)
+    complete = row[names.index("trials complete")]
+    assert complete == row[len(names) + names.index("trials complete")] < 12

@@ -48,7 +48,7 @@ def figures(evidence: Evidence) -> dict[str, go.Figure]:
     trials = results.scored()
     found = {
         "standing": _scores_figure(results),
-        **parameter_figures(results),
+        **parameter_figures(evidence),
         "dice": dice_figure(evidence),
         "optimisation": optimisation_figure(results),
         "balance": balance_figure(results),
@@ -130,8 +130,9 @@ def _importance_figure(evidence: Evidence) -> go.Figure | None:
     names, shares = list(found)[::-1], list(found.values())[::-1]
     figure = blank(
         "Importance of each parameter",
-        f"share of 1 among {shares[0].count} complete trials (PED-ANOVA); orange: the middle 90 %"
-        " of resampled trials",
+        "share of the variance between the scores of"
+        f" {evidence.counted_text(evidence.judged).rstrip(',')} that it explains alone; orange: the"
+        " middle 90 % of resampled trials",
         "share",
         "",
         height=130 + 34 * len(names),

@@ -45,17 +45,19 @@ Measure = Callable[[Outcome], float | None]
 _dice_weight: Measure = attrgetter("dice_weight")
 
 
-def parameter_figures(results: Results) -> dict[str, go.Figure]:
+def parameter_figures(evidence: Evidence) -> dict[str, go.Figure]:
     """Score against each parameter that varied: `parameter NAME` -> figure.
 
-    Bands rest on the complete trials.
+    Bands rest on the complete trials, and on pruned ones at their forecast ends.
     """
+    results = evidence.results
     names = dict.fromkeys(name for one in results.scored() for name in one.params)
-    found = {f"parameter {name}": _parameter(name, results) for name in names}
+    found = {f"parameter {name}": _parameter(name, evidence) for name in names}
     return {key: figure for key, figure in found.items() if figure is not None}
 
 
-def _parameter(name: str, results: Results) -> go.Figure | None:
+def _parameter(name: str, evidence: Evidence) -> go.Figure | None:
+    results = evidence.results
     trials = [one for one in results.scored() if one.params.get(name) is not None]
     values = {one.params[name] for one in trials}
     if len(values) < 2:
@@ -66,8 +68,12 @@ def _parameter(name: str, results: Results) -> go.Figure | None:
     complete = [one for one in trials if one.complete]
     few = len({one.params[name] for one in complete}) <= _FEW
     # runs chosen by hand changed several things together: no curve takes that apart
-    curve = None if few or results.imported else smoothed(complete, name, log=log)
-    return _along(name, trials, lambda one: float(one.params[name]), curve, log=log)
+    judged = [one for one in evidence.judged if one.params.get(name) is not None]
+    curve = None
+    if not (few or results.imported):
+        curve = smoothed(judged, name, evidence.scores_of, log=log)
+    counts = evidence.counted_text(judged)
+    return _along(name, trials, lambda one: float(one.params[name]), curve, counts, log=log)
 
 
 def dice_figure(evidence: Evidence) -> go.Figure | None:
@@ -76,7 +82,9 @@ def dice_figure(evidence: Evidence) -> go.Figure | None:
     if len({_dice_weight(one) for one in known}) < 2:
         return None
     curve = evidence.curve
-    figure = _along("dice_weight", known, _dice_weight, curve)
+    judged = [one for one in evidence.judged if _dice_weight(one) is not None]
+    counts = evidence.counted_text(judged)
+    figure = _along("dice_weight", known, _dice_weight, curve, counts)
     figure.update_layout(height=420)
     if curve is not None:
         figure.update_layout(
@@ -93,12 +101,14 @@ def _along(
     trials: Sequence[Outcome],
     value: Callable[[Outcome], Any],
     curve: Smooth | None = None,
+    judged: str = "",
     *,
     log: bool = False,
 ) -> go.Figure:
     """Score along a number, or by the choices of a parameter.
 
-    trials: those that have it. value: text where it is a choice. curve: the local mean.
+    trials: those that have it. value: text where it is a choice. curve: the local mean, of the
+    trials that `judged` counts.
     """
     complete = [one for one in trials if one.complete]
     x = [value(one) for one in complete]
@@ -107,7 +117,7 @@ def _along(
     grouped = curve is None and (choices or len(set(x)) <= _FEW)
     span, count = score_range(trials), counted(len(complete), "complete trial")
     if curve is not None:
-        reading = f"line and band: local mean of {count}, its 95 % interval"
+        reading = f"line and band: local mean of {judged.rstrip(',')}, its 95 % interval"
         reading += ", linear effects of the other parameters taken out" if curve.cleared else ""
     elif grouped:
         reading = _groups_reading(x)

@@ -24,6 +24,7 @@ from search.results.evidence import (
     sides,
 )
 from search.results.statistics.smoothing import Smooth, run_around
+from search.results.trials import Outcome
 from search.results.wording import listed, number, scores
 from search.study.wording import counted
 
@@ -69,7 +70,7 @@ def _curve_optimum_sentence(seen: Evidence, curve: Smooth) -> str:
     low, high = curve.best_span
     span, step = curve.x[-1] - curve.x[0], curve.x[1] - curve.x[0]
     text = (
-        f"Over {counted(len(seen.complete), 'complete trial')} with dice_weight"
+        f"Over {seen.counted_text(_along_dice(seen))} with dice_weight"
         f" {number(curve.x[0])} to {number(curve.x[-1])}"
         f"{', linear effects of the other parameters taken out,' if curve.cleared else ''}"
         f" the mean score is highest at {number(curve.best)}; 95 % of the resamples have it between"
@@ -80,6 +81,10 @@ def _curve_optimum_sentence(seen: Evidence, curve: Smooth) -> str:
     elif high >= curve.x[-1] - step or low <= curve.x[0] + step:
         text += ", which reaches the edge of what was tried: the optimum may lie beyond it"
     return f"{text}. {_flatness_sentence(seen, curve)}"
+
+
+def _along_dice(seen: Evidence) -> list[Outcome]:
+    return [one for one in seen.judged if one.dice_weight is not None]
 
 
 def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
@@ -96,7 +101,7 @@ def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
             " top; how that compares with the noise between seeds is unknown, for no"
             " configuration was repeated"
         )
-    pruned = sum(one.pruned for one in seen.results.scored())
+    pruned = sum(one.pruned and one.number not in seen.ends for one in seen.results.scored())
     left_out = f" ({counted(pruned, 'pruned trial')} left out, for they stopped early)"
     return f"{text}{left_out if pruned else ''}."
 
@@ -243,9 +248,10 @@ def _ceiling_verdict_of_levels(
 
 
 def _ceiling_verdict_of_curve(seen: Evidence, thesis: str, curve: Smooth) -> str:
-    weights = [weight for one in seen.complete if (weight := one.dice_weight) is not None]
+    weights = [one.dice_weight or 0.0 for one in _along_dice(seen)]
     over, under = sum(w > CEILING for w in weights), sum(w <= CEILING for w in weights)
-    counts = f"{counted(over, 'complete trial')} above, {under} not above"
+    noun = "trial" if seen.ends else "complete trial"
+    counts = f"{counted(over, noun)} above, {under} not above"
     right = curve.x > CEILING
     if min(over, under) < _EACH_SIDE or right.all() or not right.any():
         return _open_text(thesis, f"{counts}, which is too few")

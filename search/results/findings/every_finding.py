@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from search.results.evidence import Evidence
 from search.results.findings import (
+    answer,
     comparisons,
     dice_weight,
     next_search,
@@ -37,12 +38,14 @@ def _untestable_sentences(seen: Evidence) -> list[str]:
 
 # topic -> its sentences, in the order of the report
 _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
+    "answer": answer.answer_sentences,
     "standing": lambda seen: [
         *comparisons.state_sentences(seen),
         *(f"{it}." for it in seen.results.troubles),
     ],
     "comparison": comparisons.comparison_sentences,
     "differences": comparisons.difference_sentences,
+    "parameters": parameters.parameter_sentences,
     "dice": dice_weight.dice_sentences,
     "optimisation": training.optimisation_sentences,
     "balance": training.balance_sentences,

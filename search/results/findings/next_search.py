@@ -30,7 +30,6 @@ from search.study.setup import (
     base_values,
     config_for,
 )
-from search.study.wording import counted
 from storage import redact
 from trainer.config import Config, compose, get
 from trainer.errors import ConfigError
@@ -81,16 +80,13 @@ def advice_sentences(seen: Evidence) -> list[str]:
         return ["These are repeats of chosen configurations: they give no ranges for a search."]
     if results.setup is None:
         return [_for_imported(seen)]
-    complete = len(seen.complete)
-    if complete < _LEAST:
-        return [
-            f"With {counted(complete, 'complete trial')} no range can be judged, ten are needed: go"
-            " on with the same study."
-        ]
+    judged = seen.counted_text(seen.judged)
+    if len(seen.judged) < _LEAST:
+        return [f"With {judged} no range can be judged, ten are needed: go on with the same study."]
     found = changes(seen)
     if not found:
         return [
-            f"No range asks for a change after {complete} complete trials: nowhere do the best few"
+            f"No range asks for a change after {judged.rstrip(',')}: nowhere do the best few"
             " lie at an edge, and no part of a range is shown to be worse. Go on with the same"
             " study, or repeat the best with other seeds (python -m search.confirm)."
         ]
@@ -116,15 +112,15 @@ def _for_imported(seen: Evidence) -> str:
 
 def changes(seen: Evidence) -> list[Change]:
     """Ranges that the next search should have otherwise. Empty where the data ask for none."""
-    setup, complete = seen.results.setup, seen.complete
-    if setup is None or len(complete) < _LEAST:
+    setup, judged = seen.results.setup, seen.judged
+    if setup is None or len(judged) < _LEAST:
         return []
     found = []
     for name, spec in setup.specs().items():
         if isinstance(spec, space.Choice) or name in setup.fixed:
             continue
-        having = [one for one in complete if _has_effect(one, name)]
-        change = _widened(setup, name, spec, having) or _narrowed(name, spec, having)
+        having = [one for one in judged if _has_effect(one, name)]
+        change = _widened(setup, name, spec, having) or _narrowed(seen, name, spec, having)
         if change is not None:
             found.append(change)
     return found
@@ -199,9 +195,11 @@ def _is_legal(setup: Setup, name: str, spec: Range) -> bool:
     return True
 
 
-def _narrowed(name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
+def _narrowed(seen: Evidence, name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
     """The range without the parts whose mean score lies below the top's, bands apart."""
-    curve = smoothed(having, name, log=spec.log) if len(having) >= _LEAST_TO_CUT else None
+    if len(having) < _LEAST_TO_CUT:
+        return None
+    curve = smoothed(having, name, seen.scores_of, log=spec.log)
     if curve is None:
         return None
     kept = curve.x[curve.high >= curve.low.max()]
@@ -219,7 +217,7 @@ def _narrowed(name: str, spec: Range, having: Sequence[Outcome]) -> Change | Non
         return None
     why = (
         f"the mean score is highest at {number(curve.best)}, and outside it lies below that with"
-        f" 95 % bands that do not meet ({len(having)} complete trials)"
+        f" 95 % bands that do not meet ({seen.counted_text(having).rstrip(',')})"
     )
     return Change(name, spec, after, why)
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import TrialState
 
+import space
 from search.results.evidence import Evidence
 from search.results.statistics.estimates import Estimate, mean_difference, rank_correlation
 from search.results.trials import Cycles, Outcome, cycles_of
 from search.results.wording import difference_text, listed, rho, some
+from search.study.search_space import as_number
 from search.study.wording import counted
 
 SCHEDULE = "loss.dice_schedule"
@@ -47,7 +49,7 @@ def restart_sentences(seen: Evidence) -> list[str]:
     cut = [one.name for one in done if one.still_rising]
     if cut:
         text += f"; still rising at the end: {some(cut)}"
-    return [f"{text}.", _restart_gain_sentence(seen, having)]
+    return [f"{text}.", _restart_gain_sentence(seen)]
 
 
 def _pruned_clauses(runs: Sequence[Cycles]) -> list[str]:
@@ -72,43 +74,72 @@ def _stop_text(outcome: Outcome, cycles: Cycles) -> str:
     return text + (" and ended while still rising" if outcome.still_rising else "")
 
 
-def _restart_gain_sentence(seen: Evidence, having: Sequence[tuple[Outcome, Cycles]]) -> str:
-    cycles = {one.number: own for one, own in having}
-    ended = [one for one in seen.complete if one.number not in cycles or cycles[one.number].done]
-    with_them = [one.value or 0.0 for one in ended if one.number in cycles]
-    without = [one.value or 0.0 for one in ended if one.number not in cycles]
-    found = mean_difference(with_them, without)
+def restart_gain(seen: Evidence) -> Estimate | None:
+    """Mean score with restarts less that without; None with fewer than three of either."""
+    with_them, without = _by_restarts(seen)
+    return mean_difference(seen.scores_of(with_them), seen.scores_of(without))
+
+
+def _by_restarts(seen: Evidence) -> tuple[list[Outcome], list[Outcome]]:
+    """Judged trials with restarts and without.
+
+    A pruned one stands at the end of a training that came to the end of its last cycle.
+    """
+    cycles = [(one, cycles_of(one)) for one in seen.judged]
+    return (
+        [one for one, own in cycles if own is not None and (own.done or not one.complete)],
+        [one for one, own in cycles if own is None],
+    )
+
+
+def _restart_gain_sentence(seen: Evidence) -> str:
+    with_them, without = _by_restarts(seen)
+    found = restart_gain(seen)
     if found is None:
         return (
             "Whether restarts help is not decided:"
-            f" {counted(len(with_them), 'complete trial')} with them and {len(without)} without,"
+            f" {seen.counted_text(with_them)} with them and {len(without)} without,"
             " where each side needs three."
         )
     verdict = {1: "Restarts score higher", -1: "Restarts score lower", 0: "Whether restarts help"}
     end = "" if found.sign else " is not decided"
+    ended = [*with_them, *without]
+    guessed = sum(not one.complete for one in ended)
+    noun = "trials" if guessed else "complete trials"
+    pruned = f" ({counted(guessed, 'pruned trial')} at their forecast ends)" if guessed else ""
     text = (
-        f"{verdict[found.sign]}{end}: {len(with_them)} complete trials with them less"
-        f" {len(without)} without, {difference_text(found)}; the trials differ in all else too."
+        f"{verdict[found.sign]}{end}: {len(with_them)} {noun} with them less"
+        f" {len(without)} without{pruned}, {difference_text(found)}; the trials differ in all else"
+        " too."
     )
-    by_number = rank_correlation(
-        [float(len(cycles[one.number].ends)) if one.number in cycles else 1.0 for one in ended],
-        [one.value or 0.0 for one in ended],
-    )
+    numbers = [1.0 if (own := cycles_of(one)) is None else float(len(own.ends)) for one in ended]
+    by_number = rank_correlation(numbers, seen.scores_of(ended))
     return text if by_number is None else f"{text} Number of cycles with score: {rho(by_number)}."
 
 
 # ------------------------------------------------------------------------- dice schedules
 
 
+def _by_schedule(seen: Evidence) -> dict[str, list[Outcome]]:
+    found: dict[str, list[Outcome]] = {}
+    for one in seen.judged:
+        found.setdefault(str(one.config.get(SCHEDULE, "constant")), []).append(one)
+    return found
+
+
+def schedule_gain(seen: Evidence) -> Estimate | None:
+    """Mean score of dice weights that move less constant ones; None with fewer than three."""
+    own = _by_schedule(seen)
+    constant = own.pop("constant", [])
+    moving = [one for trials in own.values() for one in trials]
+    return mean_difference(seen.scores_of(moving), seen.scores_of(constant))
+
+
 def schedule_sentences(seen: Evidence) -> list[str]:
     """Whether a dice weight that moves during training beats one that stays."""
-    by_schedule: dict[str, list[float]] = {}
-    for one in seen.complete:
-        by_schedule.setdefault(str(one.config.get(SCHEDULE, "constant")), []).append(
-            one.value or 0.0
-        )
+    by_schedule = _by_schedule(seen)
     constant = by_schedule.pop("constant", [])
-    moving = [value for own in by_schedule.values() for value in own]
+    moving = [one for own in by_schedule.values() for one in own]
     if not moving:
         return [
             "No complete trial had a dice weight that moves during training, so whether that helps"
@@ -116,10 +147,15 @@ def schedule_sentences(seen: Evidence) -> list[str]:
         ]
     shown = {"constant": constant, **dict(sorted(by_schedule.items()))}
     means = listed(
-        [f"{name} {float(np.mean(own)):.4f} ({len(own)})" for name, own in shown.items() if own]
+        [
+            f"{name} {float(seen.scores_of(own).mean()):.4f} ({len(own)})"
+            for name, own in shown.items()
+            if own
+        ]
     )
-    text = f"Mean score by dice schedule (complete trials): {means}."
-    found = mean_difference(moving, constant)
+    which = seen.counted_text(seen.judged).rstrip(",") if seen.ends else "complete trials"
+    text = f"Mean score by dice schedule ({which}): {means}."
+    found = schedule_gain(seen)
     if found is None:
         return [f"{text} Moving against constant is not decided: each side needs three trials."]
     verdict = {
@@ -141,17 +177,73 @@ def importance_sentences(seen: Evidence) -> list[str]:
     found = seen.importance
     if not found:
         return [
-            f"Which parameter matters is not known: {counted(len(seen.complete), 'complete trial')}"
+            f"Which parameter matters is not known: {seen.counted_text(seen.judged)}"
             " with parameters, where ten are needed."
         ]
     shares = [
         f"{name} {own.value:.2f} ({own.low:.2f} to {own.high:.2f})" for name, own in found.items()
     ]
     text = (
-        "Share of each parameter in reaching the best tenth (PED-ANOVA; in brackets the middle 90 %"
-        f" of resampled trials): {listed(shares)}."
+        f"Share of the variance between the scores of {seen.counted_text(seen.judged)} that each"
+        " parameter explains alone (in brackets the middle 90 % of resampled trials):"
+        f" {listed(shares)}."
     )
     return [f"{text} {_order_sentence(found)}"]
+
+
+def trends(seen: Evidence) -> dict[str, Estimate]:
+    """Rank correlation of each searched number with the score, name -> with its interval.
+
+    The intervals hold together, in 95 % (Bonferroni). Empty for runs chosen by hand.
+    """
+    setup = seen.results.setup
+    if setup is None:
+        return {}
+    names = [name for name, spec in setup.specs().items() if _is_ordered(spec)]
+    found = {}
+    for name in names:
+        having = [one for one in seen.judged if as_number(one.params.get(name)) is not None]
+        values = [float(one.params[name]) for one in having]
+        own = rank_correlation(values, seen.scores_of(having), 1 - 0.05 / len(names))
+        if own is not None:
+            found[name] = own
+    return found
+
+
+def _is_ordered(spec: space.Concrete) -> bool:
+    return not isinstance(spec, space.Choice) or all(
+        not isinstance(it, bool) and as_number(it) is not None for it in spec.choices
+    )
+
+
+def parameter_sentences(seen: Evidence) -> list[str]:
+    """Along which searched numbers the score rises or falls."""
+    found = trends(seen)
+    if not found:
+        return []
+    decided = [
+        f"{'higher' if own.sign > 0 else 'lower'} {name} scores higher ({own.value:+.2f}, interval"
+        f" {own.low:+.2f} to {own.high:+.2f})"
+        for name, own in found.items()
+        if own.sign
+    ]
+    others = listed([name for name, own in found.items() if not own.sign])
+    text = (
+        f"Rank correlation with the score over {seen.counted_text(seen.judged)} with intervals that"
+        " hold together in 95 %: "
+    )
+    if not decided:
+        return [f"{text}no trend is decided ({others})."]
+    rest = f"; no trend is decided for {others}" if others else ""
+    return [f"{text}{listed(decided)}{rest}. The trials differ in all else too."]
+
+
+def sure_first(seen: Evidence) -> str | None:
+    """The parameter that matters most, where the intervals carry it."""
+    names = list(found := seen.importance or {})
+    if len(names) < 2 or any(found[name].high >= found[names[0]].low for name in names[1:]):
+        return None
+    return names[0]
 
 
 def _order_sentence(found: dict[str, Estimate]) -> str:

@@ -18,6 +18,8 @@ Item = TypeVar("Item")
 
 # fewer trials than this have no rank correlation worth an interval
 LEAST_RANKED = 8
+# degrees of freedom of a variance that is known
+_KNOWN = 1e9
 
 
 @dataclass(frozen=True)
@@ -45,53 +47,88 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[place] for place in places]
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Estimate | None:
+def pooled(values: Array, variances: Array, freedom: float, level: float = 0.95) -> Array:
+    """Mean and ends of the interval of one number from M draws of what is not known: [3].
+
+    values, variances [M]: the number and its sampling variance in each draw, `freedom` degrees of
+    it. Rubin's rules, with the freedom of Barnard and Rubin (Biometrika 86, 1999). One draw gives
+    plain t.
+    """
+    count, inside = len(values), float(variances.mean())
+    between = (1 + 1 / count) * float(values.var(ddof=1)) if count > 1 else 0.0
+    whole = inside + between
+    if between > 0:
+        missing = between / whole
+        seen = (freedom + 1) / (freedom + 3) * freedom * (1 - missing)
+        draws = (count - 1) / missing**2
+        freedom = draws * seen / max(draws + seen, 1e-12)
+    reach = float(stats.t.ppf((1 + level) / 2, max(freedom, 1e-3))) * math.sqrt(whole)
+    reach = reach if whole > 0 else 0.0
+    return float(values.mean()) + reach * np.array([0.0, -1.0, 1.0])
+
+
+def rank_correlation(
+    x: Sequence[float] | Array, y: Sequence[float] | Array, level: float = 0.95
+) -> Estimate | None:
     """Spearman's rho of x [N] and y [N] with its interval; None where N is small.
+
+    y [M, N]: draws of what is not known for sure, which widen it, see `pooled`.
 
     None too where one of both never varies. The interval is Fisher's with the variance of Bonett
     and Wright (Psychometrika 65, 2000). Resampled pairs would not do where many values are equal:
     one trial that peaked early and scored well decided the matter in half of all studies.
     """
-    one, other = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if len(one) < LEAST_RANKED or np.ptp(one) == 0 or np.ptp(other) == 0:
+    one, draws = np.asarray(x, dtype=np.float64), np.atleast_2d(np.asarray(y, dtype=np.float64))
+    if len(one) < LEAST_RANKED or np.ptp(one) == 0 or np.ptp(draws, axis=1).min() == 0:
         return None
-    count, rho = len(one), float(stats.spearmanr(one, other).statistic)
+    count = len(one)
+    ranks, others = (stats.rankdata(it, axis=1) for it in (np.atleast_2d(one), draws))
+    ranks, others = (it - it.mean(axis=1, keepdims=True) for it in (ranks, others))
+    rhos = others @ ranks[0] / np.sqrt((ranks**2).sum() * (others**2).sum(axis=1))
     # half of what two neighbours that change places take from a perfect order
     most = 1 - 6 / (count**3 - count)
-    bounded = max(-most, min(most, rho))
-    reach = float(stats.norm.ppf(0.975)) * math.sqrt((1 + bounded**2 / 2) / (count - 3))
-    low, high = (math.tanh(math.atanh(bounded) + it) for it in (-reach, reach))
-    return Estimate(rho, min(low, rho), max(high, rho), count)
+    bounded = np.clip(rhos, -most, most)
+    variances = (1 + bounded**2 / 2) / (count - 3)
+    # the variance is taken as known: endless freedom
+    _, low, high = np.tanh(pooled(np.arctanh(bounded), variances, _KNOWN, level))
+    rho = float(rhos.mean())
+    return Estimate(rho, min(float(low), rho), max(float(high), rho), count)
 
 
-def mean_difference(one: Sequence[float], other: Sequence[float]) -> Estimate | None:
-    """Mean of `one` less mean of `other`, with Welch's interval; None below three of either."""
-    if min(len(one), len(other)) < 3:
+def mean_difference(
+    one: Sequence[float] | Array, other: Sequence[float] | Array
+) -> Estimate | None:
+    """Mean of `one` less mean of `other`, with Welch's interval; None below three of either.
+
+    [M, N] each: draws of what is not known for sure, which widen it, see `pooled`.
+    """
+    sides = [np.atleast_2d(np.asarray(it, dtype=np.float64)) for it in (one, other)]
+    counts = [it.shape[1] for it in sides]
+    if min(counts) < 3:
         return None
-    parts = [float(np.var(it, ddof=1)) / len(it) for it in (one, other)]
-    apart, variance = float(np.mean(one) - np.mean(other)), sum(parts)
-    freedom = sum(part**2 / (len(it) - 1) for part, it in zip(parts, (one, other), strict=True))
-    reach = 0.0
-    if variance > 0:
-        reach = float(stats.t.ppf(0.975, variance**2 / freedom)) * variance**0.5
-    return Estimate(apart, apart - reach, apart + reach, len(one) + len(other))
+    parts = [it.var(axis=1, ddof=1) / count for it, count in zip(sides, counts, strict=True)]
+    apart, variances = sides[0].mean(axis=1) - sides[1].mean(axis=1), parts[0] + parts[1]
+    squares = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+    freedom = float(np.mean(variances**2 / np.maximum(squares, 1e-300)))
+    value, low, high = map(float, pooled(apart, variances, max(freedom, 1.0)))
+    return Estimate(value, low, high, sum(counts))
 
 
 def without_others(y: Array, own: Array, others: Sequence[Sequence[Any]]) -> tuple[Array, bool]:
-    """Scores y [N] less what the other parameters explain linearly, and whether that was possible.
+    """Scores y [M, N] less what other parameters explain linearly, and whether that was possible.
 
     own [N]: the parameter that is looked at, which is fitted beside the others as a parabola so
     that they do not take its share. others: each a column [N] of numbers or choices. Left as they
     are where there are not at least four trials for each coefficient.
     """
     columns = [column for values in others for column in _columns(values)]
-    if not columns or len(y) < 4 * (len(columns) + 3):
+    if not columns or y.shape[1] < 4 * (len(columns) + 3):
         return y, False
     scaled = (own - own.mean()) / (own.std() or 1.0)
-    shape = np.column_stack([np.ones(len(y)), scaled, scaled**2])
+    shape = np.column_stack([np.ones(len(own)), scaled, scaled**2])
     rest = np.column_stack(columns)
-    weights = np.linalg.lstsq(np.column_stack([shape, rest]), y, rcond=None)[0]
-    return y - (rest - rest.mean(axis=0)) @ weights[3:], True
+    weights = np.linalg.lstsq(np.column_stack([shape, rest]), y.T, rcond=None)[0]
+    return y - ((rest - rest.mean(axis=0)) @ weights[3:]).T, True
 
 
 def _columns(values: Sequence[Any]) -> list[Array]:

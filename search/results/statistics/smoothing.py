@@ -51,23 +51,30 @@ class Smooth:
 def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | None:
     """The mean of y [N] along x [N]; None where the points are too few to say.
 
+    y [M, N]: draws of what is not known for sure, which widen the band.
+
     log: x is taken on a logarithmic scale, and must be above 0.
     """
     if len(x) < LEAST or len(np.unique(x)) < LEAST_DISTINCT:
         return None
     picked = np.linspace(0, len(x) - 1, min(len(x), _MOST)).astype(int)
-    x, y = np.asarray(x, dtype=np.float64)[picked], np.asarray(y, dtype=np.float64)[picked]
+    x = np.asarray(x, dtype=np.float64)[picked]
+    y = np.atleast_2d(np.asarray(y, dtype=np.float64))[:, picked].T
     scaled = np.log(x) if log else x
     low, span = scaled.min(), float(np.ptp(scaled))
     u, grid = (scaled - low) / span, np.linspace(0, 1, _GRID)
     width = min(_WIDTHS, key=lambda it: _cross_validated(u, y, it)[0])
     draws = np.random.default_rng(seed).multinomial(len(u), np.full(len(u), 1 / len(u)), _RESAMPLES)
-    mean = _local_parabola(grid, u, y, width, np.ones((len(u), 1)))
-    drawn = _local_parabola(grid, u, y, width, draws.T.astype(np.float64))
+    # every resample has a draw of its own, and both move it
+    own = np.arange(_RESAMPLES) % y.shape[1]
+    means = _local_parabola(grid, u, y, width, np.ones((len(u), y.shape[1])))
+    mean = means.mean(axis=1, keepdims=True)
+    drawn = _local_parabola(grid, u, y[:, own], width, draws.T.astype(np.float64)) - means[:, own]
+    apart = math.sqrt(1 + 1 / y.shape[1]) * (means - mean)[:, own]
     # resamples of few trials lie too near to each other: what the fit has used up is missing
     free = max(1.0, len(u) - _cross_validated(u, y, width)[1])
     reach = _BIAS * math.sqrt(len(u) / free) * stats.t.ppf(0.975, free) / stats.norm.ppf(0.975)
-    drawn, mean = mean + reach * (drawn - mean), mean[:, 0]
+    drawn, mean = mean + reach * drawn + apart, mean[:, 0]
     at_x = np.exp(low + span * grid) if log else low + span * grid
     top = int(mean.argmax())
     band = np.percentile(drawn, (2.5, 97.5), axis=1)
@@ -87,25 +94,26 @@ def smooth(x: Array, y: Array, *, log: bool = False, seed: int = 0) -> Smooth | 
 
 
 def _local_parabola(at: Array, u: Array, y: Array, width: float, counts: Array) -> Array:
-    """Height at `at` [G] of parabolas fitted around it, one column per set of counts: [G, B]."""
+    """Height at `at` [G] of parabolas fitted around it, a column for each of y, counts [N, B]."""
     matrix, right = _equations(at, u, y, width, counts)
     height = np.linalg.solve(matrix, right[..., None])[..., 0, 0]
     # a resample may have no point in reach
-    return np.where(matrix[..., 0, 0] > 1e-6, height, y.mean())
+    return np.where(matrix[..., 0, 0] > 1e-6, height, y.mean(axis=0))
 
 
 def _cross_validated(u: Array, y: Array, width: float) -> tuple[float, float]:
     """Mean squared error of each point as the others tell it; how many numbers the fit uses up."""
-    matrix, right = (it[:, 0] for it in _equations(u, u, y, width, np.ones((len(u), 1))))
-    inverse = np.linalg.inv(matrix)
-    height, own = np.einsum("ni,ni->n", inverse[:, 0], right), inverse[:, 0, 0]
-    return float(np.mean(((y - height) / np.maximum(1 - own, 1e-3)) ** 2)), float(own.sum())
+    matrix, right = _equations(u, u, y, width, np.ones(y.shape))
+    inverse = np.linalg.inv(matrix[:, 0])
+    height, own = np.einsum("ni,nbi->nb", inverse[:, 0], right), inverse[:, 0, 0]
+    error = np.mean(((y - height) / np.maximum(1 - own, 1e-3)[:, None]) ** 2)
+    return float(error), float(own.sum())
 
 
 def _equations(at: Array, u: Array, y: Array, width: float, counts: Array) -> tuple[Array, Array]:
     """Normal equations of weighted parabolas: matrices [G, B, 3, 3], right sides [G, B, 3].
 
-    counts [N, B]: how often each point is in each resample.
+    y, counts [N, B]: scores, and how often each point is in each resample.
     """
     apart = (u[None, :] - at[:, None]) / width
     weights = [np.exp(-0.5 * apart**2)]
@@ -116,7 +124,7 @@ def _equations(at: Array, u: Array, y: Array, width: float, counts: Array) -> tu
     # a slope and a curvature that few points carry are drawn towards none
     matrix += sums[0][..., None, None] * np.diag(_RIDGE)
     matrix += 1e-12 * np.eye(3)
-    return matrix, np.stack([(weight * y) @ counts for weight in weights[:3]], -1)
+    return matrix, np.stack([weight @ (y * counts) for weight in weights[:3]], -1)
 
 
 def run_around(index: int, true: NDArray[np.bool_]) -> tuple[int, int]:

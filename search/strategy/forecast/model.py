@@ -13,6 +13,7 @@ K knot, P covariate, D = P x K coefficient (covariate-major), see
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,15 @@ def _fitted(mean: Array, cov: Array, errors: Array, designs: Sequence[Array], se
     for design, values in zip(designs, seen, strict=True):
         line.learn(design, values, robust=False)
     return line
+
+
+def without_effects(prior: Prior) -> Prior:
+    """A starting point that claims nothing of configurations: how curves go on, that alone."""
+    mean, cov = prior.mean.copy(), np.zeros_like(prior.cov)
+    # the first covariate is the level
+    mean[K:] = 0.0
+    cov[:K, :K] = prior.cov[:K, :K]
+    return dataclasses.replace(prior, mean=mean, cov=cov)
 
 
 def vague_prior() -> Prior:
@@ -204,6 +214,28 @@ class _Line:
         variances = np.einsum("np,pq,nq->n", rows, last, rows) + self.errors[-1, -1]
         return means, np.sqrt(variances * self.size)
 
+    def drawn(
+        self, designs: Sequence[Array], seen: Sequence[Array], count: int, rng: np.random.Generator
+    ) -> Array:
+        """Ends of learned curves [count, N], drawn together. designs: [K, P] each; seen: [k] each.
+
+        Each is the end to be expected under a line: what trainings of their own luck come to
+        stays out, what the curves err by together is in.
+        """
+        # Student: errors of a size that is not known either, the same for all curves of a draw
+        size = self.size * self._dishonest
+        sizes = np.sqrt(size * self.freedom / rng.chisquare(self.freedom, count))
+        values, vectors = np.linalg.eigh(self.cov)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        lines = self.mean + sizes[:, None] * (rng.normal(size=(count, len(self.mean))) @ root.T)
+        found = np.empty((count, len(designs)))
+        for place, (design, shown) in enumerate(zip(designs, seen, strict=True)):
+            reached = len(shown)
+            whole = np.einsum("npk,kp->nk", lines.reshape(count, -1, K), design)
+            pull = np.linalg.solve(self.errors[:reached, :reached], self.errors[:reached, -1])
+            found[:, place] = whole[:, -1] + (shown - whole[:, :reached]) @ pull
+        return found
+
 
 @dataclass(frozen=True)
 class End:
@@ -300,6 +332,27 @@ class Forecast:
             ends[:, 1],
             np.array([line.freedom for _, line in kept]),
         )
+
+    def drawn_ends(
+        self,
+        trials: Sequence[tuple[Mapping[str, Any], Mapping[int, float]]],
+        count: int,
+        rng: np.random.Generator,
+    ) -> Array:
+        """Ends that learned trials may be expected to have: float64 [count, N], see `to_log`.
+
+        trials: parameters and curve of each, which `learn` has taken in. One draw is one starting
+        point and one line for all of them, so that they err together where they would.
+        """
+        designs = [self.features.of(params) for params, _ in trials]
+        seen = [readings(curve, self.features.epochs) for _, curve in trials]
+        shares = rng.multinomial(count, self.weights)
+        parts = [
+            line.drawn(designs, seen, share, rng)
+            for line, share in zip(self._lines, shares, strict=True)
+            if share
+        ]
+        return rng.permutation(np.concatenate(parts))
 
     def newcomer(self, configurations: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
         """Mean and deviation of the end of a trial not yet begun, over configurations."""

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
 
 from search.strategy.forecast.curve_banks import read_bank
-from search.strategy.forecast.features import KNOWN, ConfigurationFeatures
-from search.strategy.forecast.model import Forecast, Prior, prior_from
+from search.strategy.forecast.features import KNOWN, ConfigurationFeatures, knots_by
+from search.strategy.forecast.model import Forecast, Prior, prior_from, without_effects
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.study import lineages
 from search.study.attributes import SETUP
 from search.study.identity import differing_facts
 from search.study.lookup import is_search
@@ -52,6 +55,39 @@ def make_study_forecast(
     """A fresh forecast of a study. earlier: other studies of the store, the latest first."""
     priors = [*_shipped_priors(), *_priors_of_earlier(earlier)]
     return StudyForecast(Forecast(priors, features_of(setup)), _configurations(setup))
+
+
+def expected_ends(
+    setup: Setup, rows: Sequence[FrozenTrial], count: int
+) -> dict[int, NDArray[np.float64]]:
+    """Scores that pruned trials may be expected to end with: number -> [count], drawn together.
+
+    rows: the study's. Nothing is taken over of what recorded curves tell of configurations, only
+    how a curve goes on: what a report says of a parameter must come from its own trials. A trial
+    that was parked before its first reading (see `features.KNOTS`) has shown nothing of an end and
+    has none here; nor has one that diverged. One draw is one assumption for all trials, the same
+    for the same rows. None ends below what it has shown.
+    """
+    priors = [without_effects(prior) for prior in _shipped_priors()]
+    seen = StudyForecast(Forecast(priors, features_of(setup)), ())
+    seen.update(rows)
+    pruned = [
+        one
+        for one in lineages.merged(rows)
+        if one.state == TrialState.PRUNED
+        and knots_by(max(one.intermediate_values, default=0), setup.epochs)
+        and not lineages.diverged(one)
+    ]
+    if not pruned:
+        return {}
+    drawn_ends = seen.forecast.drawn_ends(
+        [(one.params, one.intermediate_values) for one in pruned], count, np.random.default_rng(0)
+    )
+    scores = -np.expm1(-drawn_ends)
+    return {
+        one.number: np.maximum(scores[:, place], max(one.intermediate_values.values()))
+        for place, one in enumerate(pruned)
+    }
 
 
 def features_of(setup: Setup) -> ConfigurationFeatures:

@@ -1,0 +1,77 @@
+"""The answer in five lines: what to use, what it is worth, what mattered, what did not, what next.
+
+The top of every report, whatever shows it: page, Markdown, terminal, notebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.results.evidence import Evidence
+from search.results.findings.next_search import advice_sentences
+from search.results.findings.parameters import restart_gain, schedule_gain, sure_first, trends
+from search.results.trials import Outcome
+from search.results.wording import listed
+from search.study.names import is_repeats
+from search.study.wording import params_text
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to use: a trial, and in words what its score is worth."""
+
+    trial: Outcome
+    worth: str
+
+
+def answer_of(seen: Evidence) -> Answer | None:
+    """The best complete trial; None without one."""
+    best = next(iter(seen.complete), None)
+    if best is None or best.value is None:
+        return None
+    others = len(seen.complete) - 1
+    worth = f"{best.value:.4f} with one seed"
+    if others:
+        worth += f", the highest of {others + 1}: a fresh seed is likely to score lower"
+    if seen.noise is not None:
+        worth += f"; the noise between seeds is {seen.noise:.4f}"
+    return Answer(best, worth)
+
+
+def answer_sentences(seen: Evidence) -> list[str]:
+    """The five lines. Empty for repeats, whose highest score is mere luck, and imported results."""
+    found = answer_of(seen)
+    results = seen.results
+    if found is None or results.setup is None or is_repeats(results.name):
+        return []
+    directions = {name: own.sign for name, own in trends(seen).items()}
+    mattered = [
+        f"{name} ({'higher' if sign > 0 else 'lower'} is better)"
+        for name, sign in directions.items()
+        if sign
+    ]
+    gains = {"restarts": restart_gain(seen), "moving dice weights": schedule_gain(seen)}
+    for what, own in gains.items():
+        if own is not None and own.sign:
+            mattered.append(f"{what} ({'they help' if own.sign > 0 else 'they cost'})")
+    first = sure_first(seen)
+    if first is not None and not directions.get(first):
+        mattered.append(first)
+    most = "" if first is None else f"; {first} most"
+    rest = [name for name, sign in directions.items() if not sign and name != first]
+    rest += [what for what, own in gains.items() if own is None or not own.sign]
+    basis = seen.counted_text(seen.judged).rstrip(",")
+    return [
+        f"Use {found.trial.name}: {params_text(found.trial.params)}.",
+        f"It is worth {found.worth}.",
+        f"What mattered: {listed(mattered) or 'nothing that can be told from chance'}{most}"
+        f" ({basis}).",
+        f"What was not shown to matter: {listed(rest) or 'nothing'}.",
+        f"What next: {_next_text(seen)}",
+    ]
+
+
+def _next_text(seen: Evidence) -> str:
+    said = advice_sentences(seen)[0]
+    start = "For the next search: "
+    return said.removeprefix(start) if said.startswith(start) else said[:1].lower() + said[1:]
