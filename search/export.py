@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from search.strategy.answers import Answer
     from storage import LeasedStorage
 
 FORMATS = ("yaml", "json", "csv", "python-dict", "cli", "card")
@@ -37,9 +38,7 @@ def parser() -> argparse.ArgumentParser:
     it = Parser(prog="python -m search.export", description=__doc__, epilog=EXAMPLES)
     add_study(it)
     add_storage(it)
-    it.add_argument(
-        "--trial", type=int, metavar="N", help="trial number (default: the best complete one)"
-    )
+    it.add_argument("--trial", type=int, metavar="N", help="trial number (default: the answer)")
     it.add_argument(
         "--confirmed",
         action="store_true",
@@ -71,24 +70,39 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
     from trainer.files import atomic_write_text
 
     _check(args)
+    notes: list[str] = []
     storage = open_storage(args.storage, read_only=True)
     name = study_name(storage, args.study)
     if args.format == "csv":
         text, what = _all_trials(named_study(storage, name))
     else:
-        study, trial = _study_and_trial(args, storage, name)
+        study, chosen = _study_and_trial(args, storage, name)
         command = command_line(["python", "-m", "search.export", *redact_words(words)])
         if args.format == "card":
-            text = _card(args, storage, study, trial, command)
+            text = _card(args, storage, study, chosen.trial, command)
         else:
-            text = exported(study, trial, args.format, command=command)
-        what = f"trial {trial.number} of {study.study_name} is"
+            text = exported(study, chosen, args.format, command=command)
+        what = f"trial {chosen.trial.number} of {study.study_name} is"
+        notes = _notes(study, chosen)
     if args.out is None:
         write_product(text)
     else:
         atomic_write_text(args.out, text)
         print(f"{what} in {args.out}", file=sys.stderr)
+    for note in notes:
+        print(note, file=sys.stderr)
     return 0
+
+
+def _notes(study: optuna.Study, chosen: Answer) -> list[str]:
+    """What the answer is worth, and which trial reached more."""
+    from search.results.answer import passed_over_text, worth_text
+
+    if chosen.expected is None:
+        return []
+    rows = study.get_trials(deepcopy=False)
+    passed = passed_over_text(chosen, rows)
+    return [worth_text(chosen), *([] if passed is None else [f"{passed}; --trial N exports it"])]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -136,9 +150,10 @@ def _card(
 
 def _study_and_trial(
     args: argparse.Namespace, storage: LeasedStorage, name: str
-) -> tuple[optuna.Study, FrozenTrial]:
+) -> tuple[optuna.Study, Answer]:
     """Raises StudyError for a study that lacks such a trial, or whose configs are not known."""
     from search.results.export_formats import chosen_trial
+    from search.strategy.answers import Answer
     from search.study.lookup import load_setup, named_study
     from search.study.setup import StudyError
 
@@ -147,7 +162,7 @@ def _study_and_trial(
         from search.confirmation.scores import confirmed_trial
 
         trial = confirmed_trial(storage, name)
-        return named_study(storage, repeats_name(name)), trial
+        return named_study(storage, repeats_name(name)), Answer(trial)
     study = named_study(storage, name)
     if is_imported(study.user_attrs):
         raise StudyError(

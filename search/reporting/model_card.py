@@ -12,6 +12,7 @@ from pathlib import Path
 
 from search.confirmation.scores import ByImage, by_image, plan_state_of
 from search.reporting.document import Document, Section, Table
+from search.results.answer import passed_over_text, search_answer, worth_text
 from search.results.export_formats import config_of, train_words
 from search.results.reading import results_of
 from search.results.statistics.intervals import Interval, interval, over_images
@@ -264,6 +265,16 @@ def _choice(
         cut = f"This one was not trained to its end: {last} epochs of {chosen.budget}."
         return [*_counts(results), cut]
     rank = 1 + sum((one.value or 0.0) > (chosen.value or 0.0) for one in complete)
+    assert results.setup is not None, "an imported study has no card"
+    answer = search_answer(results.rows, results.setup, results.repeats)
+    if answer is not None and answer.expected is not None and answer.trial.number == chosen.number:
+        passed = passed_over_text(answer, results.rows)
+        how = (
+            f"This one has the best expected score of {len(complete)}, from its own, its repeats"
+            f" and its neighbours: {worth_text(answer)}."
+        )
+        more = [] if passed is None else [f"{passed[:1].upper()}{passed[1:]}."]
+        return [*_counts(results), how, *more, epoch]
     if rank > 1:
         how = f"This one was named by its number; its value is number {rank} of {len(complete)}."
         return [*_counts(results), how, "The epoch was chosen on the validation part."]

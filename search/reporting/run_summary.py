@@ -87,16 +87,22 @@ def summary(
     if shares:
         text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         tell(console, f"importance among complete trials: {text}")
-    best = lineages.best(study)
-    if best is not None:
-        full = best.user_attrs.get(F_SCORE_FULL)
+    # scipy takes half a second to load: only at the end
+    from search.results.answer import passed_over_text, study_answer, worth_text
+
+    answer = study_answer(study)
+    if answer is not None:
+        trial = answer.trial
+        full = trial.user_attrs.get(F_SCORE_FULL)
         tell(
             console,
-            f"best: trial {best.number}, f_score {lineages.value(best):.4f} (one seed, per image on"
-            f" the training grid)"
+            f"answer: trial {trial.number}, f_score {worth_text(answer)} (per image on the training"
+            " grid)"
             + ("" if full is None else f", f_score_full {full:.4f} (at the masks' own size)")
-            + f": {params_text(best.params)}",
+            + f": {params_text(trial.params)}",
         )
+        if passed := passed_over_text(answer, trials):
+            tell(console, passed)
     if setup.preset == "demo":
         tell(console, DEMO_WARNING)
     console.print()

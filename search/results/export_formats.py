@@ -11,7 +11,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from search.results.answer import study_answer
 from search.results.trials import Results
+from search.strategy.answers import Answer
 from search.study import lineages
 from search.study.attributes import RUNTIME, SEED
 from search.study.lookup import load_setup
@@ -30,12 +32,15 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _FLAGS = {"data.root": "--data", "training.seed": "--seed", "runtime.device": "--device"}
 
 
-def chosen_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
-    """The trial asked for, or the answer of the study. Raises StudyError."""
+def chosen_trial(study: optuna.Study, number: int | None) -> Answer:
+    """The answer of the study, or the trial asked for, of which nothing is expected.
+
+    Raises StudyError.
+    """
     trials = study.get_trials(deepcopy=False)
     if number is None:
-        trial = lineages.best_of(trials)
-        if trial is None:
+        found = study_answer(study)
+        if found is None:
             raise StudyError(
                 f"study {study.study_name}: no trial is complete yet; wait for one, or name a"
                 " pruned one with --trial N"
@@ -48,28 +53,32 @@ def chosen_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
                 f" {lineages.numbers_text(trials)}"
             )
         first = lineages.rows_of(trials, by_number[number])[0].number
-        trial = next(one for one in lineages.merged(trials) if one.number == first)
+        found = Answer(next(one for one in lineages.merged(trials) if one.number == first))
+    trial = found.trial
     if SEED not in trial.user_attrs:
         # also one that was set COMPLETE in the dashboard
         raise StudyError(
             f"study {study.study_name}: trial {trial.number} is {trial.state.name} and has never"
             " been trained; choose another with --trial N"
         )
-    return trial
+    return found
 
 
-def exported(study: optuna.Study, trial: FrozenTrial, form: str = "yaml", *, command: str) -> str:
-    """What repeats a trial: its config, its seed, early stopping off, and its origin.
+def exported(study: optuna.Study, chosen: Answer, form: str = "yaml", *, command: str) -> str:
+    """What repeats a trial: its config, its seed, early stopping off, its origin and its worth.
 
     form: `yaml`, `json` or `python-dict` (a literal that `ast.literal_eval` reads), all of one
     content; `cli`, the command that trains it. command: how the export was made. Raises StudyError
     or ConfigError if the study or the trial does not hold what is needed.
     """
-    setup = load_setup(study)
+    setup, trial = load_setup(study), chosen.trial
     config = config_of(setup, trial)
     if form == "cli":
         return command_line(train_words(config)) + "\n"
     record = search_record(setup, trial) | {"epochs": setup.epochs, "command": command}
+    if chosen.expected is not None:
+        # of this configuration with a fresh seed; `value` is what this one seed reached
+        record |= {"expected": chosen.expected, "expected_sd": chosen.error}
     if form == "yaml":
         return to_yaml(config, record)
     document = to_dict(config) | {"search": record}

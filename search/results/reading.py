@@ -25,14 +25,12 @@ from search.study.attributes import (
     SERIES,
     is_imported,
 )
-from search.study.identity import differing_facts
 from search.study.lookup import load_setup
-from search.study.names import is_repeats, repeats_name
-from search.study.repeats import confirmed_scores
+from search.study.names import is_repeats
+from search.study.repeats import scores_of_repeats
 from search.study.run_folders import newest_claims, read_history
 from search.study.search_space import as_number
-from search.study.setup import Setup, StudyError, base_values, config_for, flat
-from storage.optuna_internals import storage_of
+from search.study.setup import Setup, base_values, config_for, flat
 from trainer.config import key_path, to_dict
 from trainer.errors import ConfigError
 from trainer.history import F_SCORE
@@ -66,7 +64,7 @@ def results_of(study: optuna.Study, runs: Path | None = None) -> Results:
             _searched(trial, numbers[trial.number], setup, runs) for trial in lineages.merged(rows)
         ]
     metric = str(attrs[IMPORTED]["metric"]) if setup is None else setup.metric
-    repeats = {} if setup is None else _repeats(study, setup)
+    repeats = {} if setup is None else scores_of_repeats(study, setup)
     ends = None
     if setup is not None and not is_repeats(study.study_name):
         ends = functools.partial(expected_ends, setup, rows, _DRAWS)
@@ -81,19 +79,6 @@ def print_troubles(several: Iterable[Results]) -> None:
         if len(results.troubles) > _LISTED:
             more = len(results.troubles) - _LISTED
             print(f"note: study {results.name}: {more} more trials likewise", file=sys.stderr)
-
-
-def _repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
-    """The scores in the study of repeats of a search, where they compare with its own."""
-    name = repeats_name(study.study_name)
-    if name == study.study_name:
-        return {}
-    try:
-        other = optuna.Study(study_name=name, storage=storage_of(study))
-        there = load_setup(other)
-    except (KeyError, StudyError):
-        return {}
-    return {} if differing_facts(there, setup, "data", "epochs") else confirmed_scores(other)
 
 
 def _imported(trial: FrozenTrial, troubles: list[str]) -> Outcome:

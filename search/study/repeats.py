@@ -9,6 +9,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.study import lineages
 from search.study.attributes import CONFIGURATION
+from search.study.identity import differing_facts
+from search.study.lookup import load_setup
+from search.study.names import repeats_name
+from search.study.setup import Setup, StudyError
+from storage.optuna_internals import storage_of
 
 
 def score_of(row: FrozenTrial) -> float | None:
@@ -35,3 +40,16 @@ def scores_by_label(rows: Iterable[FrozenTrial]) -> dict[str, list[float]]:
         if label is not None and score is not None:
             found.setdefault(label, []).append(score)
     return found
+
+
+def scores_of_repeats(study: optuna.Study, setup: Setup) -> dict[str, list[float]]:
+    """The scores in the study of repeats of a search, where they compare with its own."""
+    name = repeats_name(study.study_name)
+    if name == study.study_name:
+        return {}
+    try:
+        other = optuna.Study(study_name=name, storage=storage_of(study))
+        there = load_setup(other)
+    except (KeyError, StudyError):
+        return {}
+    return {} if differing_facts(there, setup, "data", "epochs") else confirmed_scores(other)

@@ -37,7 +37,7 @@ class Boosting:
     """See `scripts.benchmarks.families.Family`. half: 0 or 1, which data."""
 
     epochs = EPOCHS
-    fresh = 24
+    fresh = 12
 
     def __init__(self, half: int) -> None:
         self._half = half

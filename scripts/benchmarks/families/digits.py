@@ -36,7 +36,7 @@ class Digits:
     """See `scripts.benchmarks.families.Family`. half: 0 or 1, which draw of the data."""
 
     epochs = EPOCHS
-    fresh = 24
+    fresh = 12
 
     def __init__(self, half: int, *, rate_searched: bool) -> None:
         self._half = half

@@ -47,7 +47,7 @@ class Scenes:
     """See `scripts.benchmarks.families.Family`. half: 0 or 1, which scenes."""
 
     epochs = EPOCHS
-    fresh = 24
+    fresh = 6
 
     def __init__(self, half: int) -> None:
         self._half = half

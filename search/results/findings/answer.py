@@ -5,45 +5,24 @@ The top of every report, whatever shows it: page, Markdown, terminal, notebook.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from search.results.answer import passed_over_text, search_answer, worth_text
 from search.results.evidence import Evidence
 from search.results.findings.next_search import advice_sentences
 from search.results.findings.parameters import restart_gain, schedule_gain, sure_first, trends
-from search.results.trials import Outcome
 from search.results.wording import listed
 from search.study.names import is_repeats
 from search.study.wording import params_text
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What to use: a trial, and in words what its score is worth."""
-
-    trial: Outcome
-    worth: str
-
-
-def answer_of(seen: Evidence) -> Answer | None:
-    """The best complete trial; None without one."""
-    best = next(iter(seen.complete), None)
-    if best is None or best.value is None:
-        return None
-    others = len(seen.complete) - 1
-    worth = f"{best.value:.4f} with one seed"
-    if others:
-        worth += f", the highest of {others + 1}: a fresh seed is likely to score lower"
-    if seen.noise is not None:
-        worth += f"; the noise between seeds is {seen.noise:.4f}"
-    return Answer(best, worth)
-
-
 def answer_sentences(seen: Evidence) -> list[str]:
     """The five lines. Empty for repeats, whose highest score is mere luck, and imported results."""
-    found = answer_of(seen)
     results = seen.results
-    if found is None or results.setup is None or is_repeats(results.name):
+    if results.setup is None or is_repeats(results.name):
         return []
+    found = search_answer(results.rows, results.setup, results.repeats)
+    if found is None:
+        return []
+    passed = passed_over_text(found, results.rows)
     directions = {name: own.sign for name, own in trends(seen).items()}
     mattered = [
         f"{name} ({'higher' if sign > 0 else 'lower'} is better)"
@@ -62,8 +41,8 @@ def answer_sentences(seen: Evidence) -> list[str]:
     rest += [what for what, own in gains.items() if own is None or not own.sign]
     basis = seen.counted_text(seen.judged).rstrip(",")
     return [
-        f"Use {found.trial.name}: {params_text(found.trial.params)}.",
-        f"It is worth {found.worth}.",
+        f"Use trial {found.trial.number}: {params_text(found.trial.params)}.",
+        f"It is worth {worth_text(found)}{f' ({passed})' if passed else ''}.",
         f"What mattered: {listed(mattered) or 'nothing that can be told from chance'}{most}"
         f" ({basis}).",
         f"What was not shown to matter: {listed(rest) or 'nothing'}.",

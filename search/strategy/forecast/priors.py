@@ -53,7 +53,7 @@ def make_study_forecast(
     setup: Setup, earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]] = ()
 ) -> StudyForecast:
     """A fresh forecast of a study. earlier: other studies of the store, the latest first."""
-    priors = [*_shipped_priors(), *_priors_of_earlier(earlier)]
+    priors = [*shipped_priors(), *_priors_of_earlier(earlier)]
     return StudyForecast(Forecast(priors, features_of(setup)), _configurations(setup))
 
 
@@ -68,7 +68,7 @@ def expected_ends(
     has none here; nor has one that diverged. One draw is one assumption for all trials, the same
     for the same rows. None ends below what it has shown.
     """
-    priors = [without_effects(prior) for prior in _shipped_priors()]
+    priors = [without_effects(prior) for prior in shipped_priors()]
     seen = StudyForecast(Forecast(priors, features_of(setup)), ())
     seen.update(rows)
     pruned = [
@@ -109,7 +109,8 @@ def features_of(setup: Setup) -> ConfigurationFeatures:
 
 
 @functools.cache
-def _shipped_priors() -> tuple[Prior, ...]:
+def shipped_priors() -> tuple[Prior, ...]:
+    """Of the recorded curves that ship."""
     return tuple(prior_from(read_bank(path)) for path in BANKS)
 
 
@@ -117,7 +118,7 @@ def _priors_of_earlier(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -
     """What the latest earlier studies came to."""
     found: list[Prior] = []
     for setup, trials in earlier:
-        seen = StudyForecast(Forecast(_shipped_priors(), features_of(setup)), ())
+        seen = StudyForecast(Forecast(shipped_priors(), features_of(setup)), ())
         seen.update(trials)
         if seen.learned >= _LEAST_ENDED:
             found.append(seen.forecast.prior())

@@ -21,6 +21,7 @@ from search.execution.worker_loop import work
 from search.management import cleanup
 from search.management.opening import open_study
 from search.results.export_formats import exported
+from search.strategy.answers import Answer
 from search.strategy.loading import load_study
 from search.study.lookup import load_setup
 from search.study.setup import CHANGEABLE
@@ -258,7 +259,7 @@ def test_export_training_and_rebuild_need_nothing_of_what_went(
     assert cleaned(folder, "--yes", "--parked") == 0
     before = load_study(store(lived), "faces")
     after = load_study(store(folder), "faces")
-    texts = [exported(s, s.best_trial, command="same") for s in (before, after)]
+    texts = [exported(s, Answer(s.best_trial), command="same") for s in (before, after)]
     assert texts[0] == texts[1]
     (tmp_path / "best.yaml").write_text(texts[1])
     flags = ["--config", str(tmp_path / "best.yaml"), "--device", "cpu"]

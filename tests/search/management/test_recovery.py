@@ -17,6 +17,7 @@ from search.execution.worker_loop import work
 from search.management.recovery import rebuilt
 from search.rebuild import main
 from search.results.export_formats import exported
+from search.strategy.answers import Answer
 from search.strategy.loading import load_study
 from search.study.attributes import LOST
 from search.study.lookup import load_setup
@@ -192,7 +193,7 @@ def test_the_best_trial_is_exported_as_before(lived: Path, folder: Path) -> None
     texts = []
     for there in (lived, folder):
         study = load_study(store(there), "faces")
-        texts.append(exported(study, study.best_trial, command="same"))
+        texts.append(exported(study, Answer(study.best_trial), command="same"))
     assert texts[0] == texts[1]
 
 

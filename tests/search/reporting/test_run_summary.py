@@ -14,6 +14,7 @@ from rich.console import Console
 
 import space
 from search.reporting.run_summary import best_trials_table, command, disk_use, importance, summary
+from search.results.answer import study_answer
 from search.results.statistics.importance import LEAST_TRIALS
 from search.study.lookup import load_setup
 from search.study.names import RUNS, STORAGE
@@ -148,8 +149,11 @@ def test_the_end_of_a_run_names_the_best_trial_and_what_was_saved(tmp_path: Path
     text = said(study)
     first = f"12 finished trials, {pruned} pruned ({pruned / 12:.0%}); {trained} of 144 epochs"
     assert text.startswith(first)
-    best = study.best_trial
-    assert f"best: trial {best.number}, f_score {best.value:.4f} (one seed" in text
+    answer = study_answer(study)
+    assert answer is not None
+    assert answer.expected is not None
+    worth = f"{answer.expected:.4f} ± {answer.error:.4f} expected with a fresh seed"
+    assert f"answer: trial {answer.trial.number}, f_score {worth}" in text
     assert f"-m search.export --study {study.study_name} --out best.yaml\n" in text
     assert "watch:  " in text
 
@@ -174,7 +178,7 @@ def test_the_end_of_a_run_says_what_revivals_cost_and_brought(tmp_path: Path) ->
     study.add_trial(gone_on)
     text = said(study)
     assert "revived 1 of them (1) for 3 epochs (12%); one of these is the best" in text
-    assert "best: trial 1, f_score 0.9000" in text
+    assert "answer: trial 1, f_score 0.9000 with one seed" in text
 
 
 def test_a_study_without_a_finished_trial_still_gets_its_commands(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""The answer of a study: the configuration with the best mean over seeds, as far as it shows.
+
+The highest score of a study is partly the luck of its seed. What is told here is what the same
+configuration may be expected to score with a fresh one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from search.strategy.forecast.features import from_log, to_log
+from search.strategy.forecast.true_means import Shown, true_means
+from search.study import lineages
+from search.study.search_space import Spec, Value, matching
+
+# of fewer complete trials nobody can say what is luck
+LEAST = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete trial. expected: its score with a fresh seed, in [0, 1]; error: the standard
+    deviation of that; both None where the trials are too few."""
+
+    trial: FrozenTrial
+    expected: float | None = None
+    error: float | None = None
+
+
+def answer_of(
+    rows: Sequence[FrozenTrial],
+    specs: Mapping[str, Spec],
+    repeats: Mapping[int, Sequence[float]] | None = None,
+) -> Answer | None:
+    """The answer of a study, None without a complete trial.
+
+    Evidence is every complete trial: its own score, its repeats, and the scores of configurations
+    near to it. rows: the study's, as they are. specs: what is searched. repeats: number of a trial
+    -> scores of its configuration with fresh seeds.
+    """
+    complete = lineages.best_first(lineages.merged(rows))
+    if not complete:
+        return None
+    whole = [one for one in complete if _fits(one, specs)]
+    if len(whole) < LEAST or not specs:
+        return Answer(complete[0])
+    # the same configuration may have been enqueued with several seeds
+    alike: dict[tuple[tuple[str, Value], ...], list[FrozenTrial]] = {}
+    for one in whole:
+        params = [
+            (name, value)
+            for name, spec in specs.items()
+            if (value := matching(one.params[name], spec)) is not None
+        ]
+        alike.setdefault(tuple(params), []).append(one)
+    groups = list(alike.values())
+    beliefs = true_means(specs, [_shown(*item, repeats or {}) for item in alike.items()])
+    best = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
+    expected = from_log(beliefs[best].mean)
+    # to first order: the scale is -log(1 - score)
+    error = math.sqrt(beliefs[best].variance) * (1 - expected)
+    return Answer(groups[best][0], expected, error)
+
+
+def _fits(one: FrozenTrial, specs: Mapping[str, Spec]) -> bool:
+    return all(
+        name in one.params and matching(one.params[name], spec) is not None
+        for name, spec in specs.items()
+    )
+
+
+def _shown(
+    params: tuple[tuple[str, Value], ...],
+    trials: Sequence[FrozenTrial],
+    repeats: Mapping[int, Sequence[float]],
+) -> Shown:
+    scores = [one.value or 0.0 for one in trials]
+    for one in trials:
+        scores += repeats.get(one.number, ())
+    return Shown(dict(params), float(np.mean(to_log(np.array(scores)))), len(scores))

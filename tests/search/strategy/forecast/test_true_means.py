@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.strategy.forecast import true_means as module
+from search.strategy.forecast.true_means import Shown, true_means
+from search.study.search_space import drawn
+from space import SPACE, Float, concrete
+
+LINE = {"x": Float(0.0, 1.0)}
+SPECS = concrete(SPACE, 24)
+
+
+def along(count: int, noise: float, seed: int, seeds: int = 1) -> list[Shown]:
+    """Of a hill at 0.5."""
+    rng = np.random.default_rng(seed)
+    places = np.linspace(0, 1, count)
+    return [
+        Shown({"x": float(at)}, 1 - (at - 0.5) ** 2 + noise * float(rng.normal()), seeds)
+        for at in places
+    ]
+
+
+def test_noise_is_smoothed_and_the_hill_is_found() -> None:
+    shown = along(40, 0.05, 0)
+    beliefs = true_means(LINE, shown)
+    places = np.linspace(0, 1, 40)
+    off = np.array([beliefs[n].mean for n in range(40)]) - (1 - (places - 0.5) ** 2)
+    assert np.sqrt(np.mean(off**2)) < 0.025
+    best = max(beliefs, key=lambda place: beliefs[place].mean)
+    assert places[best] == pytest.approx(0.5, abs=0.2)
+
+
+def test_more_seeds_of_everything_make_it_surer() -> None:
+    one, four = (true_means(LINE, along(12, 0.05, 1, seeds)) for seeds in (1, 4))
+    assert all(four[place].variance < one[place].variance for place in one)
+
+
+def test_what_lies_far_below_does_not_stretch_the_rest() -> None:
+    shown = along(20, 0.02, 2)
+    lost = [Shown({"x": 0.001 * n}, -50.0) for n in range(1, 4)]
+    beliefs = true_means(LINE, [*shown, *lost])
+    best = max(beliefs, key=lambda place: beliefs[place].mean)
+    assert shown[best].params["x"] == pytest.approx(0.5, abs=0.25)
+    assert beliefs[best].mean < 1.2
+
+
+def test_a_ramp_under_a_constant_schedule_is_no_difference() -> None:
+    rng = random.Random(0)
+    drawings: list[dict[str, Any]] = [drawn(SPECS, rng.random) for _ in range(15)]
+    still = [{**one, "dice_schedule": "constant"} for one in drawings]
+    values = [rng.random() for _ in still]
+
+    def beliefs(ramp: float) -> list[float]:
+        shown = [
+            Shown({**one, "dice_ramp": ramp}, value)
+            for one, value in zip(still, values, strict=True)
+        ]
+        return [it.mean for it in true_means(SPECS, shown).values()]
+
+    assert beliefs(0.5) == beliefs(-0.2)
+
+
+def test_of_a_large_study_the_best_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HELD", 20)
+    shown = along(101, 0.0, 3)
+    beliefs = true_means(LINE, shown)
+    assert len(beliefs) == 20
+    assert set(range(46, 55)) <= set(beliefs)
+    # the others are spread over the rest
+    assert max(abs(place - 50) for place in beliefs) > 40
+
+
+def test_equal_scores_are_no_error() -> None:
+    shown = [Shown({"x": at}, 0.5) for at in (0.1, 0.5, 0.9)]
+    assert all(it.mean == pytest.approx(0.5, abs=1e-3) for it in true_means(LINE, shown).values())
