@@ -149,7 +149,10 @@ class Surrogate:
     def curve(self, params: Mapping[str, Any], seed: int) -> list[float]:
         """Best score so far after each epoch, in [0, 1]."""
         noise = self._noise @ np.random.default_rng(seed).normal(size=len(KNOTS))
-        best = np.maximum.accumulate(np.clip(self._mean(params) + noise, 0, None))
+        drawn_readings = np.clip(self._mean(params) + noise, 0, None)
+        # early departures are many deviations of the end: a best score so far that rested on one
+        # would tell of another configuration than `score` does
+        best = np.maximum.accumulate(np.minimum(drawn_readings, drawn_readings[-1]))
         knots = np.concatenate([[0.0], KNOTS * self.epochs])
         scores = np.concatenate([[0.0], -np.expm1(-best)])
         return np.interp(np.arange(1, self.epochs + 1), knots, scores).tolist()

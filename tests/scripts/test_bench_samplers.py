@@ -79,6 +79,19 @@ def test_a_configurations_score_is_the_mean_end_of_its_curves() -> None:
     assert world.curve(params, 5) == curves[5]
 
 
+def test_no_reading_lies_above_a_curves_own_end_so_that_told_scores_are_true_on_average() -> None:
+    # early readings that depart by many deviations of the end, as those of real curves do
+    early = 1 - KNOTS
+    prior = start(noise=0.02, error=0.02)
+    errors = prior.errors + np.outer(early, early) * 2.0**2
+    world = race.Surrogate(Prior(prior.mean, prior.cov, errors, 4 * errors, 0.02), EPOCHS, seed=3)
+    params = next(world.drawn(1, 0))
+    curves = np.array([world.curve(params, seed) for seed in range(400)])
+    assert (curves.max(axis=1) == curves[:, -1]).all()
+    told = float(np.mean(to_log(curves[:, -1]))) / world._unit
+    assert told == pytest.approx(world.score(params), abs=0.2)
+
+
 def test_errors_that_are_no_noise_between_seeds_are_a_departure_from_the_line() -> None:
     departures = []
     for seed in range(8):
