@@ -34,6 +34,9 @@ ALL_TABLES: Sequence[sa.Table] = tuple(models.BaseModel.metadata.tables.values()
 
 TrialRow, StudyRow = models.TrialModel, models.StudyModel
 
+# a reported value -> what its columns hold, for none of them holds NaN or an infinity
+stored_report = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+
 # the key of a study's system attribute that holds the names of its objectives
 METRIC_NAMES_KEY = "study:metric_names"
 
