@@ -214,8 +214,13 @@ class PatientStorage(GuardedRDBStorage):
         return self._patiently(attempt)
 
     def _read(self, work: Callable[[Connection], R]) -> R:
+        def attempt() -> R:
+            # PostgreSQL shows every statement what is there by then, in a transaction too
+            with self._alone.begin() as connection:
+                return work(connection)
+
         with self._marked("reading", True):
-            return self._write(work)
+            return self._patiently(attempt)
 
     def at_work(self) -> bool:
         """Whether this thread is in the middle of a call; for a signal's handler, which must not
