@@ -36,7 +36,9 @@ from storage.optuna_internals import (
 _MOST_IDS = 500
 
 
-def _of_trials(table: sa.Table, *columns: str) -> tuple[sa.Select[Any], sa.Select[Any]]:
+def _of_trials(
+    table: sa.Table, *columns: str
+) -> tuple[sa.Select[*tuple[Any, ...]], sa.Select[*tuple[Any, ...]]]:
     """A table's rows of some trials, and of a study from one trial on, built once."""
     rows = sa.select(table.c.trial_id, *(table.c[name] for name in columns))
     some = rows.where(table.c.trial_id.in_(sa.bindparam("ids", expanding=True)))
@@ -126,7 +128,7 @@ def deleted(trial_id: int, number: int) -> FrozenTrial:
     return frozen
 
 
-def _built(connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[FrozenTrial]:
+def _built(connection: Connection, rows: Sequence[sa.Row[*tuple[Any, ...]]]) -> list[FrozenTrial]:
     """rows: of `_TRIALS`, of one study."""
     if not rows:
         return []
@@ -134,18 +136,20 @@ def _built(connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[FrozenTr
     few = len(ids) <= _MOST_IDS
     which = {"ids": ids} if few else {"study": rows[0].study_id, "first": ids[0]}
 
-    def of_trials(statements: tuple[sa.Select[Any], sa.Select[Any]]) -> sa.CursorResult[Any]:
+    def of_trials(
+        statements: tuple[sa.Select[*tuple[Any, ...]], sa.Select[*tuple[Any, ...]]],
+    ) -> sa.CursorResult[*tuple[Any, ...]]:
         return connection.execute(statements[0 if few else 1], which)
 
     # everything by trial; after the trials themselves: what has ended has all its rows by then
     values: dict[int, dict[int, float]] = defaultdict(dict)
     params: dict[int, list[tuple[int, str, float, str]]] = defaultdict(list)
     steps: dict[int, dict[int, float]] = defaultdict(dict)
-    for trial_id, objective, value, kind in of_trials(_VALUES).tuples():
+    for trial_id, objective, value, kind in of_trials(_VALUES):
         values[trial_id][objective] = result_of(value, kind)
-    for trial_id, *param in of_trials(_PARAMS).tuples():
+    for trial_id, *param in of_trials(_PARAMS):
         params[trial_id].append(tuple(param))
-    for trial_id, step, value, kind in of_trials(_STEPS).tuples():
+    for trial_id, step, value, kind in of_trials(_STEPS):
         steps[trial_id][step] = step_value_of(value, kind)
     user_attrs, system_attrs = map(_loaded, map(of_trials, (_USER_ATTRS, _SYSTEM_ATTRS)))
     built = []
@@ -175,7 +179,7 @@ def _built(connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[FrozenTr
     return built
 
 
-def _loaded(rows: sa.CursorResult[Any]) -> dict[int, dict[str, Any]]:
+def _loaded(rows: sa.CursorResult[*tuple[Any, ...]]) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = defaultdict(dict)
     for trial_id, key, text in rows:
         found[trial_id][key] = json.loads(text)

@@ -163,22 +163,17 @@ def show(trials: int, one: dict[str, Any]) -> None:
         [f"an ask of {name}, s", *(f"{one[name][key]:.3f}" for key in one[name])]
         for name in (*OURS, *OPTUNAS)
     ]
-    verdicts = [f"{one[key]:.2f}" for key in ("verdict_first_ms", "verdict_ms", "verdict_most_ms")]
+    ours = [f"{one[f'verdict_{kind}ms']:.2f}" for kind in ("first_", "", "most_", "cpu_")]
+    theirs = [f"{one[f'median_{kind}ms']:.2f}" for kind in ("", "most_")]
     rows += [
         [],
-        ["a verdict of restart-aware, ms", *verdicts],
-        [
-            "a verdict of Optuna's median, ms",
-            "",
-            *(f"{one[f'median{it}_ms']:.2f}" for it in _KINDS),
-        ],
-        ["a report, ms", "", f"{one['report_ms']:.2f}", ""],
+        ["a verdict of restart-aware, ms", *ours],
+        ["a verdict of Optuna's median, ms", "", *theirs, ""],
+        ["a report, ms", "", f"{one['report_ms']:.2f}", "", ""],
     ]
-    # asks: the median; verdicts: the mean, for few of them have to read what is new
-    print_table(f"{trials} trials", ("", "first", "later", "at most"), rows, right=True)
-
-
-_KINDS = ("", "_most")
+    # later ones: the median of asks and reports, the mean of verdicts
+    columns = ("", "first", "later", "at most", "later, on the CPU")
+    print_table(f"{trials} trials", columns, rows, right=True)
 
 
 def parser() -> Parser:
