@@ -10,7 +10,6 @@ import copy
 import functools
 from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import optuna
@@ -19,7 +18,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,12 +26,22 @@ R = TypeVar("R")
 
 STUDIES = cast(sa.Table, models.StudyModel.__table__)
 TRIALS = cast(sa.Table, models.TrialModel.__table__)
+STUDY_USER_ATTRS = cast(sa.Table, models.StudyUserAttributeModel.__table__)
+STUDY_SYSTEM_ATTRS = cast(sa.Table, models.StudySystemAttributeModel.__table__)
 USER_ATTRS = cast(sa.Table, models.TrialUserAttributeModel.__table__)
 SYSTEM_ATTRS = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
+VALUES = cast(sa.Table, models.TrialValueModel.__table__)
+PARAMS = cast(sa.Table, models.TrialParamModel.__table__)
 STEPS = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
 ALL_TABLES: Sequence[sa.Table] = tuple(models.BaseModel.metadata.tables.values())
 
 TrialRow, StudyRow = models.TrialModel, models.StudyModel
+
+# a reported value -> what its columns hold, for none of them holds NaN or an infinity
+stored_report = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+# and back; the same for a trial's result
+step_value_of = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
+result_of = models.TrialValueModel.stored_repr_to_value
 
 # the key of a study's system attribute that holds the names of its objectives
 METRIC_NAMES_KEY = "study:metric_names"
@@ -124,17 +133,14 @@ def _fenced(method: F) -> F:
 class GuardedRDBStorage(RDBStorage):
     """RDBStorage of which every call to the database goes through `guarded`."""
 
-    # trial_id -> number of those that Optuna's cache asks for again
-    _unfinished: dict[int, int]
-
     def guarded(
         self, attempt: Callable[[], R], *, reading: bool = False, trial_id: int | None = None
     ) -> R:
         """Run one call. reading: it writes nothing. trial_id: of the trial that it writes to."""
         raise NotImplementedError
 
-    # `_create_new_trial`, `_set_trial_param`, `_get_trials` and `_get_best_trial_id` are what
-    # Optuna's public methods and its cache end in
+    # `_create_new_trial`, `_set_trial_param` and `_get_best_trial_id` are what Optuna's public
+    # methods and its cache end in; so is `_get_trials`, which `LeasedStorage` has anew
     create_new_study = _writes(RDBStorage.create_new_study)
     set_study_user_attr = _writes(RDBStorage.set_study_user_attr)
     set_study_system_attr = _writes(RDBStorage.set_study_system_attr)
@@ -143,41 +149,17 @@ class GuardedRDBStorage(RDBStorage):
     get_study_id_from_name = _reads(RDBStorage.get_study_id_from_name)
     get_study_name_from_id = _reads(RDBStorage.get_study_name_from_id)
     get_study_directions = _reads(RDBStorage.get_study_directions)
-    get_study_user_attrs = _reads(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = _reads(RDBStorage.get_study_system_attrs)
     get_all_studies = _reads(RDBStorage.get_all_studies)
-    get_trial_user_attrs = _reads(RDBStorage.get_trial_user_attrs)
-    get_trial_system_attrs = _reads(RDBStorage.get_trial_system_attrs)
     get_trial_param = _reads(RDBStorage.get_trial_param)
     get_trial_id_from_study_id_trial_number = _reads(
         RDBStorage.get_trial_id_from_study_id_trial_number
     )
-    get_trial = _reads(RDBStorage.get_trial)
     _get_best_trial_id = _reads(RDBStorage._get_best_trial_id)
 
     _set_trial_param = _fenced(RDBStorage._set_trial_param)
     set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
     set_trial_user_attr = _fenced(RDBStorage.set_trial_user_attr)
     set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)
-
-    @_reads
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        if states is None:
-            missing = included_trial_ids - {trial._trial_id for trial in trials}
-            trials += [_deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing]
-            for trial in trials:
-                if trial.state.is_finished():
-                    self._unfinished.pop(trial._trial_id, None)
-                else:
-                    self._unfinished[trial._trial_id] = trial.number
-        return trials
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Any
@@ -186,14 +168,6 @@ class GuardedRDBStorage(RDBStorage):
         # Optuna counts rows, and gives a number twice where somebody deleted one by SQL
         trial.number = free_number(session.connection(), study_id, cast(int, trial.trial_id))
         return trial
-
-    def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
-        # Optuna turns UTC into this machine's time without saying which of the two hours it is
-        # that autumn's change of clocks runs through twice
-        one = super()._build_frozen_trial_from_trial_model(trial)
-        one.datetime_start = _local(trial._datetime_start_utc)
-        one.datetime_complete = _local(trial._datetime_complete_utc)
-        return one
 
     def session(self) -> AbstractContextManager[Any]:
         """A transaction of Optuna's own kind: its errors are Optuna's too."""
@@ -213,20 +187,3 @@ def free_number(connection: Connection, study_id: int, trial_id: int | None = No
         others = others.where(TRIALS.c.trial_id != trial_id)
     highest = connection.execute(others).scalar_one()
     return 0 if highest is None else int(highest) + 1
-
-
-def _deleted(trial_id: int, number: int) -> FrozenTrial:
-    """What stands for a trial whose row was deleted while it ran or waited.
-
-    Optuna's cache would go on showing it as it was, and whoever waits for its end would for ever.
-    """
-    frozen = create_trial(state=TrialState.FAIL, user_attrs={"reason": "its row was deleted"})
-    frozen.number, frozen._trial_id = number, trial_id
-    return frozen
-
-
-def _local(naive_utc: datetime | None) -> datetime | None:
-    """This machine's naive time, its `fold` set, so that `.astimezone(UTC)` leads back."""
-    if naive_utc is None:
-        return None
-    return datetime.fromtimestamp(naive_utc.replace(tzinfo=UTC).timestamp())

@@ -86,6 +86,13 @@ class PatientStorage(GuardedRDBStorage):
         self._file = file
         # when the process ends too, and without holding on to this object: see _leave
         weakref.finalize(self, _leave, self.engine, file)
+        # for a statement that needs no BEGIN and no COMMIT around it: each is a round trip.
+        # SQLite has no network in between, and a BEGIN of its own
+        self._alone = (
+            self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            if file is None
+            else self.engine
+        )
         self._listen_to_sessions()
         self._check_schema()
         if not read_only:
@@ -190,9 +197,30 @@ class PatientStorage(GuardedRDBStorage):
 
         return self._patiently(attempt)
 
+    def _in_one(self, statement: Callable[[Connection], bool]) -> bool:
+        """Run a single statement, which is its own transaction; False where the database refuses it
+        as wrong.
+        """
+
+        def attempt() -> bool:
+            try:
+                with self._alone.begin() as connection:
+                    return statement(connection)
+            except SQLAlchemyError as error:
+                if trouble.kind_of(error) is None:
+                    return False
+                raise
+
+        return self._patiently(attempt)
+
     def _read(self, work: Callable[[Connection], R]) -> R:
+        def attempt() -> R:
+            # PostgreSQL shows every statement what is there by then, in a transaction too
+            with self._alone.begin() as connection:
+                return work(connection)
+
         with self._marked("reading", True):
-            return self._write(work)
+            return self._patiently(attempt)
 
     def at_work(self) -> bool:
         """Whether this thread is in the middle of a call; for a signal's handler, which must not

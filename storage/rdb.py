@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from storage import claims, events, rows, tables
+from storage import claims, events, reading, rows, tables, upserts
 from storage.claims import Beat, Claim
 from storage.counting import CONTINUES
 from storage.errors import StorageError
 from storage.events import UNKNOWN, Cause, TrialEvent
-from storage.optuna_internals import STUDIES, TRIALS
+from storage.optuna_internals import (
+    STEPS,
+    STUDIES,
+    STUDY_SYSTEM_ATTRS,
+    STUDY_USER_ATTRS,
+    SYSTEM_ATTRS,
+    TRIALS,
+    USER_ATTRS,
+    stored_report,
+)
 from storage.patience import PAUSE_S, PatientStorage
 
 
@@ -41,6 +52,73 @@ class LeasedStorage(PatientStorage):
     (one line, no password) for a store that cannot be used. Every method may
     raise StorageError when patience ends or the trouble is a lasting one, such as a full disk.
     """
+
+    # Reading
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._read(lambda c: reading.attributes(c, STUDY_USER_ATTRS, study_id))
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._read(lambda c: reading.attributes(c, STUDY_SYSTEM_ATTRS, study_id))
+
+    def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
+        return self._read(lambda c: reading.attributes(c, USER_ATTRS, trial_id))
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        return self._read(lambda c: reading.attributes(c, SYSTEM_ATTRS, trial_id))
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        trial = self._read(lambda c: reading.trial(c, trial_id))
+        if trial is None:
+            raise KeyError(f"no trial with id {trial_id}")
+        return trial
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """What Optuna's cache does not have yet."""
+        after = trial_id_greater_than
+        asked_again = {trial_id for trial_id in included_trial_ids if trial_id <= after}
+        trials = self._read(
+            lambda c: reading.trials(c, study_id, states, after=after, also=asked_again)
+        )
+        if states is None:
+            missing = included_trial_ids - {trial._trial_id for trial in trials}
+            trials += [
+                reading.deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing
+            ]
+            for trial in trials:
+                if trial.state.is_finished():
+                    self._unfinished.pop(trial._trial_id, None)
+                else:
+                    self._unfinished[trial._trial_id] = trial.number
+        return trials
+
+    # Reports and attributes: one statement; where it writes nothing, Optuna's way says why
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        value, kind = stored_report(intermediate_value)
+        row = {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
+        if not self._put(STEPS, trial_id, row):
+            super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if not self._put(USER_ATTRS, trial_id, {"key": key, "value_json": json.dumps(value)}):
+            super().set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if not self._put(SYSTEM_ATTRS, trial_id, {"key": key, "value_json": json.dumps(value)}):
+            super().set_trial_system_attr(trial_id, key, value)
+
+    def _put(self, table: sa.Table, trial_id: int, row: Mapping[str, Any]) -> bool:
+        token = self._fences.get(trial_id)
+        return self._in_one(lambda c: upserts.write(c, table, trial_id, row, token))
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None

@@ -54,24 +54,39 @@ def filled(url: str, setup: Setup, trials: int) -> None:
     """Make the study with so many finished trials."""
     import random
 
+    import sqlalchemy as sa
+
     from search.management.opening import open_study
     from search.strategy.forecast.curve_banks import read_bank
     from search.strategy.forecast.priors import BANKS
     from search.study.setup import distributions
     from search.study.shared_state import set_total
     from storage import open_storage
+    from storage.optuna_internals import STEPS, id_of_study, stored_report
 
     bank, rng = read_bank(BANKS[0]), random.Random(0)
-    study = open_study(open_storage(url), setup)
+    storage = open_storage(url)
+    study = open_study(storage, setup)
     set_total(study, trials + 1)
     spread = distributions(setup)
     with progress_bar("filling the store") as tick:
         for number in range(trials):
             whole = rng.random() < _WHOLE_SHARE
-            study.add_trial(
-                row_of(rng.choice(bank), setup.epochs, spread, whole, rng.gauss(0, 0.003))
-            )
+            row = row_of(rng.choice(bank), setup.epochs, spread, whole, rng.gauss(0, 0.003))
+            # all at once: Optuna would look for each of them before it writes it
+            scores, row.intermediate_values = row.intermediate_values, {}
+            trial_id = storage.create_new_trial(id_of_study(study), row)
+            values = [
+                {"trial_id": trial_id, "step": step, **_stored(stored_report(score))}
+                for step, score in scores.items()
+            ]
+            with storage.engine.begin() as connection:
+                connection.execute(sa.insert(STEPS), values)
             tick(number + 1, trials)
+
+
+def _stored(pair: Any) -> dict[str, Any]:
+    return dict(zip(("intermediate_value", "intermediate_value_type"), pair, strict=True))
 
 
 def parser(prog: str, description: str | None) -> Parser:

@@ -32,7 +32,7 @@ from trainer.data.mask_files import read_ids, sides_swapped
 from trainer.losses import segmentation_loss
 
 BENCHES = [
-    *("train", "quality", "gpu", "store", "pruners", "verdict", "paired", "samplers"),
+    *("train", "quality", "gpu", "store", "pruners", "truth", "ask", "paired", "samplers"),
     *("repeats", "claims", "report"),
 ]
 PROGRAMS = [

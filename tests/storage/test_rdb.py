@@ -410,7 +410,13 @@ def test_a_lost_answer_is_no_error_and_writes_nothing_twice(storage: LeasedStora
             broken = sqlite3.OperationalError("database is locked")
             raise sa.exc.OperationalError("COMMIT", {}, broken)
 
+    def lose_single(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        # one that is a transaction of its own
+        if statement.startswith("WITH lease"):
+            lose(connection)
+
     sa.event.listen(storage.scoped_session.session_factory, "after_commit", lose)
+    sa.event.listen(storage.engine, "after_cursor_execute", lose_single)
     trial_id = storage.new_trial(study_id, token)
     assert len(losses) == 1
     assert len(storage.get_all_trials(study_id)) == 1
