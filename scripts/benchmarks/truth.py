@@ -33,7 +33,7 @@ from trainer.cli import Parser
 
 if TYPE_CHECKING:
     from scripts.benchmarks.families import Family
-    from scripts.benchmarks.truth_studies import Arm, Chosen
+    from scripts.benchmarks.truth_studies import Chosen
 
 TRIALS, STUDIES = 40, 24
 # of the epochs of whole trials: where answers are looked at, and those of `WHOLE`
@@ -43,24 +43,25 @@ HIGHEST, EXPECTED = RULES = ("highest", "expected")
 # so many studies are played side by side
 _TOGETHER = 12
 WHOLE = "no pruning"
-
-
-def arms() -> dict[str, Arm]:
-    """Name -> arm, the one that the others are compared with first."""
-    from scripts.benchmarks.truth_studies import NONE, Arm
-
-    return {
-        WHOLE: Arm(pruner=NONE),
-        "as shipped": Arm(),
-        "risk 0.01": Arm(risk=0.01),
-        "no revival": Arm(revive=False),
-        "no prior": Arm(prior=False),
-        "median": Arm(pruner="median"),
-        "successive halving": Arm(pruner="successive-halving"),
-        "Optuna's TPE, median": Arm("tpe", "median", view=False),
-        "Optuna's GP, median": Arm("gp", "median", view=False),
-        "random": Arm("random", NONE),
-    }
+# what each arm has in place of what ships; the one that the others are compared with first
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    WHOLE: {"pruner": "none"},
+    "as shipped": {},
+    "risk 0.01": {"risk": 0.01},
+    "no revival": {"revive": False},
+    "no prior": {"prior": False},
+    "median": {"pruner": "median"},
+    "successive halving": {"pruner": "successive-halving"},
+    "Optuna's TPE, median": {"sampler": "tpe", "pruner": "median", "view": False},
+    "Optuna's GP, median": {"pruner": "median", "view": False},
+    "random": {"sampler": "random", "pruner": "none"},
+}
+# as `families.groups` and `families.HALVES` have them, which load torch
+FAMILIES = (
+    *("digits", "digits, fixed rate", "scenes", "boosting"),
+    *("tables, HPOBench", "tables, HPOLib", "tables, NASBench201"),
+)
+HALVES = ("tuning", "figures")
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,14 @@ class Batch:
 
 
 def _batch(name: str, half: str, arm: str, trials: int, numbers: Sequence[int], seed: int) -> Batch:
-    from scripts.benchmarks.families import HALVES, family
-    from scripts.benchmarks.truth_studies import play, seed_variance, true_scores
+    from scripts.benchmarks.families import family
+    from scripts.benchmarks.truth_studies import Arm, play, seed_variance, true_scores
     from search.strategy.samplers import draw_seed
 
     made = family(name, half)
     begun = draw_seed(seed, HALVES.index(half))
     played = play(
-        made, arms()[arm], total=trials, seeds=[draw_seed(begun, number) for number in numbers]
+        made, Arm(**ARMS[arm]), total=trials, seeds=[draw_seed(begun, number) for number in numbers]
     )
     whole = trials * made.epochs
     at = [*(SHARES_OF_WHOLE if arm == WHOLE else SHARES), END]
@@ -268,7 +269,7 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
 
     known = groups(args.half)
     chosen = args.family or list(known)
-    names = dict.fromkeys([WHOLE, *(args.arm or arms())])
+    names = dict.fromkeys([WHOLE, *(args.arm or ARMS)])
     jobs: list[tuple[Any, ...]] = []
     owners: list[str] = []
     for group in chosen:
@@ -294,18 +295,17 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
 
 def _telling(names: Iterable[str], made: Family) -> list[str]:
     """Arms that differ: where there are no curves nothing is pruned."""
-    known = arms()
     if made.epochs > 1:
         return list(names)
-    return list({(known[it].sampler, known[it].view): it for it in reversed([*names])}.values())[
-        ::-1
-    ]
+    first: dict[Any, str] = {}
+    for name in names:
+        own = ARMS[name]
+        first.setdefault((own.get("sampler", "gp"), own.get("view", True)), name)
+    return list(first.values())
 
 
 def parser() -> Parser:
     """The command line."""
-    from scripts.benchmarks.families import HALVES, groups
-
     made = pool.parser("truth", __doc__, seed="of the studies")
     made.add_argument(
         "--half", choices=HALVES, default=HALVES[-1], help="data, seeds and tables; default figures"
@@ -313,16 +313,16 @@ def parser() -> Parser:
     made.add_argument(
         "--family",
         action="append",
-        choices=list(groups(HALVES[-1])),
+        choices=FAMILIES,
         metavar="NAME",
-        help=f"one of {', '.join(groups(HALVES[-1]))}; may be repeated; default all",
+        help=f"one of {'; '.join(FAMILIES)}: may be repeated; default all",
     )
     made.add_argument(
         "--arm",
         action="append",
-        choices=list(arms()),
+        choices=list(ARMS),
         metavar="NAME",
-        help=f"one of {', '.join(arms())}; may be repeated; default all; {WHOLE} always",
+        help=f"one of {'; '.join(ARMS)}: may be repeated; default all; {WHOLE} always",
     )
     add_count(made, "--studies", STUDIES, "of each group and arm")
     add_count(made, "--trials", TRIALS, "of a study")

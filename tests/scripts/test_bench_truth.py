@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scripts.benchmarks import truth
+from scripts.benchmarks import families, truth
 from scripts.benchmarks.families import FRESH_FROM, Training, family
 from scripts.benchmarks.pool import Estimate
-from scripts.benchmarks.truth import END, EXPECTED, HIGHEST, WHOLE, Batch, Scored, arms, rows_of
+from scripts.benchmarks.truth import ARMS, END, EXPECTED, HIGHEST, WHOLE, Batch, Scored, rows_of
 from scripts.benchmarks.truth_studies import NONE, Arm, play, true_scores
 from search.strategy.forecast.features import Array
 
@@ -26,8 +27,8 @@ class Rising:
         self.specs = family(TABLE, "tuning").specs
         self.asked: list[Training] = []
 
-    def curves(self, trainings: list[Training]) -> Array:
-        self.asked += trainings
+    def curves(self, trainings: Sequence[Training]) -> Array:
+        self.asked.extend(trainings)
         first = next(iter(self.specs))
         top = np.array([0.5 + 0.02 * float(one.params[first]) for one in trainings])
         return top[:, None] * (1 - 2.0 ** -np.arange(1, self.epochs + 1))
@@ -109,7 +110,7 @@ def test_the_command_prints_a_table_and_writes_its_figures(
 
 
 def test_where_nothing_can_be_pruned_each_sampler_is_played_once() -> None:
-    names = list(arms())
+    names = list(ARMS)
     assert truth._telling(names, family(TABLE, "tuning")) == [
         WHOLE,
         "Optuna's TPE, median",
@@ -117,3 +118,8 @@ def test_where_nothing_can_be_pruned_each_sampler_is_played_once() -> None:
         "random",
     ]
     assert truth._telling(names, family("digits", "tuning")) == names
+
+
+def test_what_the_help_names_is_what_there_is() -> None:
+    assert truth.HALVES == families.HALVES
+    assert all(tuple(families.groups(half)) == truth.FAMILIES for half in truth.HALVES)
