@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search.results.evidence import Evidence
-from search.results.findings.next_search import advice_sentences
+from search.results.findings.next_search import advice_sentences, changes
 from search.results.findings.parameters import restart_gain, schedule_gain, sure_first, trends
 from search.results.trials import Outcome
 from search.results.wording import listed
@@ -54,13 +54,17 @@ def answer_sentences(seen: Evidence) -> list[str]:
     for what, own in gains.items():
         if own is not None and own.sign:
             mattered.append(f"{what} ({'they help' if own.sign > 0 else 'they cost'})")
+    narrowed = [it.name for it in changes(seen) if not it.wider and not directions.get(it.name)]
+    mattered += [f"{name} (a part of its range is worse)" for name in narrowed]
     first = sure_first(seen)
-    if first is not None and not directions.get(first):
+    if first is not None and not directions.get(first) and first not in narrowed:
         mattered.append(first)
     most = "" if first is None else f"; {first} most"
-    rest = [name for name, sign in directions.items() if not sign and name != first]
+    shown = {first, *narrowed}
+    rest = [name for name, sign in directions.items() if not sign and name not in shown]
     rest += [what for what, own in gains.items() if own is None or not own.sign]
     basis = seen.counted_text(seen.judged).rstrip(",")
+    basis += f"; {seen.left_out_text}" if seen.left_out_text else ""
     return [
         f"Use {found.trial.name}: {params_text(found.trial.params)}.",
         f"It is worth {found.worth}.",

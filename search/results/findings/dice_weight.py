@@ -101,9 +101,8 @@ def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
             " top; how that compares with the noise between seeds is unknown, for no"
             " configuration was repeated"
         )
-    pruned = sum(one.pruned and one.number not in seen.ends for one in seen.results.scored())
-    left_out = f" ({counted(pruned, 'pruned trial')} left out, for they stopped early)"
-    return f"{text}{left_out if pruned else ''}."
+    left_out = seen.left_out_text
+    return f"{text} ({left_out})." if left_out else f"{text}."
 
 
 def _level_optimum_sentence(seen: Evidence) -> str:
