@@ -15,8 +15,9 @@ report claims is false. In the others one thing does, in deviations of the noise
 
 Each row is the share of searches, in percent, whose report says so; behind ± its standard error.
 Every claim rests on 95 % of its own, so about 5 % are to be expected where nothing matters. Of
-pruned searches each row is given twice: from the complete trials alone, and from all, the pruned
-ones at their forecast ends, as the report has it. The second table has the true sentences.
+pruned searches each row is given twice: from the complete trials alone, and from every trial with a
+reading, the pruned ones among them at their forecast ends, as the report has it. Those pruned
+before a sixth of the budget have no reading. The second table has the true sentences.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ def names_of(truth: str) -> tuple[str, ...]:
 
 
 def one_search(truth: str, way: str, trials: int, seed: int) -> list[float]:
-    """Which sentences the report of one search has, from the complete trials and from all.
+    """Which sentences the report of one search has, from the complete trials and from all judged.
 
     The numbers of `names_of`, once for `COMPLETE` and once for `ALL`.
     """

@@ -111,7 +111,7 @@ def summary(
 
 
 def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
-    """Each parameter's share of 1 among complete trials; None where they are too few.
+    """Each parameter's share of the variance, see `importance_shares`; None with few trials.
 
     trials: rows of a study, merged here.
     """

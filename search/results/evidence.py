@@ -125,6 +125,12 @@ class Evidence:
         return f"{len(outcomes)} trials, {pruned} pruned {which} forecast {ends},"
 
     @cached_property
+    def left_out_text(self) -> str:
+        """How many pruned trials are not judged; empty where all are."""
+        count = sum(one.pruned and one.number not in self.ends for one in self.results.scored())
+        return f"{counted(count, 'pruned trial')} left out, for they stopped early" if count else ""
+
+    @cached_property
     def groups(self) -> list[Group]:
         """The complete trials by configuration, the highest mean first."""
         return groups_of(self.complete)
@@ -201,7 +207,7 @@ class Evidence:
 
     @cached_property
     def importance(self) -> dict[str, Estimate] | None:
-        """Each parameter's share in reaching the top; None where the trials are too few."""
+        """Each parameter's share of the variance; None where the trials are too few."""
         return importance_estimates([one.row for one in self.judged], self.scores_of(self.judged))
 
     def beats(self, one: Group, other: Group) -> bool:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from search.results.answer import passed_over_text, search_answer, worth_text
 from search.results.evidence import Evidence
-from search.results.findings.next_search import advice_sentences
+from search.results.findings.dice_weight import sure_optimum
+from search.results.findings.next_search import advice_sentences, changes
 from search.results.findings.parameters import restart_gain, schedule_gain, sure_first, trends
-from search.results.wording import listed
+from search.results.wording import listed, number
 from search.study.names import is_repeats
 from search.study.wording import params_text
 
@@ -24,22 +25,29 @@ def answer_sentences(seen: Evidence) -> list[str]:
         return []
     passed = passed_over_text(found, results.rows)
     directions = {name: own.sign for name, own in trends(seen).items()}
-    mattered = [
-        f"{name} ({'higher' if sign > 0 else 'lower'} is better)"
+    how = {
+        name: "higher is better" if sign > 0 else "lower is better"
         for name, sign in directions.items()
         if sign
-    ]
+    }
     gains = {"restarts": restart_gain(seen), "moving dice weights": schedule_gain(seen)}
     for what, own in gains.items():
         if own is not None and own.sign:
-            mattered.append(f"{what} ({'they help' if own.sign > 0 else 'they cost'})")
-    first = sure_first(seen)
-    if first is not None and not directions.get(first):
+            how[what] = "they help" if own.sign > 0 else "they cost"
+    # not along a line, but as other sections have it
+    optimum, first = sure_optimum(seen), sure_first(seen)
+    if optimum is not None:
+        how.setdefault("dice_weight", f"best near {number(optimum)}")
+    for change in changes(seen):
+        if not change.wider:
+            how.setdefault(change.name, "a part of its range is worse")
+    mattered = [f"{name} ({text})" for name, text in how.items()]
+    if first is not None and first not in how:
         mattered.append(first)
     most = "" if first is None else f"; {first} most"
-    rest = [name for name, sign in directions.items() if not sign and name != first]
-    rest += [what for what, own in gains.items() if own is None or not own.sign]
+    rest = [name for name in (*directions, *gains) if name not in {*how, first}]
     basis = seen.counted_text(seen.judged).rstrip(",")
+    basis += f"; {seen.left_out_text}" if seen.left_out_text else ""
     return [
         f"Use trial {found.trial.number}: {params_text(found.trial.params)}.",
         f"It is worth {worth_text(found)}{f' ({passed})' if passed else ''}.",

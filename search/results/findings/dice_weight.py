@@ -68,7 +68,6 @@ def _no_optimum_sentence(seen: Evidence, tried: Sequence[float]) -> str:
 
 def _curve_optimum_sentence(seen: Evidence, curve: Smooth) -> str:
     low, high = curve.best_span
-    span, step = curve.x[-1] - curve.x[0], curve.x[1] - curve.x[0]
     text = (
         f"Over {seen.counted_text(_along_dice(seen))} with dice_weight"
         f" {number(curve.x[0])} to {number(curve.x[-1])}"
@@ -76,11 +75,27 @@ def _curve_optimum_sentence(seen: Evidence, curve: Smooth) -> str:
         f" the mean score is highest at {number(curve.best)}; 95 % of the resamples have it between"
         f" {number(low)} and {number(high)}"
     )
-    if high - low > span / 2:
+    if _is_wide(curve):
         text += ", more than half of what was tried: the optimum is undetermined"
-    elif high >= curve.x[-1] - step or low <= curve.x[0] + step:
+    elif _is_at_edge(curve):
         text += ", which reaches the edge of what was tried: the optimum may lie beyond it"
     return f"{text}. {_flatness_sentence(seen, curve)}"
+
+
+def sure_optimum(seen: Evidence) -> float | None:
+    """Where the score is highest, if that is determined and lies inside what was tried."""
+    curve = seen.curve
+    return None if curve is None or _is_wide(curve) or _is_at_edge(curve) else curve.best
+
+
+def _is_wide(curve: Smooth) -> bool:
+    low, high = curve.best_span
+    return bool(high - low > (curve.x[-1] - curve.x[0]) / 2)
+
+
+def _is_at_edge(curve: Smooth) -> bool:
+    (low, high), step = curve.best_span, curve.x[1] - curve.x[0]
+    return bool(high >= curve.x[-1] - step or low <= curve.x[0] + step)
 
 
 def _along_dice(seen: Evidence) -> list[Outcome]:
@@ -101,9 +116,8 @@ def _flatness_sentence(seen: Evidence, curve: Smooth) -> str:
             " top; how that compares with the noise between seeds is unknown, for no"
             " configuration was repeated"
         )
-    pruned = sum(one.pruned and one.number not in seen.ends for one in seen.results.scored())
-    left_out = f" ({counted(pruned, 'pruned trial')} left out, for they stopped early)"
-    return f"{text}{left_out if pruned else ''}."
+    left_out = seen.left_out_text
+    return f"{text} ({left_out})." if left_out else f"{text}."
 
 
 def _level_optimum_sentence(seen: Evidence) -> str:

@@ -37,7 +37,7 @@ from trainer.presets import SYNTHETIC, default_preset
 
 Range = space.Float | space.Int
 
-# fewer complete trials than this say nothing about a range
+# fewer judged trials than this say nothing about a range
 _LEAST = 10
 # of the range, at either end: what lies there lies at the edge
 _EDGE = 0.1
@@ -65,9 +65,12 @@ class Change:
     why: str
 
     @property
+    def wider(self) -> bool:
+        return self.after.low < self.before.low or self.after.high > self.before.high
+
+    @property
     def text(self) -> str:
-        wider = self.after.low < self.before.low or self.after.high > self.before.high
-        verb = "widen" if wider else "narrow"
+        verb = "widen" if self.wider else "narrow"
         return (
             f"{verb} {self.name} from {describe(self.before)} to {describe(self.after)}: {self.why}"
         )

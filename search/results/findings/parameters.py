@@ -75,19 +75,29 @@ def _stop_text(outcome: Outcome, cycles: Cycles) -> str:
 
 
 def restart_gain(seen: Evidence) -> Estimate | None:
-    """Mean score with restarts less that without; None with fewer than three of either."""
+    """Mean score with restarts less that without; None with fewer than three of either.
+
+    None too where no trial with them was trained to the end of its last cycle: forecasts alone do
+    not tell what restarts bring.
+    """
     with_them, without = _by_restarts(seen)
+    if not any(one.complete for one in with_them):
+        return None
     return mean_difference(seen.scores_of(with_them), seen.scores_of(without))
 
 
 def _by_restarts(seen: Evidence) -> tuple[list[Outcome], list[Outcome]]:
     """Judged trials with restarts and without.
 
-    A pruned one stands at the end of a training that came to the end of its last cycle.
+    Those only whose training ends, or would end, with a cycle.
     """
     cycles = [(one, cycles_of(one)) for one in seen.judged]
     return (
-        [one for one, own in cycles if own is not None and (own.done or not one.complete)],
+        [
+            one
+            for one, own in cycles
+            if own is not None and (own.done or (one.pruned and own.plan_is_whole))
+        ],
         [one for one, own in cycles if own is None],
     )
 
@@ -142,7 +152,7 @@ def schedule_sentences(seen: Evidence) -> list[str]:
     moving = [one for own in by_schedule.values() for one in own]
     if not moving:
         return [
-            "No complete trial had a dice weight that moves during training, so whether that helps"
+            "No trial with a reading had a dice weight that moves, so whether that helps"
             " is not tested."
         ]
     shown = {"constant": constant, **dict(sorted(by_schedule.items()))}
@@ -173,7 +183,7 @@ def schedule_sentences(seen: Evidence) -> list[str]:
 
 
 def importance_sentences(seen: Evidence) -> list[str]:
-    """How much each parameter mattered for reaching the top, and whether the order is sure."""
+    """How much of the scores' variance each parameter explains, and whether the order is sure."""
     found = seen.importance
     if not found:
         return [

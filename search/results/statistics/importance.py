@@ -14,6 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from search.results.statistics.estimates import Array, Estimate, spread
+from search.study.search_space import as_number
 
 # fewer trials than this say nothing about importance
 LEAST_TRIALS = 10
@@ -62,8 +63,8 @@ def importance_estimates(
             again = _explained(columns, y[own], drawn.astype(np.float64))
             low, high = (float(it) for it in np.percentile(again, (5, 95)))
         # repeated trials in a resample favour large shares, so that all of them may lie above
-        ends = (max(0.0, it) for it in (value, min(low, value), max(high, value)))
-        found[name] = Estimate(*ends, count)
+        value, low, high = (max(0.0, it) for it in (value, min(low, value), max(high, value)))
+        found[name] = Estimate(value, low, high, count)
     return dict(sorted(found.items(), key=lambda item: -item[1].value))
 
 
@@ -72,12 +73,11 @@ def _columns(trials: Sequence[FrozenTrial], name: str) -> Array:
     values = [trial.params[name] for trial in trials]
     one = np.ones(len(values))
     kind = trials[0].distributions[name]
-    texts = isinstance(kind, CategoricalDistribution) and any(isinstance(it, str) for it in values)
-    if texts:
+    if isinstance(kind, CategoricalDistribution) and any(as_number(it) is None for it in values):
         others = sorted(set(map(str, values)))[1:]
         return np.column_stack([one, *([str(it) == text for it in values] for text in others)])
     x = np.array(values, dtype=np.float64)
-    x = np.log(x) if getattr(kind, "log", False) else x
+    x = np.log(x) if getattr(kind, "log", False) and x.min() > 0 else x
     if np.ptp(x) == 0:
         return one[:, None]
     z = (x - x.mean()) / x.std()
@@ -93,7 +93,7 @@ def _explained(columns: Array, y: Array, counts: Array) -> Array:
     matrix = np.einsum("bn,np,nq->bpq", counts, columns, columns) + 1e-9 * np.eye(fitted)
     right = np.einsum("bn,np->bp", counts * y, columns)
     weights = np.linalg.solve(matrix, right[..., None])[..., 0]
-    rest = (counts * (y - weights @ columns.T) ** 2).sum(axis=1) / (trials - fitted)
+    rest = (counts * (y - weights @ columns.T) ** 2).sum(axis=1) / max(1, trials - fitted)
     mean = (counts * y).sum(axis=1, keepdims=True) / trials
     whole = (counts * (y - mean) ** 2).sum(axis=1) / (trials - 1)
     return np.asarray(1 - rest / np.maximum(whole, 1e-300))

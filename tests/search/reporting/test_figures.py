@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,13 +201,30 @@ def test_constant_schedules_alone_are_not_drawn() -> None:
     assert schedules_figure(results_of(study).scored()) is None
 
 
-def test_importances_have_intervals_and_name_what_was_decisive(study: optuna.Study) -> None:
-    # the scores of these trials follow their configuration, as far as the chance of a seed allows
+def test_importances_have_intervals(study: optuna.Study) -> None:
     (bars,) = drawing(figures(Evidence(results_of(study)))["importances"])["data"]
     # the first of a horizontal chart stands at its foot
     assert bars["x"] == sorted(bars["x"])
     assert any(reach > 0 for reach in bars["error_x"]["array"])
     assert any(reach > 0 for reach in bars["error_x"]["arrayminus"])
+
+
+@pytest.mark.parametrize(
+    ("decisive", "other", "score"),
+    [
+        ("dropout", "dice_weight", lambda dice, drop: 0.7 - 0.1 * drop),
+        # a peak inside the range, along which no line rises
+        ("dice_weight", "dropout", lambda dice, drop: 0.7 - 0.01 * (dice - 2.25) ** 2),
+    ],
+)
+def test_importances_name_first_what_the_scores_were_made_of(
+    decisive: str, other: str, score: Callable[[float, float], float]
+) -> None:
+    (bars,) = drawing(figures(Evidence(outcomes.searched(60, score)))["importances"])["data"]
+    assert bars["y"] == [other, decisive]
+    least, most = bars["x"]
+    assert most > 0.8
+    assert least < 0.1
 
 
 def test_the_share_of_dice_is_read_from_the_config(study: optuna.Study) -> None:

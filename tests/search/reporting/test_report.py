@@ -353,7 +353,9 @@ def test_the_report_of_a_real_search_shows_its_pictures_and_says_which_study(
     out, text = tmp_path / "new" / "report.html", tmp_path / "report.md"
     assert reported(folder, out, "--markdown", str(text)) == 0
     told = capsys.readouterr()
-    assert told.out == ""
+    lines = told.out.splitlines()
+    starts = ("Use trial", "It is worth", "What mattered", "What was not shown", "What next")
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 5
     assert told.err == (
         "study faces (the latest; another: --study NAME)\n"
         f"the report on faces is in {out} and {text}\n"
@@ -363,6 +365,9 @@ def test_the_report_of_a_real_search_shows_its_pictures_and_says_which_study(
     assert 'src="data:image/jpeg;base64,/9j/' in seen.dom
     for topic in ("Class by class", "Learning curves", "Where the study stands"):
         assert topic in seen.text
+    # the answer comes before all else
+    assert seen.text.index("The answer in five lines") < seen.text.index("Where the study stands")
+    assert all(line in seen.text for line in lines)
     assert "## All trials" in text.read_text()
 
 

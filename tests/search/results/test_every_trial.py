@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ from optuna.trial import TrialState, create_trial
 from search.reporting.figures.every_figure import figures
 from search.results.evidence import Evidence
 from search.results.findings.every_finding import findings
+from search.results.findings.parameters import restart_gain
 from search.results.reading import results_of
 from search.results.statistics.estimates import mean_difference, pooled, rank_correlation
 from search.results.statistics.importance import importance_estimates
 from search.results.statistics.smoothing import smooth
+from search.results.trials import cycles_of
 from search.strategy.forecast.priors import expected_ends
 from search.study.search_space import distribution, drawn
-from tests.support.outcomes import PRUNED, run, said, study
+from tests.support.outcomes import PRUNED, run, said, searched, study
 from tests.support.simulated import simulated
 from tests.support.studies import setup_of
 
@@ -125,3 +128,26 @@ def test_the_answer_is_five_lines_and_imported_results_and_empty_studies_have_no
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
     assert said(study([run(0, 0.7), run(1, 0.6)]), "answer") == ""
     assert "answer" not in findings(Evidence(study([run(0, 0.7, state=PRUNED)], setup_of())))
+
+
+def test_the_answer_names_what_other_sections_show_though_no_line_rises() -> None:
+    peak = searched(80, lambda dice, drop: 0.7 - 0.01 * (dice - 2.25) ** 2)
+    assert "higher dice_weight" not in said(peak, "parameters")
+    assert re.search(
+        r"What mattered: dice_weight \(best near 2\.[123]\d*\); dice_weight most",
+        (said(peak, "answer")),
+    )
+    assert "What was not shown to matter: dropout" in said(peak, "answer")
+
+
+def test_the_answer_says_what_it_leaves_out() -> None:
+    results = dataclasses.replace(results_of(simulated(40)), expected_ends=None)
+    pruned = sum(one.pruned for one in results.outcomes)
+    assert f"{pruned} pruned trials left out" in findings(Evidence(results))["answer"][2]
+
+
+def test_forecasts_alone_do_not_tell_what_restarts_bring() -> None:
+    results = results_of(simulated(40))
+    assert restart_gain(Evidence(results)) is not None
+    cut = [one for one in results.outcomes if one.pruned or cycles_of(one) is None]
+    assert restart_gain(Evidence(dataclasses.replace(results, outcomes=cut))) is None
