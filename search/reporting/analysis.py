@@ -59,13 +59,13 @@ def report_of(storage: LeasedStorage, study: optuna.Study, url: str, runs: Path)
     results = results_of(study, runs)
     print_troubles([results])
     evidence = Evidence(results)
-    words = next_command(evidence, url, str(runs))
+    commands = [next_command(evidence, url, str(runs), more=more) for more in (False, True)]
     return document(
         results,
         findings_of(evidence),
         figures_of(evidence),
         total=total_of(study),
-        command=None if words is None else command_line(redact_words(words)),
+        commands=[command_line(redact_words(words)) for words in commands if words is not None],
         confirmed=_repeats_section(storage, study.study_name, runs),
         sheet=contact_sheet(results, runs),
     )
@@ -77,14 +77,14 @@ def document(
     figures: Mapping[str, Any],
     *,
     total: int | None = None,
-    command: str | None = None,
+    commands: Sequence[str] = (),
     confirmed: Section | None = None,
     sheet: Picture | None = None,
 ) -> Document:
     """What was found about a study, section by section.
 
-    findings: topic -> sentences. figures: topic -> figure. total: finished trials wanted. command:
-    starts the next search. confirmed: of its repeats, None where there are none. sheet: pictures of
+    findings: topic -> sentences. figures: topic -> figure. total: finished trials wanted. commands:
+    start the next search. confirmed: of its repeats, None where there are none. sheet: pictures of
     the best trial.
     """
     shown: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def document(
         "pruning": {"tables": [it for it in [tables.verdicts_table(results)] if it is not None]},
         "enqueued": {"tables": [it for it in [tables.queue_table(results)] if it is not None]},
         "pictures": {"pictures": [] if sheet is None else [sheet]},
-        "advice": {"commands": [] if command is None else [command]},
+        "advice": {"commands": list(commands)},
         "parameters": {
             "figures": [it for key, it in figures.items() if key.startswith("parameter ")]
         },

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import space
 from search.results.evidence import Evidence, sides, smoothed
-from search.results.trials import Outcome, Results
+from search.results.findings.search_flags import (
+    Range,
+    config_file_flags,
+    config_flags,
+    fix_texts,
+    range_texts,
+    search_flags,
+)
+from search.results.trials import Outcome
 from search.results.wording import listed, number
-from search.study.identity import identity_differences
 from search.study.lineages import finished
 from search.study.names import is_repeats
-from search.study.run_folders import token_folders_of, trial_folder
-from search.study.search_space import Spec, Value, describe, resolve
+from search.study.run_folders import trial_folder
+from search.study.search_space import describe, resolve
 from search.study.setup import (
-    PRUNE_RISK,
-    PRUNER,
-    REVIVE,
-    SAMPLER,
     Setup,
-    base_of,
-    base_values,
     config_for,
 )
 from storage import redact
-from trainer.config import Config, compose, get
 from trainer.errors import ConfigError
-from trainer.presets import SYNTHETIC, default_preset
-
-Range = space.Float | space.Int
 
 # fewer judged trials than this say nothing about a range
 _LEAST = 10
@@ -48,11 +43,6 @@ _LEAST_CUT = 0.2
 # fewer trials leave nothing to take the other parameters out of
 _LEAST_TO_CUT = 30
 _FEWEST_TRIALS = 20
-_FLAGS = {
-    "training.epochs": "--epochs",
-    "data.image_size": "--image-size",
-    "data.batch_size": "--batch-size",
-}
 
 
 @dataclass(frozen=True)
@@ -87,13 +77,15 @@ def advice_sentences(seen: Evidence) -> list[str]:
     if len(seen.judged) < _LEAST:
         return [f"With {judged} no range can be judged, ten are needed: go on with the same study."]
     found = changes(seen)
+    more = _unsearched_sentences(results.setup)
     if not found:
         return [
             f"No range asks for a change after {judged.rstrip(',')}: nowhere do the best few"
             " lie at an edge, and no part of a range is shown to be worse. Go on with the same"
-            " study, or repeat the best with other seeds (python -m search.confirm)."
+            " study, or repeat the best with other seeds (python -m search.confirm).",
+            *more,
         ]
-    return [f"For the next search: {'; '.join(change.text for change in found)}."]
+    return [f"For the next search: {'; '.join(change.text for change in found)}.", *more]
 
 
 def _for_imported(seen: Evidence) -> str:
@@ -108,6 +100,46 @@ def _for_imported(seen: Evidence) -> str:
         f" equal: python -m search.confirm --compare dice_weight={values} (add --data with the"
         " faces' folder)."
     )
+
+
+# ------------------------------------------------------------------------- keys not searched
+
+
+def unsearched(setup: Setup) -> dict[str, tuple[space.Float, str]]:
+    """Keys that a search left at one value and that moved the score most where they were tried.
+
+    Name -> a range around that value, and what is known. Figures: `scripts/benchmarks/README.md`,
+    "What each ingredient brings" and "Tried and dropped".
+    """
+    config = config_for(setup, setup.defaults, seed=0)
+    rate, rotation = config.training.learning_rate, config.augmentation.rotation
+    known = {
+        "learning_rate": (
+            space.Float(float(f"{rate / 4:.3g}"), float(f"{4 * rate:.3g}"), log=True),
+            "below the right one small parts may not appear: .58 to .81 with six seeds at 3e-3",
+        ),
+        "rotation": (
+            space.Float(0.0, max(10.0, 2 * rotation)),
+            "in 2,040 steps none, and no change of scale, brought three standard deviations"
+            " between seeds; longer trainings need some",
+        ),
+    }
+    if rotation == 0:
+        # there is none that could cost anything
+        del known["rotation"]
+    return {
+        name: own
+        for name, own in known.items()
+        if name not in setup.specs() and _is_legal(setup, name, own[0])
+    }
+
+
+def _unsearched_sentences(setup: Setup) -> list[str]:
+    known = unsearched(setup)
+    if not known:
+        return []
+    texts = [f"{name} ({why})" for name, (_, why) in known.items()]
+    return [f"Not searched here, and likely to matter: {listed(texts)}."]
 
 
 # ------------------------------------------------------------------------------------- ranges
@@ -192,7 +224,7 @@ def _with_ends(spec: Range, low: float, high: float) -> Range | None:
 def _is_legal(setup: Setup, name: str, spec: Range) -> bool:
     try:
         config = config_for(setup, setup.defaults, seed=0)
-        resolve(config, _fix_texts(setup), _range_texts(setup, {name: spec}))
+        resolve(config, fix_texts(setup), range_texts(setup, {name: spec}))
     except ConfigError:
         return False
     return True
@@ -238,18 +270,27 @@ def _width(spec: Range, low: float, high: float) -> float:
 # --------------------------------------------------------------------------------- the command
 
 
-def next_command(evidence: Evidence, storage: str, runs: str) -> list[str] | None:
+def next_command(
+    evidence: Evidence, storage: str, runs: str, *, more: bool = False
+) -> list[str] | None:
     """The words of the command that starts the search that the advice speaks of.
 
     Where ranges change it is a study of its own, which takes over the trials of this one; else it
-    goes on with this one. None for imported results and repeats, and where the study's config
-    cannot be told by flags and lies in no file of the runs folder. Passwords are left out.
+    goes on with this one. more: search what was not searched, too, see `unsearched`; such a study
+    tries the best configurations of this one first. None for imported results and repeats, where
+    the study's config cannot be told by flags and lies in no file of the runs folder, and where
+    there is nothing more to search. Passwords are left out.
     """
     results = evidence.results
     setup = results.setup
     if setup is None or is_repeats(results.name):
         return None
     changed = {change.name: change.after for change in changes(evidence)}
+    if more:
+        added = {name: spec for name, (spec, _) in unsearched(setup).items()}
+        if not added:
+            return None
+        changed |= added
     ended = len(finished(results.rows))
     words = [sys.executable, "-m", "search.run"]
     if changed:
@@ -258,14 +299,14 @@ def next_command(evidence: Evidence, storage: str, runs: str) -> list[str] | Non
     else:
         words += ["--study", setup.name, "--trials", str(ended + _FEWEST_TRIALS)]
     words += ["--storage", redact(storage), "--runs", runs]
-    own = _config_flags(setup) or _config_file_flags(results, setup, Path(runs))
+    own = config_flags(setup) or config_file_flags(results, setup, Path(runs))
     if own is None:
         return None
-    for text in _fix_texts(setup):
+    for text in fix_texts(setup):
         words += ["--fix", text]
-    for text in _range_texts(setup, changed):
+    for text in range_texts(setup, changed):
         words += ["--range", text]
-    return words + own + _search_flags(setup)
+    return words + own + search_flags(setup)
 
 
 def _next_name(name: str, runs: Path) -> str:
@@ -278,97 +319,3 @@ def _next_name(name: str, runs: Path) -> str:
     while trial_folder(runs, f"{stem}-{number_}", 0).parent.exists():
         number_ += 1
     return f"{stem}-{number_}"
-
-
-def _config_flags(setup: Setup) -> list[str] | None:
-    """Flags that give the study's base config from a preset; None where flags cannot."""
-    root = setup.data["root"]
-    preset = setup.preset or default_preset(root, cuda=False)
-    words = ["--preset", preset, *_data_flags(setup)]
-    flags: dict[str, Any] = {"data.root": root}
-    try:
-        config = compose(preset=preset, flags=flags, train_images=setup.data["train"]).config
-        base = base_values(setup)
-        for key, flag in _FLAGS.items():
-            if key in base and get(config, key) != base[key]:
-                flags[key] = base[key]
-                words += [flag, str(base[key])]
-        config = compose(preset=preset, flags=flags, train_images=setup.data["train"]).config
-        fixes = [
-            f"{key}={_flag_text(value)}"
-            for key, value in base.items()
-            if value is not None and get(config, key) != value
-        ]
-        if not _has_identity(setup, config, fixes):
-            return None
-    except (ConfigError, TypeError):
-        # a list or an empty value has no form as a flag
-        return None
-    return words + [word for text in fixes for word in ("--fix", text)]
-
-
-def _data_flags(setup: Setup) -> list[str]:
-    root = setup.data["root"]
-    return [] if root == SYNTHETIC else ["--data", root]
-
-
-def _config_file_flags(results: Results, setup: Setup, runs: Path) -> list[str] | None:
-    """--config with a trial's own file, if it gives the study's base config."""
-    places = (
-        trial_folder(runs, setup.name, one.number) for one in (*results.scored(), *results.outcomes)
-    )
-    files = (folder / "config.yaml" for place in places for folder in token_folders_of(place))
-    for path in files:
-        with contextlib.suppress(ConfigError):
-            if path.is_file():
-                config = compose(file=path, flags={"data.root": setup.data["root"]}).config
-                if _has_identity(setup, config, []):
-                    return ["--config", str(path), *_data_flags(setup)]
-    return None
-
-
-def _has_identity(setup: Setup, config: Config, fixes: Sequence[str]) -> bool:
-    """Whether a run with that config has the study's identity."""
-    searched = resolve(config, [*_fix_texts(setup), *fixes], _range_texts(setup, {}))
-    new = dataclasses.replace(
-        setup,
-        base=base_of(searched),
-        space={name: space.to_json(spec) for name, spec in searched.specs.items()},
-        epochs=searched.config.training.epochs,
-    )
-    return not identity_differences(setup, new) and setup.fixed == searched.fixed
-
-
-def _search_flags(setup: Setup) -> list[str]:
-    """Flags for what of the search differs from the defaults."""
-    words = []
-    for flag, value, plain in (
-        ("--seed", setup.seed, 0),
-        ("--sampler", setup.sampler, SAMPLER),
-        ("--pruner", setup.pruner, PRUNER),
-        ("--revive", setup.revive, REVIVE),
-        ("--prune-risk", setup.prune_risk, PRUNE_RISK),
-    ):
-        if value != plain:
-            words += [flag, str(value)]
-    return words
-
-
-def _fix_texts(setup: Setup) -> list[str]:
-    return [f"{name}={_flag_text(value)}" for name, value in setup.fixed.items()]
-
-
-def _range_texts(setup: Setup, changed: Mapping[str, Range]) -> list[str]:
-    """Every range that a plain run would not have."""
-    plain = space.concrete(space.SPACE, setup.epochs)
-    found = []
-    for name, spec in setup.specs().items():
-        wanted: Spec = changed.get(name, spec)
-        if not isinstance(wanted, space.Choice) and wanted != plain.get(name):
-            end = ":log" if wanted.log else ""
-            found.append(f"{name}={_flag_text(wanted.low)}:{_flag_text(wanted.high)}{end}")
-    return found
-
-
-def _flag_text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

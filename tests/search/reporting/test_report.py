@@ -99,7 +99,7 @@ def test_names_notes_and_classes_stay_text_in_the_browser(tmp_path: Path) -> Non
     said = {"standing": [f"found: {BAD}"]}
     file = tmp_path / "report.html"
     drawn = figures(Evidence(results))
-    file.write_text(page(document(results, said, drawn, command=f"echo '{BAD}'")))
+    file.write_text(page(document(results, said, drawn, commands=[f"echo '{BAD}'"])))
     seen = opened(file)
     assert seen.complaints == []
     assert "<script>document.title=" not in seen.dom
@@ -304,7 +304,7 @@ def test_markdown_has_the_same_sentences_tables_and_commands() -> None:
     results = results_of(simulated(5))
     said = {"dice": ["It is flat.", "1. is no list"]}
     text = markdown(
-        document(results, said, figures(Evidence(results)), command="python -m search.run")
+        document(results, said, figures(Evidence(results)), commands=["python -m search.run"])
     )
     assert "\n## The Dice weight\n\nIt is flat.\n\n1\\. is no list\n" in text
     assert "\n```sh\npython -m search.run\n```\n" in text
@@ -317,7 +317,7 @@ def test_markdown_shows_names_as_text() -> None:
     study = empty(setup)
     study.add_trial(row(setup, random.Random(0), note=f"{BAD} | **x** [y](javascript:z)"))
     results = results_of(study)
-    text = markdown(document(results, {}, {}, command=f"echo ```\n{BAD}"))
+    text = markdown(document(results, {}, {}, commands=[f"echo ```\n{BAD}"]))
     outside = re.sub(r"^(`{4,})sh\n.*?\n\1$", "", text, flags=re.M | re.S)
     assert "<script>" not in outside
     assert "&lt;script&gt;" in outside

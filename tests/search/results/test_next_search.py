@@ -15,7 +15,7 @@ from search.management.opening import open_study
 from search.management.planning import StudyOptions, planned
 from search.management.transfer import transfer_trials
 from search.results.evidence import Evidence
-from search.results.findings.next_search import next_command
+from search.results.findings.next_search import advice_sentences, next_command, unsearched
 from search.results.reading import results_of
 from search.run import parser
 from search.study.identity import identity_differences, resolved_setup
@@ -151,6 +151,31 @@ def test_without_another_range_the_command_goes_on_with_the_study(
     assert (args.study, args.old, args.trials) == ("faces", None, 25)
     new = planned(options_of(StudyOptions, args))
     assert resolved_setup(study_or_none(storage, setup.name), new.setup).uid == setup.uid
+
+
+def test_keys_that_were_not_searched_and_likely_matter_are_named_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    setup = setup_of("faces", data=describe("synthetic", 500), preset="demo")
+    storage, made = filled(tmp_path, setup)
+    evidence, url = Evidence(results_of(made)), f"sqlite:///{tmp_path}/search.db"
+    assert "likely to matter: learning_rate (" in advice_sentences(evidence)[-1]
+    words = next_command(evidence, url, "runs", more=True)
+    assert words is not None
+    args = parser().parse_args(words[3:])
+    assert args.old == "faces"
+    plan = planned(options_of(StudyOptions, args))
+    specs = plan.setup.specs()
+    rate = config_for(setup, setup.defaults, seed=0).training.learning_rate
+    assert specs["learning_rate"] == Float(rate / 4, 4 * rate, log=True)
+    assert specs["rotation"] == Float(0.0, 10.0)
+    # the score compares no more, so the best come first and are trained again
+    new = open_study(storage, plan.setup)
+    assert transfer_trials(new, storage, "faces")[0].startswith("--from faces: ")
+    # what was searched, or held on purpose, is not named again
+    own = setup_of(ranges=("learning_rate=1e-3:1e-2:log",), fixes=("rotation=0",))
+    assert unsearched(own) == {}
 
 
 def test_a_config_that_flags_cannot_tell_is_taken_from_a_trials_file(
