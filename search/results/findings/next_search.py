@@ -79,9 +79,12 @@ def advice_sentences(seen: Evidence) -> list[str]:
     found = changes(seen)
     more = _unsearched_sentences(results.setup)
     if not found:
+        edge = "nowhere do the best few lie at an edge"
+        if len(seen.complete) < _LEAST:
+            edge = "whether the best few lie at an edge is not judged below ten complete trials"
         return [
-            f"No range asks for a change after {judged.rstrip(',')}: nowhere do the best few"
-            " lie at an edge, and no part of a range is shown to be worse. Go on with the same"
+            f"No range asks for a change after {judged.rstrip(',')}: {edge},"
+            " and no part of a range is shown to be worse. Go on with the same"
             " study, or repeat the best with other seeds (python -m search.confirm).",
             *more,
         ]
@@ -155,7 +158,9 @@ def changes(seen: Evidence) -> list[Change]:
         if isinstance(spec, space.Choice) or name in setup.fixed:
             continue
         having = [one for one in judged if _has_effect(one, name)]
-        change = _widened(setup, name, spec, having) or _narrowed(seen, name, spec, having)
+        # the best few are complete ones; of fewer than ten they lie at an edge too often by chance
+        ended = [one for one in having if one.complete] if len(seen.complete) >= _LEAST else []
+        change = _widened(setup, name, spec, ended) or _narrowed(seen, name, spec, having)
         if change is not None:
             found.append(change)
     return found
