@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         type=_risk,
         metavar="R",
         help="accepted risk, between 0 and 1, that pruning makes the answer worse by more than the"
-        " noise between seeds (default: 0.05)",
+        " noise between seeds (default: 0.01)",
     )
     space.add_argument(
         "--revive",

@@ -45,7 +45,7 @@ from search.study.setup import PRUNE_RISK
 OURS = "restart-aware"
 NO_PRUNING = "no pruning"
 # beside the default one
-RISKS = (0.01, 0.1, 0.2)
+RISKS = (0.05, 0.1, 0.2)
 LEFT_OUT = {
     "Wilcoxon": "compares the scores of single instances (folds, images) that all trials share;"
     " the epochs of a curve are no such instances",

@@ -47,7 +47,7 @@ WHOLE = "no pruning"
 ARMS: Mapping[str, Mapping[str, Any]] = {
     WHOLE: {"pruner": "none"},
     "as shipped": {},
-    "risk 0.01": {"risk": 0.01},
+    "risk 0.05": {"risk": 0.05},
     "no revival": {"revive": False},
     "no prior": {"prior": False},
     "median": {"pruner": "median"},

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 METRIC = "f_score per image, training grid"
 # how a study searches may change from run to run
 CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
-SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.05
+SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.01
+# of studies that were made before a risk was kept with them
+_FORMER_RISK = 0.05
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
@@ -66,7 +68,7 @@ class Setup:
     preset: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     revive: str | int = REVIVE
-    prune_risk: float = PRUNE_RISK
+    prune_risk: float = _FORMER_RISK
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property

@@ -414,7 +414,7 @@ def test_nothing_is_revived_where_nothing_is_to_be(
 def test_other_flags_change_how_a_study_revives(tmp_path: Path) -> None:
     storage, study = study_at(tmp_path)
     setup = load_setup(study)
-    assert (setup.revive, setup.prune_risk) == ("auto", 0.05)
+    assert (setup.revive, setup.prune_risk) == ("auto", 0.01)
     change(storage, study, revive=3, prune_risk=0.2)
     setup = load_setup(load_study(storage, "faces"))
     assert (setup.revive, setup.prune_risk) == (3, 0.2)
