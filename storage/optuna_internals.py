@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,14 +133,27 @@ def _fenced(method: F) -> F:
 class GuardedRDBStorage(RDBStorage):
     """RDBStorage of which every call to the database goes through `guarded`."""
 
+    # trial_id -> number of those that Optuna's cache asks for again
+    _unfinished: dict[int, int]
+
     def guarded(
         self, attempt: Callable[[], R], *, reading: bool = False, trial_id: int | None = None
     ) -> R:
         """Run one call. reading: it writes nothing. trial_id: of the trial that it writes to."""
         raise NotImplementedError
 
+    def read_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        also: Collection[int],
+        after: int,
+    ) -> list[FrozenTrial]:
+        """A study's trials with ids above `after`, and those in `also`; states: only these."""
+        raise NotImplementedError
+
     # `_create_new_trial`, `_set_trial_param` and `_get_best_trial_id` are what Optuna's public
-    # methods and its cache end in; so is `_get_trials`, which `LeasedStorage` has anew
+    # methods and its cache end in; so is `_get_trials`, below
     create_new_study = _writes(RDBStorage.create_new_study)
     set_study_user_attr = _writes(RDBStorage.set_study_user_attr)
     set_study_system_attr = _writes(RDBStorage.set_study_system_attr)
@@ -160,6 +173,27 @@ class GuardedRDBStorage(RDBStorage):
     set_trial_intermediate_value = _fenced(RDBStorage.set_trial_intermediate_value)
     set_trial_user_attr = _fenced(RDBStorage.set_trial_user_attr)
     set_trial_system_attr = _fenced(RDBStorage.set_trial_system_attr)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """What Optuna's cache does not have yet."""
+        after = trial_id_greater_than
+        asked_again = {trial_id for trial_id in included_trial_ids if trial_id <= after}
+        trials = self.read_trials(study_id, states, asked_again, after)
+        if states is None:
+            missing = included_trial_ids - {trial._trial_id for trial in trials}
+            trials += [_deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing]
+            for trial in trials:
+                if trial.state.is_finished():
+                    self._unfinished.pop(trial._trial_id, None)
+                else:
+                    self._unfinished[trial._trial_id] = trial.number
+        return trials
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Any
@@ -187,3 +221,13 @@ def free_number(connection: Connection, study_id: int, trial_id: int | None = No
         others = others.where(TRIALS.c.trial_id != trial_id)
     highest = connection.execute(others).scalar_one()
     return 0 if highest is None else int(highest) + 1
+
+
+def _deleted(trial_id: int, number: int) -> FrozenTrial:
+    """What stands for a trial whose row was deleted while it ran or waited.
+
+    Optuna's cache would go on showing it as it was, and whoever waits for its end would for ever.
+    """
+    frozen = create_trial(state=TrialState.FAIL, user_attrs={"reason": "its row was deleted"})
+    frozen.number, frozen._trial_id = number, trial_id
+    return frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,30 +73,14 @@ class LeasedStorage(PatientStorage):
             raise KeyError(f"no trial with id {trial_id}")
         return trial
 
-    def _get_trials(
+    def read_trials(
         self,
         study_id: int,
         states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
+        also: Collection[int],
+        after: int,
     ) -> list[FrozenTrial]:
-        """What Optuna's cache does not have yet."""
-        after = trial_id_greater_than
-        asked_again = {trial_id for trial_id in included_trial_ids if trial_id <= after}
-        trials = self._read(
-            lambda c: reading.trials(c, study_id, states, after=after, also=asked_again)
-        )
-        if states is None:
-            missing = included_trial_ids - {trial._trial_id for trial in trials}
-            trials += [
-                reading.deleted(trial_id, self._unfinished.pop(trial_id)) for trial_id in missing
-            ]
-            for trial in trials:
-                if trial.state.is_finished():
-                    self._unfinished.pop(trial._trial_id, None)
-                else:
-                    self._unfinished[trial._trial_id] = trial.number
-        return trials
+        return self._read(lambda c: reading.trials(c, study_id, states, after=after, also=also))
 
     # Reports and attributes: one statement; where it writes nothing, Optuna's way says why
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
 from storage.optuna_internals import (
@@ -116,16 +116,6 @@ def attributes(connection: Connection, table: sa.Table, owner_id: int) -> dict[s
     if not found and connection.execute(owner, {"id": owner_id}).first() is None:
         raise KeyError(f"nothing with id {owner_id}")
     return found
-
-
-def deleted(trial_id: int, number: int) -> FrozenTrial:
-    """What stands for a trial whose row was deleted while it ran or waited.
-
-    Optuna's cache would go on showing it as it was, and whoever waits for its end would for ever.
-    """
-    frozen = create_trial(state=TrialState.FAIL, user_attrs={"reason": "its row was deleted"})
-    frozen.number, frozen._trial_id = number, trial_id
-    return frozen
 
 
 def _built(connection: Connection, rows: Sequence[sa.Row[*tuple[Any, ...]]]) -> list[FrozenTrial]:

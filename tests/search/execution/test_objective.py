@@ -91,7 +91,7 @@ def test_a_hopeless_trial_is_pruned_after_its_report(
     play(study, storage, setup_of(), 6, by_dice)
     trial = trial_of(study, storage)
     monkeypatch.setattr(objective, "fit", training([0.01] * EPOCHS, []))
-    with pytest.raises(optuna.TrialPruned, match="after epoch 3"):
+    with pytest.raises(optuna.TrialPruned, match="after epoch 4"):
         run_trial(
             trial,
             None,  # type: ignore[arg-type]
@@ -99,4 +99,4 @@ def test_a_hopeless_trial_is_pruned_after_its_report(
             out=tmp_path,
             after_epoch=lambda progress: None,
         )
-    assert sorted(study.get_trials()[-1].intermediate_values) == [1, 2, 3]
+    assert sorted(study.get_trials()[-1].intermediate_values) == [1, 2, 3, 4]
