@@ -163,16 +163,16 @@ class Row:
 
     regret, too_high: rule -> of the answer at the end. early: regret of the expected answer at
     the first of `SHARES`. equal, whole: by how much the expected answer is better than that of
-    `WHOLE` at as many epochs, and at its end.
+    `WHOLE` at as many epochs, and at its end. None: of no study that is known.
     """
 
-    epochs: Estimate
-    regret: Mapping[str, Estimate]
-    early: Estimate
-    too_high: Mapping[str, Estimate]
-    equal: Estimate
-    whole: Estimate
-    worse: Estimate
+    epochs: Estimate | None
+    regret: Mapping[str, Estimate | None]
+    early: Estimate | None
+    too_high: Mapping[str, Estimate | None]
+    equal: Estimate | None
+    whole: Estimate | None
+    worse: Estimate | None
 
 
 def rows_of(batches: Sequence[Batch]) -> dict[str, Row]:
@@ -193,10 +193,10 @@ def rows_of(batches: Sequence[Batch]) -> dict[str, Row]:
         for one in batch.studies
     }
 
-    def estimate(values: Sequence[float]) -> Estimate:
+    def estimate(values: Sequence[float]) -> Estimate | None:
         known = np.array([value for value in values if not math.isnan(value)])
         if not len(known):
-            return Estimate(math.nan, None)
+            return None
         error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else None
         return Estimate(float(known.mean()), None if error is None else float(error))
 
@@ -243,9 +243,9 @@ def group_text(rows: Mapping[str, Row]) -> str:
     columns = ["", "epochs", *(f"regret, {rule}" for rule in RULES), f"at {SHARES[0]:g}"]
     columns += [*(f"too high, {rule}" for rule in RULES), "gain at equal epochs", "over all"]
     cells = (
-        [arm, f"{row.epochs.mean:.2f}"]
+        [arm, "-" if row.epochs is None else f"{row.epochs.mean:.2f}"]
         + [
-            it.text(2)
+            "-" if it is None else it.text(2)
             for it in (
                 *(row.regret[rule] for rule in RULES),
                 row.early,
