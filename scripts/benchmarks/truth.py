@@ -270,24 +270,19 @@ def bench(args: argparse.Namespace, words: list[str]) -> int:
     known = groups(args.half)
     chosen = args.family or list(known)
     names = dict.fromkeys([WHOLE, *(args.arm or ARMS)])
-    jobs: list[tuple[Any, ...]] = []
-    owners: list[str] = []
+    tables = {}
     for group in chosen:
         families = known[group]
+        jobs: list[tuple[Any, ...]] = []
         for arm in _telling(names, family(families[0], args.half)):
             for turn, name in enumerate(families):
                 numbers = range(turn, args.studies, len(families))
                 for begin in range(0, len(numbers), _TOGETHER):
                     part = list(numbers[begin : begin + _TOGETHER])
                     jobs.append((name, args.half, arm, args.trials, part, args.seed))
-                    owners.append(group)
-    batches = spread(_batch, jobs, workers=args.workers, text="batches of studies")
-    tables = {
-        group: rows_of([it for it, owner in zip(batches, owners, strict=True) if owner == group])
-        for group in chosen
-    }
-    for group, rows in tables.items():
-        print(f"{group}\n\n{group_text(rows)}\n")
+        # a group takes an hour: what is known is told before the next one begins
+        tables[group] = rows_of(spread(_batch, jobs, workers=args.workers, text=group))
+        print(f"{group}\n\n{group_text(tables[group])}\n", flush=True)
     found = {"half": args.half, "studies": args.studies, "trials": args.trials, "tables": tables}
     write_figures(args, "scripts/bench truth", words, found)
     return 0
