@@ -13,6 +13,7 @@ from search.execution import objective
 from search.execution.worker_loop import work
 from search.management.opening import open_study
 from search.results.export_formats import exported
+from search.strategy.answers import Answer
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
@@ -267,7 +268,7 @@ def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
     work(context_at(tmp_path, storage))
     answer = best(study)
     assert answer is not None
-    texts = [exported(study, answer, command="export")]
+    texts = [exported(study, Answer(answer), command="export")]
     texts.append(latest(tmp_path, 1, "config.yaml").read_text(encoding="utf-8"))
     for text in texts:
         content = load_yaml(text, "export")
