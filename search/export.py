@@ -102,7 +102,7 @@ def _notes(study: optuna.Study, chosen: Answer) -> list[str]:
         return []
     rows = study.get_trials(deepcopy=False)
     passed = passed_over_text(chosen, rows)
-    return [worth_text(chosen), *([] if passed is None else [f"{passed}; --trial N exports it"])]
+    return [worth_text(chosen), *([] if passed is None else [passed])]
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -59,11 +59,6 @@ def id_of_trial(trial: optuna.Trial | FrozenTrial) -> int:
     return trial._trial_id
 
 
-def set_trial_id(trial: FrozenTrial, trial_id: int) -> None:
-    """For a trial that was made without a store."""
-    trial._trial_id = trial_id
-
-
 def system_attrs_of(study: optuna.Study) -> dict[str, Any]:
     """A study's system attributes, which its public interface no longer shows."""
     return study._storage.get_study_system_attrs(study._study_id)

@@ -74,7 +74,7 @@ class Played:
     ask_s: float
 
 
-class _Unmerged(LineageSampler):
+class Unmerged(LineageSampler):
     """The inner samplers on the rows of the store, reseeded as ours, so that pairs begin alike."""
 
     def view_of(self, study: optuna.Study) -> optuna.Study:
@@ -84,7 +84,7 @@ class _Unmerged(LineageSampler):
 def _sampler(
     arm: Arm, specs: dict[str, Concrete], study_forecast: StudyForecast, seed: int
 ) -> BaseSampler:
-    kind = LineageSampler if arm.view == OURS else _Unmerged
+    kind = LineageSampler if arm.view == OURS else Unmerged
     return kind(arm.sampler, lambda: study_forecast, seed=seed, specs={**specs}, fixed={})
 
 

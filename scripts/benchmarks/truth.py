@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks import pool
 from scripts.benchmarks.common import add_count, markdown, write_figures
+from scripts.benchmarks.families import GROUPS, HALVES
 from scripts.benchmarks.pool import Estimate, run, spread
 from trainer.cli import Parser
 
@@ -56,12 +57,6 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "Optuna's GP, median": {"pruner": "median", "view": False},
     "random": {"sampler": "random", "pruner": "none"},
 }
-# as `families.groups` and `families.HALVES` have them, which load torch
-FAMILIES = (
-    *("digits", "digits, fixed rate", "scenes", "boosting"),
-    *("tables, HPOBench", "tables, HPOLib", "tables, NASBench201"),
-)
-HALVES = ("tuning", "figures")
 
 
 @dataclass(frozen=True)
@@ -308,9 +303,9 @@ def parser() -> Parser:
     made.add_argument(
         "--family",
         action="append",
-        choices=FAMILIES,
+        choices=GROUPS,
         metavar="NAME",
-        help=f"one of {'; '.join(FAMILIES)}: may be repeated; default all",
+        help=f"one of {'; '.join(GROUPS)}: may be repeated; default all",
     )
     made.add_argument(
         "--arm",

@@ -18,18 +18,18 @@ from optuna.pruners import BasePruner, NopPruner
 
 from scripts.benchmarks.families import FRESH_FROM, Family, Training
 from scripts.benchmarks.replay import train
+from scripts.benchmarks.sampler_race import Unmerged, go_on
 from search.strategy.answers import answer_of
 from search.strategy.forecast.features import KNOWN, Array, ConfigurationFeatures
 from search.strategy.forecast.model import Forecast
 from search.strategy.forecast.priors import shipped_priors
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import MergedPruner, RestartAwarePruner
-from search.strategy.revival import revival_row, trial_to_revive
+from search.strategy.revival import trial_to_revive
 from search.strategy.samplers import LineageSampler, draw_seed
 from search.study import lineages
 from search.study.search_space import distribution, drawn
 from search.study.setup import PRUNE_RISK
-from storage.optuna_internals import id_of_study, storage_of
 
 OURS, NONE = "restart-aware", "none"
 # for a forecast
@@ -81,13 +81,6 @@ class Played:
     expected: list[Chosen] = field(default_factory=list)
 
 
-class _Unmerged(LineageSampler):
-    """The inner samplers on the rows of the store, reseeded as ours, so that pairs begin alike."""
-
-    def view_of(self, study: optuna.Study) -> optuna.Study:
-        return study
-
-
 class _Study:
     """One study, asking for trainings."""
 
@@ -100,7 +93,7 @@ class _Study:
         forecast = Forecast(shipped_priors() if arm.prior else (), features)
         sample = [drawn(specs, rng.random) for _ in range(_CONFIGURATIONS)]
         self._forecast = StudyForecast(forecast, sample)
-        kind = LineageSampler if arm.view else _Unmerged
+        kind = LineageSampler if arm.view else Unmerged
         sampler = kind(arm.sampler, lambda: self._forecast, seed=seed, specs=specs, fixed={})
         self._study = optuna.create_study(
             direction="maximize", sampler=sampler, pruner=self._pruner()
@@ -126,7 +119,8 @@ class _Study:
             trial = self._study.ask(space)
             curve = yield Training(trial.params, draw_seed(self._seed, place) % FRESH_FROM)
             self._curves[trial.number] = curve
-            self._train(trial, curve)
+            train(self._study, trial, curve)
+            self._ended(trial.number)
         self._revive()
 
     def _revive(self) -> None:
@@ -143,17 +137,13 @@ class _Study:
             if number is None:
                 return
             self._curves[len(rows)] = self._curves[number]
-            # not by ask(): the sampler has no say in it
-            row_id = storage_of(self._study).create_new_trial(
-                id_of_study(self._study), revival_row(rows[number])
-            )
-            begun = max(rows[number].intermediate_values)
-            self._train(optuna.Trial(self._study, row_id), self._curves[number], begun)
+            go_on(self._study, rows[number], self._curves[number])
+            self._ended(len(rows))
 
-    def _train(self, trial: optuna.Trial, curve: list[float], begun: int = 0) -> None:
-        train(self._study, trial, curve, begun)
+    def _ended(self, number: int) -> None:
+        """Note what a row has cost, and what the answer is now."""
         rows = self._study.get_trials(deepcopy=False)
-        self._played.epochs += len(rows[trial.number].intermediate_values)
+        self._played.epochs += len(rows[number].intermediate_values)
         highest = lineages.best_of(rows)
         if highest is None or highest.value is None:
             return

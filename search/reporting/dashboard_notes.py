@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from search.reporting.document import Section
 from search.reporting.markdown import body
-from search.results.answer import search_answer, worth_text
+from search.results.answer import results_answer, worth_text
 from search.results.reading import results_of
 from search.results.trials import Results
 from search.study import lineages, training_metrics
@@ -58,10 +58,7 @@ def study_note(
     if repeats is not None:
         lines += [*body(repeats), ""]
     elif best := results.scored()[:_BEST]:
-        answer = None
-        if results.setup is not None:
-            answer = search_answer(results.rows, results.setup, results.repeats)
-        if answer is not None:
+        if (answer := results_answer(results)) is not None:
             lines += [f"**Answer: trial {answer.trial.number}**, {worth_text(answer)}.", ""]
         lines += [
             f"| | {' | '.join(escaped(one.name) for one in best)} |",

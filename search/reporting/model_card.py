@@ -12,7 +12,7 @@ from pathlib import Path
 
 from search.confirmation.scores import ByImage, by_image, plan_state_of
 from search.reporting.document import Document, Section, Table
-from search.results.answer import passed_over_text, search_answer, worth_text
+from search.results.answer import passed_over_text, results_answer, worth_text
 from search.results.export_formats import config_of, train_words
 from search.results.reading import results_of
 from search.results.statistics.intervals import Interval, interval, over_images
@@ -265,8 +265,7 @@ def _choice(
         cut = f"This one was not trained to its end: {last} epochs of {chosen.budget}."
         return [*_counts(results), cut]
     rank = 1 + sum((one.value or 0.0) > (chosen.value or 0.0) for one in complete)
-    assert results.setup is not None, "an imported study has no card"
-    answer = search_answer(results.rows, results.setup, results.repeats)
+    answer = results_answer(results)
     if answer is not None and answer.expected is not None and answer.trial.number == chosen.number:
         passed = passed_over_text(answer, results.rows)
         how = (

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import optuna
 from optuna.trial import FrozenTrial
 
+from search.results.trials import Results
 from search.strategy.answers import Answer, answer_of
 from search.study import lineages
 from search.study.lookup import load_setup
@@ -22,13 +23,20 @@ from search.study.setup import Setup
 def study_answer(study: optuna.Study) -> Answer | None:
     """The answer of a search, or of repeats; None without a complete trial. Raises StudyError."""
     setup = load_setup(study)
-    return search_answer(study.get_trials(deepcopy=False), setup, scores_of_repeats(study, setup))
+    return _answer(study.get_trials(deepcopy=False), setup, scores_of_repeats(study, setup))
 
 
-def search_answer(
+def results_answer(results: Results) -> Answer | None:
+    """The same of results that were read; None too where they were imported."""
+    if results.setup is None:
+        return None
+    return _answer(results.rows, results.setup, results.repeats)
+
+
+def _answer(
     rows: Sequence[FrozenTrial], setup: Setup, repeats: Mapping[str, Sequence[float]]
 ) -> Answer | None:
-    """The same of rows that were read. repeats: label of a trial -> scores with fresh seeds."""
+    """repeats: label of a trial -> scores with fresh seeds."""
     if is_repeats(setup.name):
         # of several seeds of one configuration the highest is the best weights there are
         best = lineages.best_of(rows)
@@ -38,8 +46,7 @@ def search_answer(
         for one in lineages.merged(rows)
         if (label := f"trial {one.number}") in repeats
     }
-    specs = {name: spec for name, spec in setup.specs().items() if name not in setup.fixed}
-    return answer_of(rows, specs, again)
+    return answer_of(rows, setup.specs(), again)
 
 
 def worth_text(answer: Answer) -> str:
@@ -60,5 +67,5 @@ def passed_over_text(answer: Answer, rows: Sequence[FrozenTrial]) -> str | None:
         return None
     return (
         f"trial {highest.number} reached more, {lineages.value(highest):.4f}, which its neighbours"
-        " and the noise between seeds make look like luck"
+        f" and the noise between seeds make look like luck (search.export --trial {highest.number})"
     )

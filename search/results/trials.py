@@ -175,7 +175,7 @@ class Results:
 
     @property
     def best(self) -> Outcome | None:
-        """The answer: the complete trial with the highest value."""
+        """The complete trial with the highest value."""
         return next(iter(self.complete()), None)
 
 

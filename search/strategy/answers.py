@@ -46,19 +46,14 @@ def answer_of(
     complete = lineages.best_first(lineages.merged(rows))
     if not complete:
         return None
-    whole = [one for one in complete if _fits(one, specs)]
-    if len(whole) < LEAST or not specs:
-        return Answer(complete[0])
     # the same configuration may have been enqueued with several seeds
     alike: dict[tuple[tuple[str, Value], ...], list[FrozenTrial]] = {}
-    for one in whole:
-        params = [
-            (name, value)
-            for name, spec in specs.items()
-            if (value := matching(one.params[name], spec)) is not None
-        ]
-        alike.setdefault(tuple(params), []).append(one)
+    for one in complete:
+        if (params := _as_trained(one, specs)) is not None:
+            alike.setdefault(tuple(params.items()), []).append(one)
     groups = list(alike.values())
+    if sum(map(len, groups)) < LEAST:
+        return Answer(complete[0])
     beliefs = true_means(specs, [_shown(*item, repeats or {}) for item in alike.items()])
     best = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
     expected = from_log(beliefs[best].mean)
@@ -67,11 +62,18 @@ def answer_of(
     return Answer(groups[best][0], expected, error)
 
 
-def _fits(one: FrozenTrial, specs: Mapping[str, Spec]) -> bool:
-    return all(
-        name in one.params and matching(one.params[name], spec) is not None
-        for name, spec in specs.items()
-    )
+def _as_trained(one: FrozenTrial, specs: Mapping[str, Spec]) -> dict[str, Value] | None:
+    """A trial's parameters; None where one is missing or lies outside its present range."""
+    params: dict[str, Value] = {}
+    for name, spec in specs.items():
+        value = matching(one.params.get(name), spec)
+        if value is None:
+            return None
+        params[name] = value
+    if one.params.get("dice_schedule") == "constant" and "dice_ramp" in params:
+        # it does nothing there
+        params["dice_ramp"] = 0.0
+    return params
 
 
 def _shown(

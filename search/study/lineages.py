@@ -10,7 +10,6 @@ import copy
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study.attributes import CONTINUES, DIVERGED, EXCEPTIONS, REASON, TRACEBACK, VERDICT
@@ -135,11 +134,6 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     Copies from another study may win: they have the same identity.
     """
     return next(iter(best_first(merged(trials))), None)
-
-
-def best(study: optuna.Study) -> FrozenTrial | None:
-    """The answer of a study: see `best_of`."""
-    return best_of(study.get_trials(deepcopy=False))
 
 
 def nothing_better_for(trials: Sequence[FrozenTrial]) -> int:

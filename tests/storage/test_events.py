@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 from storage import Cause, LeasedStorage, LeaseLost, Reaper, TrialEvent, open_storage
 from storage.optuna_internals import TRIALS
 from storage.tables import EVENTS
-from tests.support.claimed import new_study
+from tests.support.claimed import new_study, statements
 
 
 @pytest.fixture
@@ -38,21 +38,6 @@ def begin(storage: LeasedStorage, owner: str = "host:1") -> tuple[int, int]:
 
 def kinds(storage: LeasedStorage, *trial_ids: int) -> list[str]:
     return [event.event for event in storage.events_of(trial_ids)]
-
-
-def statements(storage: LeasedStorage, act: Callable[[], object]) -> list[str]:
-    """The SQL that a call sends."""
-    sent: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    sa.event.listen(storage.engine, "before_cursor_execute", note)
-    try:
-        act()
-    finally:
-        sa.event.remove(storage.engine, "before_cursor_execute", note)
-    return sent
 
 
 # ------------------------------------------------------------------------------ what is recorded

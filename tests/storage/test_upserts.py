@@ -7,15 +7,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from storage import LeasedStorage, LeaseLost, open_storage
-from tests.support.claimed import new_study, start
+from tests.support.claimed import new_study, start, statements
 
 WRITES: dict[str, Callable[[LeasedStorage, int], None]] = {
     "report": lambda s, t: s.set_trial_intermediate_value(t, 3, 0.5),
@@ -23,21 +21,6 @@ WRITES: dict[str, Callable[[LeasedStorage, int], None]] = {
     "system attribute": lambda s, t: s.set_trial_system_attr(t, "fixed", "ä"),
 }
 writes = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-
-
-def statements(storage: LeasedStorage, act: Callable[[], None]) -> list[str]:
-    """What `act` sends to the database."""
-    sent: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    sa.event.listen(storage.engine, "before_cursor_execute", note)
-    try:
-        act()
-    finally:
-        sa.event.remove(storage.engine, "before_cursor_execute", note)
-    return [statement for statement in sent if not statement.startswith("BEGIN")]
 
 
 def round_trips(storage: LeasedStorage, act: Callable[[], object]) -> int:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from search.strategy.forecast.features import Array
-from space import Concrete
+if TYPE_CHECKING:
+    from search.strategy.forecast.features import Array
+    from space import Concrete
 
 # trainings and their data for tuning this project's rules, and others for the figures that it tells
 HALVES = ("tuning", "figures")
+# what `groups` has, for those who need the names alone
+GROUPS = (
+    *("digits", "digits, fixed rate", "scenes", "boosting"),
+    *("tables, HPOBench", "tables, HPOLib", "tables, NASBench201"),
+)
 # seeds from here on are for the trainings that tell a configuration's true mean, and for no others
 FRESH_FROM = 2**31
 
@@ -47,24 +49,6 @@ class Family(Protocol):
 
     def curves(self, trainings: Sequence[Training]) -> Array:
         """Score after each epoch, float64 [N, epochs] in [0, 1]; NaN from where one diverged."""
-
-
-def batched(
-    curves: Callable[[Sequence[Training]], Array], trainings: Sequence[Training], at_once: int
-) -> Array:
-    """What `curves` gives, for at most so many trainings at once."""
-    parts = [trainings[at : at + at_once] for at in range(0, len(trainings), at_once)]
-    return np.concatenate([curves(part) for part in parts])
-
-
-def mean_f_score(said: Tensor, truth: Tensor, classes: int) -> Array:
-    """Mean F-score of the classes, float64 [N]. said: [N, places] of `truth` [places]."""
-    scores = []
-    for number in range(classes):
-        found, there = said == number, truth == number
-        hits = (found & there).sum(1).double()
-        scores.append(2 * hits / (found.sum(1) + there.sum() + 1e-9))
-    return np.asarray(torch.stack(scores).mean(0))
 
 
 def family(name: str, half: str) -> Family:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scripts.benchmarks.families import Training, batched, mean_f_score
+from scripts.benchmarks.families import Training
+from scripts.benchmarks.families.batches import batched, mean_f_score
 from search.strategy.forecast.features import Array
 from space import SPACE, Concrete, Float, concrete
 from trainer.dice_schedule import dice_weight_at

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scripts.benchmarks.families import Training, batched, mean_f_score
+from scripts.benchmarks.families import Training
+from scripts.benchmarks.families.batches import batched, mean_f_score
 from search.strategy.forecast.features import Array
 from space import SPACE, Concrete, Float, concrete
 from trainer.adamw import AdamW, Rates

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from search.results.evidence import Evidence
 from search.results.findings import (
-    answer,
     comparisons,
     dice_weight,
+    five_lines,
     next_search,
     parameters,
     pruning_and_queue,
@@ -38,7 +38,7 @@ def _untestable_sentences(seen: Evidence) -> list[str]:
 
 # topic -> its sentences, in the order of the report
 _TOPICS: dict[str, Callable[[Evidence], list[str]]] = {
-    "answer": answer.answer_sentences,
+    "answer": five_lines.answer_sentences,
     "standing": lambda seen: [
         *comparisons.state_sentences(seen),
         *(f"{it}." for it in seen.results.troubles),

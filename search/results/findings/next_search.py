@@ -25,10 +25,7 @@ from search.study.lineages import finished
 from search.study.names import is_repeats
 from search.study.run_folders import trial_folder
 from search.study.search_space import describe, resolve
-from search.study.setup import (
-    Setup,
-    config_for,
-)
+from search.study.setup import Setup, config_for
 from storage import redact
 from trainer.errors import ConfigError
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from search.management.first_trials import enqueue_first
 from search.management.transfer import transfer_trials
 from search.strategy.loading import load_study
-from search.study.lineages import best, finished, nothing_better_for
+from search.study.lineages import best_of, finished, nothing_better_for
 from search.study.lookup import load_setup
 from search.study.requests import planned_params
 from search.study.setup import StudyError, trial_config
@@ -65,7 +65,7 @@ def test_copies_are_uncounted_and_may_be_the_best(old_and_new: OldAndNew) -> Non
     transfer_trials(new, storage, "old")
     assert finished(new.get_trials()) == []
     assert storage.count_finished(new._study_id) == 0
-    was, now = best(old), best(new)
+    was, now = best_of(old.get_trials()), best_of(new.get_trials())
     assert was is not None
     assert now is not None
     assert now.value == was.value
@@ -93,7 +93,7 @@ def test_ranges_may_differ_and_the_copies_outside_teach_nothing(old_and_new: Old
     params = play(new, storage, load_setup(new), 3)
     assert all(1 <= each["dice_weight"] <= 2 for each in params)
     assert any(trial.params["dice_weight"] > 2 for trial in new.get_trials()[:12])
-    assert best(new).value >= best(old).value  # type: ignore[union-attr]
+    assert best_of(new.get_trials()).value >= best_of(old.get_trials()).value  # type: ignore[union-attr]
 
 
 def test_T_0_in_whole_epochs_takes_over_what_fits(old_and_new: OldAndNew) -> None:
@@ -146,7 +146,7 @@ def test_from_another_identity_only_the_five_best_configs_come(
     assert "5 of its best configurations enqueued as first trials" in line
     rows = new.get_trials()
     assert [trial.state for trial in rows] == [TrialState.WAITING] * 5
-    best_old = best(old)
+    best_old = best_of(old.get_trials())
     assert best_old is not None
     assert planned_params(rows[0]) == best_old.params
     assert rows[0].value is None
@@ -160,7 +160,7 @@ def test_from_another_identity_only_the_five_best_configs_come(
 def test_another_budget_keeps_the_number_of_cycles(old_and_new: OldAndNew) -> None:
     storage, old, new = old_and_new(config={"epochs": 24})
     transfer_trials(new, storage, "old")
-    winner = best(old)
+    winner = best_of(old.get_trials())
     assert winner is not None
     assert planned_params(new.get_trials()[0])["T_0"] == 2 * winner.params["T_0"]
 

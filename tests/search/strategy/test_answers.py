@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.results.answer import study_answer
 from search.strategy.answers import LEAST, answer_of
 from search.study.search_space import distribution, drawn
 from space import SPACE, concrete
+from tests.support.studies import store, study_of
 
 EPOCHS = 24
 SPECS = concrete(SPACE, EPOCHS)
@@ -135,3 +138,38 @@ def test_a_configuration_with_several_seeds_counts_once(order: int) -> None:
     again = answer_of([*rows[:-3], own[0]], SPECS, {20: scores[1:]})
     assert again is not None
     assert answer.expected == pytest.approx(again.expected, abs=1e-9)
+
+
+def test_a_ramp_under_a_constant_schedule_is_no_difference() -> None:
+    rows = searched(20, 7)
+    for one in rows:
+        one.params = {**one.params, "dice_schedule": "constant"}
+    other = searched(20, 7)
+    for place, one in enumerate(other):
+        one.params = {**rows[place].params, "dice_ramp": 0.03 * place - 0.3}
+    answers = [answer_of(it, SPECS) for it in (rows, other)]
+    assert answers[0] is not None
+    assert answers[1] is not None
+    assert answers[0].trial.number == answers[1].trial.number
+    assert answers[0].expected == answers[1].expected
+
+
+def test_a_parameter_that_was_held_later_still_tells_earlier_trials_apart(tmp_path: Path) -> None:
+    study = study_of(store(tmp_path), fixes=("dropout=0.2",))
+    distributions = {**DISTRIBUTIONS, "T_0": distribution(concrete(SPACE, 12)["T_0"])}
+    for one in searched(20, 8):
+        study.add_trial(
+            create_trial(
+                value=one.value,
+                params={**one.params, "T_0": 12},
+                distributions=distributions,
+                intermediate_values={12: one.value or 0.0},
+            )
+        )
+    answer = study_answer(study)
+    assert answer is not None
+    rows = study.get_trials()
+    assert answer == answer_of(rows, dict(concrete(SPACE, 12)))
+    # without it what it brings would pass for noise
+    others = {name: it for name, it in concrete(SPACE, 12).items() if name != "dropout"}
+    assert answer.expected != getattr(answer_of(rows, others), "expected", None)

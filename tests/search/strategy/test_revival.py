@@ -19,7 +19,7 @@ from search.strategy.forecast.model import Forecast, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.loading import load_study
 from search.strategy.revival import SHARE, Revivals, allowance, parked, revival_row, trial_to_revive
-from search.study.lineages import best, merged, rows_of
+from search.study.lineages import best_of, merged, rows_of
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
 from search.study.setup import CHANGEABLE
@@ -247,7 +247,7 @@ def test_a_revived_trials_curve_is_the_unbroken_one_to_the_last_digit(
         [1, 2],
         [3, 4, 5, 6],
     )
-    answer = best(study)
+    answer = best_of(study.get_trials(deepcopy=False))
     assert answer is not None
     assert (answer.number, answer.value) == (0, whole.value)
     assert answer.intermediate_values == whole.intermediate_values
@@ -266,7 +266,7 @@ def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
     storage, study = study_at(tmp_path, revive=1)
     monkeypatch.setattr(objective, "fit", cut_at(2))
     work(context_at(tmp_path, storage))
-    answer = best(study)
+    answer = best_of(study.get_trials(deepcopy=False))
     assert answer is not None
     texts = [exported(study, Answer(answer), command="export")]
     texts.append(latest(tmp_path, 1, "config.yaml").read_text(encoding="utf-8"))

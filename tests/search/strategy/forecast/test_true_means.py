@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import random
-from typing import Any
-
 import numpy as np
 import pytest
 
 from search.strategy.forecast import true_means as module
 from search.strategy.forecast.true_means import Shown, true_means
-from search.study.search_space import drawn
 from space import SPACE, Float, concrete
 
 LINE = {"x": Float(0.0, 1.0)}
@@ -47,22 +43,6 @@ def test_what_lies_far_below_does_not_stretch_the_rest() -> None:
     best = max(beliefs, key=lambda place: beliefs[place].mean)
     assert shown[best].params["x"] == pytest.approx(0.5, abs=0.25)
     assert beliefs[best].mean < 1.2
-
-
-def test_a_ramp_under_a_constant_schedule_is_no_difference() -> None:
-    rng = random.Random(0)
-    drawings: list[dict[str, Any]] = [drawn(SPECS, rng.random) for _ in range(15)]
-    still = [{**one, "dice_schedule": "constant"} for one in drawings]
-    values = [rng.random() for _ in still]
-
-    def beliefs(ramp: float) -> list[float]:
-        shown = [
-            Shown({**one, "dice_ramp": ramp}, value)
-            for one, value in zip(still, values, strict=True)
-        ]
-        return [it.mean for it in true_means(SPECS, shown).values()]
-
-    assert beliefs(0.5) == beliefs(-0.2)
 
 
 def test_of_a_large_study_the_best_are_held(monkeypatch: pytest.MonkeyPatch) -> None:

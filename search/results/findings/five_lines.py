@@ -5,7 +5,7 @@ The top of every report, whatever shows it: page, Markdown, terminal, notebook.
 
 from __future__ import annotations
 
-from search.results.answer import passed_over_text, search_answer, worth_text
+from search.results.answer import passed_over_text, results_answer, worth_text
 from search.results.evidence import Evidence
 from search.results.findings.dice_weight import sure_optimum
 from search.results.findings.next_search import advice_sentences, changes
@@ -18,9 +18,7 @@ from search.study.wording import params_text
 def answer_sentences(seen: Evidence) -> list[str]:
     """The five lines. Empty for repeats, whose highest score is mere luck, and imported results."""
     results = seen.results
-    if results.setup is None or is_repeats(results.name):
-        return []
-    found = search_answer(results.rows, results.setup, results.repeats)
+    found = None if is_repeats(results.name) else results_answer(results)
     if found is None:
         return []
     passed = passed_over_text(found, results.rows)
