@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from search.strategy.configurations import as_trained, inside_ranges
 from search.strategy.forecast.features import from_log, to_log
-from search.strategy.forecast.true_means import Shown, true_means
+from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
-from search.study.search_space import Spec, Value, matching
+from search.study.search_space import Spec, Value
 
 # of fewer complete trials nobody can say what is luck
 LEAST = 8
@@ -49,31 +50,18 @@ def answer_of(
     # the same configuration may have been enqueued with several seeds
     alike: dict[tuple[tuple[str, Value], ...], list[FrozenTrial]] = {}
     for one in complete:
-        if (params := _as_trained(one, specs)) is not None:
-            alike.setdefault(tuple(params.items()), []).append(one)
+        if (params := inside_ranges(one.params, specs)) is not None:
+            alike.setdefault(tuple(as_trained(params).items()), []).append(one)
     groups = list(alike.values())
     if sum(map(len, groups)) < LEAST:
         return Answer(complete[0])
-    beliefs = true_means(specs, [_shown(*item, repeats or {}) for item in alike.items()])
+    shown = [_shown(*item, repeats or {}) for item in alike.items()]
+    beliefs = TrueMeans(specs, shown).beliefs()
     best = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
     expected = from_log(beliefs[best].mean)
     # to first order: the scale is -log(1 - score)
     error = math.sqrt(beliefs[best].variance) * (1 - expected)
     return Answer(groups[best][0], expected, error)
-
-
-def _as_trained(one: FrozenTrial, specs: Mapping[str, Spec]) -> dict[str, Value] | None:
-    """A trial's parameters; None where one is missing or lies outside its present range."""
-    params: dict[str, Value] = {}
-    for name, spec in specs.items():
-        value = matching(one.params.get(name), spec)
-        if value is None:
-            return None
-        params[name] = value
-    if one.params.get("dice_schedule") == "constant" and "dice_ramp" in params:
-        # it does nothing there
-        params["dice_ramp"] = 0.0
-    return params
 
 
 def _shown(
