@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from optuna.trial import FrozenTrial
 
-from search.strategy.configurations import as_trained, inside_ranges
-from search.strategy.forecast.features import from_log, to_log
-from search.strategy.forecast.true_means import Shown, TrueMeans
+from search.strategy.configurations import evidence
+from search.strategy.forecast.features import from_log
+from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
-from search.study.search_space import Spec, Value
+from search.study.search_space import Spec
 
 # of fewer complete trials nobody can say what is luck
 LEAST = 8
@@ -36,40 +36,29 @@ class Answer:
 def answer_of(
     rows: Sequence[FrozenTrial],
     specs: Mapping[str, Spec],
+    study_forecast: StudyForecast,
     repeats: Mapping[int, Sequence[float]] | None = None,
 ) -> Answer | None:
     """The answer of a study, None without a complete trial.
 
-    Evidence is every complete trial: its own score, its repeats, and the scores of configurations
-    near to it. rows: the study's, as they are. specs: what is searched. repeats: number of a trial
-    -> scores of its configuration with fresh seeds.
+    Evidence is every trial: its own score, or its forecast where it was parked (without those the
+    lucky ones alone would speak), its repeats, and the scores of configurations near to it.
+
+    rows: the study's, as they are. specs: what is searched. study_forecast: of the study. repeats:
+    see `evidence`.
     """
-    complete = lineages.best_first(lineages.merged(rows))
-    if not complete:
+    merged = lineages.merged(rows)
+    best = lineages.best_of(merged)
+    if best is None:
         return None
-    # the same configuration may have been enqueued with several seeds
-    alike: dict[tuple[tuple[str, Value], ...], list[FrozenTrial]] = {}
-    for one in complete:
-        if (params := inside_ranges(one.params, specs)) is not None:
-            alike.setdefault(tuple(as_trained(params).items()), []).append(one)
-    groups = list(alike.values())
-    if sum(map(len, groups)) < LEAST:
-        return Answer(complete[0])
-    shown = [_shown(*item, repeats or {}) for item in alike.items()]
-    beliefs = TrueMeans(specs, shown).beliefs()
-    best = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
-    expected = from_log(beliefs[best].mean)
+    study_forecast.update(rows)
+    trained = evidence(merged, specs, study_forecast, repeats)
+    if sum(len(one.complete) for one in trained) < LEAST:
+        return Answer(best)
+    beliefs = TrueMeans(specs, [one.shown for one in trained]).beliefs()
+    places = [place for place in beliefs if trained[place].complete]
+    place = max(places, key=lambda place: (beliefs[place].mean, -place))
+    expected = from_log(beliefs[place].mean)
     # to first order: the scale is -log(1 - score)
-    error = math.sqrt(beliefs[best].variance) * (1 - expected)
-    return Answer(groups[best][0], expected, error)
-
-
-def _shown(
-    params: tuple[tuple[str, Value], ...],
-    trials: Sequence[FrozenTrial],
-    repeats: Mapping[int, Sequence[float]],
-) -> Shown:
-    scores = [one.value or 0.0 for one in trials]
-    for one in trials:
-        scores += repeats.get(one.number, ())
-    return Shown(dict(params), float(np.mean(to_log(np.array(scores)))), len(scores))
+    error = math.sqrt(beliefs[place].variance) * (1 - expected)
+    return Answer(trained[place].complete[0], expected, error)

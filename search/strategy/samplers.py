@@ -18,10 +18,10 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategy.configurations import as_trained, inside_ranges
-from search.strategy.forecast.features import from_log, to_log
+from search.strategy.configurations import as_trained, evidence, inside_ranges
+from search.strategy.forecast.features import from_log
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.forecast.true_means import Shown, TrueMeans
+from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
 from search.study.attributes import ENQUEUED, FIRST
 from search.study.names import SAMPLERS
@@ -199,7 +199,11 @@ class MeansSampler(LineageSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        ended, running = self._evidence(study, but=trial.number)
+        trials = study.get_trials(deepcopy=False)
+        study_forecast = self._study_forecast()
+        study_forecast.update(trials)
+        merged = lineages.merged(trials)
+        ended = [it.shown for it in evidence(merged, self._specs, study_forecast)]
         if len(ended) < startup_trials(study) or not search_space:
             return {}
         means = TrueMeans(self._specs, ended)
@@ -211,34 +215,16 @@ class MeansSampler(LineageSampler):
             nearby(ended[place].params, self._specs, rng) for place in best for _ in range(_NEAR)
         ]
         looked_at = [{**one, **self._fixed} for one in looked_at]
-        gains = means.gains([as_trained(one) for one in looked_at], running)
+        beside = [
+            as_trained(params)
+            for one in merged
+            if one.state == TrialState.RUNNING
+            and one.number != trial.number
+            and (params := inside_ranges(one.params, self._specs)) is not None
+        ]
+        gains = means.gains([as_trained(one) for one in looked_at], beside)
         chosen = looked_at[int(gains.argmax())]
         return {name: chosen[name] for name in search_space}
-
-    def _evidence(
-        self, study: optuna.Study, but: int
-    ) -> tuple[list[Shown], list[dict[str, Value]]]:
-        """What has ended, and the configurations that are being trained, but trial `but`."""
-        trials = study.get_trials(deepcopy=False)
-        study_forecast = self._study_forecast()
-        study_forecast.update(trials)
-        ended, running = [], []
-        for one in lineages.merged(trials):
-            params = inside_ranges(one.params, self._specs)
-            if params is None or one.number == but:
-                continue
-            params = as_trained(params)
-            if one.state == TrialState.RUNNING:
-                running.append(params)
-            elif lineages.diverged(one):
-                ended.append(Shown(params, 0.0))
-            elif one.state == TrialState.COMPLETE and one.value is not None:
-                ended.append(Shown(params, float(to_log(one.value))))
-            elif one.state == TrialState.PRUNED and one.intermediate_values:
-                end = study_forecast.end(one)
-                reached = float(to_log(max(one.intermediate_values.values())))
-                ended.append(Shown(params, max(reached, end.mean), doubt=end.deviation**2))
-        return ended, running
 
 
 def _likely_values(
