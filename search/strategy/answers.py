@@ -7,7 +7,7 @@ configuration may be expected to score with a fresh one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from search.strategy.forecast.features import from_log, to_log
 from search.strategy.forecast.true_means import Shown, true_means
 from search.study import lineages
+from search.study.repeats import repeated_scores
 from search.study.search_space import Spec, Value, matching
 
 # of fewer complete trials nobody can say what is luck
@@ -41,25 +42,46 @@ def answer_of(
 
     Evidence is every complete trial: its own score, its repeats, and the scores of configurations
     near to it. rows: the study's, as they are. specs: what is searched. repeats: number of a trial
-    -> scores of its configuration with fresh seeds.
+    -> scores of its configuration with fresh seeds in another study.
     """
-    complete = lineages.best_first(lineages.merged(rows))
-    if not complete:
+    best = lineages.best_of(rows)
+    if best is None:
         return None
+    found = evidence(rows, specs, repeats)
+    if sum(len(one.trials) for one in found) < LEAST:
+        return Answer(best)
+    beliefs = true_means(specs, [one.shown for one in found])
+    place = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
+    expected = from_log(beliefs[place].mean)
+    # to first order: the scale is -log(1 - score)
+    error = math.sqrt(beliefs[place].variance) * (1 - expected)
+    return Answer(found[place].trials[0], expected, error)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A configuration with the complete trials that trained it, the highest first."""
+
+    trials: Sequence[FrozenTrial]
+    shown: Shown
+
+
+def evidence(
+    rows: Sequence[FrozenTrial],
+    specs: Mapping[str, Spec],
+    repeats: Mapping[int, Sequence[float]] | None = None,
+) -> list[Trained]:
+    """The configurations that were trained to their end, that of the highest score first.
+
+    repeats: in another study, as in `answer_of`; those within the study are in `rows`.
+    """
     # the same configuration may have been enqueued with several seeds
     alike: dict[tuple[tuple[str, Value], ...], list[FrozenTrial]] = {}
-    for one in complete:
+    for one in lineages.best_first(lineages.merged(rows)):
         if (params := _as_trained(one, specs)) is not None:
             alike.setdefault(tuple(params.items()), []).append(one)
-    groups = list(alike.values())
-    if sum(map(len, groups)) < LEAST:
-        return Answer(complete[0])
-    beliefs = true_means(specs, [_shown(*item, repeats or {}) for item in alike.items()])
-    best = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
-    expected = from_log(beliefs[best].mean)
-    # to first order: the scale is -log(1 - score)
-    error = math.sqrt(beliefs[best].variance) * (1 - expected)
-    return Answer(groups[best][0], expected, error)
+    again = [repeated_scores(rows), repeats or {}]
+    return [Trained(own, _shown(params, own, again)) for params, own in alike.items()]
 
 
 def _as_trained(one: FrozenTrial, specs: Mapping[str, Spec]) -> dict[str, Value] | None:
@@ -79,9 +101,10 @@ def _as_trained(one: FrozenTrial, specs: Mapping[str, Spec]) -> dict[str, Value]
 def _shown(
     params: tuple[tuple[str, Value], ...],
     trials: Sequence[FrozenTrial],
-    repeats: Mapping[int, Sequence[float]],
+    repeats: Iterable[Mapping[int, Sequence[float]]],
 ) -> Shown:
     scores = [one.value or 0.0 for one in trials]
-    for one in trials:
-        scores += repeats.get(one.number, ())
+    for known in repeats:
+        for one in trials:
+            scores += known.get(one.number, ())
     return Shown(dict(params), float(np.mean(to_log(np.array(scores)))), len(scores))

@@ -194,3 +194,45 @@ def _posterior(seen: _Seen, sizes: Array) -> tuple[Array, Array]:
     middle = seen.values.mean()
     means = middle + gain @ (seen.values - middle)
     return means, np.maximum(np.diag(cov - gain @ cov), 1e-9)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What several configurations are worth together, on the scale of `features.to_log`.
+
+    means: [N]. covariances: [N, N], own effects included. noise: variance between seeds.
+    """
+
+    means: Array
+    covariances: Array
+    noise: float
+
+
+def joint_means(
+    specs: Mapping[str, Spec], shown: Sequence[Shown], others: Sequence[Mapping[str, Any]] = ()
+) -> Joint:
+    """Of the configurations in `shown`, in their order, then of `others`, which no one has trained.
+
+    specs, shown: as in `true_means`, of which at most `_HELD`. others: configurations.
+    """
+    values = np.array([one.value for one in shown])
+    middle = float(np.median(values))
+    upper = values[values >= middle] - middle
+    scale = max(1e-4, math.sqrt(float(np.mean(upper**2))))
+    seen = _Seen(
+        _places(specs, [one.params for one in shown]),
+        np.maximum((values - middle) / scale, -_FLOOR),
+        np.array([one.seeds for one in shown], dtype=np.float64),
+    )
+    sizes = _fitted(seen.part(_spread(seen.values, _FITTED)))
+    own, noise = np.exp(2 * sizes[-2:])
+    every = _places(specs, [*(one.params for one in shown), *others])
+    cov = _kernel(_apart(every, every), sizes)[0] + _LEVEL + own * np.eye(len(shown) + len(others))
+    count = len(shown)
+    whole = cov[:count, :count] + np.diag(noise / seen.seeds + 1e-6)
+    gain = np.linalg.solve(whole, cov[:count]).T
+    level = seen.values.mean()
+    means = level + gain @ (seen.values - level)
+    return Joint(
+        middle + scale * means, scale**2 * (cov - gain @ cov[:count]), scale**2 * float(noise)
+    )

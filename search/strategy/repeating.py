@@ -1,0 +1,139 @@
+"""Leading configurations trained again with fresh seeds, from what pruning has saved.
+
+The highest score of a study is partly luck, and a second seed tells more of a leading
+configuration than its neighbours do. A repeat is a row with the attribute `repeats`: it has the
+parameters of the trial that it repeats and a seed of its own, is never pruned and not counted, and
+its score is evidence of that trial alone. `next_repeat` depends on the trials alone, so that the
+same evidence always gives the same answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.special import ndtri
+
+from search.strategy.answers import LEAST, evidence
+from search.strategy.forecast.features import Array
+from search.strategy.forecast.true_means import Joint, joint_means
+from search.strategy.revival import saved, spent
+from search.study import lineages
+from search.study.attributes import COPIED_FROM, GAIN, REPEATS
+from search.study.repeats import score_of
+from search.study.search_space import Spec
+from search.study.setup import Setup
+
+# so many leading configurations are looked at
+_LEADING = 20
+# a smaller gain, in standard deviations between seeds, is not worth a training
+_LEAST_GAIN = 0.02
+# what the score of a repeat may come to, in standard deviations: the middles of equal shares
+_OUTCOMES: Array = ndtri((np.arange(200) + 0.5) / 200)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A trial to repeat. gain: by how much that may be expected to improve the true mean of the
+    answer, in standard deviations between seeds.
+    """
+
+    number: int
+    gain: float
+
+
+def next_repeat(
+    rows: Sequence[FrozenTrial], specs: Mapping[str, Spec], *, epochs: int, share: float
+) -> int | None:
+    """The trial to repeat now that no other is to come; None for none, see `best_repeat`."""
+    found = best_repeat(rows, specs, epochs=epochs, share=share)
+    return None if found is None else found.number
+
+
+def best_repeat(
+    rows: Sequence[FrozenTrial], specs: Mapping[str, Spec], *, epochs: int, share: float
+) -> Repeat | None:
+    """The trial whose repeat may be expected to improve the answer most.
+
+    None while a trial runs or waits, and where the allowance holds no further training, the
+    complete trials are too few, or the gain is too small. rows: the study's, as they are. specs:
+    what is searched. epochs: budget of a trial. share: of the epochs that pruning has saved and
+    revivals have not spent.
+    """
+    waited_for = any(not row.state.is_finished() and REPEATS not in row.user_attrs for row in rows)
+    if waited_for or allowance(rows, epochs, share) < epochs:
+        return None
+    trained = evidence(rows, specs)
+    if sum(len(one.trials) for one in trained) < LEAST:
+        return None
+    # one that is under way tells soon; one that failed or was withdrawn is not tried again
+    open_ones = {row.user_attrs[REPEATS] for row in lineages.repeats(rows) if score_of(row) is None}
+    gains = expected_gains(joint_means(specs, [one.shown for one in trained]))
+    found = max(
+        (
+            Repeat(one.trials[0].number, gain)
+            for one, gain in zip(trained, gains, strict=True)
+            if not any(trial.number in open_ones for trial in one.trials)
+        ),
+        key=lambda repeat: (repeat.gain, -repeat.number),
+        default=None,
+    )
+    return None if found is None or found.gain < _LEAST_GAIN else found
+
+
+def allowance(rows: Sequence[FrozenTrial], epochs: int, share: float) -> float:
+    """Epochs that repeats may still take. Those under way count as whole trainings."""
+    taken = sum(
+        len(row.intermediate_values) if row.state.is_finished() else epochs
+        for row in lineages.repeats(rows)
+        if COPIED_FROM not in row.user_attrs
+    )
+    return share * max(0, saved(rows, epochs) - spent(rows, epochs)) - taken
+
+
+def expected_gains(known: Joint) -> list[float]:
+    """What one more seed of each configuration is worth: see `Repeat.gain`.
+
+    It moves the means of all of them; the answer is then the highest. 0 for all but the leading.
+    """
+    gains = np.zeros(len(known.means))
+    best = known.means.max()
+    for place in np.argsort(-known.means, kind="stable")[:_LEADING]:
+        moves = known.covariances[place] / math.sqrt(known.covariances[place, place] + known.noise)
+        after = known.means[:, None] + moves[:, None] * _OUTCOMES
+        gains[place] = max(0.0, after.max(axis=0).mean() - best) / math.sqrt(known.noise)
+    return [float(gain) for gain in gains]
+
+
+def repeat_row(trial: FrozenTrial, gain: float) -> FrozenTrial:
+    """A running row that trains the configuration of `trial` again. gain: see `Repeat`."""
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={REPEATS: trial.number, GAIN: gain},
+    )
+
+
+class Repeats:
+    """Looks for the next repeat of a study, once for each state of it."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Setup, int, int] | None = None
+        self._found: Repeat | None = None
+
+    def next(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> Repeat | None:
+        """See `best_repeat`. total: finished trials wanted."""
+        if setup.spend_saved == 0 or len(lineages.finished(trials)) < total:
+            return None
+        # numbers only rise, and what is finished changes no more
+        seen = (setup, len(trials), sum(trial.state.is_finished() for trial in trials))
+        if seen != self._seen:
+            self._found = best_repeat(
+                trials, setup.specs(), epochs=setup.epochs, share=setup.spend_saved
+            )
+            self._seen = seen
+        return self._found
