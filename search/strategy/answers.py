@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from search.strategy.configurations import as_trained, inside_ranges
 from search.strategy.forecast.features import from_log, to_log
-from search.strategy.forecast.true_means import Shown, true_means
+from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
 from search.study.repeats import repeated_scores
-from search.study.search_space import Spec, Value, matching
+from search.study.search_space import Spec, Value
 
 # of fewer complete trials nobody can say what is luck
 LEAST = 8
@@ -50,7 +51,7 @@ def answer_of(
     found = evidence(rows, specs, repeats)
     if sum(len(one.trials) for one in found) < LEAST:
         return Answer(best)
-    beliefs = true_means(specs, [one.shown for one in found])
+    beliefs = TrueMeans(specs, [one.shown for one in found]).beliefs()
     place = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
     expected = from_log(beliefs[place].mean)
     # to first order: the scale is -log(1 - score)
@@ -78,24 +79,10 @@ def evidence(
     # the same configuration may have been enqueued with several seeds
     alike: dict[tuple[tuple[str, Value], ...], list[FrozenTrial]] = {}
     for one in lineages.best_first(lineages.merged(rows)):
-        if (params := _as_trained(one, specs)) is not None:
-            alike.setdefault(tuple(params.items()), []).append(one)
+        if (params := inside_ranges(one.params, specs)) is not None:
+            alike.setdefault(tuple(as_trained(params).items()), []).append(one)
     again = [repeated_scores(rows), repeats or {}]
     return [Trained(own, _shown(params, own, again)) for params, own in alike.items()]
-
-
-def _as_trained(one: FrozenTrial, specs: Mapping[str, Spec]) -> dict[str, Value] | None:
-    """A trial's parameters; None where one is missing or lies outside its present range."""
-    params: dict[str, Value] = {}
-    for name, spec in specs.items():
-        value = matching(one.params.get(name), spec)
-        if value is None:
-            return None
-        params[name] = value
-    if one.params.get("dice_schedule") == "constant" and "dice_ramp" in params:
-        # it does nothing there
-        params["dice_ramp"] = 0.0
-    return params
 
 
 def _shown(

@@ -9,17 +9,13 @@ same evidence always gives the same answer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from scipy.special import ndtri
 
 from search.strategy.answers import LEAST, evidence
-from search.strategy.forecast.features import Array
-from search.strategy.forecast.true_means import Joint, joint_means
+from search.strategy.forecast.true_means import TrueMeans
 from search.strategy.revival import saved, spent
 from search.study import lineages
 from search.study.attributes import COPIED_FROM, GAIN, REPEATS
@@ -27,12 +23,8 @@ from search.study.repeats import score_of
 from search.study.search_space import Spec
 from search.study.setup import Setup
 
-# so many leading configurations are looked at
-_LEADING = 20
 # a smaller gain, in standard deviations between seeds, is not worth a training
 _LEAST_GAIN = 0.02
-# what the score of a repeat may come to, in standard deviations: the middles of equal shares
-_OUTCOMES: Array = ndtri((np.arange(200) + 0.5) / 200)
 
 
 @dataclass(frozen=True)
@@ -71,12 +63,12 @@ def best_repeat(
         return None
     # one that is under way tells soon; one that failed or was withdrawn is not tried again
     open_ones = {row.user_attrs[REPEATS] for row in lineages.repeats(rows) if score_of(row) is None}
-    gains = expected_gains(joint_means(specs, [one.shown for one in trained]))
+    gains = TrueMeans(specs, [one.shown for one in trained]).gains_of_repeats(range(len(trained)))
     found = max(
         (
-            Repeat(one.trials[0].number, gain)
-            for one, gain in zip(trained, gains, strict=True)
-            if not any(trial.number in open_ones for trial in one.trials)
+            Repeat(trained[place].trials[0].number, gain)
+            for place, gain in gains.items()
+            if not any(trial.number in open_ones for trial in trained[place].trials)
         ),
         key=lambda repeat: (repeat.gain, -repeat.number),
         default=None,
@@ -92,20 +84,6 @@ def allowance(rows: Sequence[FrozenTrial], epochs: int, share: float) -> float:
         if COPIED_FROM not in row.user_attrs
     )
     return share * max(0, saved(rows, epochs) - spent(rows, epochs)) - taken
-
-
-def expected_gains(known: Joint) -> list[float]:
-    """What one more seed of each configuration is worth: see `Repeat.gain`.
-
-    It moves the means of all of them; the answer is then the highest. 0 for all but the leading.
-    """
-    gains = np.zeros(len(known.means))
-    best = known.means.max()
-    for place in np.argsort(-known.means, kind="stable")[:_LEADING]:
-        moves = known.covariances[place] / math.sqrt(known.covariances[place, place] + known.noise)
-        after = known.means[:, None] + moves[:, None] * _OUTCOMES
-        gains[place] = max(0.0, after.max(axis=0).mean() - best) / math.sqrt(known.noise)
-    return [float(gain) for gain in gains]
 
 
 def repeat_row(trial: FrozenTrial, gain: float) -> FrozenTrial:

@@ -1,42 +1,47 @@
-"""Optuna's samplers, shown the evidence as it is.
+"""The next configuration: `tpe` and `random` are Optuna's, `gp` looks for the best true mean.
 
-One wrapper: reseeded before every trial from (study seed, trial number), so that neither workers
-nor restarts repeat draws; lineages are one trial each; earlier trials stand under the present
-ranges, those outside are left out; a pruned trial counts as what it would likely have reached.
+All are reseeded before every trial from (study seed, trial number), so that neither workers nor
+restarts repeat draws; lineages are one trial each; earlier trials stand under the present ranges,
+those outside are left out; a pruned trial counts as what it would likely have reached.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategy.forecast.features import from_log
+from search.strategy.configurations import as_trained, inside_ranges
+from search.strategy.forecast.features import from_log, to_log
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
 from search.study.attributes import ENQUEUED, FIRST
 from search.study.names import SAMPLERS
-from search.study.search_space import Spec, Value, distribution, matching
+from search.study.search_space import Spec, Value, distribution, drawn, matching, nearby
 from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
     from search.study.setup import Setup
 
-# drawn at random before the model is asked; planned trials come on top, since they lie together
-STARTUP_TRIALS = 10
+# ended trials before the model is asked; so many of them are drawn at random, since planned trials
+# lie together
+STARTUP_TRIALS, _AT_RANDOM = 10, 4
 PLANNED = (FIRST, ENQUEUED)
+# configurations that `gp` looks at: anywhere, and near each of the best known
+_ANYWHERE, _BEST, _NEAR = 1000, 5, 40
 
 
 def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> LineageSampler:
     """The sampler of a study. study_forecast: gives its own, asked for with the first draw."""
-    return LineageSampler(
+    return sampler_kind(setup.sampler)(
         setup.sampler,
         study_forecast,
         seed=setup.seed,
@@ -45,8 +50,15 @@ def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> L
     )
 
 
+def sampler_kind(name: str) -> type[LineageSampler]:
+    """What makes the sampler of a name. Raises ValueError."""
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler: one of {', '.join(SAMPLERS)} is needed, got {name!r}")
+    return MeansSampler if name == "gp" else LineageSampler
+
+
 class LineageSampler(BaseSampler):
-    """`tpe`, `gp` or `random`, shown merged lineages under the present ranges.
+    """`tpe` or `random`, shown merged lineages under the present ranges.
 
     study_forecast: gives the one on the study. specs: the searched parameters. fixed: values that
     every new trial takes.
@@ -61,8 +73,6 @@ class LineageSampler(BaseSampler):
         specs: dict[str, Spec],
         fixed: dict[str, Value],
     ) -> None:
-        if name not in SAMPLERS:
-            raise ValueError(f"sampler: one of {', '.join(SAMPLERS)} is needed, got {name!r}")
         self._name = name
         self._study_forecast = study_forecast
         self._seed = seed
@@ -123,16 +133,7 @@ class LineageSampler(BaseSampler):
         seed = draw_seed(self._seed, number)
         if self._name == "random":
             return RandomSampler(seed=seed)
-        planned = sum(
-            trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            and any(mark in trial.user_attrs for mark in PLANNED)
-            for trial in study.get_trials(deepcopy=False)
-        )
-        if self._name == "gp":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
-        return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
+        return TPESampler(seed=seed, n_startup_trials=startup_trials(study))
 
     def _shown_trials(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         shown = []
@@ -140,10 +141,6 @@ class LineageSampler(BaseSampler):
         study_forecast = self._study_forecast()
         study_forecast.update(trials)
         likely = _likely_values(merged, study_forecast)
-        lowest = min(
-            (t.value for t in merged if t.state == TrialState.COMPLETE and t.value is not None),
-            default=0.0,
-        )
         for trial in merged:
             if trial.state in (TrialState.FAIL, TrialState.WAITING):
                 continue
@@ -165,17 +162,83 @@ class LineageSampler(BaseSampler):
             one.distributions = {name: distribution(spec) for name, spec in self._specs.items()}
             if trial.number in likely:
                 # TPE puts any complete trial before any pruned one, and among those the later
-                # before the better; the Gaussian process leaves pruned ones out
+                # before the better
                 one.state, one.values = TrialState.COMPLETE, [likely[trial.number]]
             elif lineages.diverged(trial):
                 one.intermediate_values = {}
-                if self._name == "gp":
-                    # it takes constraints of all trials or of none
-                    one.system_attrs = {}
-                    one.state = TrialState.COMPLETE
-                    one.values = [min([lowest, *likely.values()])]
             shown.append(one)
         return shown
+
+
+def startup_trials(study: optuna.Study) -> int:
+    """How many ended trials a model needs before it is asked."""
+    planned = sum(
+        trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        and any(mark in trial.user_attrs for mark in PLANNED)
+        for trial in study.get_trials(deepcopy=False)
+    )
+    return max(STARTUP_TRIALS, planned + _AT_RANDOM)
+
+
+class MeansSampler(LineageSampler):
+    """`gp`: the configuration that may be expected to beat the best true mean by most.
+
+    Every score carries the luck of a seed, and a process that runs through the scores follows the
+    luck; see `search.strategy.forecast.true_means`. A forecast end counts as far as it is sure.
+    """
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {
+            name: distribution(spec)
+            for name, spec in self._specs.items()
+            if name not in self._fixed
+        }
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        ended, running = self._evidence(study, but=trial.number)
+        if len(ended) < startup_trials(study) or not search_space:
+            return {}
+        means = TrueMeans(self._specs, ended)
+        beliefs = means.beliefs()
+        best = sorted(beliefs, key=lambda place: -beliefs[place].mean)[:_BEST]
+        rng = random.Random(draw_seed(self._seed, trial.number))
+        looked_at = [drawn(self._specs, rng.random) for _ in range(_ANYWHERE)]
+        looked_at += [
+            nearby(ended[place].params, self._specs, rng) for place in best for _ in range(_NEAR)
+        ]
+        looked_at = [{**one, **self._fixed} for one in looked_at]
+        gains = means.gains([as_trained(one) for one in looked_at], running)
+        chosen = looked_at[int(gains.argmax())]
+        return {name: chosen[name] for name in search_space}
+
+    def _evidence(
+        self, study: optuna.Study, but: int
+    ) -> tuple[list[Shown], list[dict[str, Value]]]:
+        """What has ended, and the configurations that are being trained, but trial `but`."""
+        trials = study.get_trials(deepcopy=False)
+        study_forecast = self._study_forecast()
+        study_forecast.update(trials)
+        ended, running = [], []
+        for one in lineages.merged(trials):
+            params = inside_ranges(one.params, self._specs)
+            if params is None or one.number == but:
+                continue
+            params = as_trained(params)
+            if one.state == TrialState.RUNNING:
+                running.append(params)
+            elif lineages.diverged(one):
+                ended.append(Shown(params, 0.0))
+            elif one.state == TrialState.COMPLETE and one.value is not None:
+                ended.append(Shown(params, float(to_log(one.value))))
+            elif one.state == TrialState.PRUNED and one.intermediate_values:
+                end = study_forecast.end(one)
+                reached = float(to_log(max(one.intermediate_values.values())))
+                ended.append(Shown(params, max(reached, end.mean), doubt=end.deviation**2))
+        return ended, running
 
 
 def _likely_values(

@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any, TypeAlias, TypeGuard
 
 from optuna.distributions import (
@@ -39,6 +40,8 @@ from trainer.notation import decimal
 Spec: TypeAlias = space.Concrete
 Value: TypeAlias = space.Value
 
+# how far `nearby` moves a number, in its range
+_NEARBY = 0.1
 # what a trial is measured by or run on: the same for all trials of a study
 NOT_SEARCHED = ("epochs", "image_size", "synthetic_images", "seed", "early_stopping_patience")
 
@@ -124,7 +127,25 @@ def _at(spec: Spec, place: float) -> Value:
     low, high = (math.log(end) if spec.log else end for end in (spec.low, spec.high))
     value = low + place * (high - low)
     value = math.exp(value) if spec.log else value
-    return round(value) if isinstance(spec, Int) else value
+    # a logarithm and back may miss an end by a digit
+    return round(value) if isinstance(spec, Int) else min(max(value, spec.low), spec.high)
+
+
+def nearby(params: Mapping[str, Value], specs: Mapping[str, Spec], rng: Random) -> dict[str, Value]:
+    """A configuration like another one: about half of the parameters are moved a little."""
+    return {
+        name: _moved(spec, params[name], rng) if rng.random() < 0.5 else params[name]
+        for name, spec in specs.items()
+    }
+
+
+def _moved(spec: Spec, value: Value, rng: Random) -> Value:
+    if isinstance(spec, Choice):
+        return rng.choice(spec.choices)
+    assert is_number(value)
+    low, high, at = (math.log(it) if spec.log else it for it in (spec.low, spec.high, value))
+    place = (at - low) / (high - low) + rng.gauss(0, _NEARBY)
+    return _at(spec, min(max(place, 0.0), 1.0))
 
 
 def matching(value: object, spec: Spec) -> Value | None:

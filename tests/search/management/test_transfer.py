@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.management import first_trials
 from search.management.first_trials import enqueue_first
 from search.management.transfer import transfer_trials
 from search.strategy.loading import load_study
@@ -197,9 +198,12 @@ def test_configs_outside_the_new_ranges_stay_where_they_are(old_and_new: OldAndN
     assert all(planned_params(t)["dice_weight"] <= 0.6 for t in new.get_trials())
 
 
-def test_first_trials_share_their_quarter_with_them(old_and_new: OldAndNew) -> None:
+def test_first_trials_share_their_places_with_them(
+    old_and_new: OldAndNew, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage, _, new = old_and_new(config={"learning_rate": 1e-3})
     transfer_trials(new, storage, "old")
+    monkeypatch.setattr(first_trials, "MOST", 7)
     enqueue_first(new, load_setup(new), 28)
     assert len(new.get_trials()) == 7
 
