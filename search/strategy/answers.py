@@ -47,12 +47,11 @@ def answer_of(
     rows: the study's, as they are. specs: what is searched. study_forecast: of the study. repeats:
     see `evidence`.
     """
-    merged = lineages.merged(rows)
-    best = lineages.best_of(merged)
+    best = lineages.best_of(rows)
     if best is None:
         return None
     study_forecast.update(rows)
-    trained = evidence(merged, specs, study_forecast, repeats)
+    trained = evidence(rows, specs, study_forecast, repeats)
     if sum(len(one.complete) for one in trained) < LEAST:
         return Answer(best)
     beliefs = TrueMeans(specs, [one.shown for one in trained]).beliefs()

@@ -12,6 +12,7 @@ from search.strategy.forecast.features import to_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import Shown
 from search.study import lineages
+from search.study.repeats import repeated_scores
 from search.study.search_space import Spec, Value, matching
 
 
@@ -24,7 +25,7 @@ class Trained:
 
 
 def evidence(
-    merged: Sequence[FrozenTrial],
+    rows: Sequence[FrozenTrial],
     specs: Mapping[str, Spec],
     study_forecast: StudyForecast,
     repeats: Mapping[int, Sequence[float]] | None = None,
@@ -34,11 +35,15 @@ def evidence(
     A parked trial counts as its forecast end, with the doubt in it, and no lower than it stood;
     one that diverged as the lowest score. Left out is what lies outside the present ranges.
 
-    merged: the study's lineages. study_forecast: which has seen them. repeats: number of a trial
-    -> scores of its configuration with fresh seeds.
+    rows: the study's, as they are. study_forecast: which has seen them. repeats: number of a trial
+    -> scores of its configuration with fresh seeds in another study.
     """
+    again: dict[int, list[float]] = repeated_scores(rows)
+    for number, scores in (repeats or {}).items():
+        again.setdefault(number, []).extend(scores)
     # the same configuration may have been enqueued with several seeds
     alike: dict[tuple[tuple[str, Value], ...], list[FrozenTrial]] = {}
+    merged = lineages.merged(rows)
     ended = [one for one in merged if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     for one in [*lineages.best_first(ended), *ended]:
         params = inside_ranges(one.params, specs)
@@ -47,7 +52,7 @@ def evidence(
         own = alike.setdefault(tuple(as_trained(params).items()), [])
         if one not in own:
             own.append(one)
-    return [_trained(dict(key), own, study_forecast, repeats or {}) for key, own in alike.items()]
+    return [_trained(dict(key), own, study_forecast, again) for key, own in alike.items()]
 
 
 def _trained(

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial
 from search.strategy.forecast.features import from_log, knots_by
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
-from search.study.attributes import CONTINUES, TOTAL
+from search.study.attributes import CONTINUES, REPEATS, TOTAL
 from search.study.verdicts import Verdict
 from storage.optuna_internals import StudyView
 
@@ -89,7 +89,8 @@ class RestartAwarePruner(BasePruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         self.verdict = None
         epoch = trial.last_step
-        if epoch is None or not self._judged(epoch):
+        if REPEATS in trial.user_attrs or epoch is None or not self._judged(epoch):
+            # a repeat is worth its end alone
             return False
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
@@ -153,6 +154,9 @@ class MergedPruner(BasePruner):
         self.verdict: Verdict | None = None
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        self.verdict = None
+        if REPEATS in trial.user_attrs:
+            return False
         one = lineages.up_to(study.get_trials(deepcopy=False), trial)
         if curve := one.intermediate_values:
             best = max(curve.values())

@@ -128,12 +128,21 @@ def _parkable(row: FrozenTrial) -> bool:
 
 
 def allowance(trials: Sequence[FrozenTrial], epochs: int) -> float:
-    """Epochs that `auto` may still spend. Revivals under way count as if they came to the end."""
-    saved = sum(
+    """Epochs that `auto` may still spend."""
+    return SHARE * saved(trials, epochs) - spent(trials, epochs)
+
+
+def saved(trials: Sequence[FrozenTrial], epochs: int) -> int:
+    """Epochs that pruning has saved. epochs: budget of a trial."""
+    return sum(
         epochs - max(trial.intermediate_values, default=0)
         for trial in lineages.finished(trials)
         if trial.state == TrialState.PRUNED and _parkable(trial)
     )
+
+
+def spent(trials: Sequence[FrozenTrial], epochs: int) -> int:
+    """Epochs of all revivals. Those under way count as if they came to the end."""
     spent = 0
     for trial in trials:
         if CONTINUES not in trial.user_attrs:
@@ -143,7 +152,7 @@ def allowance(trials: Sequence[FrozenTrial], epochs: int) -> float:
         else:
             *earlier, _ = rows_of(trials, trial)
             spent += epochs - max(curve_of(earlier), default=0)
-    return SHARE * saved - spent
+    return spent
 
 
 def revival_row(parent: FrozenTrial) -> FrozenTrial:

@@ -203,7 +203,7 @@ class MeansSampler(LineageSampler):
         study_forecast = self._study_forecast()
         study_forecast.update(trials)
         merged = lineages.merged(trials)
-        ended = [it.shown for it in evidence(merged, self._specs, study_forecast)]
+        ended = [it.shown for it in evidence(trials, self._specs, study_forecast)]
         if len(ended) < startup_trials(study) or not search_space:
             return {}
         means = TrueMeans(self._specs, ended)

@@ -13,7 +13,8 @@ from search.results.trials import Outcome
 from search.results.wording import listed, some
 from search.strategy.forecast.priors import make_study_forecast
 from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED, VERDICT
-from search.study.lineages import diverged, revivals, rows_of
+from search.study.lineages import diverged, repeats, revivals, rows_of
+from search.study.repeats import repeats_text
 from search.study.requests import forecast_held
 from search.study.verdicts import percent, verdict_of
 from search.study.wording import counted
@@ -25,7 +26,7 @@ _SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
 
 
 def pruning_sentences(seen: Evidence) -> list[str]:
-    """How many trials were stopped early, the epochs that saved, and what revived ones brought."""
+    """How many trials were stopped early, what that saved, and what that was spent on."""
     ended = [one for one in seen.results.scored() if COPIED_FROM not in one.attrs]
     pruned = [one for one in ended if one.pruned]
     wrong = _wrong_forecasts_sentences(seen)
@@ -43,7 +44,7 @@ def pruning_sentences(seen: Evidence) -> list[str]:
     ]
     counts = [f"{count} {cause}" for count, cause in causes if count]
     text += f"; {listed(counts)} among them" if counts else ""
-    return [f"{text}.", *wrong, *_verdict_sentences(pruned), *_revival_sentences(seen)]
+    return [f"{text}.", *wrong, *_verdict_sentences(pruned), *_spent_sentences(seen)]
 
 
 def _wrong_forecasts_sentences(seen: Evidence) -> list[str]:
@@ -93,6 +94,12 @@ def _nothing_pruned_sentence(seen: Evidence, ended: Sequence[Outcome]) -> str:
         f"No trial was pruned, but {len(short)} of {counted(len(ended), 'run')} ended before the"
         f" planned epochs, {counted(missed, 'epoch')} together."
     )
+
+
+def _spent_sentences(seen: Evidence) -> list[str]:
+    """What revived trials and repeats of leading ones brought."""
+    again = repeats(seen.results.rows)
+    return [*_revival_sentences(seen), *([f"{repeats_text(again)}."] if again else [])]
 
 
 def _revival_sentences(seen: Evidence) -> list[str]:

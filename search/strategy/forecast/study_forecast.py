@@ -15,7 +15,7 @@ from scipy.special import gammaln, ndtr, stdtr
 from search.strategy.forecast.features import Array, to_log
 from search.strategy.forecast.model import End, Forecast
 from search.study import lineages
-from search.study.attributes import CONTINUES
+from search.study.attributes import CONTINUES, REPEATS
 
 _STEPS = np.linspace(0.0, 1.0, 33)
 # a forecast is believed as if it had been right so many times; it is looked back at after these
@@ -108,7 +108,9 @@ class StudyForecast:
         self._settled.update(row.number for row in ended)
         self._places += len(lineages.finished(ended))
         self._running = [
-            lineages.up_to(rows, row) for row in news if row.state == TrialState.RUNNING
+            lineages.up_to(rows, row)
+            for row in news
+            if row.state == TrialState.RUNNING and REPEATS not in row.user_attrs
         ]
 
     def _learn(self, one: FrozenTrial) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from search.strategy.forecast.features import Array
 from search.study.search_space import Spec, is_number
@@ -35,6 +35,10 @@ _LEVEL = 0.25
 _FITTED, _HELD = 150, 400
 _ROUNDS = 40
 _ROOT5 = math.sqrt(5.0)
+# leading configurations for which one more seed is looked at, and what its score may come to, in
+# standard deviations: the middles of equal shares
+_REPEATED = 20
+_OUTCOMES: Array = ndtri((np.arange(200) + 0.5) / 200)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,30 @@ class TrueMeans:
         above = (means - best) / deviations
         density = np.exp(-0.5 * above**2) / math.sqrt(2 * math.pi)
         return self._scale * deviations * (above * ndtr(above) + density)
+
+    def gains_of_repeats(self, among: Sequence[int]) -> dict[int, float]:
+        """Place in `shown` -> by how much one more seed may be expected to raise the best mean.
+
+        In deviations between seeds, for the leading configurations. One more score moves the means
+        of all; the best is then another, or not. among: places of those that may be the best.
+        """
+        rows = np.flatnonzero(np.isin(self._held, among))
+        means, cov = self._posterior.together()
+        means, cov = means[rows], cov[np.ix_(rows, rows)]
+        noise = math.exp(2 * float(self._sizes[-1]))
+        gains = {}
+        for row in np.argsort(-means, kind="stable")[:_REPEATED]:
+            moves = cov[row] / math.sqrt(cov[row, row] + noise)
+            after = (means[:, None] + moves[:, None] * _OUTCOMES).max(axis=0)
+            gain = max(0.0, float(after.mean() - means.max())) / math.sqrt(noise)
+            gains[int(self._held[rows[row]])] = gain
+        return gains
+
+    def chance_of_rise(self, start: Mapping[str, Any], end: Mapping[str, Any]) -> float:
+        """Probability that the landscape is higher at one configuration than at another."""
+        (here, there), cov = self._posterior.landscape(_places(self._specs, [start, end]))
+        deviation = math.sqrt(max(1e-12, float(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])))
+        return float(ndtr((there - here) / deviation))
 
 
 def _places(specs: Mapping[str, Spec], configurations: Sequence[Mapping[str, Any]]) -> list[Array]:
@@ -244,6 +272,19 @@ class _Posterior:
         cov = _kernel(_apart(at, self._seen.at), self._sizes)[0] + _LEVEL
         height = math.exp(2 * self._sizes[-3])
         return self._given(cov, np.full(len(cov), height + _LEVEL + self._own))
+
+    def together(self) -> tuple[Array, Array]:
+        """Means and covariances of what was seen, own effects included, [N] and [N, N]."""
+        cov = self._cov + self._own * np.eye(len(self._seen.values))
+        means, _ = self._given(cov, np.diag(cov))
+        return means, cov - cov @ self._inverse @ cov
+
+    def landscape(self, at: list[Array]) -> tuple[Array, Array]:
+        """Means and covariances at some configurations without own effects, [M] and [M, M]."""
+        cov = _kernel(_apart(at, self._seen.at), self._sizes)[0] + _LEVEL
+        prior = _kernel(_apart(at, at), self._sizes)[0] + _LEVEL
+        means, _ = self._given(cov, np.diag(prior))
+        return means, prior - cov @ self._inverse @ cov.T
 
     def _given(self, cov: Array, prior: Array) -> tuple[Array, Array]:
         gain = cov @ self._inverse

@@ -45,6 +45,10 @@ def row(
     return made
 
 
+def study_forecast(epochs: int = EPOCHS) -> StudyForecast:
+    return StudyForecast(Forecast(shipped_priors(), ConfigurationFeatures(epochs)), ())
+
+
 def answer(
     rows: Sequence[FrozenTrial],
     repeats: Mapping[int, Sequence[float]] | None = None,
@@ -52,8 +56,7 @@ def answer(
     specs: Mapping[str, Any] = SPECS,
     epochs: int = EPOCHS,
 ) -> Answer | None:
-    forecast = Forecast(shipped_priors(), ConfigurationFeatures(epochs))
-    return answer_of(rows, specs, StudyForecast(forecast, ()), repeats)
+    return answer_of(rows, specs, study_forecast(epochs), repeats)
 
 
 def truth(params: Mapping[str, Any]) -> float:
