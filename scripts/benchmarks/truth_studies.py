@@ -23,7 +23,7 @@ from search.strategy.answers import answer_of
 from search.strategy.forecast.features import KNOWN, Array, ConfigurationFeatures
 from search.strategy.forecast.model import Forecast
 from search.strategy.forecast.priors import shipped_priors
-from search.strategy.forecast.study_forecast import CHECKED, StudyForecast
+from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import MergedPruner, RestartAwarePruner
 from search.strategy.revival import trial_to_revive
 from search.strategy.samplers import draw_seed
@@ -111,7 +111,6 @@ class _Study:
                 lambda: self._forecast,
                 risk=arm.risk,
                 total=self._total,
-                checked=CHECKED,
             )
         return MergedPruner(arm.pruner, epochs)
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 # of the budget, before which no trial is stopped by one of Optuna's own pruners
 _OPTUNAS_WARMUP = 0.15
+# so many trials, but no larger a share of them all, are trained whole before one is parked: a
+# forecast has to have been right, and a sampler needs ends to start from
+_WHOLE, _LARGEST_SHARE = 10, 4
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,7 @@ class RestartAwarePruner(BasePruner):
 
     epochs: the budget. risk: accepted risk, in (0, 1), of an answer that is worse by more than the
     noise between seeds. study_forecast: gives the one on the study. total: finished trials wanted;
-    None: as the study says. checked: complete trials that forecasts must have been right on before
-    any is parked, 0 where the recorded curves are of the same program (else `CHECKED`).
+    None: as the study says.
     """
 
     def __init__(
@@ -73,11 +75,9 @@ class RestartAwarePruner(BasePruner):
         *,
         risk: float,
         total: int | None = None,
-        checked: int = 0,
         thresholds: Thresholds = THRESHOLDS,
     ) -> None:
         self._epochs = epochs
-        self._checked = checked
         self._forecast_of_study = study_forecast
         self._risk = risk
         self._total = total
@@ -95,11 +95,11 @@ class RestartAwarePruner(BasePruner):
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
         study_forecast.update(rows)
-        if not study_forecast.trusted(self._checked):
+        total = self._total if self._total is not None else study.user_attrs.get(TOTAL, 0)
+        if not study_forecast.trusted(min(_WHOLE, total // _LARGEST_SHARE)):
             return False
         one = lineages.up_to(rows, trial)
         revived = CONTINUES in trial.user_attrs
-        total = self._total if self._total is not None else study.user_attrs.get(TOTAL, 0)
         to_come = 0 if revived else study_forecast.newcomers(total)
         competitors = study_forecast.competitors(but=one.number, to_come=to_come)
         if competitors.best is None and not competitors.running:

@@ -21,11 +21,10 @@ _STEPS = np.linspace(0.0, 1.0, 33)
 # a forecast is believed as if it had been right so many times; it is looked back at after these
 # shares of a training, and one error counts no more than this
 _BELIEVED, _LOOKED_BACK, _WORST = 3.0, (1 / 6, 1 / 4, 1 / 2), 25.0
-# so many complete trials tell whether forecasts are right of another training program, and errors
-# are too large that are so many times what was claimed: of complete trials drawn at random, from
+# errors so many times as large as claimed are too large: of complete trials drawn at random, from
 # the eighth on, they are 1.0 to 1.2 times as large on recorded faces, 1.5 to 2.5 on digits and on
 # boosting by rounds (once 1.1), 1.0 to 1.9 on small scenes
-CHECKED, _TRUSTED = 8, 1.3
+_TRUSTED = 1.3
 # deviations beyond which a Student tail no longer counts
 _TAIL = 7.0
 

@@ -19,6 +19,7 @@ from search.study.names import PRUNERS
 from search.study.verdicts import verdict_of
 from tests.support.curves import BAD, EPOCHS, GOOD, MIDDLING, bank, by_epoch, drawn, made, trained
 from tests.support.marks import long
+from tests.support.studies import EPOCHS as SHORT
 from tests.support.studies import by_dice, play, setup_of, store, study_of
 
 BANK = bank()
@@ -26,13 +27,16 @@ START = prior_from(BANK)
 C, P, R = TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING
 
 
-def pruner(*, epochs=EPOCHS, total=16, risk=0.05, checked=0):
+def pruner(*, epochs=EPOCHS, total=4, risk=0.05):
     study_forecast = StudyForecast(
         Forecast([START], ConfigurationFeatures(epochs)), [curve.params for curve in BANK[:20]]
     )
-    return RestartAwarePruner(
-        epochs, lambda: study_forecast, risk=risk, total=total, checked=checked
-    )
+    return RestartAwarePruner(epochs, lambda: study_forecast, risk=risk, total=total)
+
+
+def smooth(params, epoch):
+    """A curve like recorded ones, without luck."""
+    return made(params, np.random.default_rng(0), epochs=SHORT, noise=0.0)[epoch - 1]
 
 
 def study_with(*rows):
@@ -53,15 +57,15 @@ def test_the_second_trial_is_judged_already_and_a_good_one_goes_on() -> None:
     assert not verdict(pruner(), study_with(first), trained(GOOD, seed=3, state=R, epochs=5))
 
 
-def test_another_program_is_judged_once_forecasts_were_right_on_so_many_trials() -> None:
+@pytest.mark.parametrize(("total", "whole"), [(16, 4), (32, 8), (40, 10), (400, 10)])
+def test_a_quarter_and_ten_at_most_are_trained_whole_first(total: int, whole: int) -> None:
     bad = trained(BAD, seed=99, state=R, epochs=5)
-    rows = [trained(MIDDLING, seed=seed) for seed in range(8)]
-    assert not verdict(pruner(checked=8), study_with(*rows[:7]), bad)
-    assert verdict(pruner(checked=8), study_with(*rows), bad)
+    rows = [trained(MIDDLING, seed=seed) for seed in range(whole)]
+    assert not verdict(pruner(total=total), study_with(*rows[:-1]), bad)
+    assert verdict(pruner(total=total), study_with(*rows), bad)
 
 
-@pytest.mark.parametrize("checked", [0, 8])
-def test_where_forecasts_have_been_wrong_none_is_parked(checked: int) -> None:
+def test_where_forecasts_have_been_wrong_none_is_parked() -> None:
     bad = trained(BAD, seed=99, state=R, epochs=5)
     rng = np.random.default_rng(0)
     rows = [trained(MIDDLING, seed=seed) for seed in range(8)]
@@ -72,7 +76,7 @@ def test_where_forecasts_have_been_wrong_none_is_parked(checked: int) -> None:
             epoch: end if epoch > EPOCHS // 2 else 0.1 for epoch in range(1, EPOCHS + 1)
         }
         row.value = end
-    assert not verdict(pruner(checked=checked), study_with(*rows), bad)
+    assert not verdict(pruner(), study_with(*rows), bad)
 
 
 def test_a_verdict_says_its_reason_in_numbers() -> None:
@@ -126,7 +130,7 @@ def test_no_verdict_without_another_trial_to_be_held_against() -> None:
 
 def test_trials_that_run_side_by_side_are_held_against_each_other() -> None:
     study = study_with(*[trained(GOOD, seed=seed, state=R, epochs=10) for seed in (1, 2, 3)])
-    assert verdict(pruner(), study, trained(BAD, seed=4, state=R, epochs=10))
+    assert verdict(pruner(total=3), study, trained(BAD, seed=4, state=R, epochs=10))
 
 
 @pytest.mark.parametrize("t_0", [24.0, 12.0, 8.0, 4.0])
@@ -205,7 +209,7 @@ def test_every_pruner_runs_by_name(tmp_path: Path, name: str) -> None:
     study_of(storage, pruner=name, sampler="random")
     setup = setup_of(pruner=name, sampler="random")
     study = load_study(storage, setup.name)
-    play(study, storage, setup, 12, by_dice)
+    play(study, storage, setup, 12, smooth)
     states = {trial.state for trial in study.trials}
     assert TrialState.COMPLETE in states
     # patience does not end on curves that only rise, and hyperband may give all the last bracket
