@@ -113,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_false",
         help="leave out the first trials of space.py",
     )
+    space.add_argument(
+        "--widen",
+        choices=("auto", "off"),
+        help="auto (default): a range of space.py is widened, at most twice in a study, where the"
+        " best lies at its edge and the score likely rises beyond; one of --range never is",
+    )
     space.add_argument("--sampler", metavar="S", help="gp (default), tpe or random")
     space.add_argument(
         "--pruner",

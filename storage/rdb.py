@@ -301,6 +301,33 @@ class LeasedStorage(PatientStorage):
         """
         return self._read(lambda c: events.of_trials(c, trial_ids)) if self._has_events else []
 
+    # Attributes of a study
+
+    def swap_study_attr(self, study_id: int, key: str, before: Any, after: Any) -> bool:
+        """Set a study's user attribute if it is still `before`; False where it is not.
+
+        Of several who would change it at the same moment one does. Both are JSON values.
+        """
+        # as they come back from the store
+        before, after = json.loads(json.dumps([before, after]))
+        where = (STUDY_USER_ATTRS.c.study_id == study_id, STUDY_USER_ATTRS.c.key == key)
+
+        def swap(connection: Connection) -> bool:
+            claims.lock_study(connection, study_id)
+            query = sa.select(STUDY_USER_ATTRS.c.value_json).where(*where)
+            stored = connection.execute(query).scalar_one_or_none()
+            now = None if stored is None else json.loads(stored)
+            if now == after:
+                # an earlier attempt whose answer was lost
+                return True
+            if stored is None or now != before:
+                return False
+            change = sa.update(STUDY_USER_ATTRS).where(*where)
+            connection.execute(change.values(value_json=json.dumps(after)))
+            return True
+
+        return self._write(swap)
+
     # Counting
 
     def count_finished(self, study_id: int) -> int:

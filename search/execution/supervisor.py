@@ -31,6 +31,7 @@ from search.execution.options import RunOptions
 from search.execution.stop_requests import Signals, SupervisorSignals
 from search.strategy.repeating import Repeats, allowance
 from search.strategy.revival import Revivals, parked
+from search.strategy.widening import widenings_of
 from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
 from search.study.lookup import deletion_refused, load_setup
@@ -62,6 +63,7 @@ class Run:
     epochs_before: dict[int, int] = field(init=False)
     revivals: Revivals = field(init=False)
     repeats: Repeats = field(init=False, default_factory=Repeats)
+    widened: int = field(init=False)
     estimated: bool = False
     _drain_mark: str | None = field(init=False)
 
@@ -70,6 +72,7 @@ class Run:
         self.finished_before = len(finished(trials))
         self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
         self.revivals = Revivals(self.study, Path(self.options.runs), LOG.info)
+        self.widened = len(self.setup.widened)
         self._drain_mark = drain_mark(self.study)
 
     @property
@@ -92,6 +95,13 @@ class Run:
         """Whether `--stop-after` has ended the search."""
         most = self.options.stop_after
         return most is not None and nothing_better_for(snapshot.trials) >= most
+
+    def tell_widened(self) -> None:
+        """A line on each range that a worker has widened since."""
+        found = widenings_of(load_setup(self.study))
+        for widening in found[self.widened :]:
+            LOG.info(widening.text)
+        self.widened = len(found)
 
     def drained(self) -> bool:
         """Whether somebody has asked the study's workers to leave since the run began."""
@@ -192,6 +202,7 @@ def _watched(
             events.send_all(detector.since(snapshot.trials))
             launcher.trained |= progress.owners(snapshot.trials, reaper.claims)
             run.view.update(snapshot)
+            run.tell_widened()
             _estimate(run, snapshot, launcher)
             if not at_work:
                 return "stop-after" if run.stopped(snapshot) else "done"
