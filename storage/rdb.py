@@ -16,7 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from storage import claims, events, reading, rows, tables, upserts
+from storage import claims, events, reading, rows, swaps, tables, upserts
 from storage.claims import Beat, Claim
 from storage.counting import CONTINUES, REPEATS
 from storage.errors import StorageError
@@ -308,25 +308,7 @@ class LeasedStorage(PatientStorage):
 
         Of several who would change it at the same moment one does. Both are JSON values.
         """
-        # as they come back from the store
-        before, after = json.loads(json.dumps([before, after]))
-        where = (STUDY_USER_ATTRS.c.study_id == study_id, STUDY_USER_ATTRS.c.key == key)
-
-        def swap(connection: Connection) -> bool:
-            claims.lock_study(connection, study_id)
-            query = sa.select(STUDY_USER_ATTRS.c.value_json).where(*where)
-            stored = connection.execute(query).scalar_one_or_none()
-            now = None if stored is None else json.loads(stored)
-            if now == after:
-                # an earlier attempt whose answer was lost
-                return True
-            if stored is None or now != before:
-                return False
-            change = sa.update(STUDY_USER_ATTRS).where(*where)
-            connection.execute(change.values(value_json=json.dumps(after)))
-            return True
-
-        return self._write(swap)
+        return self._write(lambda c: swaps.swap(c, study_id, key, before, after))
 
     # Counting
 

@@ -11,6 +11,7 @@ from search.execution.trial_runner import Extra, one_trial, refresh
 from search.execution.worker_context import WorkerContext, load_data
 from search.strategy.repeating import Repeats, repeat_row
 from search.strategy.revival import Revivals, revival_row
+from search.strategy.settling import Settling
 from search.strategy.widening import next_widening, widen
 from search.study.lineages import finished, is_extra, merged, nothing_better_for, under_way
 from search.study.lookup import deletion_refused
@@ -39,6 +40,7 @@ def work(context: WorkerContext) -> int:
 
 def _work(context: WorkerContext) -> None:
     revivals, repeats = Revivals(context.study, context.runs, LOG.info), Repeats()
+    settling = Settling()
     while not context.leaving():
         trials = context.study.get_trials(deepcopy=False)
         if context.stop_after is not None and nothing_better_for(trials) >= context.stop_after:
@@ -49,6 +51,8 @@ def _work(context: WorkerContext) -> None:
                 f'study "{context.study.study_name}" has no budget: run search.run on it'
             )
         refresh(context)
+        if context.stop_when_settled:
+            total = settling.total(trials, context.setup, total)
         extra = _extra(context, revivals, repeats, trials, total)
         if extra is None and len(finished(trials)) >= total and not under_way(trials):
             return

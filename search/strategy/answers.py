@@ -17,7 +17,6 @@ from search.strategy.configurations import as_trained, inside_ranges
 from search.strategy.forecast.features import from_log, to_log
 from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
-from search.study.repeats import repeated_scores
 from search.study.search_space import Spec, Value
 
 # of fewer complete trials nobody can say what is luck
@@ -81,7 +80,7 @@ def evidence(
     for one in lineages.best_first(lineages.merged(rows)):
         if (params := inside_ranges(one.params, specs)) is not None:
             alike.setdefault(tuple(as_trained(params).items()), []).append(one)
-    again = [repeated_scores(rows), repeats or {}]
+    again = [lineages.repeated_scores(rows), repeats or {}]
     return [Trained(own, _shown(params, own, again)) for params, own in alike.items()]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +22,9 @@ from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
 from search.study.attributes import SETUP
 from search.study.ranges import SIDES, Range, Side, is_at_edge, longer
-from search.study.search_space import Value, describe, drawn
+from search.study.search_space import Value, drawn
 from search.study.setup import Setup
+from search.study.widenings import Widening
 from storage.optuna_internals import id_of_study
 from storage.rdb import LeasedStorage
 
@@ -32,47 +32,6 @@ from storage.rdb import LeasedStorage
 _MOST, _LEAST = 2, 10
 # probability that the score rises towards the edge, and over which share of the range
 _SURE, _OVER = 0.95, 0.25
-
-
-@dataclass(frozen=True)
-class Widening:
-    """A range that was, or is to be, longer. chance: that the score rises towards its edge.
-
-    finished: trials until then. worker, at: who did it, and when (UTC); None before.
-    """
-
-    name: str
-    before: Range
-    after: Range
-    chance: float
-    finished: int
-    worker: str | None = None
-    at: str | None = None
-
-    @property
-    def text(self) -> str:
-        """In one line."""
-        return (
-            f"{self.name} widened from {describe(self.before)} to {describe(self.after)} after"
-            f" {self.finished} trials: the best lies at the edge, and the score rises towards it"
-            f" with a chance of {self.chance:.0%}"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the setup; the inverse is `widenings_of`."""
-        ends = {"before": space.to_json(self.before), "after": space.to_json(self.after)}
-        return {**vars(self), **ends}
-
-
-def widenings_of(setup: Setup) -> list[Widening]:
-    """What a study has widened, the first one first."""
-    found = []
-    for kept in setup.widened:
-        before, after = (space.from_json(kept[end]) for end in ("before", "after"))
-        assert isinstance(before, Range)
-        assert isinstance(after, Range)
-        found.append(Widening(**{**kept, "before": before, "after": after}))
-    return found
 
 
 def next_widening(rows: Sequence[FrozenTrial], setup: Setup) -> Widening | None:

@@ -53,7 +53,7 @@ class Setup:
     seeds. spend_saved: share, in [0, 1], of the epochs that pruning has saved, for repeats of
     leading trials. widen: whether the search may widen ranges, "auto" or "off". given: parameters
     whose range is the user's own and holds. widened: what was widened, see
-    `search.strategy.widening`. uid: of this study alone, so that files left by a deleted one of the
+    `search.study.widenings`. uid: of this study alone, so that files left by a deleted one of the
     same name are not taken for its own.
     """
 

@@ -19,7 +19,6 @@ from search.results.findings.search_flags import (
 )
 from search.results.trials import Outcome
 from search.results.wording import listed, number
-from search.strategy.widening import widenings_of
 from search.study.lineages import finished
 from search.study.names import is_repeats
 from search.study.ranges import (
@@ -36,6 +35,7 @@ from search.study.ranges import (
 from search.study.run_folders import trial_folder
 from search.study.search_space import describe
 from search.study.setup import Setup, config_for
+from search.study.widenings import widenings_of
 from storage import redact
 
 # fewer judged trials than this say nothing about a range

@@ -15,11 +15,12 @@ from search.execution.worker_loop import work
 from search.results.evidence import Evidence
 from search.results.findings.next_search import advice_sentences
 from search.results.reading import results_of
-from search.strategy.widening import next_widening, widen, widenings_of
+from search.strategy.widening import next_widening, widen
 from search.study.identity import resolved_setup
 from search.study.lookup import load_setup
 from search.study.search_space import distribution, drawn
 from search.study.setup import Setup
+from search.study.widenings import widenings_of
 from space import Float
 from tests.support.studies import context_at, real_study, setup_of, store, study_of
 from trainer.errors import Diverged
