@@ -23,7 +23,7 @@ from search.strategy.answers import answer_of
 from search.strategy.forecast.features import KNOWN, Array, ConfigurationFeatures
 from search.strategy.forecast.model import Forecast
 from search.strategy.forecast.priors import shipped_priors
-from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.forecast.study_forecast import CHECKED, StudyForecast
 from search.strategy.pruners import MergedPruner, RestartAwarePruner
 from search.strategy.revival import trial_to_revive
 from search.strategy.samplers import draw_seed
@@ -107,7 +107,11 @@ class _Study:
             return NopPruner()
         if arm.pruner == OURS:
             return RestartAwarePruner(
-                epochs, lambda: self._forecast, risk=arm.risk, total=self._total
+                epochs,
+                lambda: self._forecast,
+                risk=arm.risk,
+                total=self._total,
+                checked=CHECKED,
             )
         return MergedPruner(arm.pruner, epochs)
 
@@ -148,7 +152,7 @@ class _Study:
         if highest is None or highest.value is None:
             return
         self._note(self._played.highest, highest.params, highest.value)
-        found = answer_of(rows, self._family.specs)
+        found = answer_of(rows, self._family.specs, self._forecast)
         assert found is not None
         told = highest.value if found.expected is None else found.expected
         self._note(self._played.expected, found.trial.params, told)

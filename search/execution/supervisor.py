@@ -63,8 +63,8 @@ class Run:
     finished_before: int = field(init=False)
     epochs_before: dict[int, int] = field(init=False)
     revivals: Revivals = field(init=False)
-    repeats: Repeats = field(init=False, default_factory=Repeats)
-    settling: Settling = field(init=False, default_factory=Settling)
+    repeats: Repeats = field(init=False)
+    settling: Settling = field(init=False)
     widened: int = field(init=False)
     estimated: bool = False
     _drain_mark: str | None = field(init=False)
@@ -74,6 +74,8 @@ class Run:
         self.finished_before = len(finished(trials))
         self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
         self.revivals = Revivals(self.study, Path(self.options.runs), LOG.info)
+        self.repeats = Repeats(self.study)
+        self.settling = Settling(self.study)
         self.widened = len(self.setup.widened)
         self._drain_mark = drain_mark(self.study)
 

@@ -12,7 +12,7 @@ from search.execution.worker_context import WorkerContext, load_data
 from search.strategy.repeating import Repeats, repeat_row
 from search.strategy.revival import Revivals, revival_row
 from search.strategy.settling import Settling
-from search.strategy.widening import next_widening, widen
+from search.strategy.widening import Widenings, widen
 from search.study.lineages import finished, is_extra, merged, nothing_better_for, under_way
 from search.study.lookup import deletion_refused
 from search.study.setup import StudyError
@@ -39,8 +39,8 @@ def work(context: WorkerContext) -> int:
 
 
 def _work(context: WorkerContext) -> None:
-    revivals, repeats = Revivals(context.study, context.runs, LOG.info), Repeats()
-    settling = Settling()
+    revivals, repeats = Revivals(context.study, context.runs, LOG.info), Repeats(context.study)
+    settling, widenings = Settling(context.study), Widenings(context.study)
     while not context.leaving():
         trials = context.study.get_trials(deepcopy=False)
         if context.stop_after is not None and nothing_better_for(trials) >= context.stop_after:
@@ -63,7 +63,7 @@ def _work(context: WorkerContext) -> None:
             context.signals.asked.wait(_PAUSE_S)
             continue
         if extra is None and _to_draw(trials, total):
-            _widen(context, trials)
+            _widen(context, widenings, trials)
         # before a place is taken: faces that cannot be read are no trial's fault
         load_data(context)
         # one that was begun, or parked, has had its place; a repeat takes none
@@ -83,9 +83,9 @@ def _to_draw(trials: Sequence[FrozenTrial], total: int) -> bool:
     return not waiting and len(finished(trials)) + running < total
 
 
-def _widen(context: WorkerContext, trials: Sequence[FrozenTrial]) -> None:
+def _widen(context: WorkerContext, widenings: Widenings, trials: Sequence[FrozenTrial]) -> None:
     """Widen a range where the trials ask for it: the next trial is drawn from it."""
-    found = next_widening(trials, context.setup)
+    found = widenings.next(trials, context.setup)
     if found and widen(context.storage, context.study, context.setup, found, context.owner):
         LOG.info(found.text)
     if found:

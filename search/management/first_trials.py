@@ -24,9 +24,10 @@ LARGEST_SHARE, MOST = 4, 4
 def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
     """Enqueue the first trials of `space.py`; lines to print.
 
-    At most `MOST`, and a quarter of `total`. In their order; each once, however often this is called. A value of the base that lies outside
-    goes to the nearest end, `--fix` overrides; a first trial whose own value lies outside, or that
-    doubles another trial, is left out with one line.
+    In their order, at most `MOST` and a quarter of `total`; each once, however often this is
+    called. A value of the base that lies outside goes to the nearest end, `--fix` overrides; a
+    first trial whose own value lies outside, or that doubles another trial, is left out with one
+    line.
     """
     specs = setup.specs()
     rows = study.get_trials(deepcopy=False)

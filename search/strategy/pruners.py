@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 # of the budget, before which no trial is stopped by one of Optuna's own pruners
 _OPTUNAS_WARMUP = 0.15
-# a study that is likelier than this to be like nothing recorded is judged from so many readings on;
-# elsewhere recorded curves may speak before a curve of its own does
-_STRANGE, _PATIENCE = 0.1, 2
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,13 @@ class RestartAwarePruner(BasePruner):
 
     A forecast of its end (see `search.strategy.forecast.model`: from its best-so-far at equal
     shares of the budget, where it stands in its cycle and its configuration) is held against the
-    best complete trial, the running ones and what is still to come.
+    best complete trial, the running ones and what is still to come. While forecasts have been wrong
+    in the study itself none is parked, see `StudyForecast.trusted`.
 
     epochs: the budget. risk: accepted risk, in (0, 1), of an answer that is worse by more than the
     noise between seeds. study_forecast: gives the one on the study. total: finished trials wanted;
-    None: as the study says.
+    None: as the study says. checked: complete trials that forecasts must have been right on before
+    any is parked, 0 where the recorded curves are of the same program (else `CHECKED`).
     """
 
     def __init__(
@@ -74,9 +73,11 @@ class RestartAwarePruner(BasePruner):
         *,
         risk: float,
         total: int | None = None,
+        checked: int = 0,
         thresholds: Thresholds = THRESHOLDS,
     ) -> None:
         self._epochs = epochs
+        self._checked = checked
         self._forecast_of_study = study_forecast
         self._risk = risk
         self._total = total
@@ -94,10 +95,7 @@ class RestartAwarePruner(BasePruner):
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
         study_forecast.update(rows)
-        if (
-            knots_by(epoch, self._epochs) < _PATIENCE
-            and study_forecast.forecast.strangeness > _STRANGE
-        ):
+        if not study_forecast.trusted(self._checked):
             return False
         one = lineages.up_to(rows, trial)
         revived = CONTINUES in trial.user_attrs

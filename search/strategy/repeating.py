@@ -3,7 +3,7 @@
 The highest score of a study is partly luck, and a second seed tells more of a leading
 configuration than its neighbours do. A repeat is a row with the attribute `repeats`: it has the
 parameters of the trial that it repeats and a seed of its own, is never pruned and not counted, and
-its score is evidence of that trial alone. `next_repeat` depends on the trials alone, so that the
+its score is evidence of that trial alone. `best_repeat` depends on the trials alone, so that the
 same evidence always gives the same answer.
 """
 
@@ -12,9 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.strategy.answers import LEAST, evidence
+from search.strategy.answers import LEAST
+from search.strategy.configurations import evidence
+from search.strategy.forecast.priors import forecast_of_study
+from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.strategy.revival import saved, spent
 from search.study import lineages
@@ -36,40 +40,40 @@ class Repeat:
     gain: float
 
 
-def next_repeat(
-    rows: Sequence[FrozenTrial], specs: Mapping[str, Spec], *, epochs: int, share: float
-) -> int | None:
-    """The trial to repeat now that no other is to come; None for none, see `best_repeat`."""
-    found = best_repeat(rows, specs, epochs=epochs, share=share)
-    return None if found is None else found.number
-
-
 def best_repeat(
-    rows: Sequence[FrozenTrial], specs: Mapping[str, Spec], *, epochs: int, share: float
+    rows: Sequence[FrozenTrial],
+    specs: Mapping[str, Spec],
+    study_forecast: StudyForecast,
+    *,
+    epochs: int,
+    share: float,
 ) -> Repeat | None:
     """The trial whose repeat may be expected to improve the answer most.
 
     None while a trial runs or waits, and where the allowance holds no further training, the
     complete trials are too few, or the gain is too small. rows: the study's, as they are. specs:
-    what is searched. epochs: budget of a trial. share: of the epochs that pruning has saved and
-    revivals have not spent.
+    what is searched. study_forecast: of the study. epochs: budget of a trial. share: of the epochs
+    that pruning has saved and revivals have not spent.
     """
     waited_for = any(not row.state.is_finished() and REPEATS not in row.user_attrs for row in rows)
     if waited_for or allowance(rows, epochs, share) < epochs:
         return None
-    trained = evidence(rows, specs)
-    if sum(len(one.trials) for one in trained) < LEAST:
+    study_forecast.update(rows)
+    trained = evidence(rows, specs, study_forecast)
+    if sum(len(one.complete) for one in trained) < LEAST:
         return None
     # one that is under way tells soon; one that failed or was withdrawn is not tried again
     open_ones = {
         row.user_attrs[REPEATS] for row in lineages.repeats(rows) if lineages.score_of(row) is None
     }
-    gains = TrueMeans(specs, [one.shown for one in trained]).gains_of_repeats(range(len(trained)))
+    gains = TrueMeans(specs, [one.shown for one in trained]).gains_of_repeats(
+        [place for place, one in enumerate(trained) if one.complete]
+    )
     found = max(
         (
-            Repeat(trained[place].trials[0].number, gain)
+            Repeat(trained[place].complete[0].number, gain)
             for place, gain in gains.items()
-            if not any(trial.number in open_ones for trial in trained[place].trials)
+            if not any(trial.number in open_ones for trial in trained[place].complete)
         ),
         key=lambda repeat: (repeat.gain, -repeat.number),
         default=None,
@@ -100,7 +104,9 @@ def repeat_row(trial: FrozenTrial, gain: float) -> FrozenTrial:
 class Repeats:
     """Looks for the next repeat of a study, once for each state of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._study_forecast: StudyForecast | None = None
         self._seen: tuple[Setup, int, int] | None = None
         self._found: Repeat | None = None
 
@@ -111,8 +117,14 @@ class Repeats:
         # numbers only rise, and what is finished changes no more
         seen = (setup, len(trials), sum(trial.state.is_finished() for trial in trials))
         if seen != self._seen:
+            if self._study_forecast is None:
+                self._study_forecast = forecast_of_study(self._study, setup)
             self._found = best_repeat(
-                trials, setup.specs(), epochs=setup.epochs, share=setup.spend_saved
+                trials,
+                setup.specs(),
+                self._study_forecast,
+                epochs=setup.epochs,
+                share=setup.spend_saved,
             )
             self._seen = seen
         return self._found

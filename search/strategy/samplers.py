@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -18,8 +18,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategy.configurations import as_trained, inside_ranges
-from search.strategy.forecast.features import from_log, to_log
+from search.strategy.configurations import as_trained, evidence, inside_ranges
+from search.strategy.forecast.features import from_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
@@ -199,46 +199,45 @@ class MeansSampler(LineageSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        ended, running = self._evidence(study, but=trial.number)
-        if len(ended) < startup_trials(study) or not search_space:
-            return {}
-        means = TrueMeans(self._specs, ended)
-        beliefs = means.beliefs()
-        best = sorted(beliefs, key=lambda place: -beliefs[place].mean)[:_BEST]
-        rng = random.Random(draw_seed(self._seed, trial.number))
-        looked_at = [drawn(self._specs, rng.random) for _ in range(_ANYWHERE)]
-        looked_at += [
-            nearby(ended[place].params, self._specs, rng) for place in best for _ in range(_NEAR)
-        ]
-        looked_at = [{**one, **self._fixed} for one in looked_at]
-        gains = means.gains([as_trained(one) for one in looked_at], running)
-        chosen = looked_at[int(gains.argmax())]
-        return {name: chosen[name] for name in search_space}
-
-    def _evidence(
-        self, study: optuna.Study, but: int
-    ) -> tuple[list[Shown], list[dict[str, Value]]]:
-        """What has ended, and the configurations that are being trained, but trial `but`."""
         trials = study.get_trials(deepcopy=False)
         study_forecast = self._study_forecast()
         study_forecast.update(trials)
-        ended, running = [], []
-        for one in lineages.merged(trials):
-            params = inside_ranges(one.params, self._specs)
-            if params is None or one.number == but:
-                continue
-            params = as_trained(params)
-            if one.state == TrialState.RUNNING:
-                running.append(params)
-            elif lineages.diverged(one):
-                ended.append(Shown(params, 0.0))
-            elif one.state == TrialState.COMPLETE and one.value is not None:
-                ended.append(Shown(params, float(to_log(one.value))))
-            elif one.state == TrialState.PRUNED and one.intermediate_values:
-                end = study_forecast.end(one)
-                reached = float(to_log(max(one.intermediate_values.values())))
-                ended.append(Shown(params, max(reached, end.mean), doubt=end.deviation**2))
-        return ended, running
+        ended = [it.shown for it in evidence(trials, self._specs, study_forecast)]
+        if len(lineages.finished(trials)) < startup_trials(study) or not ended or not search_space:
+            return {}
+        beside = [
+            as_trained(params)
+            for one in lineages.merged(trials)
+            if one.state == TrialState.RUNNING
+            and one.number != trial.number
+            and (params := inside_ranges(one.params, self._specs)) is not None
+        ]
+        chosen = self._best_of(TrueMeans(self._specs, ended), ended, beside, trial.number)
+        return {name: chosen[name] for name in search_space}
+
+    def _best_of(
+        self,
+        means: TrueMeans,
+        ended: Sequence[Shown],
+        beside: Sequence[Mapping[str, Value]],
+        number: int,
+    ) -> dict[str, Value]:
+        """The configuration of the greatest expected gain, as far as they are looked at.
+
+        One that was trained already, or is, is none: another seed of it is no new configuration.
+        """
+        beliefs = means.beliefs()
+        best = sorted(beliefs, key=lambda place: -beliefs[place].mean)[:_BEST]
+        rng = random.Random(draw_seed(self._seed, number))
+        anywhere = [drawn(self._specs, rng.random) for _ in range(_ANYWHERE)]
+        near = [
+            nearby(ended[place].params, self._specs, rng) for place in best for _ in range(_NEAR)
+        ]
+        known = [dict(one.params) for one in ended] + [dict(one) for one in beside]
+        looked_at = [{**one, **self._fixed} for one in anywhere + near]
+        new = [one for one in looked_at if as_trained(one) not in known] or looked_at
+        gains = means.gains([as_trained(one) for one in new], beside)
+        return new[int(gains.argmax())]
 
 
 def _likely_values(

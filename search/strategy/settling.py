@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategy.answers import LEAST, evidence
-from search.strategy.configurations import as_trained, inside_ranges
+from search.strategy.answers import LEAST
+from search.strategy.configurations import as_trained, evidence, inside_ranges
+from search.strategy.forecast.priors import forecast_of_study
+from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
 from search.study.search_space import Spec, Value, drawn
@@ -20,7 +23,10 @@ _LOOKED_AT, _LEAST_GAIN = 256, 0.05
 
 
 def settled(
-    rows: Sequence[FrozenTrial], specs: Mapping[str, Spec], fixed: Mapping[str, Value] | None = None
+    rows: Sequence[FrozenTrial],
+    specs: Mapping[str, Spec],
+    study_forecast: StudyForecast,
+    fixed: Mapping[str, Value] | None = None,
 ) -> bool:
     """Whether one more training of no configuration may be expected to raise the best mean enough.
 
@@ -29,8 +35,9 @@ def settled(
     """
     if any(row.state == TrialState.WAITING and not lineages.is_extra(row) for row in rows):
         return False
-    trained = evidence(rows, specs)
-    if sum(len(one.trials) for one in trained) < LEAST:
+    study_forecast.update(rows)
+    trained = evidence(rows, specs, study_forecast)
+    if sum(len(one.complete) for one in trained) < LEAST:
         return False
     means = TrueMeans(specs, [one.shown for one in trained])
     rng = random.Random(0)
@@ -47,7 +54,9 @@ def settled(
 class Settling:
     """How many trials a study is to reach, asked once for each state of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._study_forecast: StudyForecast | None = None
         self._seen: tuple[Setup, int, int, int] | None = None
         self._settled = False
 
@@ -56,7 +65,9 @@ class Settling:
         running = sum(row.state == TrialState.RUNNING for row in rows)
         seen = (setup, len(rows), sum(row.state.is_finished() for row in rows), running)
         if seen != self._seen:
-            self._settled = settled(rows, setup.specs(), setup.fixed)
+            if self._study_forecast is None:
+                self._study_forecast = forecast_of_study(self._study, setup)
+            self._settled = settled(rows, setup.specs(), self._study_forecast, setup.fixed)
             self._seen = seen
         return self._settled
 

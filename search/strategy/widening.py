@@ -17,7 +17,9 @@ import optuna
 from optuna.trial import FrozenTrial
 
 import space
-from search.strategy.answers import evidence
+from search.strategy.configurations import evidence
+from search.strategy.forecast.priors import forecast_of_study
+from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
 from search.study.attributes import SETUP
@@ -34,17 +36,21 @@ _MOST, _LEAST = 2, 10
 _SURE, _OVER = 0.95, 0.25
 
 
-def next_widening(rows: Sequence[FrozenTrial], setup: Setup) -> Widening | None:
+def next_widening(
+    rows: Sequence[FrozenTrial], setup: Setup, study_forecast: StudyForecast
+) -> Widening | None:
     """The range to widen now; None for none. rows: the study's, as they are."""
     if setup.widen != "auto" or len(setup.widened) >= _MOST:
         return None
     specs = setup.specs()
-    trained = evidence(rows, specs)
-    if sum(len(one.trials) for one in trained) < _LEAST:
+    study_forecast.update(rows)
+    trained = evidence(rows, specs, study_forecast)
+    if sum(len(one.complete) for one in trained) < _LEAST:
         return None
     means = TrueMeans(specs, [one.shown for one in trained])
     beliefs = means.beliefs()
-    best = trained[max(beliefs, key=lambda place: (beliefs[place].mean, -place))].shown.params
+    places = [place for place in beliefs if trained[place].complete]
+    best = trained[max(places, key=lambda place: (beliefs[place].mean, -place))].shown.params
     found = []
     for name, spec in specs.items():
         if isinstance(spec, space.Choice) or name in setup.fixed or name in setup.given:
@@ -68,6 +74,22 @@ def _towards(
     place = _OVER if side == "lower" else 1 - _OVER
     edge = spec.low if side == "lower" else spec.high
     return {**params, **drawn({name: spec}, lambda: place)}, {**params, name: edge}
+
+
+class Widenings:
+    """Looks for the next widening of a study."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._study_forecast: StudyForecast | None = None
+
+    def next(self, rows: Sequence[FrozenTrial], setup: Setup) -> Widening | None:
+        """See `next_widening`."""
+        if setup.widen != "auto" or len(setup.widened) >= _MOST:
+            return None
+        if self._study_forecast is None:
+            self._study_forecast = forecast_of_study(self._study, setup)
+        return next_widening(rows, setup, self._study_forecast)
 
 
 def widen(

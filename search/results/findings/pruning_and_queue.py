@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from search.results.evidence import Evidence
 from search.results.trials import Outcome
 from search.results.wording import listed, some
+from search.strategy.forecast.priors import make_study_forecast
 from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED, VERDICT
 from search.study.lineages import diverged, repeats, revivals, rows_of
 from search.study.repeats import repeats_text
@@ -28,8 +29,9 @@ def pruning_sentences(seen: Evidence) -> list[str]:
     """How many trials were stopped early, what that saved, and what that was spent on."""
     ended = [one for one in seen.results.scored() if COPIED_FROM not in one.attrs]
     pruned = [one for one in ended if one.pruned]
+    wrong = _wrong_forecasts_sentences(seen)
     if not pruned and not revivals(seen.results.rows):
-        return [_nothing_pruned_sentence(seen, ended)]
+        return [_nothing_pruned_sentence(seen, ended), *wrong]
     planned = sum(one.budget for one in ended)
     saved = sum(_epochs_left(one) for one in pruned)
     text = (
@@ -42,7 +44,22 @@ def pruning_sentences(seen: Evidence) -> list[str]:
     ]
     counts = [f"{count} {cause}" for count, cause in causes if count]
     text += f"; {listed(counts)} among them" if counts else ""
-    return [f"{text}.", *_verdict_sentences(pruned), *_spent_sentences(seen)]
+    return [f"{text}.", *wrong, *_verdict_sentences(pruned), *_spent_sentences(seen)]
+
+
+def _wrong_forecasts_sentences(seen: Evidence) -> list[str]:
+    """That `restart-aware` parks none, where its forecasts have been wrong."""
+    setup = seen.results.setup
+    if setup is None or setup.pruner != "restart-aware":
+        return []
+    study_forecast = make_study_forecast(setup)
+    study_forecast.update(seen.results.rows)
+    if study_forecast.trusted(0):
+        return []
+    return [
+        f"Forecasts of these trainings erred by {study_forecast.doubt:.1f} times what they claimed,"
+        " so none is parked any more: fewer whole trials, or --pruner median, save epochs here."
+    ]
 
 
 def _verdict_sentences(pruned: Sequence[Outcome]) -> list[str]:

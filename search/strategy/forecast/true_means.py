@@ -251,7 +251,7 @@ def _fitted(seen: _Seen) -> Array:
         by[-2:] = diagonal.sum() * own, (diagonal / seen.seeds).sum() * noise
         return float(loss), by + off / spread
 
-    bounds = [(-2.5, 5.0)] * count + [(-3.0, 3.0), (-4.0, 1.5), (-3.0, 1.5)]
+    bounds = [(-2.5, 5.0)] * count + [(-3.0, 3.0), (-5.0, 1.5), (-5.0, 1.5)]
     found = minimize(
         unlikely, usual, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ROUNDS}
     )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from search.results.export_formats import chosen_trial, exported
 from search.results.findings.pruning_and_queue import pruning_sentences
 from search.results.reading import results_of
 from search.results.trial_life import line
-from search.strategy.answers import LEAST, answer_of
+from search.strategy.answers import LEAST
 from search.strategy.loading import load_study
 from search.strategy.pruners import MergedPruner, RestartAwarePruner
-from search.strategy.repeating import allowance, best_repeat, next_repeat, repeat_row
+from search.strategy.repeating import Repeat, allowance, best_repeat, repeat_row
 from search.study import lineages
 from search.study.lookup import load_setup
 from search.study.run_records import recorded_studies
@@ -31,7 +31,15 @@ from search.study.search_space import distribution, drawn
 from search.study.setup import Setup, trial_seed
 from search.study.shared_state import drain, set_total
 from storage import LeasedStorage
-from tests.search.strategy.test_answers import EPOCHS, NOISE, SPECS, row, searched
+from tests.search.strategy.test_answers import (
+    EPOCHS,
+    NOISE,
+    SPECS,
+    answer,
+    row,
+    searched,
+    study_forecast,
+)
 from tests.search.strategy.test_revival import change, cut_at
 from tests.support.studies import context_at, real_study, setup_of, start_worker, store
 from trainer.fit import fit
@@ -43,7 +51,15 @@ C, P, R, W, F = (
     TrialState.WAITING,
     TrialState.FAIL,
 )
-GIVEN: dict[str, Any] = {"epochs": EPOCHS, "share": 0.25}
+
+
+def best(rows: Sequence[FrozenTrial], share: float = 0.25) -> Repeat | None:
+    return best_repeat(rows, SPECS, study_forecast(), epochs=EPOCHS, share=share)
+
+
+def chosen(rows: Sequence[FrozenTrial], share: float = 0.25) -> int | None:
+    found = best(rows, share)
+    return None if found is None else found.number
 
 
 def parked(first: int, count: int, epochs: int = 4) -> list[FrozenTrial]:
@@ -80,26 +96,26 @@ def rivals(apart: float) -> list[FrozenTrial]:
 
 def test_a_leading_trial_is_repeated_and_the_same_evidence_gives_the_same_answer() -> None:
     rows = rivals(0.0)
-    number = next_repeat(rows, SPECS, **GIVEN)
+    number = chosen(rows)
     assert number is not None
     better = sorted((one.value or 0.0 for one in rows[:14]), reverse=True)[:4]
     assert rows[number].value in better
-    assert next_repeat(list(rows), SPECS, **GIVEN) == number
+    assert chosen(list(rows)) == number
 
 
 def test_where_the_leader_is_far_ahead_nothing_is_repeated() -> None:
-    near, far = best_repeat(rivals(0.0), SPECS, **GIVEN), rivals(0.1)
+    near, far = best(rivals(0.0)), rivals(0.1)
     assert near is not None
     assert near.gain >= 0.02
-    assert best_repeat(far, SPECS, **GIVEN) is None
+    assert best(far) is None
 
 
 def test_nothing_is_repeated_while_a_trial_runs_or_waits_or_few_are_complete() -> None:
     rows = rivals(0.0)
     waits = [row(40, rows[0].params, 0.6, state) for state in (R, W)]
-    assert all(next_repeat([*rows, one], SPECS, **GIVEN) is None for one in waits)
+    assert all(chosen([*rows, one]) is None for one in waits)
     few = [one for one in rows if one.state == P or one.number < LEAST - 1]
-    assert next_repeat(few, SPECS, **GIVEN) is None
+    assert chosen(few) is None
 
 
 def test_what_pruning_saved_bounds_the_repeats() -> None:
@@ -107,11 +123,11 @@ def test_what_pruning_saved_bounds_the_repeats() -> None:
     whole = [one for one in rows if one.state == C]
     assert allowance(rows, EPOCHS, 0.25) == 0.25 * 26 * 20
     # without pruning nothing is saved
-    assert next_repeat(whole, SPECS, **GIVEN) is None
-    assert next_repeat(rows, SPECS, epochs=EPOCHS, share=0.0) is None
+    assert chosen(whole) is None
+    assert chosen(rows, share=0.0) is None
     # one of four epochs' pruning less than a training
-    assert next_repeat([*whole, *parked(14, 4)], SPECS, **GIVEN) is None
-    assert next_repeat([*whole, *parked(14, 5)], SPECS, **GIVEN) is not None
+    assert chosen([*whole, *parked(14, 4)]) is None
+    assert chosen([*whole, *parked(14, 5)]) is not None
     # a repeat under way counts to its end, a copied one was trained elsewhere
     spent = [again(rows[0], 40, C, 0.77), again(rows[1], 41, R)]
     assert allowance([*rows, *spent], EPOCHS, 0.25) == 130 - 2 * EPOCHS
@@ -125,10 +141,10 @@ def test_what_pruning_saved_bounds_the_repeats() -> None:
 @pytest.mark.parametrize("state", [R, W, F, P])
 def test_each_is_repeated_by_one_and_one_that_came_to_nothing_is_left(state: TrialState) -> None:
     rows = rivals(0.0)
-    first = next_repeat(rows, SPECS, **GIVEN)
+    first = chosen(rows)
     assert first is not None
     rows.append(again(rows[first], 40, state))
-    other = next_repeat(rows, SPECS, **GIVEN)
+    other = chosen(rows)
     assert other not in (None, first)
 
 
@@ -151,11 +167,11 @@ def test_repeats_find_the_better_of_two_that_luck_has_swapped() -> None:
             for place, mean in enumerate(truth)
         ]
         rows += parked(14, 26)
-        first = answer_of(rows, SPECS)
-        while (number := next_repeat(rows, SPECS, **GIVEN)) is not None:
+        first = answer(rows)
+        while (number := chosen(rows)) is not None:
             score = truth[number] + NOISE * float(luck.normal())
             rows.append(again(rows[number], len(rows), C, score))
-        last = answer_of(rows, SPECS)
+        last = answer(rows)
         assert first is not None
         assert last is not None
         before.append(truth[first.trial.number])
@@ -172,7 +188,7 @@ def test_a_repeat_is_evidence_of_its_trial_and_no_trial() -> None:
     assert lineages.merged([*rows, *repeats]) == lineages.merged(rows)
     assert not any(map(lineages.counts, repeats))
     assert lineages.best_of([*rows, again(rows[1], 40, C, 0.99)]) is rows[0]
-    told = answer_of([*rows, *repeats], SPECS)
+    told = answer([*rows, *repeats])
     assert told is not None
     assert told.trial.number != 0
 

@@ -256,3 +256,16 @@ def test_the_gaussian_process_keeps_fixed_values_and_ranges(tmp_path: Path) -> N
     played = play(study_of(storage, **options), storage, setup_of(**options), 14)
     assert {params["dice_schedule"] for params in played} == {"linear"}
     assert all(1 <= params["T_0"] <= 8 for params in played)
+
+
+def test_the_gaussian_process_trains_no_configuration_twice_while_there_are_others(
+    tmp_path: Path,
+) -> None:
+    storage = store(tmp_path)
+    held = ("dice_weight=1.5", "dice_schedule=constant", "dice_ramp=0", "label_smoothing=0")
+    fixes = (*held, "dropout=0.1", "weight_decay=1e-4")
+    options = {"sampler": "gp", "fixes": fixes, "ranges": ("T_0=1:12",), "pruner": "none"}
+    played = play(study_of(storage, **options), storage, setup_of(**options), 12)
+    drawn = [params["T_0"] for params in played]
+    for place in (10, 11):
+        assert drawn[place] not in drawn[:place]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.execution import objective
 from search.execution.worker_loop import work
 from search.strategy.answers import LEAST
+from search.strategy.forecast.priors import make_study_forecast
 from search.strategy.settling import Settling, settled
 from search.study.lookup import load_setup
-from search.study.search_space import distribution
+from search.study.search_space import Spec, distribution
 from space import SPACE, Float, concrete
 from tests.support.studies import context_at, real_study, setup_of, store
 from trainer.errors import Diverged
@@ -41,20 +43,25 @@ def looked_at(count: int) -> list[FrozenTrial]:
     return [row(number, 0.5 + 3.5 * number / (count - 1)) for number in range(count)]
 
 
+def asked(rows: list[FrozenTrial], specs: Mapping[str, Spec] = ONE) -> bool:
+    return settled(rows, specs, make_study_forecast(setup_of(table=ONE)))
+
+
 def test_a_study_that_has_seen_its_whole_space_has_settled() -> None:
-    assert settled(looked_at(60), ONE)
+    assert asked(looked_at(60))
 
 
 def test_a_young_study_and_one_that_somebody_waits_for_have_not() -> None:
     rows = looked_at(60)
-    assert not settled(rows[: LEAST - 1], ONE)
-    assert not settled([*rows, row(60, 1.0, TrialState.WAITING)], ONE)
+    assert not asked(rows[: LEAST - 1])
+    assert not asked([*rows, row(60, 1.0, TrialState.WAITING)])
     # trials outside the ranges, or without a searched parameter, show nothing
-    assert not settled(rows, concrete(SPACE, 4))
+    assert not asked(rows, concrete(SPACE, 4))
 
 
-def test_a_settled_study_is_to_reach_what_has_begun() -> None:
-    setup, settling = setup_of(table=ONE), Settling()
+def test_a_settled_study_is_to_reach_what_has_begun(tmp_path: Path) -> None:
+    study = real_study(store(tmp_path), total=80, table=ONE)
+    setup, settling = load_setup(study), Settling(study)
     rows = [*looked_at(60), row(60, 1.0, TrialState.RUNNING)]
     assert settling.total(rows, setup, 80) == 61
     assert settling.total(rows, setup, 61) == 61

@@ -15,12 +15,13 @@ from search.execution.worker_loop import work
 from search.results.evidence import Evidence
 from search.results.findings.next_search import advice_sentences
 from search.results.reading import results_of
+from search.strategy.forecast.priors import make_study_forecast
 from search.strategy.widening import next_widening, widen
 from search.study.identity import resolved_setup
 from search.study.lookup import load_setup
 from search.study.search_space import distribution, drawn
 from search.study.setup import Setup
-from search.study.widenings import widenings_of
+from search.study.widenings import Widening, widenings_of
 from space import Float
 from tests.support.studies import context_at, real_study, setup_of, store, study_of
 from trainer.errors import Diverged
@@ -54,23 +55,27 @@ def searched(setup: Setup, truth: Truth, count: int = 30, seed: int = 2) -> list
     return rows
 
 
+def asked(rows: list[FrozenTrial], setup: Setup) -> Widening | None:
+    return next_widening(rows, setup, make_study_forecast(setup))
+
+
 # ------------------------------------------------------------------------------- which, and when
 
 
 def test_a_range_is_widened_where_the_score_rises_towards_its_edge() -> None:
     setup = setup_of()
-    found = next_widening(searched(setup, rising), setup)
+    found = asked(searched(setup, rising), setup)
     assert found is not None
     assert (found.name, found.before) == ("dice_weight", Float(0.5, 4.0))
     assert found.after == Float(0.5, 5.75)
     assert (found.chance >= 0.95, found.finished) == (True, 30)
-    assert next_widening(searched(setup, rising), setup) == found
+    assert asked(searched(setup, rising), setup) == found
 
 
 def test_nothing_is_widened_where_nothing_rises_or_little_is_known() -> None:
     setup = setup_of()
-    assert next_widening(searched(setup, flat), setup) is None
-    assert next_widening(searched(setup, rising, count=9), setup) is None
+    assert asked(searched(setup, flat), setup) is None
+    assert asked(searched(setup, rising, count=9), setup) is None
 
 
 def test_a_range_ends_where_training_does() -> None:
@@ -80,7 +85,7 @@ def test_a_range_ends_where_training_does() -> None:
         return 0.8 - 0.1 * float(params["dropout"])
 
     # there is no dropout below 0
-    assert next_widening(searched(setup, falling), setup) is None
+    assert asked(searched(setup, falling), setup) is None
 
 
 @pytest.mark.parametrize(
@@ -93,16 +98,16 @@ def test_a_range_ends_where_training_does() -> None:
 )
 def test_what_the_user_asked_for_holds(held: dict[str, Any]) -> None:
     setup = setup_of(**held)
-    assert next_widening(searched(setup, rising), setup) is None
+    assert asked(searched(setup, rising), setup) is None
 
 
 def test_a_study_widens_twice_at_most() -> None:
     setup = setup_of()
-    found = next_widening(searched(setup, rising), setup)
+    found = asked(searched(setup, rising), setup)
     assert found is not None
     for count in (1, 2):
         done = dataclasses.replace(setup, widened=count * [found.as_dict()])
-        assert (next_widening(searched(setup, rising), done) is None) == (count == 2)
+        assert (asked(searched(setup, rising), done) is None) == (count == 2)
 
 
 def test_a_study_of_before_widens_nothing() -> None:
@@ -120,7 +125,7 @@ def test_of_two_workers_one_widens_and_who_and_when_is_kept(tmp_path: Path) -> N
     storage = store(tmp_path)
     study = study_of(storage)
     setup = load_setup(study)
-    found = next_widening(searched(setup, rising), setup)
+    found = asked(searched(setup, rising), setup)
     assert found is not None
     assert widen(storage, study, setup, found, "worker a")
     assert not widen(storage, study, setup, found, "worker b")
@@ -145,7 +150,7 @@ def test_the_same_command_keeps_what_was_widened_and_a_range_of_the_user_does_no
     storage = store(tmp_path)
     study = study_of(storage)
     setup = load_setup(study)
-    found = next_widening(searched(setup, rising), setup)
+    found = asked(searched(setup, rising), setup)
     assert found is not None
     widen(storage, study, setup, found, "worker")
     again = resolved_setup(study, setup_of(), explicit=())
