@@ -113,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_false",
         help="leave out the first trials of space.py",
     )
+    space.add_argument(
+        "--widen",
+        choices=("auto", "off"),
+        help="auto (default): a range of space.py is widened, at most twice in a study, where the"
+        " best lies at its edge and the score likely rises beyond; one of --range never is",
+    )
     space.add_argument("--sampler", metavar="S", help="gp (default), tpe or random")
     space.add_argument(
         "--pruner",
@@ -180,6 +186,12 @@ def parser() -> argparse.ArgumentParser:
     computing.add_argument(
         "--stop-after", type=whole(1), metavar="K", help="end when K trials brought nothing better"
     )
+    computing.add_argument(
+        "--stop-when-settled",
+        action="store_true",
+        help="end when no further trial may be expected to improve the answer by .05 of the noise"
+        " between seeds",
+    )
     showing = it.add_argument_group("showing")
     showing.add_argument(
         "--dashboard", action="store_true", help="serve optuna-dashboard while the search runs"
@@ -237,10 +249,11 @@ def _main(
         run = Run(options, storage, study, setup, View(console, plain=args.plain))
         code = 0
         if not run.left(run.snapshot()):
-            LOG.info(
-                f"nothing to do: {name} has {run.finished_before} finished trials;"
-                f" raise --trials above that to go on"
-            )
+            if not run.settled(run.snapshot()):
+                LOG.info(
+                    f"nothing to do: {name} has {run.finished_before} finished trials;"
+                    f" raise --trials above that to go on"
+                )
         else:
             lines = commands(name, storage=args.storage, runs=args.runs)
             with _dashboard(args, password), Board(study, lines, LOG.info):
@@ -255,6 +268,11 @@ def _main(
             again = command_line([sys.executable, "-m", "search.run", *redact_words(words)])
             wait = "waits" if waiting == 1 else "wait"
             LOG.info(f"{counted(waiting, 'trial')} {wait} in the queue; to go on: {again}")
+        elif run.settled(snapshot):
+            LOG.info(
+                f"--stop-when-settled: after {snapshot.finished} of {args.trials} trials no further"
+                " one may be expected to improve the answer; the same command without it goes on"
+            )
     return code
 
 

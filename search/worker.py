@@ -75,6 +75,7 @@ def _main(args: argparse.Namespace) -> int:
             threads=args.threads,
             data_root=args.data,
             stop_after=args.stop_after,
+            stop_when_settled=args.stop_when_settled,
             lease=lease_of(storage, args.study).changed(args.beat_s, args.grace_s),
             parent=args.parent,
             owner=owner,
@@ -106,6 +107,11 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--data", metavar="DIR", help="where the study's data lie on this machine")
     it.add_argument(
         "--stop-after", type=whole(1), metavar="K", help="end when K trials brought no better"
+    )
+    it.add_argument(
+        "--stop-when-settled",
+        action="store_true",
+        help="end when no further trial may be expected to improve the answer",
     )
     add_lease(it)
     it.add_argument(

@@ -16,7 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from storage import claims, events, reading, rows, tables, upserts
+from storage import claims, events, reading, rows, swaps, tables, upserts
 from storage.claims import Beat, Claim
 from storage.counting import CONTINUES, REPEATS
 from storage.errors import StorageError
@@ -300,6 +300,15 @@ class LeasedStorage(PatientStorage):
         was never opened for writing since.
         """
         return self._read(lambda c: events.of_trials(c, trial_ids)) if self._has_events else []
+
+    # Attributes of a study
+
+    def swap_study_attr(self, study_id: int, key: str, before: Any, after: Any) -> bool:
+        """Set a study's user attribute if it is still `before`; False where it is not.
+
+        Of several who would change it at the same moment one does. Both are JSON values.
+        """
+        return self._write(lambda c: swaps.swap(c, study_id, key, before, after))
 
     # Counting
 

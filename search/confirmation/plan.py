@@ -196,6 +196,7 @@ def _setup(name: str, searched: Searched, summary: DataSummary, like: Setup) -> 
         preset=like.preset,
         revive=0,
         spend_saved=0,
+        widen="off",
     )
 
 

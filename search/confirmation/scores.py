@@ -20,9 +20,10 @@ from search.results.statistics.intervals import Interval, chance_best, interval,
 from search.results.statistics.sequential_plan import PlanState, plan_state
 from search.results.statistics.verdicts import sentence
 from search.study.attributes import CONFIGURATION, JUDGED, REPEAT
+from search.study.lineages import score_of
 from search.study.lookup import load_setup, study_or_none
 from search.study.names import repeats_name, search_name
-from search.study.repeats import confirmed_scores, score_of
+from search.study.repeats import confirmed_scores
 from search.study.requests import marked
 from search.study.run_folders import newest_claims
 from search.study.setup import Setup, StudyError, config_for

@@ -15,7 +15,8 @@ class RunOptions:
     """What one run is asked for.
 
     storage: URL. runs: folder. trials: finished ones that the study should reach. stop_after: end
-    when so many trials brought nothing better. timeout: seconds. workers: in all, per_device: on
+    when so many trials brought nothing better. stop_when_settled: end when none may be expected to.
+    timeout: seconds. workers: in all, per_device: on
     each device instead, "auto" is measured; both None: one per GPU, or per core. ray_address: of
     the cluster; None: what RAY_ADDRESS or the cluster that runs on this machine says.
     gpus_per_worker: with Ray: 0.5 puts two on one GPU, 0 computes on CPUs, None: 1 where the
@@ -27,6 +28,7 @@ class RunOptions:
     runs: str
     trials: int = 0
     stop_after: int | None = None
+    stop_when_settled: bool = False
     timeout: float | None = None
     launcher: str = "local"
     device: str = "auto"
@@ -43,6 +45,8 @@ class RunOptions:
         words = ["--storage", self.storage, "--study", study, "--runs", self.runs]
         if self.stop_after is not None:
             words += ["--stop-after", str(self.stop_after)]
+        if self.stop_when_settled:
+            words += ["--stop-when-settled"]
         if self.log is not None:
             words += ["--log", self.log, "--log-format", self.log_format]
         return words

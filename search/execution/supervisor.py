@@ -31,12 +31,14 @@ from search.execution.options import RunOptions
 from search.execution.stop_requests import Signals, SupervisorSignals
 from search.strategy.repeating import Repeats, allowance
 from search.strategy.revival import Revivals, parked
+from search.strategy.settling import Settling
 from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
 from search.study.lookup import deletion_refused, load_setup
 from search.study.run_folders import read_history, token_folders_of, trial_folder
 from search.study.setup import Setup, config_for
 from search.study.shared_state import drain_mark, lease_of, total_of
+from search.study.widenings import widenings_of
 from search.study.wording import counted, duration, name_of
 from storage import Cause, Claim, LeasedStorage, Reaper, StorageError, redact
 from storage.optuna_internals import id_of_study
@@ -62,6 +64,8 @@ class Run:
     epochs_before: dict[int, int] = field(init=False)
     revivals: Revivals = field(init=False)
     repeats: Repeats = field(init=False)
+    settling: Settling = field(init=False)
+    widened: int = field(init=False)
     estimated: bool = False
     _drain_mark: str | None = field(init=False)
 
@@ -71,6 +75,8 @@ class Run:
         self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
         self.revivals = Revivals(self.study, Path(self.options.runs), LOG.info)
         self.repeats = Repeats(self.study)
+        self.settling = Settling(self.study)
+        self.widened = len(self.setup.widened)
         self._drain_mark = drain_mark(self.study)
 
     @property
@@ -94,6 +100,24 @@ class Run:
         most = self.options.stop_after
         return most is not None and nothing_better_for(snapshot.trials) >= most
 
+    def tell_widened(self) -> None:
+        """A line on each range that a worker has widened since."""
+        found = widenings_of(load_setup(self.study))
+        for widening in found[self.widened :]:
+            LOG.info(widening.text)
+        self.widened = len(found)
+
+    def settled(self, snapshot: StudySnapshot) -> bool:
+        """Whether `--stop-when-settled` ends the search before its total."""
+        trials, total = snapshot.trials, snapshot.total
+        return self._total(trials, load_setup(self.study), total) < total
+
+    def _total(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> int:
+        """How many trials are wanted, of `total`."""
+        if not self.options.stop_when_settled:
+            return total
+        return self.settling.total(trials, setup, total)
+
     def drained(self) -> bool:
         """Whether somebody has asked the study's workers to leave since the run began."""
         return drain_mark(self.study) != self._drain_mark
@@ -105,6 +129,7 @@ class Run:
         # another run may have asked for fewer since: the workers then leave
         total = min(snapshot.total, total_of(self.study) or snapshot.total)
         trials, setup = snapshot.trials, load_setup(self.study)
+        total = self._total(trials, setup, total)
         return (
             snapshot.finished < total
             or self.revivals.left(trials, setup, total)
@@ -193,9 +218,12 @@ def _watched(
             events.send_all(detector.since(snapshot.trials))
             launcher.trained |= progress.owners(snapshot.trials, reaper.claims)
             run.view.update(snapshot)
+            run.tell_widened()
             _estimate(run, snapshot, launcher)
             if not at_work:
-                return "stop-after" if run.stopped(snapshot) else "done"
+                if run.stopped(snapshot):
+                    return "stop-after"
+                return "settled" if run.settled(snapshot) else "done"
             if run.drained():
                 reason = "asked to end"
                 line = f"{reason}: running trials finish their epoch and wait"

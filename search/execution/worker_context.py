@@ -26,7 +26,8 @@ class WorkerContext:
     """What a worker has at hand.
 
     device, threads, data_root: this machine's own, None: as the study says. stop_after: end when
-    so many trials brought nothing better. parent: process whose end ends the worker.
+    so many trials brought nothing better. stop_when_settled: end when no trial may be expected to.
+    parent: process whose end ends the worker.
     """
 
     storage: LeasedStorage
@@ -38,6 +39,7 @@ class WorkerContext:
     threads: int | None = None
     data_root: str | None = None
     stop_after: int | None = None
+    stop_when_settled: bool = False
     parent: int | None = None
     owner: str = field(default_factory=lambda: owner_name(os.getpid()))
     setup: Setup = field(init=False)

@@ -11,6 +11,8 @@ from search.execution.trial_runner import Extra, one_trial, refresh
 from search.execution.worker_context import WorkerContext, load_data
 from search.strategy.repeating import Repeats, repeat_row
 from search.strategy.revival import Revivals, revival_row
+from search.strategy.settling import Settling
+from search.strategy.widening import Widenings, widen
 from search.study.lineages import finished, is_extra, merged, nothing_better_for, under_way
 from search.study.lookup import deletion_refused
 from search.study.setup import StudyError
@@ -38,6 +40,7 @@ def work(context: WorkerContext) -> int:
 
 def _work(context: WorkerContext) -> None:
     revivals, repeats = Revivals(context.study, context.runs, LOG.info), Repeats(context.study)
+    settling, widenings = Settling(context.study), Widenings(context.study)
     while not context.leaving():
         trials = context.study.get_trials(deepcopy=False)
         if context.stop_after is not None and nothing_better_for(trials) >= context.stop_after:
@@ -48,6 +51,8 @@ def _work(context: WorkerContext) -> None:
                 f'study "{context.study.study_name}" has no budget: run search.run on it'
             )
         refresh(context)
+        if context.stop_when_settled:
+            total = settling.total(trials, context.setup, total)
         extra = _extra(context, revivals, repeats, trials, total)
         if extra is None and len(finished(trials)) >= total and not under_way(trials):
             return
@@ -57,6 +62,8 @@ def _work(context: WorkerContext) -> None:
                 return
             context.signals.asked.wait(_PAUSE_S)
             continue
+        if extra is None and _to_draw(trials, total):
+            _widen(context, widenings, trials)
         # before a place is taken: faces that cannot be read are no trial's fault
         load_data(context)
         # one that was begun, or parked, has had its place; a repeat takes none
@@ -67,6 +74,23 @@ def _work(context: WorkerContext) -> None:
         else:
             # all places are taken: if an owner dies, its trial comes to us
             context.signals.asked.wait(_PAUSE_S)
+
+
+def _to_draw(trials: Sequence[FrozenTrial], total: int) -> bool:
+    """Whether the next trial is the sampler's to choose."""
+    waiting = any(trial.state == TrialState.WAITING for trial in trials)
+    running = sum(not trial.state.is_finished() and not is_extra(trial) for trial in trials)
+    return not waiting and len(finished(trials)) + running < total
+
+
+def _widen(context: WorkerContext, widenings: Widenings, trials: Sequence[FrozenTrial]) -> None:
+    """Widen a range where the trials ask for it: the next trial is drawn from it."""
+    found = widenings.next(trials, context.setup)
+    if found and widen(context.storage, context.study, context.setup, found, context.owner):
+        LOG.info(found.text)
+    if found:
+        # also where another worker was quicker
+        refresh(context)
 
 
 def _extra(

@@ -47,6 +47,7 @@ class StudyOptions:
     prune_risk: float | None = None
     revive: int | str | None = None
     spend_saved: float | None = None
+    widen: str | None = None
     enqueue: Path | None = None
     old: str | None = None
     priors: bool = True

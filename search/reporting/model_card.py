@@ -20,9 +20,10 @@ from search.results.trials import Outcome, Results
 from search.study import training_metrics
 from search.study.attributes import CONFIGURATION, SETUP, attributes_of
 from search.study.identity import differing_facts
+from search.study.lineages import repeated_scores
 from search.study.lookup import named_study, study_or_none
 from search.study.names import is_repeats, repeats_name, search_name
-from search.study.repeats import confirmed_scores, repeated_scores
+from search.study.repeats import confirmed_scores
 from search.study.search_space import format_value
 from search.study.setup import Setup
 from storage import LeasedStorage

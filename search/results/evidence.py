@@ -24,7 +24,7 @@ from search.results.statistics.smoothing import Smooth, smooth
 from search.results.trials import DICE, Outcome, Results
 from search.results.wording import listed, number, setting
 from search.study.attributes import CONFIGURATION, JUDGED
-from search.study.repeats import repeated_scores
+from search.study.lineages import repeated_scores
 from search.study.search_space import as_number
 from search.study.wording import counted
 

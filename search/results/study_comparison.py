@@ -154,6 +154,7 @@ def identity(setup: Setup) -> dict[str, str]:
         "prune_risk": format_value(setup.prune_risk),
         "revive": format_value(setup.revive),
         "spend_saved": format_value(setup.spend_saved),
+        "widen": setup.widen,
         "seed": str(setup.seed),
         "preset": setup.preset or "-",
     }

@@ -12,7 +12,7 @@ from search.strategy.forecast.features import to_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import Shown
 from search.study import lineages
-from search.study.repeats import repeated_scores
+from search.study.lineages import repeated_scores
 from search.study.search_space import Spec, Value, matching
 
 

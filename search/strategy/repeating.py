@@ -23,7 +23,6 @@ from search.strategy.forecast.true_means import TrueMeans
 from search.strategy.revival import saved, spent
 from search.study import lineages
 from search.study.attributes import COPIED_FROM, GAIN, REPEATS
-from search.study.repeats import score_of
 from search.study.search_space import Spec
 from search.study.setup import Setup
 
@@ -64,7 +63,9 @@ def best_repeat(
     if sum(len(one.complete) for one in trained) < LEAST:
         return None
     # one that is under way tells soon; one that failed or was withdrawn is not tried again
-    open_ones = {row.user_attrs[REPEATS] for row in lineages.repeats(rows) if score_of(row) is None}
+    open_ones = {
+        row.user_attrs[REPEATS] for row in lineages.repeats(rows) if lineages.score_of(row) is None
+    }
     gains = TrueMeans(specs, [one.shown for one in trained]).gains_of_repeats(
         [place for place, one in enumerate(trained) if one.complete]
     )

@@ -11,7 +11,7 @@ import optuna
 
 import space
 from search.study.attributes import REBUILT, SETUP, is_imported
-from search.study.search_space import describe, format_value, same_kind
+from search.study.search_space import describe, format_value, same_kind, widened
 from search.study.setup import CHANGEABLE, Setup, StudyError, base_values
 from storage.optuna_internals import METRIC_NAMES_KEY, system_attrs_of
 from trainer.config import key_path
@@ -126,7 +126,23 @@ def resolved_setup(
             f" --study NAME (add --from {command_line([stored.name])} to take its trials over)"
         )
     kept = {name: getattr(stored, name) for name in CHANGEABLE if name not in explicit}
-    return dataclasses.replace(new, seed=stored.seed, uid=stored.uid, **kept)
+    new = dataclasses.replace(new, seed=stored.seed, uid=stored.uid, **kept)
+    return dataclasses.replace(
+        new, space={**new.space, **_widened(stored, new)}, widened=stored.widened
+    )
+
+
+def _widened(stored: Setup, new: Setup) -> dict[str, dict[str, Any]]:
+    """The ranges that the study has widened since, but for those that the user gives now."""
+    specs, found = new.specs(), dict[str, dict[str, Any]]()
+    for one in stored.widened:
+        name, after = one["name"], one["after"]
+        if name not in specs or name in new.given:
+            continue
+        for end in (after["low"], after["high"]):
+            specs[name] = widened(specs[name], end) or specs[name]
+        found[name] = space.to_json(specs[name])
+    return found
 
 
 def refuse_direction(study: optuna.Study, way_on: str = "name another with --study") -> None:

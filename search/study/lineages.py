@@ -3,7 +3,7 @@
 Reviving a parked trial makes a new row with the attribute `continues`. Whoever judges trials
 (sampler, pruner, importances, report, export) looks at lineages: the rows of one trial merged. A
 row with the attribute `repeats` is no trial: its score is evidence of the trial that it repeats,
-see `search.study.repeats`.
+see `repeated_scores`.
 """
 
 from __future__ import annotations
@@ -178,6 +178,26 @@ def revivals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def repeats(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The rows that train the configuration of a trial again."""
     return [trial for trial in trials if REPEATS in trial.user_attrs]
+
+
+def score_of(row: FrozenTrial) -> float | None:
+    """A repeat's score, in [0, 1]; None where it was not trained to its end.
+
+    One whose loss stopped being a number counts with its best epoch: that is what this
+    configuration gave with this seed.
+    """
+    if row.state == TrialState.COMPLETE or diverged(row):
+        return value(row)
+    return None
+
+
+def repeated_scores(rows: Iterable[FrozenTrial]) -> dict[int, list[float]]:
+    """Scores of the repeats within a search: number of a trial -> in the order of their rows."""
+    found: dict[int, list[float]] = {}
+    for row in repeats(rows):
+        if (score := score_of(row)) is not None:
+            found.setdefault(row.user_attrs[REPEATS], []).append(score)
+    return found
 
 
 def is_extra(trial: FrozenTrial) -> bool:

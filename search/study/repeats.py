@@ -9,36 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from search.study import lineages
-from search.study.attributes import CONFIGURATION, REPEATS
+from search.study.attributes import CONFIGURATION
 from search.study.identity import differing_facts
+from search.study.lineages import repeated_scores, score_of
 from search.study.lookup import load_setup
 from search.study.names import repeats_name
 from search.study.setup import Setup, StudyError
 from search.study.wording import counted
 from storage.optuna_internals import storage_of
-
-
-def score_of(row: FrozenTrial) -> float | None:
-    """A repeat's score, in [0, 1]; None where it was not trained to its end.
-
-    One whose loss stopped being a number counts with its best epoch: that is what this
-    configuration gave with this seed.
-    """
-    if row.state == TrialState.COMPLETE or lineages.diverged(row):
-        return lineages.value(row)
-    return None
-
-
-def repeated_scores(rows: Iterable[FrozenTrial]) -> dict[int, list[float]]:
-    """Scores of the repeats within a search: number of a trial -> in the order of their rows."""
-    found: dict[int, list[float]] = {}
-    for row in lineages.repeats(rows):
-        if (score := score_of(row)) is not None:
-            found.setdefault(row.user_attrs[REPEATS], []).append(score)
-    return found
 
 
 def repeats_text(rows: Sequence[FrozenTrial]) -> str:

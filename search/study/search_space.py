@@ -52,11 +52,13 @@ class Searched:
 
     specs: name -> range or choices, of every searched parameter. fixed: those of them that
     `--fix` holds. config: the base config, with `--fix` of keys that are not searched written in.
+    given: those whose range is the user's own, from `--range`.
     """
 
     specs: dict[str, Spec]
     fixed: dict[str, Value]
     config: Config
+    given: Sequence[str] = ()
 
     def defaults(self) -> dict[str, Value]:
         """What a first or enqueued trial takes for a searched key that it does not name.
@@ -89,9 +91,11 @@ def resolve(
     specs = dict(space.concrete(space.SPACE if table is None else table, config.training.epochs))
     for name in specs:
         _check_key(name, specs)
+    given: dict[str, None] = {}
     for text in ranges:
         name, spec = _range(text, specs)
         specs[name] = spec
+        given[name] = None
     fixed: dict[str, Value] = {}
     for text in fixes:
         name, value = _fix(text, specs)
@@ -99,8 +103,8 @@ def resolve(
             fixed[name] = inside(name, value, specs[name], what="--fix ")
         else:
             config = with_values(config, {name: value})
-    _check_ends(config, specs, fixed)
-    return Searched(specs, fixed, config)
+    check_ends(config, specs, fixed)
+    return Searched(specs, fixed, config, tuple(given))
 
 
 def distribution(spec: Spec) -> BaseDistribution:
@@ -371,8 +375,11 @@ def _fix(text: str, specs: Mapping[str, Spec]) -> tuple[str, Value]:
     return name, value_of(name, value, f"--fix {text}")
 
 
-def _check_ends(config: Config, specs: Mapping[str, Spec], fixed: Mapping[str, Value]) -> None:
-    """Both ends of every range must be trainable, so that no trial can fail on its draw."""
+def check_ends(config: Config, specs: Mapping[str, Spec], fixed: Mapping[str, Value]) -> None:
+    """Both ends of every range must be trainable, so that no trial can fail on its draw.
+
+    Raises ConfigError.
+    """
 
     def ends(name: str, absent: float) -> tuple[float, float]:
         if name in fixed:

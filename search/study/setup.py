@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 METRIC = "f_score per image, training grid"
 # how a study searches may change from run to run
-CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk", "spend_saved")
+CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk", "spend_saved", "widen")
 SAMPLER, PRUNER, REVIVE, PRUNE_RISK, SPEND_SAVED = "gp", "restart-aware", "auto", 0.01, 0.25
+WIDEN = "auto"
 # of studies that were made before these were kept with them
-_FORMER_RISK, _FORMER_SPENT = 0.05, 0.0
+_FORMER_RISK, _FORMER_SPENT, _FORMER_WIDEN = 0.05, 0.0, "off"
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
@@ -50,8 +51,10 @@ class Setup:
     data: root, name, fingerprint, train, val. revive: how many pruned trials may go on, or "auto".
     prune_risk: accepted risk, in (0, 1), of an answer that is worse by more than the noise between
     seeds. spend_saved: share, in [0, 1], of the epochs that pruning has saved, for repeats of
-    leading trials. uid: of this study alone, so that files left by a deleted one of the same name
-    are not taken for its own.
+    leading trials. widen: whether the search may widen ranges, "auto" or "off". given: parameters
+    whose range is the user's own and holds. widened: what was widened, see
+    `search.study.widenings`. uid: of this study alone, so that files left by a deleted one of the
+    same name are not taken for its own.
     """
 
     name: str
@@ -71,6 +74,9 @@ class Setup:
     revive: str | int = REVIVE
     prune_risk: float = _FORMER_RISK
     spend_saved: float = _FORMER_SPENT
+    widen: str = _FORMER_WIDEN
+    given: list[str] = field(default_factory=list)
+    widened: list[dict[str, Any]] = field(default_factory=list)
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -113,6 +119,7 @@ def make_setup(
     revive: str | int = REVIVE,
     prune_risk: float = PRUNE_RISK,
     spend_saved: float = SPEND_SAVED,
+    widen: str = WIDEN,
 ) -> Setup:
     """The setup of a study from what the command line came to. Raises StudyError."""
     if shown(name) != name:
@@ -148,6 +155,8 @@ def make_setup(
         revive=revive,
         prune_risk=prune_risk,
         spend_saved=spend_saved,
+        widen=widen,
+        given=list(searched.given),
     )
 
 

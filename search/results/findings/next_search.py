@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 import space
 from search.results.evidence import Evidence, sides, smoothed
 from search.results.findings.search_flags import (
-    Range,
     config_file_flags,
     config_flags,
     fix_texts,
@@ -23,18 +21,25 @@ from search.results.trials import Outcome
 from search.results.wording import listed, number
 from search.study.lineages import finished
 from search.study.names import is_repeats
+from search.study.ranges import (
+    EDGE,
+    SIDES,
+    Range,
+    is_at_edge,
+    is_trainable,
+    longer,
+    moved,
+    width,
+    with_ends,
+)
 from search.study.run_folders import trial_folder
-from search.study.search_space import describe, resolve
+from search.study.search_space import describe
 from search.study.setup import Setup, config_for
+from search.study.widenings import widenings_of
 from storage import redact
-from trainer.errors import ConfigError
 
 # fewer judged trials than this say nothing about a range
 _LEAST = 10
-# of the range, at either end: what lies there lies at the edge
-_EDGE = 0.1
-# of a range, what a widened one gains: the longest that can be trained
-_GAINS = (0.5, 0.25, 0.1)
 # a range that would lose less than this share of itself stays
 _LEAST_CUT = 0.2
 # fewer trials leave nothing to take the other parameters out of
@@ -74,7 +79,7 @@ def advice_sentences(seen: Evidence) -> list[str]:
     if len(seen.judged) < _LEAST:
         return [f"With {judged} no range can be judged, ten are needed: go on with the same study."]
     found = changes(seen)
-    more = _unsearched_sentences(results.setup)
+    more = [*_widened_sentences(results.setup), *_unsearched_sentences(results.setup)]
     if not found:
         edge = "nowhere do the best few lie at an edge"
         if len(seen.complete) < _LEAST:
@@ -86,6 +91,15 @@ def advice_sentences(seen: Evidence) -> list[str]:
             *more,
         ]
     return [f"For the next search: {'; '.join(change.text for change in found)}.", *more]
+
+
+def _widened_sentences(setup: Setup) -> list[str]:
+    """What the search has widened by itself."""
+    return [
+        f"The search itself changed a range: {one.text}"
+        f" ({one.worker}, {(one.at or '')[:16].replace('T', ' ')} UTC)."
+        for one in widenings_of(setup)
+    ]
 
 
 def _for_imported(seen: Evidence) -> str:
@@ -130,7 +144,7 @@ def unsearched(setup: Setup) -> dict[str, tuple[space.Float, str]]:
     return {
         name: own
         for name, own in known.items()
-        if name not in setup.specs() and _is_legal(setup, name, own[0])
+        if name not in setup.specs() and is_trainable(setup, name, own[0])
     }
 
 
@@ -173,63 +187,23 @@ def _widened(setup: Setup, name: str, spec: Range, having: Sequence[Outcome]) ->
     """The range widened at an end where the best few lie."""
     few = having[: max(3, min(10, round(0.1 * len(having))))]
     needed = max(3, math.ceil(2 * len(few) / 3))
-    for side in ("lower", "upper"):
+    for side in SIDES:
         # a value taken from the base config does not show where the search was drawn to
         outer = [
             one
             for one in few
-            if _is_at_edge(spec, float(one.params[name]), side)
+            if is_at_edge(spec, float(one.params[name]), side)
             and one.params[name] != setup.defaults.get(name)
         ]
         if len(outer) < needed:
             continue
-        wider = next(
-            (
-                it
-                for share in _GAINS
-                if (it := _stretched(spec, side, share)) and _is_legal(setup, name, it)
-            ),
-            None,
-        )
+        wider = longer(setup, name, spec, side)
         if wider is None:
             return None
         values = listed([number(float(one.params[name])) for one in outer])
         why = f"{len(outer)} of the best {len(few)} trials lie in its {side} tenth ({values})"
         return Change(name, spec, wider, why)
     return None
-
-
-def _is_at_edge(spec: Range, value: float, side: str) -> bool:
-    share = _width(spec, spec.low, value) / _width(spec, spec.low, spec.high)
-    return share <= _EDGE if side == "lower" else share >= 1 - _EDGE
-
-
-def _stretched(spec: Range, side: str, share: float) -> Range | None:
-    """The range longer by a share of itself at one end; None where that is no change."""
-    if side == "upper":
-        return _with_ends(spec, spec.low, _moved(spec, spec.high, share))
-    low = _moved(spec, spec.low, -share)
-    return _with_ends(spec, max(0.0, low) if spec.low >= 0 else low, spec.high)
-
-
-def _with_ends(spec: Range, low: float, high: float) -> Range | None:
-    """The range with ends rounded as a user would write them; None where none changes."""
-    if isinstance(spec, space.Int):
-        low, high = round(low), round(high)
-        new: Range = dataclasses.replace(spec, low=low, high=max(high, low + 1))
-    else:
-        low, high = (float(f"{end:.3g}") for end in (low, high))
-        new = dataclasses.replace(spec, low=low, high=high)
-    return None if new == spec else new
-
-
-def _is_legal(setup: Setup, name: str, spec: Range) -> bool:
-    try:
-        config = config_for(setup, setup.defaults, seed=0)
-        resolve(config, fix_texts(setup), range_texts(setup, {name: spec}))
-    except ConfigError:
-        return False
-    return True
 
 
 def _narrowed(seen: Evidence, name: str, spec: Range, having: Sequence[Outcome]) -> Change | None:
@@ -242,14 +216,14 @@ def _narrowed(seen: Evidence, name: str, spec: Range, having: Sequence[Outcome])
     kept = curve.x[curve.high >= curve.low.max()]
     best = float(having[0].params[name])
     # what is near the top may be as good
-    low = _moved(spec, min(best, float(kept[0])), -_EDGE)
-    high = _moved(spec, max(best, float(kept[-1])), _EDGE)
+    low = moved(spec, min(best, float(kept[0])), -EDGE)
+    high = moved(spec, max(best, float(kept[-1])), EDGE)
     # beyond the trials nothing is known
     low = low if low > max(curve.x[0], spec.low) else spec.low
     high = high if high < min(curve.x[-1], spec.high) else spec.high
-    if _width(spec, low, high) > (1 - _LEAST_CUT) * _width(spec, spec.low, spec.high):
+    if width(spec, low, high) > (1 - _LEAST_CUT) * width(spec, spec.low, spec.high):
         return None
-    after = _with_ends(spec, low, high)
+    after = with_ends(spec, low, high)
     if after is None:
         return None
     why = (
@@ -257,16 +231,6 @@ def _narrowed(seen: Evidence, name: str, spec: Range, having: Sequence[Outcome])
         f" 95 % bands that do not meet ({seen.counted_text(having).rstrip(',')})"
     )
     return Change(name, spec, after, why)
-
-
-def _moved(spec: Range, value: float, share: float) -> float:
-    """A value moved up by a share of the range's width, on its scale."""
-    more = share * _width(spec, spec.low, spec.high)
-    return value * math.exp(more) if spec.log else value + more
-
-
-def _width(spec: Range, low: float, high: float) -> float:
-    return math.log(high / low) if spec.log else high - low
 
 
 # --------------------------------------------------------------------------------- the command

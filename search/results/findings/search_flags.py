@@ -11,6 +11,7 @@ from typing import Any
 import space
 from search.results.trials import Results
 from search.study.identity import identity_differences
+from search.study.ranges import Range
 from search.study.run_folders import token_folders_of, trial_folder
 from search.study.search_space import Spec, Value, resolve
 from search.study.setup import (
@@ -19,6 +20,7 @@ from search.study.setup import (
     REVIVE,
     SAMPLER,
     SPEND_SAVED,
+    WIDEN,
     Setup,
     base_of,
     base_values,
@@ -26,8 +28,6 @@ from search.study.setup import (
 from trainer.config import Config, compose, get
 from trainer.errors import ConfigError
 from trainer.presets import SYNTHETIC, default_preset
-
-Range = space.Float | space.Int
 
 _FLAGS = {
     "training.epochs": "--epochs",
@@ -105,6 +105,7 @@ def search_flags(setup: Setup) -> list[str]:
         ("--revive", setup.revive, REVIVE),
         ("--prune-risk", setup.prune_risk, PRUNE_RISK),
         ("--spend-saved", setup.spend_saved, SPEND_SAVED),
+        ("--widen", setup.widen, WIDEN),
     ):
         if value != plain:
             words += [flag, str(value)]

@@ -101,18 +101,24 @@ class TrueMeans:
         }
 
     def gains(
-        self, configurations: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]] = ()
+        self,
+        configurations: Sequence[Mapping[str, Any]],
+        beside: Sequence[Mapping[str, Any]] = (),
+        *,
+        one_seed: bool = False,
     ) -> Array:
         """By how much each of some other configurations may be expected to beat the best, [M].
 
         beside: those that are being trained now; they are believed to come to their means.
+        one_seed: by what one training tells of each, and not by what it is.
         """
         posterior = self._posterior
         best = float(posterior.of_seen()[0].max())
         if beside:
             posterior = posterior.joined_by(_places(self._specs, beside))
         means, variances = posterior.elsewhere(_places(self._specs, configurations))
-        deviations = np.sqrt(variances)
+        noise = math.exp(2 * float(self._sizes[-1])) if one_seed else 0.0
+        deviations = variances / np.sqrt(variances + noise)
         above = (means - best) / deviations
         density = np.exp(-0.5 * above**2) / math.sqrt(2 * math.pi)
         return self._scale * deviations * (above * ndtr(above) + density)

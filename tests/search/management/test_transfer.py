@@ -15,9 +15,8 @@ from search.management import first_trials
 from search.management.first_trials import enqueue_first
 from search.management.transfer import transfer_trials
 from search.strategy.loading import load_study
-from search.study.lineages import best_of, finished, nothing_better_for
+from search.study.lineages import best_of, finished, nothing_better_for, repeated_scores
 from search.study.lookup import load_setup
-from search.study.repeats import repeated_scores
 from search.study.requests import planned_params
 from search.study.setup import StudyError, trial_config
 from storage import LeasedStorage
