@@ -32,12 +32,13 @@ ALLOWED = {
 # folder of search/ -> the other folders that it may import, type-checking imports included
 FOLDERS = {
     "study": set(),
-    "strategy": {"study"},
-    "execution": {"study", "strategy"},
-    "management": {"study", "strategy"},
-    "results": {"study", "strategy"},
-    "confirmation": {"study", "results", "execution", "management"},
-    "reporting": {"study", "results", "confirmation"},
+    "trainers": {"study"},
+    "strategy": {"study", "trainers"},
+    "execution": {"study", "trainers", "strategy"},
+    "management": {"study", "trainers", "strategy"},
+    "results": {"study", "trainers", "strategy"},
+    "confirmation": {"study", "trainers", "results", "execution", "management"},
+    "reporting": {"study", "trainers", "results", "confirmation"},
     "importing": {"study", "results"},
     "web": set(),
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.trial_runner import Revival, one_trial, refresh
-from search.execution.worker_context import WorkerContext, load_data
+from search.execution.worker_context import WorkerContext
 from search.strategy.revival import Revivals, revival_row
 from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
@@ -58,7 +58,7 @@ def _work(context: WorkerContext) -> None:
             context.signals.asked.wait(_PAUSE_S)
             continue
         # before a place is taken: faces that cannot be read are no trial's fault
-        load_data(context)
+        context.trainer.ready(context.setup)
         # one that was begun, or parked, has had its place
         budget = total if revival is None else None
         token = context.storage.take_slot(context.study_id, budget, context.owner)

@@ -36,15 +36,18 @@ COLUMNS: dict[str, tuple[str, str]] = {
 
 
 def metrics(
-    history: Sequence[Mapping[str, Any]], *, ce_weight: float = 1.0, dice_weight: float
+    history: Sequence[Mapping[str, Any]],
+    *,
+    ce_weight: float = 1.0,
+    dice_weight: float | None = None,
 ) -> dict[str, float | int | str | bool | None]:
     """The table's metrics of one training.
 
     history: rows with epoch, val_f and (where it was measured) train_f, scores in [0, 1].
-    dice_weight: the mean level over training. Returns plain JSON values under the keys of
-    `COLUMNS`: `gap` is train F - val F at the best epoch, `degradation` best - final val F,
-    `instability` the standard deviation of the changes from epoch to epoch (None below three
-    epochs). Raises ValueError for an empty history.
+    dice_weight: the mean level over training; None: the loss has no Dice. Returns plain JSON
+    values under the keys of `COLUMNS`: `gap` is train F - val F at the best epoch, `degradation`
+    best - final val F, `instability` the standard deviation of the changes from epoch to epoch
+    (None below three epochs). Raises ValueError for an empty history.
     """
     scores = f_scores(history)
     at = best_epoch(scores)
@@ -63,7 +66,7 @@ def metrics(
         "degradation": best - final,
         "degradation_pct": 100 * (best - final) / best if best > 0 else 0.0,
         "instability": statistics.stdev(changes) if len(changes) >= 2 else None,
-        "ce_dice_ratio": ratio(ce_weight, dice_weight),
+        "ce_dice_ratio": None if dice_weight is None else ratio(ce_weight, dice_weight),
         "epochs_trained": len(f_score),
         "still_rising": still_rising(f_score),
     }
