@@ -32,7 +32,7 @@ ALLOWED = {
 # folder of search/ -> the other folders that it may import, type-checking imports included
 FOLDERS = {
     "study": set(),
-    "trainers": set(),
+    "trainers": {"study"},
     "strategy": {"study"},
     "execution": {"study", "strategy"},
     "management": {"study", "strategy"},
