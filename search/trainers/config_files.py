@@ -23,7 +23,7 @@ import yaml
 from search.trainers.readings import leaves
 from search.trainers.toml_text import toml_text
 from trainer.errors import ConfigError
-from trainer.notation import read_text
+from trainer.notation import read_text, switch
 
 Format = Literal["yaml", "json", "toml"]
 _FORMATS: Mapping[str, Format] = {
@@ -101,8 +101,10 @@ def _put(made: dict[str, Any], key: str, value: Any, new_keys: bool) -> None:
 
 
 def _of_kind(value: Any, present: Any) -> Any:
-    """A number as the present one is written: whole, or with a point."""
-    if isinstance(value, bool) or isinstance(present, bool):
+    """A number as the present one is written, whole or with a point; yes and no as a switch."""
+    if isinstance(present, bool):
+        return switch(value)
+    if isinstance(value, bool):
         return value
     if isinstance(present, int) and isinstance(value, float) and value.is_integer():
         return int(value)

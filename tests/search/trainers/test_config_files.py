@@ -101,7 +101,7 @@ def test_values_are_put_at_dotted_keys_and_nothing_else_changes(tmp_path: Path) 
         "layers.0.width": 32.0,
         "data.limit": 2000.0,
         "training.weight_decay": 0,
-        "data.shuffle": False,
+        "data.shuffle": "no",
         "experiment.name": "new",
         "training.nothing": 2.5,
     }
