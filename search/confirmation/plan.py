@@ -21,7 +21,8 @@ import optuna
 import space
 from search.confirmation.scores import repeat_key, repeats_of
 from search.management.enqueue import put_in_queue
-from search.management.planning import StudyOptions, planned
+from search.management.options import StudyOptions
+from search.management.planning import planned
 from search.results.reading import results_of
 from search.results.trials import Outcome
 from search.study.attributes import CONFIGURATION, REPEAT, SEED
@@ -143,24 +144,26 @@ def compared(text: str, options: ConfirmOptions) -> Task:
     key, values = _key_and_values(text)
     config, preset, data = options.config, options.preset, options.data
     plan = planned(StudyOptions(config=config, preset=preset, data=data))
+    faces = plan.faces
+    assert faces is not None, "no other program was asked for"
     composed = compose(
         file=config,
         preset=preset,
-        default_preset=plan.preset,
+        default_preset=faces.preset,
         flags={"data.root": data},
-        train_images=plan.summary.train,
+        train_images=faces.summary.train,
         keep=[key],
     )
     try:
         searched = resolve(composed.config, table={key: _spec(values)})
         name = repeats_name(options.study or f"{plan.setup.name}-{key}")
-        setup = _setup(name, searched, plan.summary, plan.setup)
+        setup = _setup(name, searched, faces.summary, plan.setup)
         for value in values:
             _check(config_for(setup, {key: value}, seed=0), key, value)
     except ConfigError as error:
         raise ConfigError(f"--compare {text}: {error}") from None
     configurations = [Configuration(f"{key} {_shown(value)}", {key: value}) for value in values]
-    return Task(setup, plan.summary, configurations, notes=composed.notes)
+    return Task(setup, faces.summary, configurations, notes=composed.notes)
 
 
 def joined(task: Task, study: optuna.Study, fix: str) -> Task:

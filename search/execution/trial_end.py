@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.execution.worker_context import WorkerContext
 from search.study.attributes import REASON, VERDICT
 from search.study.run_records import trial_record
+from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
 from search.study.verdicts import verdict_of
 from search.trainers.contract import Training
@@ -49,7 +50,8 @@ def finish(
     value: its score, None where it did not come to its end.
     """
     left = training.leave(value is not None)
-    for name, item in left.attributes.items():
+    kept = metrics(left.history) if left.history else {}
+    for name, item in {**kept, **left.attributes}.items():
         trial.set_user_attr(name, item)
     row = context.storage.get_trial(id_of_trial(trial))
     # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
@@ -69,7 +71,7 @@ def finish(
         if verdict := verdict_of(row.user_attrs.get(VERDICT)):
             how += f": {verdict.text()}"
     else:
-        how = f"{value:.4f} (epoch {left.attributes['best_epoch']})"
+        how = f"{value:.4f} (epoch {kept['best_epoch']})"
     LOG.info(f"trial {trial.number}: {end.state.name}, {how}", extra={"trial": trial.number})
     context.storage.release(token)
 

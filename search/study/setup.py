@@ -17,6 +17,7 @@ import optuna
 import space
 from search.study.attributes import RUNTIME, SEED
 from search.study.names import PRUNERS, SAMPLERS, is_repeats
+from search.study.program import Program
 from search.study.search_space import Searched, Spec, Value, distribution
 from trainer.config import Config, base_identity, config_from_dict, key_path, to_dict
 from trainer.config.keys import put
@@ -50,7 +51,8 @@ class Setup:
     data: root, name, fingerprint, train, val. revive: how many pruned trials may go on, or "auto".
     prune_risk: accepted risk, in (0, 1), of an answer that is worse by more than the noise between
     seeds. uid: of this study alone, so that files left by a deleted one of the same name are not
-    taken for its own.
+    taken for its own. program: what trains; None: our own trainer. Of a program, base is its whole
+    config, and there are no runtime and data but the name.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Setup:
     revive: str | int = REVIVE
     prune_risk: float = _FORMER_RISK
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    program: Program | None = None
 
     @property
     def draws(self) -> bool:
@@ -86,6 +89,10 @@ class Setup:
         read = {name: space.from_json(spec) for name, spec in self.space.items()}
         return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
 
+    def key_of(self, name: str) -> str:
+        """The dotted key of the config that a parameter sets. Raises ConfigError."""
+        return name if self.program is not None else ".".join(key_path(name))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return dataclasses.asdict(self) | {"order": list(self.space)}
@@ -96,6 +103,8 @@ class Setup:
         names = {known.name for known in dataclasses.fields(cls)}
         values = {name: item for name, item in stored.items() if name in names}
         values["space"] = {name: stored["space"][name] for name in stored["order"]}
+        if values.get("program") is not None:
+            values["program"] = Program.from_json(values["program"])
         return cls(**values)
 
 
@@ -112,17 +121,9 @@ def make_setup(
     prune_risk: float = PRUNE_RISK,
 ) -> Setup:
     """The setup of a study from what the command line came to. Raises StudyError."""
-    if shown(name) != name:
-        raise StudyError(
-            f"--study {shown(name)}: a study's name is text in UTF-8, since stores hold no other;"
-            " name it otherwise"
-        )
-    for what, given, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
-        if given not in known:
-            raise StudyError(f"--{what} {given}: not one of {', '.join(known)}")
     config = searched.config
     whole = to_dict(config)
-    return Setup(
+    setup = Setup(
         name=name,
         base=base_of(searched),
         runtime=whole["runtime"],
@@ -145,6 +146,24 @@ def make_setup(
         revive=revive,
         prune_risk=prune_risk,
     )
+    return checked_names(setup)
+
+
+def checked_names(setup: Setup) -> Setup:
+    """The setup, whose names are known ones. Raises StudyError."""
+    name = setup.name
+    if shown(name) != name:
+        raise StudyError(
+            f"--study {shown(name)}: a study's name is text in UTF-8, since stores hold no other;"
+            " name it otherwise"
+        )
+    for what, given, known in (
+        ("sampler", setup.sampler, SAMPLERS),
+        ("pruner", setup.pruner, PRUNERS),
+    ):
+        if given not in known:
+            raise StudyError(f"--{what} {given}: not one of {', '.join(known)}")
+    return setup
 
 
 def base_of(searched: Searched) -> dict[str, Any]:

@@ -52,8 +52,9 @@ class Told(Protocol):
 
 @dataclass(frozen=True)
 class Left:
-    """What a training leaves: attributes of its trial, and files for the dashboard."""
+    """What a training leaves: a row an epoch, attributes of its trial, files for the dashboard."""
 
+    history: Sequence[Row] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[Path] = ()
 

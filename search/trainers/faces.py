@@ -21,13 +21,13 @@ from search.study.attributes import (
 from search.study.checkpoints import ResumePoint, clear_strangers, newest_checkpoint, taken_over
 from search.study.run_folders import read_history
 from search.study.setup import Setup
-from search.study.training_metrics import metrics
+from search.study.training_metrics import ratio
 from search.trainers.contract import Left, Machine, Task, Told
 from trainer.config import Config, config_from_dict, to_dict, to_yaml, with_values
 from trainer.data.dataset import FaceData, load_faces
 from trainer.errors import DataError
 from trainer.fit import FitResult, Progress, fit
-from trainer.history import Row
+from trainer.history import Row, best_epoch, f_scores
 from trainer.pictures import contact_sheet
 from trainer.runtime import applied, choose_runtime
 from trainer.scoring import final_scores
@@ -129,8 +129,9 @@ class FacesTraining:
         weights = out / "best.pt" if result is None else result.best_checkpoint
         loss, kept = self._config.loss, dict[str, Any]()
         if history:
-            kept = dict(metrics(history, ce_weight=loss.ce_weight, dice_weight=loss.dice_weight))
-            best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])
+            best = best_epoch(f_scores(history))
+            best_row = next(entry for entry in history if entry["epoch"] == best)
+            kept["ce_dice_ratio"] = ratio(loss.ce_weight, loss.dice_weight)
             kept |= {name: best_row.get(name) for name in (F_LARGE, F_SMALL)}
         sheet = out / "contact_sheet.png"
         if weights.is_file():
@@ -140,7 +141,7 @@ class FacesTraining:
                     # of the best epoch, against the untouched masks
                     kept[F_SCORE_FULL] = float(full["f_score_full"])
                 contact_sheet(weights, self._faces.val, sheet, device=device)
-        return Left(kept, [sheet])
+        return Left(history, kept, [sheet])
 
 
 def _with_runtime(config: Config, task: Task, machine: Machine) -> Config:

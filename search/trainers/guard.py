@@ -50,6 +50,7 @@ def main(words: list[str]) -> int:
         if told in ready:
             os.read(told, 512)
         if 0 in ready and not os.read(0, 512):
+            child.kill()
             break
     kill_descendants()
     code = child.wait()
@@ -66,7 +67,10 @@ def _prctl() -> Callable[[int, int], object]:
 
 
 def kill_descendants() -> None:
-    """Kill every process that came of this one: as a subreaper it inherits the orphans."""
+    """Kill every process that came of this one: as a subreaper it inherits the orphans.
+
+    Without /proc the program alone is known.
+    """
     for _ in range(_ROUNDS):
         found = list(descendants(os.getpid()))
         for pid in found:

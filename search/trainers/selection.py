@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from search.study.setup import Setup
+from search.trainers.command import CommandTrainer
 from search.trainers.contract import Machine, Trainer
 from search.trainers.faces import FacesTrainer
+from search.trainers.function import FunctionTrainer
 
 
 def trainer_of(setup: Setup, machine: Machine | None = None) -> Trainer:
     """The trainer of a study, for one worker. machine: None: nothing is trained."""
-    return FacesTrainer(machine or Machine())
+    machine = machine or Machine()
+    if setup.program is None:
+        return FacesTrainer(machine)
+    if setup.program.kind == "command":
+        return CommandTrainer(machine)
+    return FunctionTrainer(machine)
