@@ -49,6 +49,11 @@ class Listener:
         self._done = False
         self.replaced: list[int] = []
 
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch was reported already."""
+        return bool(self._reported)
+
     def report(self, epoch: int, score: float) -> None:
         """As `search.trainers.contract.Told`. Raises optuna.TrialPruned and what `look` raises."""
         if self._reported.get(epoch) != score:

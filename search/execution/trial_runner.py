@@ -257,6 +257,11 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     value: float | None = None
     end = TrialEnd(TrialState.COMPLETE, "finished")
     if not taken_over:
+        if listener.begun:
+            LOG.info(
+                f"trial {trial.number} begins anew: there is nothing that it could go on from",
+                extra={"trial": trial.number},
+            )
         context.storage.record(trial_id, "started")
     else:
         last = max(taken_over)

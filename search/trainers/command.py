@@ -7,6 +7,7 @@ ends with the worker, however that ends.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import shutil
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,7 @@ from search.trainers.contract import Machine, Task, Told, Training
 from search.trainers.output_log import OutputLog
 from search.trainers.placeholders import filled, placeholders_of, words_of
 from search.trainers.program_runs import (
+    COUNTS_FROM_ZERO,
     LOG_NAME,
     REPORT,
     WORK,
@@ -41,6 +43,9 @@ LOG = logging.getLogger(__name__)
 # seconds between two looks at what has been told, between two questions whether to end, and after
 # which a program that has told nothing is named
 _POLL_S, _ASK_S, _SILENT_S = 0.1, 0.5, 60.0
+# seconds for which the first score waits for the program's end
+_HOLD_S = 0.25
+_AT_END = "at its end"
 # a chatty program is not read more often: what it prints meanwhile waits in the pipe
 _REST_S, _PIECE = 0.05, 1 << 16
 
@@ -94,7 +99,6 @@ class CommandTraining(ProgramTraining):
         self._said = said
         self._folder = Path(self.program.folder)
         self._places = [self.files]
-        self._told_at_end = False
         if needs_own_folder(self.program):
             self._folder = own_folder(self._folder, task.out / WORK, self.program)
             self._places.append(self._folder)
@@ -152,18 +156,20 @@ class CommandTraining(ProgramTraining):
     @contextmanager
     def _scores(self) -> Iterator[Scores]:
         """How this program tells its scores; made before it starts."""
-        program, after = self.program, self.reached
+        program, after, zero = self.program, self.reached, self.counts_from_zero
         if program.pattern is not None:
-            yield OutputPattern(program.pattern, after=after)
+            yield OutputPattern(program.pattern, after=after, from_zero=zero)
         elif program.history is not None:
             assert program.score_key is not None
             key, now = program.score_key, time.time()
-            with History(self._places, program.history, key, now, after=after) as history:
+            with History(
+                self._places, program.history, key, now, after=after, from_zero=zero
+            ) as history:
                 yield history
         else:
             report = self.task.out / REPORT
             report.unlink(missing_ok=True)
-            yield ReportFile(report, after=after)
+            yield ReportFile(report, after=after, from_zero=zero)
 
     # ------------------------------------------------------------------------------ while it runs
 
@@ -175,6 +181,7 @@ class CommandTraining(ProgramTraining):
         begun = heard_s = asked_s = time.monotonic()
         self.begin_clock()
         heard = ended = False
+        first = _First(_HOLD_S if _AT_END not in self._said else None)
         while not ended:
             output = piece(process.stdout, _POLL_S)
             # a program may close its output and go on
@@ -183,10 +190,10 @@ class CommandTraining(ProgramTraining):
                 time.sleep(_POLL_S)
             log.add(output or b"")
             readings = _readings(scores, output or b"", ended)
-            # what comes with the end stands for the whole training
-            self._told_at_end = self._told_at_end or (ended and not heard and len(readings) == 1)
-            for reading in readings:
-                epoch = self.task.epochs if self._told_at_end else reading.epoch
+            if readings and scores.readings.from_zero:
+                (self.task.out / COUNTS_FROM_ZERO).touch()
+            for reading in first.released(readings, ended):
+                epoch = self.task.epochs if first.is_last else reading.epoch
                 self.tell(told, epoch, reading.score, reading.figures)
             now = time.monotonic()
             heard = heard or bool(readings)
@@ -200,6 +207,12 @@ class CommandTraining(ProgramTraining):
                 told.look()
             if output and len(output) < _PIECE:
                 time.sleep(_REST_S)
+        if first.alone and self.resume is None and self.task.epochs > 1:
+            self._say_once(
+                _AT_END,
+                "its program tells a score only at its end, so that no trial can be pruned; report"
+                " after each epoch to save their time",
+            )
 
     def _check_silence(self, silent_s: float, log: OutputLog) -> None:
         limit = self.program.epoch_timeout_s
@@ -220,12 +233,39 @@ class CommandTraining(ProgramTraining):
             raise RuntimeError(f"the command ended with {how}{_said(log.last_lines())}")
         if not self.reached:
             raise RuntimeError(f"the command told no score: {scores.why_nothing()}")
-        if self._told_at_end and self.task.epochs > 1:
-            self._say_once(
-                "at its end",
-                "its program tells a score only at its end, so that no trial can be pruned; report"
-                " after each epoch to save their time",
-            )
+
+
+class _First:
+    """Holds the first reading back: one that comes with the end stands for the whole training.
+
+    hold_s: how long; None: until a second one comes, or the end.
+    """
+
+    def __init__(self, hold_s: float | None) -> None:
+        self._hold_s = math.inf if hold_s is None else hold_s
+        self._held: Reading | None = None
+        self._held_s = 0.0
+        self._count = 0
+        self.is_last = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether there was no other one."""
+        return self._count == 1
+
+    def released(self, readings: Sequence[Reading], ended: bool) -> list[Reading]:
+        """What is to be told now of what has come."""
+        now = time.monotonic()
+        if readings and not self._count:
+            self._held, self._held_s, readings = readings[0], now, readings[1:]
+            self._count = 1
+        self._count += len(readings)
+        held = self._held
+        if held is None or not (readings or ended or now - self._held_s > self._hold_s):
+            return list(readings)
+        self._held = None
+        self.is_last = ended and self.alone
+        return [held, *readings]
 
 
 def _readings(scores: Scores, output: bytes, ended: bool) -> list[Reading]:

@@ -26,6 +26,8 @@ from trainer.history import F_SCORE, Row, f_scores
 from trainer.notation import dump_yaml
 
 FILES, WORK, LOG_NAME, REPORT = "files", "work", "output.log", "report.jsonl"
+# stands where a program was seen to count its epochs from 0: a run that goes on does not show it
+COUNTS_FROM_ZERO = "counts_from_zero"
 
 
 class ProgramTrainer:
@@ -56,6 +58,7 @@ class ProgramTraining:
         form = cast(Format, self.program.format)
         atomic_write_text(self.config_file, written(dict(task.config), form))
         self.resume: Path | None = None
+        self.counts_from_zero = False
         self._rows: dict[int, Row] = {}
         self._heard_s = time.monotonic()
 
@@ -70,6 +73,7 @@ class ProgramTraining:
             return []
         for folder in claims_of(task.setup.uid, task.folders):
             self._rows |= {row["epoch"]: row for row in read_history(folder)}
+            self.counts_from_zero |= (folder / COUNTS_FROM_ZERO).exists()
         self._keep()
         return self._history()
 
