@@ -8,7 +8,6 @@ nothing.
 from __future__ import annotations
 
 import fcntl
-import glob
 import hashlib
 import os
 import tempfile
@@ -90,8 +89,11 @@ class History:
         after: int = 0,
         from_zero: bool = False,
     ) -> None:
-        self._folders = [Path(folder) for folder in folders]
-        self._pattern, self._score_key, self._since = pattern, score_key, since
+        self._given = pattern
+        whole = Path(pattern).is_absolute()
+        self._folders = [Path("/")] if whole else [Path(folder) for folder in folders]
+        self._pattern = pattern.lstrip("/") if whole else pattern
+        self._score_key, self._since = score_key, since
         self._before = {path for _, path in self._matches()}
         self._file: HistoryFile | None = None
         self._lock: int | None = None
@@ -136,17 +138,17 @@ class History:
             return self._file.why_nothing()
         if self._taken is not None:
             return (
-                f"--history {self._pattern}: {self._taken} is read by another trial; have the"
+                f"--history {self._given}: {self._taken} is read by another trial; have the"
                 " program write below {out}"
             )
         places = " and ".join(str(folder) for folder in self._folders)
-        return f"--history {self._pattern}: no file of that name was made or changed in {places}"
+        return f"--history {self._given}: no file of that name was made or changed in {places}"
 
     def _matches(self) -> Iterator[tuple[int, Path]]:
-        """Each match, with the place of its folder."""
+        """Each match, with the place of its folder; `**` does not follow links."""
         for place, folder in enumerate(self._folders):
-            for name in glob.iglob(self._pattern, root_dir=folder, recursive=True):
-                yield place, folder / name
+            for path in folder.glob(self._pattern):
+                yield place, path
 
     def _find(self) -> None:
         """Turn to the best of the files that nobody else reads."""

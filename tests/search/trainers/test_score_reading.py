@@ -251,6 +251,20 @@ def test_only_what_changed_since_the_start_counts_and_what_is_new_goes_before(
         assert history.path == own / "history.json"
 
 
+def test_a_pattern_may_be_absolute_and_links_are_not_searched(tmp_path: Path) -> None:
+    project, own = tmp_path / "project", tmp_path / "own"
+    project.mkdir()
+    own.mkdir()
+    (own / "linked").symlink_to(project)
+    with (
+        History([own], "**/history.json", "val_f", time.time()) as first,
+        History([own], f"{project}/*.json", "val_f", time.time()) as second,
+    ):
+        (project / "history.json").write_text('{"val_f": [0.5]}')
+        assert first.new() == []
+        assert told(second.new()) == [(1, 0.5)]
+
+
 def test_two_trials_never_read_one_history(tmp_path: Path) -> None:
     with watched(tmp_path) as first, watched(tmp_path) as second:
         (tmp_path / "history.json").write_text('{"val_f": [0.5]}')
