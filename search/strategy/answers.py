@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from search.strategy.forecast.features import from_log, to_log
+from search.strategy.forecast.features import SHARES, Scale
 from search.strategy.forecast.true_means import Shown, true_means
 from search.study import lineages
 from search.study.search_space import Spec, Value, matching
@@ -36,12 +36,13 @@ def answer_of(
     rows: Sequence[FrozenTrial],
     specs: Mapping[str, Spec],
     repeats: Mapping[int, Sequence[float]] | None = None,
+    scale: Scale = SHARES,
 ) -> Answer | None:
     """The answer of a study, None without a complete trial.
 
     Evidence is every complete trial: its own score, its repeats, and the scores of configurations
     near to it. rows: the study's, as they are. specs: what is searched. repeats: number of a trial
-    -> scores of its configuration with fresh seeds.
+    -> scores of its configuration with fresh seeds. scale: of the scores.
     """
     complete = lineages.best_first(lineages.merged(rows))
     if not complete:
@@ -52,13 +53,13 @@ def answer_of(
         if (params := _as_trained(one, specs)) is not None:
             alike.setdefault(tuple(params.items()), []).append(one)
     groups = list(alike.values())
-    if sum(map(len, groups)) < LEAST:
+    placed = scale.holds(one.value for group in groups for one in group if one.value is not None)
+    if sum(map(len, groups)) < LEAST or not placed:
         return Answer(complete[0])
-    beliefs = true_means(specs, [_shown(*item, repeats or {}) for item in alike.items()])
+    beliefs = true_means(specs, [_shown(*item, repeats or {}, scale) for item in alike.items()])
     best = max(beliefs, key=lambda place: (beliefs[place].mean, -place))
-    expected = from_log(beliefs[best].mean)
-    # to first order: the scale is -log(1 - score)
-    error = math.sqrt(beliefs[best].variance) * (1 - expected)
+    expected = scale.from_log(beliefs[best].mean)
+    error = math.sqrt(beliefs[best].variance) * scale.wrong(expected)
     return Answer(groups[best][0], expected, error)
 
 
@@ -80,8 +81,9 @@ def _shown(
     params: tuple[tuple[str, Value], ...],
     trials: Sequence[FrozenTrial],
     repeats: Mapping[int, Sequence[float]],
+    scale: Scale,
 ) -> Shown:
     scores = [one.value or 0.0 for one in trials]
     for one in trials:
         scores += repeats.get(one.number, ())
-    return Shown(dict(params), float(np.mean(to_log(np.array(scores)))), len(scores))
+    return Shown(dict(params), float(np.mean(scale.to_log(np.array(scores)))), len(scores))

@@ -35,13 +35,14 @@ _FACTS: dict[str, Callable[[Setup], Any]] = {
     "metric": lambda setup: setup.metric,
     "grid": lambda setup: base_values(setup).get("data.image_size"),
     "epochs": lambda setup: setup.epochs,
+    "program": lambda setup: None if setup.program is None else setup.program.call,
 }
 
 
 def differing_facts(one: Setup, other: Setup, *facts: str) -> list[str]:
     """Those of the facts by which scores of two setups do not compare, in the order given.
 
-    facts: of "data" (fingerprint of pictures and split), "metric", "grid", "epochs".
+    facts: of "data" (fingerprint of pictures and split), "metric", "grid", "epochs", "program".
     """
     return [fact for fact in facts if _FACTS[fact](one) != _FACTS[fact](other)]
 

@@ -10,7 +10,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import gammaln, ndtr, stdtr
 
-from search.strategy.forecast.features import Array, to_log
+from search.strategy.forecast.features import Array, Scale
 from search.strategy.forecast.model import End, Forecast
 from search.study import lineages
 from search.study.attributes import CONTINUES
@@ -22,7 +22,7 @@ _TAIL = 7.0
 
 @dataclass(frozen=True)
 class Competitors:
-    """What a trial's end is held against, on the scale of `features.to_log`.
+    """What a trial's end is held against, on the scale of `features.Scale`.
 
     best: of the complete trials, None before the first. running: ends of other running trials.
     newcomer: mean and deviation of one not yet begun. to_come: how many of those count.
@@ -78,9 +78,16 @@ class StudyForecast:
         self.learned = 0
         self.complete = 0
         self.best: float | None = None
+        # whether every score has a place on the scale; else nothing here means anything
+        self.fits = True
         self._settled: set[int] = set()
         self._places = 0
         self._newcomer: tuple[float, float] | None = None
+
+    @property
+    def scale(self) -> Scale:
+        """On what the study's scores are forecast."""
+        return self.forecast.features.scale
 
     def update(self, rows: Sequence[FrozenTrial]) -> None:
         """Take in what has happened since the last time. rows: the study's, as they are."""
@@ -92,6 +99,7 @@ class StudyForecast:
             self._reset()
             news = list(rows)
             ended = [row for row in rows if row.state.is_finished()]
+        self.fits &= all(self.scale.holds(row.intermediate_values.values()) for row in news)
         for one in lineages.merged(ended):
             self._learn(one)
         self._settled.update(row.number for row in ended)
@@ -109,7 +117,7 @@ class StudyForecast:
         value = lineages.value(one)
         if one.state == TrialState.COMPLETE and value is not None:
             self.complete += 1
-            value = float(to_log(value))
+            value = float(self.scale.to_log(value))
             self.best = value if self.best is None else max(self.best, value)
 
     @property
