@@ -96,8 +96,8 @@ def summary(
         full = trial.user_attrs.get(F_SCORE_FULL)
         tell(
             console,
-            f"answer: trial {trial.number}, f_score {worth_text(answer)} (per image on the training"
-            " grid)"
+            f"answer: trial {trial.number}, {setup.score_name} {worth_text(answer)}"
+            + (" (per image on the training grid)" if setup.program is None else "")
             + ("" if full is None else f", f_score_full {full:.4f} (at the masks' own size)")
             + f": {params_text(trial.params)}",
         )

@@ -89,6 +89,11 @@ class Setup:
         read = {name: space.from_json(spec) for name, spec in self.space.items()}
         return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
 
+    @property
+    def score_name(self) -> str:
+        """What its values are called in a line of text."""
+        return "f_score" if self.program is None else self.program.label
+
     def key_of(self, name: str) -> str:
         """The dotted key of the config that a parameter sets. Raises ConfigError."""
         return name if self.program is not None else ".".join(key_path(name))

@@ -16,6 +16,7 @@ from search.results.findings.search_flags import (
     config_file_flags,
     config_flags,
     fix_texts,
+    program_flags,
     range_texts,
     search_flags,
 )
@@ -111,6 +112,8 @@ def unsearched(setup: Setup) -> dict[str, tuple[space.Float, str]]:
     Name -> a range around that value, and what is known. Figures: `scripts/benchmarks/README.md`,
     "What each ingredient brings" and "Tried and dropped".
     """
+    if setup.program is not None:
+        return {}
     config = config_for(setup, setup.defaults, seed=0)
     rate, rotation = config.training.learning_rate, config.augmentation.rotation
     known = {
@@ -224,6 +227,9 @@ def _with_ends(spec: Range, low: float, high: float) -> Range | None:
 
 
 def _is_legal(setup: Setup, name: str, spec: Range) -> bool:
+    if setup.program is not None:
+        # nothing is known here of what it can train
+        return not isinstance(setup.specs()[name], space.Choice)
     try:
         config = config_for(setup, setup.defaults, seed=0)
         resolve(config, fix_texts(setup), range_texts(setup, {name: spec}))
@@ -301,6 +307,8 @@ def next_command(
     else:
         words += ["--study", setup.name, "--trials", str(ended + _FEWEST_TRIALS)]
     words += ["--storage", redact(storage), "--runs", runs]
+    if setup.program is not None:
+        return words + program_flags(setup, setup.program, changed) + search_flags(setup)
     own = config_flags(setup) or config_file_flags(results, setup, Path(runs))
     if own is None:
         return None
