@@ -60,7 +60,7 @@ def finish(
     row.value = value
     write_config(context, row, training.config, out)
     _keep_artifacts(context, trial, [out / "config.yaml", *left.files])
-    put_note(trial, trial_note(row, context.setup.epochs))
+    put_note(trial, trial_note(row, context.setup.epochs, context.setup.own_score))
     with context.storage.ending(end.event, end.cause):
         if value is None:
             context.study.tell(trial, state=end.state)

@@ -49,14 +49,17 @@ def commands(study: str, *, storage: str, runs: str) -> dict[str, str]:
     }
 
 
-def best_trials_table(study: optuna.Study, count: int = 5) -> Table:
-    """The seed's table for the best trials: a column a trial, so that it fits 80 columns."""
+def best_trials_table(study: optuna.Study, count: int = 5, score: str | None = None) -> Table:
+    """The seed's table for the best trials: a column a trial, so that it fits 80 columns.
+
+    score: as in `training_metrics.columns`.
+    """
     rows = training_metrics.rows(study, count)
     table = Table(title="The best trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for row in rows:
         table.add_column(f"trial {row['trial']}", justify="right")
-    for heading, cells in training_metrics.across(rows):
+    for heading, cells in training_metrics.across(rows, score):
         table.add_row(heading, *cells)
     return table
 
@@ -81,7 +84,7 @@ def summary(
         if revived:
             tell(console, _revived_text(trials, revived, budget))
         console.print()
-        console.print(best_trials_table(study))
+        console.print(best_trials_table(study, score=setup.own_score))
         console.print()
     shares = importance(trials)
     if shares:

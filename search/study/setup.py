@@ -90,9 +90,14 @@ class Setup:
         return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
 
     @property
+    def own_score(self) -> str | None:
+        """What the scores of a user's program are called; None: ours, the F-score."""
+        return None if self.program is None else self.program.label
+
+    @property
     def score_name(self) -> str:
         """What its values are called in a line of text."""
-        return "f_score" if self.program is None else self.program.label
+        return self.own_score or "f_score"
 
     def key_of(self, name: str) -> str:
         """The dotted key of the config that a parameter sets. Raises ConfigError."""

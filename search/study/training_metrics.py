@@ -35,6 +35,22 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
+# columns of our own trainer alone
+_OURS = ("train_f_at_best", "gap", "ce_dice_ratio")
+
+
+def columns(score: str | None = None) -> dict[str, str]:
+    """Name -> heading of the table's columns.
+
+    score: what the values of another program are called, which has some columns fewer.
+    """
+    return {
+        name: heading if score is None else heading.replace("val F", score)
+        for name, (heading, _) in COLUMNS.items()
+        if score is None or name not in _OURS
+    }
+
+
 def metrics(
     history: Sequence[Mapping[str, Any]],
     *,
@@ -149,14 +165,17 @@ def rows(study: optuna.Study, n: int = 5) -> list[dict[str, Any]]:
     return [row_of(trial) for trial in judged[:n]]
 
 
-def across(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def across(
+    rows: Sequence[Mapping[str, Any]], score: str | None = None
+) -> list[tuple[str, list[str]]]:
     """The table with a column a trial: heading and cells of each line, as text.
 
-    rows: as `row_of` gives them.
+    rows: as `row_of` gives them. score: as in `columns`.
     """
     lines = [("state", [str(row["state"]).lower() for row in rows])]
     lines += [
-        (heading, [text(name, row[name]) for row in rows]) for name, (heading, _) in COLUMNS.items()
+        (heading, [text(name, row[name]) for row in rows])
+        for name, heading in columns(score).items()
     ]
     names = dict.fromkeys(name for row in rows for name in row["params"])
     return lines + [(name, [setting(row["params"].get(name)) for row in rows]) for name in names]
