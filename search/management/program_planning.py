@@ -15,7 +15,7 @@ from search.management.enqueue import complete, read_requests
 from search.management.options import Plan, StudyOptions
 from search.study.names import default_program_name
 from search.study.program import SCORE, STOP_GRACE_S, Program
-from search.study.search_space import Spec, Value, inside, nearest_end, range_of
+from search.study.search_space import Spec, Value, as_number, inside, nearest_end, range_of
 from search.study.setup import (
     CHANGEABLE,
     PRUNE_RISK,
@@ -121,7 +121,7 @@ def planned_program(options: StudyOptions) -> Plan:
         runtime={"device": options.device, "threads": None},
         space={key: space.to_json(spec) for key, spec in specs.items()},
         fixed=fixed,
-        defaults={**{k: nearest_end(base.at(k), spec) for k, spec in specs.items()}, **fixed},
+        defaults={**{k: _default(base.at(k), spec) for k, spec in specs.items()}, **fixed},
         seed=options.seed or 0,
         epochs=epochs,
         data={"root": None, "name": program.name, "fingerprint": "", "train": 0, "val": 0},
@@ -134,6 +134,12 @@ def planned_program(options: StudyOptions) -> Plan:
     for number, request in enumerate(requests, start=1):
         complete(request, setup, f"{options.enqueue}: entry {number}")
     return Plan(setup, [], requests)
+
+
+def _default(value: Any, spec: Spec) -> Value:
+    """What a trial takes of the base; a number may be spelt as a text, as old readers took it."""
+    number = None if isinstance(spec, space.Choice) else as_number(value)
+    return nearest_end(value if number is None else number, spec)
 
 
 def _check_flags(options: StudyOptions) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import optuna
@@ -199,5 +199,11 @@ def make_pruner(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> Ba
     if setup.pruner == "none":
         return NopPruner()
     if setup.pruner == "restart-aware":
-        return RestartAwarePruner(setup.epochs, study_forecast, risk=setup.prune_risk)
+        limits = THRESHOLDS
+        if not setup.goes_on:
+            # what is stopped is lost for good
+            limits = replace(limits, park=limits.again)
+        return RestartAwarePruner(
+            setup.epochs, study_forecast, risk=setup.prune_risk, thresholds=limits
+        )
     return MergedPruner(setup.pruner, setup.epochs)

@@ -174,6 +174,7 @@ class Revivals:
     def next(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> int | None:
         """See `trial_to_revive`."""
         limit = None if setup.revive == "auto" else int(setup.revive)
+        limit = limit if setup.goes_on else 0
         if limit == 0 or not parked(trials):
             return None
         if self._study_forecast is None:

@@ -90,6 +90,11 @@ class Setup:
         return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
 
     @property
+    def goes_on(self) -> bool:
+        """Whether an interrupted or parked trial can go on from where it stood."""
+        return self.program is None or self.program.resume_file is not None
+
+    @property
     def own_score(self) -> str | None:
         """What the scores of a user's program are called; None: ours, the F-score."""
         return None if self.program is None else self.program.label
