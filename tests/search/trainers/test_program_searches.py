@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,14 +117,14 @@ def test_a_search_outlives_a_killed_worker_and_an_ended_supervisor(
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_are_searched_as_functions(tmp_path: Path, name: str) -> None:
-    config = yaml.safe_load((ROOT / "scripts" / "examples" / f"{name}.yaml").read_text())
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**config, "epochs": 2}))
+    shutil.copyfile(ROOT / "scripts" / "examples" / f"{name}.yaml", tmp_path / "base.yaml")
     storage = store(tmp_path)
     study = command_study(
         storage,
         tmp_path,
         total=2,
         ranges=(),
+        epochs=2,
         function=f"scripts.examples.{name}:train",
         space_file=ROOT / "scripts" / "examples" / f"{name}_space.yaml",
     )
