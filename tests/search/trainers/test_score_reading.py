@@ -183,6 +183,22 @@ def test_a_history_cut_anywhere_gives_nothing_that_is_not_so(name: str, tmp_path
     assert told(seen) == expected
 
 
+@pytest.mark.parametrize("name", ["list.json", "lists.json", "uncounted.json"])
+def test_a_history_that_changes_its_past_tells_that_again(name: str, tmp_path: Path) -> None:
+    def text(scores: list[float]) -> str:
+        if name == "list.json":
+            return json.dumps([{"val_f": score} for score in scores])
+        own = {} if name == "uncounted.json" else {"epoch": list(range(1, len(scores) + 1))}
+        return json.dumps({**own, "val_f": scores})
+
+    with watched(tmp_path, name) as history:
+        seen = []
+        for scores in ([0.1], [0.1, 0.2], [0.1, 0.3], [0.1, 0.3, 0.4], [0.1], [0.1, 0.3, 0.4, 0.5]):
+            (tmp_path / name).write_text(text(scores))
+            seen.append(told(history.new()))
+    assert seen == [[(1, 0.1)], [(2, 0.2)], [(2, 0.3)], [(3, 0.4)], [], [(4, 0.5)]]
+
+
 def test_keys_may_be_nested_and_a_score_that_is_null_is_no_epoch(tmp_path: Path) -> None:
     with watched(tmp_path, key="val.f") as history:
         path = tmp_path / "history.json"
