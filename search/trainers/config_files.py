@@ -23,7 +23,7 @@ import yaml
 from search.trainers.readings import leaves
 from search.trainers.toml_text import toml_text
 from trainer.errors import ConfigError
-from trainer.notation import read_text, switch
+from trainer.notation import decimal, read_text, switch
 
 Format = Literal["yaml", "json", "toml"]
 _FORMATS: Mapping[str, Format] = {
@@ -86,9 +86,14 @@ def put_values(
 
 
 def value_at(values: Mapping[str, Any], key: str) -> Any:
-    """What stands at a dotted key. Raises ConfigError as `put_values`."""
+    """What stands at a dotted key; of `1e-4`, which PyYAML takes for a text, the number.
+
+    Raises ConfigError as `put_values`.
+    """
     holder, place = _place(values, key, new_keys=False)
-    return holder[place]
+    value = holder[place]
+    number = decimal(value) if isinstance(value, str) else None
+    return number if isinstance(number, float) else value
 
 
 def _put(made: dict[str, Any], key: str, value: Any, new_keys: bool) -> None:

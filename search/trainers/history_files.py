@@ -30,6 +30,7 @@ class HistoryFile:
         self._watched, self._growing = Watched(path), GrowingFile(path)
         self._delimiter, self._headings = ",", [""]
         self._keys: dict[str, None] = {}
+        self._before: list[Mapping[str, Any]] = []
         self._half = False
 
     def new(self, *, ended: bool = False) -> Iterator[Reading]:
@@ -76,7 +77,7 @@ class HistoryFile:
             # it was taken away between two looks
             return []
         self._half = data is None
-        return self._of_whole(data)
+        return [] if self._half else self._of_whole(data)
 
     # --------------------------------------------------------------------------- files that grow
 
@@ -151,8 +152,12 @@ class HistoryFile:
             for place in range(len(scores))
         ]
 
-    def _numbered(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """All rows; those with a score that name no epoch are counted, at each look again."""
+    def _numbered(self, rows: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """The rows to look at; those with a score that name no epoch are counted from the first."""
+        before, self._before = self._before, rows
+        if before and rows[: len(before)] == before:
+            # the counting goes on as well
+            return iter(rows[len(before) :])
         unnamed = [
             row
             for row in rows

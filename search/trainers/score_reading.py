@@ -171,9 +171,11 @@ class History:
                 found = path.stat()
             except OSError:
                 continue
+            # clocks of file servers differ: what was not there before needs none
+            made = path not in self._before
             changed = max(found.st_mtime, found.st_ctime) >= self._since - _COARSE_S
-            if changed and path.is_file():
-                yield (-place, path not in self._before, found.st_mtime_ns), path
+            if (made or changed) and path.is_file():
+                yield (-place, made, found.st_mtime_ns), path
 
 
 def _lock_of(path: Path) -> int | None:

@@ -23,7 +23,7 @@ from typing import Any
 from search.study.search_space import matching
 from space import Choice, EpochShare, Float, Int, Spec, Value
 from trainer.errors import ConfigError
-from trainer.notation import load_yaml, read_text
+from trainer.notation import load_yaml, read_text, switch
 
 _FORM = "{low: 0.1, high: 4} or a list of choices is needed"
 _KEYS = ("low", "high", "log", "int", "choices", "only_if")
@@ -176,6 +176,9 @@ def _choice(values: Any, where: str) -> Choice:
             raise ConfigError(
                 f"{where}: {value!r} cannot be a choice; take texts, numbers, true and false"
             )
+    if all(isinstance(switch(value), bool) for value in values):
+        # a program's reader takes yes and no for them
+        values = [switch(value) for value in values]
     try:
         return Choice(tuple(values))
     except ValueError as error:

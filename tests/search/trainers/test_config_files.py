@@ -119,6 +119,8 @@ def test_values_are_put_at_dotted_keys_and_nothing_else_changes(tmp_path: Path) 
     assert type(found["layers"][0]["width"]) is int
     assert type(found["training"]["weight_decay"]) is float
     assert value_at(made, "training.betas.1") == 0.99
+    assert value_at(values, "training.learning_rate") == 1e-4
+    assert value_at(values, "training.text") == "1"
     assert put_values({"a.b": 1, "a": {"c": 2}}, {"a.b": 3, "a.c": 4}) == {"a.b": 3, "a": {"c": 4}}
 
 

@@ -144,6 +144,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_choices_on_the_command_line_are_values_of_yaml() -> None:
     assert choice_of("a.b = x, 'y,z' ,1e-3,2,true") == ("a.b", Choice(("x", "y,z", 1e-3, 2, True)))
+    assert choice_of("amp=yes,no") == ("amp", Choice((True, False)))
+    assert choice_of("amp=yes,auto") == ("amp", Choice(("yes", "auto")))
     for text in ("a", "a=", "=1,2"):
         with pytest.raises(ConfigError, match="it is not KEY=A,B"):
             choice_of(text)
