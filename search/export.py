@@ -28,6 +28,7 @@ examples:
   python -m search.export --out best.yaml
   python -m trainer.train --config best.yaml                 the same score again
   python -m trainer.train --config best.yaml --preset full   its values at full size
+  python main.py --config best.yaml                          the same, of your own program
   python -m search.export --format csv --out trials.csv      all trials, for a spreadsheet
   python -m search.export --confirmed --format card --out CARD.md
 """
@@ -48,8 +49,9 @@ def parser() -> argparse.ArgumentParser:
         "--format",
         choices=FORMATS,
         default="yaml",
-        help="yaml (default), json or python-dict: the whole config; cli: the command that trains"
-        " it; card: a model card in Markdown; csv: the table of all trials",
+        help="yaml (default; of your own program: the format of its config), json or python-dict:"
+        " the whole config; cli: the command that trains it; card: a model card in Markdown; csv:"
+        " the table of all trials",
     )
     add_runs(it, f"the trials' files, for the card ({RUNS})")
     it.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
@@ -79,6 +81,7 @@ def _main(args: argparse.Namespace, words: Sequence[str]) -> int:
         study, chosen = _study_and_trial(args, storage, name)
         command = command_line(["python", "-m", "search.export", *redact_words(words)])
         if args.format == "card":
+            _refuse_card(study)
             text = _card(args, storage, study, chosen.trial, command)
         else:
             text = exported(study, chosen, args.format, command=command)
@@ -124,6 +127,19 @@ def _all_trials(study: optuna.Study) -> tuple[str, str]:
     results = results_of(study)
     print_troubles([results])
     return as_csv(results), f"{len(results.outcomes)} trials of {results.name} are"
+
+
+def _refuse_card(study: optuna.Study) -> None:
+    """Raise StudyError where another program trains: a card tells of faces and our networks."""
+    from search.study.lookup import load_setup
+    from search.study.setup import StudyError
+
+    if load_setup(study).program is not None:
+        raise StudyError(
+            f"--format card: study {study.study_name} is trained by a program of your own, of whose"
+            " data and network nothing is known here; choose yaml, or write a report with"
+            " python -m search.report"
+        )
 
 
 def _card(

@@ -44,6 +44,13 @@ examples:
   python -m search.run --trials 40 --range dice_weight=1:2 --fix dropout=0.2
   python -m search.run --trials 40 --range learning_rate=1e-4:5e-3:log --study with-lr
 
+your own training program, not a line of it changed (README: "Your own training program"):
+  python -m search.run --command "python main.py --config {config}" --config base.yaml \\
+      --history "checkpoints/*/history.json" --score-key val_f_score --range loss.dice_weight=.5:4
+  python -m search.run --command "python fit.py {config} --seed {seed}" --config base.yaml \\
+      --score "epoch {epoch}: val loss {score}" --direction minimize --space space.yaml
+  python -m search.run --trainer mypackage.fits:train --epochs 20 --range lr=1e-4:1e-1:log
+
 Ctrl-C ends a run whenever you like: running trials finish their epoch and wait in the queue under
 their own number. The same command goes on.
 """
@@ -79,7 +86,10 @@ def parser() -> argparse.ArgumentParser:
     training = it.add_argument_group("what a trial trains")
     training.add_argument("--data", metavar="DIR", help="faces and masks (default: built-in faces)")
     training.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML of everything that is not searched"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML of everything that is not searched; of your own program: YAML, JSON or TOML",
     )
     training.add_argument("--preset", metavar="P", help="demo, small or full (default: what fits)")
     training.add_argument("--epochs", type=whole(1), metavar="N", help="budget of a trial")
@@ -88,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--seed", type=_seed, metavar="N", help="of sampler and trials (default: 0)"
     )
+    _add_program(it)
     space = it.add_argument_group("search space")
     space.add_argument(
         "--fix",
@@ -207,6 +218,80 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
+def _add_program(it: Parser) -> None:
+    """The flags of a training program of the user's."""
+    own = it.add_argument_group(
+        "a training program of your own",
+        "a command or a function trains instead of our trainer; --config is its config, and the"
+        " sampled values are written at their dotted keys",
+    )
+    own.add_argument(
+        "--command",
+        metavar="CMD",
+        help="run CMD per trial, without a shell; {config}, {out}, {seed}, {device}, {epochs} and"
+        " {resume} are filled in where they stand",
+    )
+    own.add_argument(
+        "--trainer",
+        dest="function",
+        metavar="M:F",
+        help="call function F of module M per trial, in the worker: F(config, *, report, out,"
+        " seed, resume_from), those of them that it takes",
+    )
+    own.add_argument(
+        "--history",
+        metavar="GLOB",
+        help="CMD tells its scores in this file: JSON list of epochs or object of lists, JSON"
+        " lines or CSV (default: lines of JSON in the file that SEARCH_REPORT names, as"
+        " search.reporting_client writes them)",
+    )
+    own.add_argument("--score-key", metavar="KEY", help="with --history: where the score stands")
+    own.add_argument(
+        "--score",
+        dest="pattern",
+        metavar="TEXT",
+        help='CMD prints its scores: "Val F-Score: {score}", with {epoch} where that stands',
+    )
+    own.add_argument("--metric", metavar="NAME", help="what the score is called")
+    own.add_argument("--direction", metavar="D", help="maximize (default) or minimize")
+    own.add_argument(
+        "--resume-file",
+        metavar="GLOB",
+        help="the newest match in a trial's folder is what it goes on from: {resume}, resume_from",
+    )
+    own.add_argument(
+        "--stop-grace-s",
+        type=seconds,
+        metavar="S",
+        help="between asking CMD to end (SIGTERM) and ending it (default: 10)",
+    )
+    own.add_argument(
+        "--epoch-timeout",
+        dest="epoch_timeout_s",
+        type=seconds,
+        metavar="S",
+        help="a trial fails whose CMD prints and reports nothing for so long (default: never)",
+    )
+    own.add_argument(
+        "--space",
+        dest="space_file",
+        type=Path,
+        metavar="FILE",
+        help="the search space: Python with SPACE, or YAML",
+    )
+    own.add_argument(
+        "--choice",
+        dest="choices",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="search one of several values; may be repeated",
+    )
+    own.add_argument(
+        "--new-key", action="store_true", help="keys may be searched that the config has not"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -229,7 +314,8 @@ def _main(
     from search.execution.live_view import View
     from search.execution.supervisor import Run, supervise
     from search.management.opening import opened
-    from search.management.planning import StudyOptions, planned
+    from search.management.options import StudyOptions
+    from search.management.planning import planned
     from search.reporting.dashboard_notes import Board
     from search.reporting.run_summary import commands, disk_use, summary
     from search.study.wording import counted, tell

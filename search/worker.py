@@ -51,7 +51,10 @@ def _main(args: argparse.Namespace) -> int:
     from search.execution.worker_context import WorkerContext
     from search.execution.worker_loop import work
     from search.strategy.loading import load_study
+    from search.study.lookup import load_setup
     from search.study.shared_state import lease_of
+    from search.trainers.contract import Machine
+    from search.trainers.selection import trainer_of
     from storage import open_storage
 
     owner, show = owner_name(os.getpid()), partial(print, flush=True)
@@ -66,14 +69,13 @@ def _main(args: argparse.Namespace) -> int:
             wait_s=_WAIT_S,
             tell=LOG.info,
         )
+        study = load_study(storage, args.study)
         context = WorkerContext(
             storage=storage,
-            study=load_study(storage, args.study),
+            study=study,
             runs=Path(args.runs),
             signals=signals,
-            device=args.device,
-            threads=args.threads,
-            data_root=args.data,
+            trainer=trainer_of(load_setup(study), Machine(args.device, args.threads, args.data)),
             stop_after=args.stop_after,
             stop_when_settled=args.stop_when_settled,
             lease=lease_of(storage, args.study).changed(args.beat_s, args.grace_s),

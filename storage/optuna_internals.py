@@ -59,6 +59,13 @@ def id_of_trial(trial: optuna.Trial | FrozenTrial) -> int:
     return trial._trial_id
 
 
+def replace_report(trial: optuna.Trial, step: int, value: float) -> None:
+    """Report a step anew: `Trial.report` keeps the first value of each."""
+    trial.storage.set_trial_intermediate_value(trial._trial_id, step, value)
+    # what a pruner is shown
+    trial._cached_frozen_trial.intermediate_values[step] = value
+
+
 def system_attrs_of(study: optuna.Study) -> dict[str, Any]:
     """A study's system attributes, which its public interface no longer shows."""
     return study._storage.get_study_system_attrs(study._study_id)

@@ -6,6 +6,7 @@ held against the best configuration known of the family, in standard deviations 
 arms begin with the same random configurations, and the n-th training of a study has the same seed.
 
   epochs    share of the epochs that whole trials would have taken
+  score     true mean of the expected answer at the end
   regret    of the answer at the end; highest: the trial with the highest score is the answer;
             expected: the one with the best expected mean; at 0.4: of the latter after that share
             of the epochs
@@ -154,14 +155,16 @@ def _answer_at(answers: Sequence[Chosen], epochs: float) -> Chosen | None:
 
 @dataclass(frozen=True)
 class Row:
-    """An arm in one group of families, in standard deviations between seeds.
+    """An arm in one group of families, in standard deviations between seeds but for `score`.
 
-    regret, too_high: rule -> of the answer at the end. early: regret of the expected answer at
-    the first of `SHARES`. equal, whole: by how much the expected answer is better than that of
-    `WHOLE` at as many epochs, and at its end. None: of no study that is known.
+    score: true mean of the expected answer at the end, in [0, 1]. regret, too_high: rule -> of the
+    answer at the end. early: regret of the expected answer at the first of `SHARES`. equal, whole:
+    by how much the expected answer is better than that of `WHOLE` at as many epochs, and at its
+    end. None: of no study that is known.
     """
 
     epochs: Estimate | None
+    score: Estimate | None
     regret: Mapping[str, Estimate | None]
     early: Estimate | None
     too_high: Mapping[str, Estimate | None]
@@ -210,6 +213,7 @@ def rows_of(batches: Sequence[Batch]) -> dict[str, Row]:
         whole = [over(one, it.true[EXPECTED][END]) for one, it in pairs]
         found[arm] = Row(
             estimate([one.epochs for one in own]),
+            estimate([one.true[EXPECTED][END] for one in own]),
             {rule: estimate([regret(it, rule) for it in own]) for rule in RULES},
             estimate([regret(it, EXPECTED, SHARES[0]) for it in own]),
             {
@@ -235,10 +239,13 @@ def _at_share(one: Scored, share: float) -> float:
 
 def group_text(rows: Mapping[str, Row]) -> str:
     """The table of one group."""
-    columns = ["", "epochs", *(f"regret, {rule}" for rule in RULES), f"at {SHARES[0]:g}"]
+    columns = ["", "epochs", "score", *(f"regret, {rule}" for rule in RULES), f"at {SHARES[0]:g}"]
     columns += [*(f"too high, {rule}" for rule in RULES), "gain at equal epochs", "over all"]
     cells = (
-        [arm, "-" if row.epochs is None else f"{row.epochs.mean:.2f}"]
+        [
+            *(arm, "-" if row.epochs is None else f"{row.epochs.mean:.2f}"),
+            "-" if row.score is None else row.score.text(4),
+        ]
         + [
             "-" if it is None else it.text(2)
             for it in (

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,15 @@ import optuna
 import space
 from search.confirmation.scores import repeat_key, repeats_of
 from search.management.enqueue import put_in_queue
-from search.management.planning import StudyOptions, planned
+from search.management.options import StudyOptions
+from search.management.planning import planned
 from search.results.reading import results_of
 from search.results.trials import Outcome
 from search.study.attributes import CONFIGURATION, REPEAT, SEED
 from search.study.identity import identity_differences, summarised
 from search.study.lookup import load_setup, named_study
 from search.study.names import repeats_name, search_name
+from search.study.program import Program
 from search.study.requests import planned_params
 from search.study.search_space import (
     Searched,
@@ -81,11 +84,12 @@ class Configuration:
 class Task:
     """Configurations to repeat in the study that `setup` describes.
 
-    used: seeds that are not fresh. notes: lines to show.
+    summary: of the faces; None where another program trains. used: seeds that are not fresh.
+    notes: lines to show.
     """
 
     setup: Setup
-    summary: DataSummary
+    summary: DataSummary | None
     configurations: Sequence[Configuration]
     used: frozenset[int] = frozenset()
     notes: Sequence[str] = ()
@@ -116,15 +120,13 @@ def best_of(
             f'study "{parent.name}" has no complete trial to repeat: go on with search.run, or'
             " compare values of a key with --compare KEY=VALUE,VALUE"
         )
-    params = dict(found[0].params)
-    if "dice_schedule" in params:
-        # a constant one would not tell the ramp of the base
-        params["dice_schedule"] = "linear"
-    config = config_for(parent, params, seed=0, data_root=root)
-    summary = describe(config.data.root, config.data.synthetic_images)
-    specs = _holding(parent.specs(), [one.params for one in found])
     # the confirming study fixes nothing: whatever a trial had is one of its parameters
-    setup = _setup(repeats_name(parent.name), Searched(specs, {}, config), summary, parent)
+    specs = _holding(parent.specs(), [one.params for one in found])
+    summary: DataSummary | None = None
+    if parent.program is None:
+        setup, summary = _setup_of_faces(parent, specs, dict(found[0].params), root)
+    else:
+        setup = _setup_of_program(parent, parent.program, specs, root)
     _refuse(parent, setup, "repeats would not compare with its trials")
     seeds = (row.user_attrs.get(SEED) for row in study.get_trials(deepcopy=False))
     return Task(
@@ -132,6 +134,43 @@ def best_of(
         summary,
         [Configuration(one.name, dict(one.params), one.value) for one in found],
         frozenset(seed for seed in seeds if seed is not None),
+    )
+
+
+def _setup_of_faces(
+    parent: Setup, specs: Mapping[str, Spec], params: dict[str, Value], root: str | None
+) -> tuple[Setup, DataSummary]:
+    """The setup of repeats, and their faces. params: of one of the configurations."""
+    if "dice_schedule" in params:
+        # a constant one would not tell the ramp of the base
+        params["dice_schedule"] = "linear"
+    config = config_for(parent, params, seed=0, data_root=root)
+    summary = describe(config.data.root, config.data.synthetic_images)
+    searched = Searched(dict(specs), {}, config)
+    return _setup(repeats_name(parent.name), searched, summary, parent), summary
+
+
+def _setup_of_program(
+    parent: Setup, program: Program, specs: Mapping[str, Spec], root: str | None
+) -> Setup:
+    """The setup of repeats by a user's program. Raises StudyError where it takes no seed."""
+    if root is not None:
+        raise StudyError(f"--data {root}: a program of your own has its data in its config")
+    if not program.takes_seeds:
+        raise StudyError(
+            f"study {parent.name}: no seed reaches {program.call}, so each repeat would be the"
+            " same training: write {seed} in --command, or have a key seed in its config, in a new"
+            " search"
+        )
+    return dataclasses.replace(
+        parent,
+        name=repeats_name(parent.name),
+        space={name: space.to_json(spec) for name, spec in specs.items()},
+        fixed={},
+        sampler="random",
+        pruner="none",
+        revive=0,
+        uid=uuid.uuid4().hex,
     )
 
 
@@ -143,24 +182,26 @@ def compared(text: str, options: ConfirmOptions) -> Task:
     key, values = _key_and_values(text)
     config, preset, data = options.config, options.preset, options.data
     plan = planned(StudyOptions(config=config, preset=preset, data=data))
+    faces = plan.faces
+    assert faces is not None, "no other program was asked for"
     composed = compose(
         file=config,
         preset=preset,
-        default_preset=plan.preset,
+        default_preset=faces.preset,
         flags={"data.root": data},
-        train_images=plan.summary.train,
+        train_images=faces.summary.train,
         keep=[key],
     )
     try:
         searched = resolve(composed.config, table={key: _spec(values)})
         name = repeats_name(options.study or f"{plan.setup.name}-{key}")
-        setup = _setup(name, searched, plan.summary, plan.setup)
+        setup = _setup(name, searched, faces.summary, plan.setup)
         for value in values:
             _check(config_for(setup, {key: value}, seed=0), key, value)
     except ConfigError as error:
         raise ConfigError(f"--compare {text}: {error}") from None
     configurations = [Configuration(f"{key} {_shown(value)}", {key: value}) for value in values]
-    return Task(setup, plan.summary, configurations, notes=composed.notes)
+    return Task(setup, faces.summary, configurations, notes=composed.notes)
 
 
 def joined(task: Task, study: optuna.Study, fix: str) -> Task:

@@ -74,7 +74,8 @@ def prepared(options: ConfirmOptions, storage: LeasedStorage, task: Task, runs: 
             refuse_direction(study, fix)
             task = joined(task, study, fix)
     refuse_orphans(storage, name, runs)
-    decode_faces(task.setup)
+    if task.summary is not None:
+        decode_faces(task.setup)
     return task
 
 
@@ -123,7 +124,8 @@ class Repeating:
             "margin": options.margin,
         }
         self.study.set_user_attr(JUDGED, how)
-        for note in (*task.notes, *task.summary.notes):
+        faces = task.summary
+        for note in (*task.notes, *(() if faces is None else faces.notes)):
             LOG.info(f"note: {note}")
         first, count = first_look(options, task), len(task.configurations)
         most = count * options.seeds * self.epochs
@@ -133,8 +135,12 @@ class Repeating:
         )
         LOG.info(
             f"study {task.setup.name}: {counted(count, 'configuration')} with {seeds} each, of"
-            f" {self.epochs} epochs: at most {budget:,} epochs; {task.summary.name},"
-            f" {task.summary.train} train / {task.summary.val} val / {task.summary.test} test"
+            f" {self.epochs} epochs: at most {budget:,} epochs; "
+            + (
+                task.setup.data["name"]
+                if faces is None
+                else f"{faces.name}, {faces.train} train / {faces.val} val / {faces.test} test"
+            )
         )
         self._list()
         if task.setup.preset == "demo":

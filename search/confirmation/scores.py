@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,6 +217,11 @@ IMAGES_COVERED = (
 
 def seeds_covered(setup: Setup) -> str:
     """What the intervals of `seeds_table` say, and what not."""
+    if setup.program is not None:
+        return (
+            "The interval over seeds covers new seeds on the data that the program scores on; best:"
+            " the chance that a configuration's mean over all seeds is the highest."
+        )
     return (
         f"The interval over seeds covers new seeds on this split ({setup.data['train']} train,"
         f" {setup.data['val']} val), not new images; best: the chance that a configuration's mean"
@@ -225,7 +231,7 @@ def seeds_covered(setup: Setup) -> str:
 
 def ordered(scores: Mapping[str, Sequence[float]]) -> list[str]:
     """Labels, the best mean first, those without a score last."""
-    return sorted(scores, key=lambda label: -statistics.fmean(scores[label] or [0.0]))
+    return sorted(scores, key=lambda label: -statistics.fmean(scores[label] or [-math.inf]))
 
 
 def show(

@@ -90,7 +90,7 @@ def render(snapshot: StudySnapshot, *, width: int, ascii_only: bool = False) -> 
     labelled = any(_label(trial) for trial in snapshot.trials)
     if labelled:
         table.add_column("configuration", overflow="fold")
-    for heading in ("trial", "epoch", "F-score", "best"):
+    for heading in ("trial", "epoch", "score", "best"):
         table.add_column(heading, justify="right", overflow=overflow)
     table.add_column("curve", no_wrap=True, overflow=overflow)
     if wide:

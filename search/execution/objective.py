@@ -1,20 +1,15 @@
-"""Where Optuna meets the trainer: trial -> config -> fit, and every epoch back to the trial."""
+"""Where Optuna meets a training: parameters drawn for a trial, and every epoch back to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import optuna
 
 from search.study.search_space import Value
 from search.study.setup import Setup, distributions
-from trainer.config import Config
-from trainer.fit import FitResult, Progress, fit
-
-if TYPE_CHECKING:
-    from trainer.data.dataset import FaceData
+from storage.optuna_internals import replace_report
 
 
 def suggest(trial: optuna.Trial, setup: Setup) -> dict[str, Value]:
@@ -33,29 +28,57 @@ def suggest(trial: optuna.Trial, setup: Setup) -> dict[str, Value]:
     return drawn
 
 
-def run_trial(
-    trial: optuna.Trial,
-    config: Config,
-    data: FaceData,
-    *,
-    out: Path,
-    after_epoch: Callable[[Progress], None],
-    reported: Collection[int] = (),
-    resume_from: Path | None = None,
-) -> FitResult:
-    """Train one trial, from `resume_from` on where it has been trained before.
+class Listener:
+    """Reports each epoch to its trial, and prunes it where that is hopeless.
 
-    reported: epochs that the study has already. after_epoch is called once an epoch is reported
-    and may raise to stop. Raises optuna.TrialPruned, trainer.errors.Diverged, and whatever
-    training and the store raise.
+    reported: epoch -> score that the study has already; one that comes out otherwise is replaced.
+    look: raises where somebody wants an end; done: whether nothing is left to train.
     """
 
-    def report(progress: Progress) -> None:
-        # the checkpoint of this epoch is on disk: what is reported can always be gone on from
-        if progress.epoch not in reported:
-            trial.report(progress.f_score, step=progress.epoch)
-            if progress.epoch < progress.epochs and trial.should_prune():
-                raise optuna.TrialPruned(f"after epoch {progress.epoch}")
-        after_epoch(progress)
+    def __init__(
+        self,
+        trial: optuna.Trial,
+        epochs: int,
+        reported: Mapping[int, float],
+        look: Callable[[bool], None],
+    ) -> None:
+        self._trial = trial
+        self._epochs = epochs
+        self._reported = dict(reported)
+        self._look = look
+        self._done = False
+        self.replaced: list[int] = []
 
-    return fit(config, data, out=out, report=report, resume_from=resume_from)
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch was reported already."""
+        return bool(self._reported)
+
+    def report(self, epoch: int, score: float) -> None:
+        """As `search.trainers.contract.Told`. Raises optuna.TrialPruned and what `look` raises."""
+        if self._reported.get(epoch) != score:
+            self._keep(epoch, score)
+            if epoch < self._epochs and self._trial.should_prune():
+                raise optuna.TrialPruned(f"after epoch {epoch}")
+        self._done = epoch >= self._epochs
+        self.look()
+
+    def look(self) -> None:
+        self._look(self._done)
+
+    def catch_up(self, scores: Mapping[int, float]) -> None:
+        """Report epochs that are on disk and not in the store: the owner died in between."""
+        missing = [epoch for epoch in scores if epoch not in self._reported]
+        for epoch in missing:
+            self._keep(epoch, scores[epoch])
+        last = max(scores)
+        if missing and last < self._epochs and self._trial.should_prune():
+            raise optuna.TrialPruned(f"after epoch {last}")
+
+    def _keep(self, epoch: int, score: float) -> None:
+        if epoch in self._reported:
+            self.replaced.append(epoch)
+            replace_report(self._trial, epoch, score)
+        else:
+            self._trial.report(score, step=epoch)
+        self._reported[epoch] = score

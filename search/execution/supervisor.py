@@ -277,6 +277,8 @@ def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     per_device = options.per_device
     if isinstance(per_device, str):
+        if run.setup.program is not None:
+            raise UserError("--workers-per-device auto: it measures our own trainer; give a number")
         devices = devices_of(device, gpus)
         setup, target = run.setup, Device(devices[0], max(1, cores // len(devices)), threads)
         config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)

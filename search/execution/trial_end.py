@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import FrozenTrial, TrialState
 
-from search.execution.worker_context import WorkerContext, load_data
-from search.study.attributes import F_LARGE, F_SCORE_FULL, F_SMALL, REASON, VERDICT
-from search.study.run_folders import read_history
+from search.execution.worker_context import WorkerContext
+from search.study.attributes import REASON, VERDICT
 from search.study.run_records import trial_record
 from search.study.training_metrics import metrics
 from search.study.trial_notes import put_note, trial_note
 from search.study.verdicts import verdict_of
+from search.trainers.contract import Training
 from storage.events import UNKNOWN, Cause, Kind
 from storage.optuna_internals import id_of_trial
-from trainer.config import Config, to_yaml
 from trainer.files import atomic_write_text
-from trainer.fit import FitResult
-from trainer.pictures import contact_sheet
-from trainer.runtime import applied
-from trainer.scoring import final_scores
 
 LOG = logging.getLogger(__name__)
 
@@ -44,64 +41,51 @@ def finish(
     trial: optuna.Trial,
     token: int,
     end: TrialEnd,
-    config: Config,
+    training: Training,
     out: Path,
-    result: FitResult | None,
+    value: float | None,
 ) -> None:
-    """Attributes and artifacts first, then the verdict: a finished trial takes no more of them."""
-    history = read_history(out) if result is None else result.history
-    weights = out / "best.pt" if result is None else result.best_checkpoint
-    if history:
-        kept = metrics(
-            history, ce_weight=config.loss.ce_weight, dice_weight=config.loss.dice_weight
-        )
-        best_row = next(entry for entry in history if entry["epoch"] == kept["best_epoch"])
-        kept |= {name: best_row.get(name) for name in (F_LARGE, F_SMALL)}
-        if result is not None:
-            with applied(config.runtime) as device:
-                full = final_scores(weights, load_data(context).val, device=device)
-            # of the best epoch, against the untouched masks
-            kept[F_SCORE_FULL] = float(full["f_score_full"])
-        for name, value in kept.items():
-            trial.set_user_attr(name, value)
+    """Attributes and artifacts first, then the verdict: a finished trial takes no more of them.
+
+    value: its score, None where it did not come to its end.
+    """
+    left = training.leave(value is not None)
+    kept = metrics(left.history) if left.history else {}
+    for name, item in {**kept, **left.attributes}.items():
+        trial.set_user_attr(name, item)
     row = context.storage.get_trial(id_of_trial(trial))
     # as the verdict below is to leave it: whoever dies in between leaves a record that is outdone
     # by the one of the trial's next owner
     row.state, row.datetime_complete = end.state, datetime.now()
-    row.value = None if result is None else result.best_f_score
-    write_config(context, row, config, out)
-    _keep_artifacts(context, trial, out, weights, config)
-    put_note(trial, trial_note(row, config.training.epochs))
+    row.value = value
+    write_config(context, row, training.config, out)
+    _keep_artifacts(context, trial, [out / "config.yaml", *left.files])
+    put_note(trial, trial_note(row, context.setup.epochs, context.setup.own_score))
     with context.storage.ending(end.event, end.cause):
-        if result is None:
+        if value is None:
             context.study.tell(trial, state=end.state)
         else:
-            context.study.tell(trial, result.best_f_score)
-    if result is None:
+            context.study.tell(trial, value)
+    if value is None:
         how = row.user_attrs.get(REASON) or "stopped"
         if verdict := verdict_of(row.user_attrs.get(VERDICT)):
             how += f": {verdict.text()}"
     else:
-        assert result.best_f_score is not None, "a trial trains on the train part, so it is scored"
-        how = f"{result.best_f_score:.4f} (epoch {result.best_epoch})"
+        how = f"{value:.4f} (epoch {kept['best_epoch']})"
     LOG.info(f"trial {trial.number}: {end.state.name}, {how}", extra={"trial": trial.number})
     context.storage.release(token)
 
 
-def write_config(context: WorkerContext, row: FrozenTrial, config: Config, out: Path) -> None:
+def write_config(
+    context: WorkerContext, row: FrozenTrial, config: Mapping[str, Any], out: Path
+) -> None:
     events = context.storage.events_of([id_of_trial(row)])
     record = trial_record(context.setup, row, context.study.user_attrs, events)
-    atomic_write_text(out / "config.yaml", to_yaml(config, search=record))
+    atomic_write_text(out / "config.yaml", context.trainer.text(config, record))
 
 
-def _keep_artifacts(
-    context: WorkerContext, trial: optuna.Trial, out: Path, weights: Path, config: Config
-) -> None:
-    """Give the dashboard the trial's config, curves' history and contact sheet."""
-    if weights.is_file():
-        with applied(config.runtime) as device:
-            sheet = out / "contact_sheet.png"
-            contact_sheet(weights, load_data(context).val, sheet, device=device)
+def _keep_artifacts(context: WorkerContext, trial: optuna.Trial, files: Sequence[Path]) -> None:
+    """Give the dashboard the trial's config, pictures and logs."""
     where = context.runs / "artifacts"
     where.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(where)
@@ -111,6 +95,6 @@ def _keep_artifacts(
         for meta in get_all_artifact_meta(trial)
         if (where / meta.artifact_id).is_file()
     }
-    for name in ("config.yaml", "contact_sheet.png"):
-        if (out / name).is_file() and name not in present:
-            upload_artifact(artifact_store=store, file_path=str(out / name), study_or_trial=trial)
+    for path in files:
+        if path.is_file() and path.name not in present:
+            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)

@@ -6,47 +6,45 @@ import contextlib
 import errno
 import logging
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import cast
 
 import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from search.execution.objective import run_trial, suggest
+from search.execution.objective import Listener, suggest
 from search.execution.trial_end import TrialEnd, finish, write_config
-from search.execution.worker_context import WorkerContext, load_data
+from search.execution.worker_context import WorkerContext
 from search.strategy.loading import set_sampler_and_pruner
 from search.study.attributes import (
     CANCELLED,
     COPIED_FROM,
     DIVERGED,
     EXCEPTIONS,
-    MICRO_BATCH,
     REASON,
-    RUNTIME,
-    RUNTIME_CHANGED,
     SEED,
     STOPPED,
     TRACEBACK,
     VERDICT,
     attributes_of,
 )
-from search.study.checkpoints import ResumePoint, clear_strangers, taken_over
 from search.study.lineages import curve_of, rows_of, utc
 from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
-from search.study.setup import trial_config, trial_seed
+from search.study.setup import trial_seed
 from search.study.verdicts import Verdict
+from search.study.wording import counted
+from search.trainers.configs import trial_values
+from search.trainers.contract import Task
 from storage import Cause, Heartbeat, LeaseLost, StorageError
 from trainer.cli import one_line
-from trainer.config import Config, to_dict, with_values
 from trainer.errors import Diverged, UserError
-from trainer.fit import FitResult, Progress
 from trainer.history import f_scores
-from trainer.runtime import choose_runtime
 
 LOG = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 3
@@ -167,9 +165,9 @@ def _begun(context: WorkerContext, token: int, extra: Extra | None) -> int | Non
 def _keep_verdict(context: WorkerContext, trial_id: int, token: int) -> None:
     """Write down for `search.rebuild` how somebody else has ended the trial."""
     row = context.storage.get_trial(trial_id)
-    out = trial_folder(context.runs, context.study.study_name, row.number) / str(token)
+    out = _claim_folder(context, row.number, token)
     with contextlib.suppress(KeyError):
-        write_config(context, row, trial_config(row, context.setup), out)
+        write_config(context, row, trial_values(row, context.setup), out)
 
 
 def _is_deleted(context: WorkerContext, trial_id: int) -> bool:
@@ -247,46 +245,34 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     suggest(trial, context.setup)
     if SEED not in trial.user_attrs:
         trial.set_user_attr(SEED, trial_seed(context.setup.seed, trial.number))
-    config = _with_runtime(
-        context, trial, trial_config(trial, context.setup, data_root=context.data_root)
-    )
-    data = load_data(context)
-    folder = trial_folder(context.runs, context.study.study_name, trial.number)
-    out = folder / str(token)
+    rows = context.study.get_trials(deepcopy=False)
+    lineage = rows_of(rows, context.storage.get_trial(trial_id))
+    training = context.trainer.begin(_task(context, trial, token, lineage))
     row = context.storage.get_trial(trial_id)
-    clear_strangers(out, context.setup)
-    write_config(context, row, config, out)
-    lineage = rows_of(context.study.get_trials(deepcopy=False), row)
-    folders = [trial_folder(context.runs, context.study.study_name, one.number) for one in lineage]
-    start = taken_over(folders, config, context.setup.uid, out)
-    reported = set(curve_of(lineage))
-    result: FitResult | None = None
+    out = _claim_folder(context, trial.number, token)
+    write_config(context, row, training.config, out)
+    taken_over = f_scores(training.take_over())
+    look = partial(_look, context, token, heartbeat)
+    listener = Listener(trial, context.setup.epochs, curve_of(lineage), look)
+    value: float | None = None
     end = TrialEnd(TrialState.COMPLETE, "finished")
-    if start is None:
-        context.storage.record(trial_id, "started")
-    else:
-        context.storage.record(trial_id, "resumed", Cause(detail={"epoch": start.epoch}))
-    try:
-        if start is not None:
+    if not taken_over:
+        if listener.begun:
             LOG.info(
-                f"trial {trial.number} goes on from epoch {start.epoch}",
+                f"trial {trial.number} begins anew: there is nothing that it could go on from",
                 extra={"trial": trial.number},
             )
-            _report_missing(trial, start, reported, config.training.epochs)
-        while result is None:
-            try:
-                result = run_trial(
-                    trial,
-                    config,
-                    data,
-                    out=out,
-                    after_epoch=lambda progress: _after_epoch(context, token, heartbeat, progress),
-                    reported=reported,
-                    resume_from=None if start is None else start.path,
-                )
-            except RuntimeError as error:
-                config = _halved(trial, config, error)
-                start = taken_over(folders, config, context.setup.uid, out)
+        context.storage.record(trial_id, "started")
+    else:
+        last = max(taken_over)
+        context.storage.record(trial_id, "resumed", Cause(detail={"epoch": last}))
+    try:
+        if taken_over:
+            LOG.info(
+                f"trial {trial.number} goes on from epoch {last}", extra={"trial": trial.number}
+            )
+            listener.catch_up(taken_over)
+        value = training.run(listener)
     except optuna.TrialPruned as stop:
         verdict: Verdict | None = getattr(context.study.pruner, "verdict", None)
         known = {} if verdict is None else verdict.as_dict()
@@ -302,7 +288,36 @@ def _train(context: WorkerContext, trial_id: int, token: int, heartbeat: Heartbe
     except _Stopped:
         end = TrialEnd(TrialState.PRUNED, "stopped", Cause("queue stop"))
         trial.set_user_attr(STOPPED, True)
-    finish(context, trial, token, end, config, out, result)
+    finally:
+        if listener.replaced:
+            LOG.info(
+                f"trial {trial.number}: begun anew, {counted(len(listener.replaced), 'epoch')}"
+                " came out otherwise than before and took the place of what was reported",
+                extra={"trial": trial.number},
+            )
+    finish(context, trial, token, end, training, out, value)
+
+
+def _task(
+    context: WorkerContext, trial: optuna.Trial, token: int, lineage: Sequence[FrozenTrial]
+) -> Task:
+    """What the trainer is given."""
+    setup, name = context.setup, context.study.study_name
+    return Task(
+        setup=setup,
+        number=trial.number,
+        config=trial_values(trial, setup),
+        seed=trial.user_attrs[SEED],
+        epochs=setup.epochs,
+        out=_claim_folder(context, trial.number, token),
+        folders=[trial_folder(context.runs, name, one.number) for one in lineage],
+        known=trial.user_attrs,
+        remember=trial.set_user_attr,
+    )
+
+
+def _claim_folder(context: WorkerContext, number: int, token: int) -> Path:
+    return trial_folder(context.runs, context.study.study_name, number) / str(token)
 
 
 def refresh(context: WorkerContext) -> None:
@@ -313,15 +328,14 @@ def refresh(context: WorkerContext) -> None:
         set_sampler_and_pruner(context.study, setup)
 
 
-def _after_epoch(
-    context: WorkerContext, token: int, heartbeat: Heartbeat, progress: Progress
-) -> None:
+def _look(context: WorkerContext, token: int, heartbeat: Heartbeat, done: bool) -> None:
+    """Raise where the claim is lost, or somebody wants an end. done: nothing is left to train."""
     if heartbeat.lost.is_set():
         raise heartbeat.failure or LeaseLost(token)
     if heartbeat.last.ended:
         raise UpdateFinishedTrialError(f"claim {token}: the trial was ended by somebody else")
-    if progress.epoch >= progress.epochs:
-        # nothing is left to do: it ends as what it is
+    if done:
+        # it ends as what it is
         return
     if heartbeat.last.request == "stop":
         raise _Stopped
@@ -329,60 +343,3 @@ def _after_epoch(
         raise _Leave(Cause("asked to requeue"))
     if cause := context.leaving():
         raise _Leave(cause)
-
-
-def _with_runtime(context: WorkerContext, trial: optuna.Trial, config: Config) -> Config:
-    """Decide how to compute, once per trial: a requeued one keeps what it was begun with."""
-    recorded = attributes_of(trial.user_attrs).runtime
-    # this machine's own flags stand before what the study's config asks for
-    own = {"runtime.device": context.device, "runtime.threads": context.threads}
-    own = {name: value for name, value in own.items() if value is not None}
-    if recorded is None:
-        config = choose_runtime(with_values(config, own))
-    else:
-        wanted = str(recorded["device"]).partition(":")[0]
-        ours = "" if context.device in (None, "auto") else str(context.device).partition(":")[0]
-        offered = wanted == "cpu" or (torch.cuda.is_available() and ours in ("", "cuda"))
-        if offered:
-            device = context.device if wanted == "cuda" and ours else wanted
-            config = choose_runtime(with_values(config, {"runtime.device": device}))
-        else:
-            config = choose_runtime(
-                with_values(config, {"runtime.device": "auto", "runtime.precision": "auto", **own})
-            )
-            trial.set_user_attr(
-                RUNTIME_CHANGED,
-                f"begun on {recorded['device']} ({recorded['precision']}), went on on "
-                f"{config.runtime.device} ({config.runtime.precision}): digits may differ",
-            )
-    now = to_dict(config)["runtime"]
-    if now != recorded:
-        trial.set_user_attr(RUNTIME, now)
-    return config
-
-
-def _halved(trial: optuna.Trial, config: Config, error: RuntimeError) -> Config:
-    """The config with half the micro-batch after a GPU ran out of memory; else `error` again."""
-    batch = config.runtime.micro_batch or config.data.batch_size
-    if not isinstance(error, torch.OutOfMemoryError) or batch < 2:
-        raise error
-    # it holds the training that did not fit
-    traceback.clear_frames(error.__traceback__)
-    torch.cuda.empty_cache()
-    config = with_values(config, {"runtime.micro_batch": batch // 2})
-    trial.set_user_attr(MICRO_BATCH, batch // 2)
-    trial.set_user_attr(RUNTIME, to_dict(config)["runtime"])
-    return config
-
-
-def _report_missing(
-    trial: optuna.Trial, start: ResumePoint, reported: set[int], epochs: int
-) -> None:
-    """Report epochs that are on disk and not in the store: the owner died in between."""
-    scores = f_scores(start.history)
-    missing = [epoch for epoch in scores if epoch not in reported]
-    for epoch in missing:
-        trial.report(scores[epoch], step=epoch)
-        reported.add(epoch)
-    if missing and start.epoch < epochs and trial.should_prune():
-        raise optuna.TrialPruned(f"after epoch {start.epoch}")

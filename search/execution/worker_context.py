@@ -1,4 +1,4 @@
-"""What a worker has at hand: store, study, data, signals."""
+"""What a worker has at hand: store, study, trainer, signals."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from search.study.lookup import load_setup
 from search.study.names import owner_name
 from search.study.setup import Setup
 from search.study.shared_state import Lease, drain_mark
+from search.trainers.contract import Trainer
 from storage import Cause, LeasedStorage
 from storage.optuna_internals import id_of_study
-from trainer.data.dataset import FaceData, load_faces
-from trainer.errors import DataError
 
 
 @dataclass
 class WorkerContext:
     """What a worker has at hand.
 
-    device, threads, data_root: this machine's own, None: as the study says. stop_after: end when
-    so many trials brought nothing better. stop_when_settled: end when no trial may be expected to.
-    parent: process whose end ends the worker.
+    trainer: of the study, on this machine. stop_after: end when so many trials brought nothing
+    better. stop_when_settled: end when no trial may be expected to. parent: process whose end ends
+    the worker.
     """
 
     storage: LeasedStorage
@@ -35,15 +34,12 @@ class WorkerContext:
     runs: Path
     signals: WorkerSignals
     lease: Lease
-    device: str | None = None
-    threads: int | None = None
-    data_root: str | None = None
+    trainer: Trainer
     stop_after: int | None = None
     stop_when_settled: bool = False
     parent: int | None = None
     owner: str = field(default_factory=lambda: owner_name(os.getpid()))
     setup: Setup = field(init=False)
-    data: FaceData | None = field(init=False, default=None)
     failed_before: frozenset[int] = field(init=False)
     _drain_mark: str | None = field(init=False)
 
@@ -68,25 +64,3 @@ class WorkerContext:
         if drain_mark(self.study) != self._drain_mark:
             return Cause("drained")
         return None
-
-
-def load_data(context: WorkerContext) -> FaceData:
-    """The faces, decoded once per worker. Raises DataError where they are not the study's."""
-    if context.data is not None:
-        return context.data
-    root = context.data_root or context.setup.data["root"]
-    settings = context.setup.base["data"]
-    faces = load_faces(
-        root,
-        image_size=settings["image_size"],
-        synthetic_images=settings["synthetic_images"],
-        parts=("train", "val"),
-    )
-    wanted = context.setup.data["fingerprint"]
-    if faces.fingerprint != wanted:
-        raise DataError(
-            f"{root}: fingerprint {faces.fingerprint[:8]}, but study {context.study.study_name}"
-            f" was made on {wanted[:8]}: give --data the same images, masks and lists"
-        )
-    context.data = faces
-    return faces

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.trial_runner import Extra, one_trial, refresh
-from search.execution.worker_context import WorkerContext, load_data
+from search.execution.worker_context import WorkerContext
 from search.strategy.repeating import Repeats, repeat_row
 from search.strategy.revival import Revivals, revival_row
 from search.strategy.settling import Settling
@@ -65,7 +65,7 @@ def _work(context: WorkerContext) -> None:
         if extra is None and _to_draw(trials, total):
             _widen(context, widenings, trials)
         # before a place is taken: faces that cannot be read are no trial's fault
-        load_data(context)
+        context.trainer.ready(context.setup)
         # one that was begun, or parked, has had its place; a repeat takes none
         budget = total if extra is None else None
         token = context.storage.take_slot(context.study_id, budget, context.owner)

@@ -14,12 +14,13 @@ from optuna.trial import FrozenTrial
 from search.strategy.revival import Revivals
 from search.study import lineages
 from search.study.attributes import CONTINUES, COPIED_FROM, REPEATS, STOPPED
-from search.study.checkpoints import newest_checkpoint
 from search.study.lookup import load_setup
 from search.study.run_folders import token_folders, token_folders_of, trial_folder
 from search.study.run_records import ARTIFACTS
-from search.study.setup import Setup, trial_config
+from search.study.setup import Setup
 from search.study.shared_state import total_of
+from search.trainers.configs import trial_values
+from search.trainers.selection import trainer_of
 from storage import LeasedStorage
 from storage.optuna_internals import id_of_study
 from trainer.errors import ConfigError, UserError
@@ -163,12 +164,12 @@ def _newest(setup: Setup, row: FrozenTrial, tokens: Sequence[Path]) -> list[Path
     whole = [folder for folder in tokens if all((folder / name).is_file() for name in CHECKPOINTS)]
     if len(whole) > 1:
         try:
-            config = trial_config(row, setup)
-            start = newest_checkpoint([whole[0].parent], config, setup.uid)
+            config = trial_values(row, setup)
+            newest = trainer_of(setup).kept(setup, config, [whole[0].parent])
         except (KeyError, ConfigError):
-            start = None
+            newest = []
         # one that cannot be known from the others costs none of them
-        whole = whole if start is None else [start.path.parent]
+        whole = [path.parent for path in newest[:1]] or whole
     return [folder / name for folder in whole for name in CHECKPOINTS]
 
 

@@ -22,7 +22,8 @@ from optuna.trial import TrialState
 from search.study.attributes import CANCELLED, ENQUEUED, EXPECT, NOTE, PRIORITY, SEED
 from search.study.requests import marked
 from search.study.search_space import Value, canonical, inside, is_number
-from search.study.setup import Setup, config_for
+from search.study.setup import Setup
+from search.trainers.configs import values_for
 from storage.optuna_internals import id_of_trial, storage_of
 from trainer.config import read_yaml, spelt, takes_text
 from trainer.errors import ConfigError
@@ -98,22 +99,23 @@ def complete(request: Request, setup: Setup, where: str = "enqueued") -> dict[st
     values, named = dict(setup.defaults), dict[str, str]()
     for written, value in request.params.items():
         try:
-            name = canonical(written, list(specs))
+            name = canonical(written, list(specs)) if setup.program is None else written
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         if name not in specs:
-            raise ConfigError(
-                f"{where}: {name} is not searched in study {setup.name}: leave it out, or start "
-                f"another study with --range {name}=low:high"
-            )
+            near = difflib.get_close_matches(name, specs, n=1)
+            hint = f"did you mean {near[0]}?" if near else "leave it out, or start another"
+            hint += "" if near else f" study with --range {name}=low:high"
+            raise ConfigError(f"{where}: {name} is not searched in study {setup.name}: {hint}")
         if name in named:
             raise ConfigError(
                 f"{where}: {written} and {named[name]} are one parameter: leave one of them out"
             )
         named[name] = written
-        values[name] = inside(name, spelt(name, value), specs[name], what=f"{where}: ")
+        value = spelt(name, value) if setup.program is None else value
+        values[name] = inside(name, value, specs[name], what=f"{where}: ")
     try:
-        config_for(setup, values, seed=0)
+        values_for(setup, values, seed=0)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return values

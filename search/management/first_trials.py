@@ -13,6 +13,7 @@ from search.study.attributes import FIRST, NOTE, PREDICTION, PRIORITY
 from search.study.requests import planned_params
 from search.study.search_space import Spec, Value, describe, format_value, matching, nearest_end
 from search.study.setup import Setup, config_for
+from search.trainers.readings import leaves
 from trainer.errors import ConfigError
 
 # after everything that a user asked for
@@ -29,6 +30,8 @@ def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
     first trial whose own value lies outside, or that doubles another trial, is left out with one
     line.
     """
+    if setup.program is not None:
+        return _enqueue_base(study, setup)
     specs = setup.specs()
     rows = study.get_trials(deepcopy=False)
     present = {trial.user_attrs[FIRST] for trial in rows if FIRST in trial.user_attrs}
@@ -58,6 +61,22 @@ def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
     if made:
         lines.insert(0, f"first trials: {len(made)} of the seed's configurations enqueued")
     return lines
+
+
+def _enqueue_base(study: optuna.Study, setup: Setup) -> list[str]:
+    """Enqueue a program's own config as the first trial, for all others are held against it."""
+    attrs = {FIRST: 1, NOTE: "the base config", PRIORITY: FIRST_PRIORITY}
+    known = dict(leaves(setup.base))
+    if any(FIRST in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+        return []
+    if not setup.specs().keys() <= known.keys():
+        # of a key that is new nothing is known
+        return []
+    return (
+        ["first trial: the base config"]
+        if put_in_queue(study, FIRST, [(setup.defaults, attrs)])
+        else []
+    )
 
 
 def _fitted(

@@ -14,16 +14,16 @@ from rich.table import Table
 
 from search.management.enqueue import enqueue
 from search.management.first_trials import enqueue_first
-from search.management.planning import Plan, StudyOptions
+from search.management.options import FacesPlan, Plan, StudyOptions
 from search.management.transfer import transfer_trials
 from search.strategy.loading import load_study, set_sampler_and_pruner
 from search.study import search_space
 from search.study.attributes import SETUP
-from search.study.checkpoints import written_by
-from search.study.identity import METRIC_NAMES, resolved_setup
+from search.study.identity import metric_names, resolved_setup
 from search.study.lookup import load_setup, study_or_none
 from search.study.names import CONFIRM_SUFFIX, is_repeats
-from search.study.run_folders import token_folders_of, trial_folder
+from search.study.program import Program
+from search.study.run_folders import token_folders_of, trial_folder, written_by
 from search.study.setup import CHANGEABLE, Setup, StudyError
 from search.study.shared_state import lease_of, set_lease, set_total
 from storage import LeasedStorage
@@ -61,15 +61,17 @@ def opened(
     resolved_setup(study_or_none(storage, plan.setup.name), plan.setup, explicit=explicit)
     lease = lease_of(storage, plan.setup.name).changed(options.beat_s, options.grace_s)
     refuse_orphans(storage, plan.setup.name, runs)
-    decode_faces(plan.setup)
-    with progress_bar("looking at the masks") as tick:
-        notes = mask_warnings(plan.setup.data["root"], tick=tick)
+    notes = [] if plan.faces is None else _looked_at_faces(plan.setup)
     study = open_study(storage, plan.setup, explicit=explicit)
     setup = load_setup(study)
-    for note in (*plan.notes, *plan.summary.notes):
+    for note in (*plan.notes, *(() if plan.faces is None else plan.faces.summary.notes)):
         LOG.info(f"note: {note}")
-    _introduce(console, setup, plan)
-    if plan.preset == "demo":
+    if plan.faces is not None:
+        _introduce_faces(console, setup, plan.faces)
+    elif setup.program is not None:
+        _introduce_program(setup, setup.program)
+    _introduce_space(setup)
+    if setup.preset == "demo":
         LOG.info(DEMO_WARNING)
     for note in notes:
         LOG.info(f"note: {note}")
@@ -86,6 +88,13 @@ def opened(
     for line in lines:
         LOG.info(line)
     return study, setup
+
+
+def _looked_at_faces(setup: Setup) -> list[str]:
+    """Notes on the masks of faces that are decoded by then."""
+    decode_faces(setup)
+    with progress_bar("looking at the masks") as tick:
+        return list(mask_warnings(setup.data["root"], tick=tick))
 
 
 def decode_faces(setup: Setup) -> None:
@@ -135,7 +144,23 @@ def _refuse_older_copy(storage: LeasedStorage, attrs: Mapping[str, Any], folder:
         )
 
 
-def _introduce(console: Console, setup: Setup, plan: Plan) -> None:
+def _introduce_program(setup: Setup, program: Program) -> None:
+    ways = {
+        program.history: f"{program.score_key} of {program.history}",
+        program.pattern: f'"{program.pattern}" in its output',
+    }
+    how = next((text for way, text in ways.items() if way is not None), "what it reports")
+    better = "lower is better, kept as its negative" if program.minimize else "higher is better"
+    LOG.info(f"{program.kind}: {program.call}")
+    LOG.info(f"{program.metric} ({better}): {how}; {setup.epochs} epochs a trial")
+    if not program.takes_seeds:
+        LOG.info(
+            "note: no seed reaches the program, so its trials cannot be repeated with others; write"
+            " {seed} in --command, or have a key seed in its config"
+        )
+
+
+def _introduce_faces(console: Console, setup: Setup, plan: FacesPlan) -> None:
     data, training = setup.base["data"], setup.base["training"]
     summary = plan.summary
     steps = setup.epochs * steps_per_epoch(summary.train, data["batch_size"])
@@ -154,6 +179,9 @@ def _introduce(console: Console, setup: Setup, plan: Plan) -> None:
         table.add_row(f"{'*' if chosen else ' '} {row[0]}", *row[1:], style="" if chosen else "dim")
     console.print(table)
     LOG.info(f"* chosen: {PRESETS[plan.preset].why}")
+
+
+def _introduce_space(setup: Setup) -> None:
     for name, spec in setup.specs().items():
         fixed = f"  fixed at {setup.fixed[name]}" if name in setup.fixed else ""
         LOG.info(f"  {name:<16} {search_space.describe(spec)}{fixed}")
@@ -176,5 +204,5 @@ def open_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # what the dashboard calls the value
-        study.set_metric_names(METRIC_NAMES)
+        study.set_metric_names(metric_names(setup))
     return study

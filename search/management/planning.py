@@ -3,72 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 import space
-from search.management.enqueue import Request, complete, read_requests
+from search.management.enqueue import complete, read_requests
+from search.management.options import FacesPlan, Plan, StudyOptions
+from search.management.program_planning import planned_program, refuse_flags_of_programs
 from search.study import search_space
 from search.study.names import default_name
 from search.study.search_space import Searched
-from search.study.setup import CHANGEABLE, Setup, make_setup
+from search.study.setup import CHANGEABLE, make_setup
 from trainer.config import compose
-from trainer.data.dataset import DataSummary, describe
+from trainer.data.dataset import describe
 from trainer.model import build_model, parameter_count
 from trainer.presets import default_preset
 from trainer.runtime import check_device
 
 
-@dataclass(frozen=True)
-class StudyOptions:
-    """The flags of search.run that make or change a study; None: as study, config or data say.
-
-    config: YAML of what is not searched. fix: `name=value` each. ranges: `name=low:high[:log]`
-    each. enqueue: YAML list of configurations to run first. old: study to take over from. priors:
-    whether the first trials of `space.py` are enqueued. beat_s, grace_s: of its workers' lease.
-    """
-
-    study: str | None = None
-    config: Path | None = None
-    preset: str | None = None
-    data: str | None = None
-    epochs: int | None = None
-    image_size: int | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    fix: Sequence[str] = ()
-    ranges: Sequence[str] = ()
-    seed: int | None = None
-    sampler: str | None = None
-    pruner: str | None = None
-    prune_risk: float | None = None
-    revive: int | str | None = None
-    spend_saved: float | None = None
-    widen: str | None = None
-    enqueue: Path | None = None
-    old: str | None = None
-    priors: bool = True
-    beat_s: float | None = None
-    grace_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the command line and the config came to, before the store is touched."""
-
-    setup: Setup
-    summary: DataSummary
-    preset: str
-    parameters: int
-    notes: Sequence[str]
-    requests: Sequence[Request]
-
-
 def planned(options: StudyOptions) -> Plan:
     """Check all that can be checked without the store; nothing is written."""
+    if options.command is not None or options.function is not None:
+        return planned_program(options)
+    refuse_flags_of_programs(options)
+    return _planned_faces(options)
+
+
+def _planned_faces(options: StudyOptions) -> Plan:
     requests = read_requests(options.enqueue) if options.enqueue else []
     flags = {
         "data.root": options.data,
@@ -115,7 +76,8 @@ def planned(options: StudyOptions) -> Plan:
     )
     for number, request in enumerate(requests, start=1):
         complete(request, setup, f"{options.enqueue}: entry {number}")
-    return Plan(setup, summary, preset, parameter_count(model), composed.notes, requests)
+    faces = FacesPlan(summary, preset, parameter_count(model))
+    return Plan(setup, composed.notes, requests, faces)
 
 
 def _highest_dropout(searched: Searched) -> float:

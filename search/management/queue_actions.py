@@ -47,7 +47,7 @@ def print_queue(storage: LeasedStorage, study: optuna.Study) -> None:
         )
     console.print(studies)
     owners = {claim.number: claim.owner for claim in storage.live_claims(id_of_study(study))}
-    headings = ("trial", "state", "epochs", "best F", "prio", "note or parameters")
+    headings = ("trial", "state", "epochs", "best", "prio", "note or parameters")
     trials = _table(f"Trials of {study.study_name} (*)", *headings)
     for trial in study.get_trials(deepcopy=False):
         value, attrs = lineages.value(trial), attributes_of(trial.user_attrs)

@@ -33,7 +33,6 @@ from search.study.search_space import Spec, Value, distribution, format_value, m
 from search.study.setup import Setup, StudyError, base_values
 from search.study.wording import counted
 from storage.rdb import LeasedStorage
-from trainer.config import key_path
 
 BEST_CONFIGS = 5
 # marks of a row's own place in its study, which a copy does not inherit
@@ -130,7 +129,7 @@ def _fit(
     params: dict[str, Value] = {}
     specs: dict[str, Spec] = {}
     for name, spec in new.specs().items():
-        value = had.get(".".join(key_path(name)))
+        value = had.get(new.key_of(name))
         if value is None and name == "T_0":
             value = old.epochs
         wide = widened(spec, value)
@@ -145,7 +144,7 @@ def _values(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
     """Every key that the trial trained with, by dotted name."""
     known = base_values(setup)
     for name, value in trial.params.items():
-        known[".".join(key_path(name))] = value
+        known[setup.key_of(name)] = value
     return known
 
 
@@ -204,7 +203,7 @@ def _translated(trial: FrozenTrial, old: Setup, new: Setup) -> dict[str, Value] 
     had = _values(trial, old)
     params: dict[str, Value] = {}
     for name, spec in new.specs().items():
-        value = had.get(".".join(key_path(name)))
+        value = had.get(new.key_of(name))
         if name == "T_0":
             # the same number of cycles in another budget
             value = (old.epochs if value is None else value) * new.epochs / old.epochs

@@ -119,8 +119,11 @@ def _facts(results: Results, total: int | None) -> list[tuple[str, str]]:
         data, preset = setup.data, f", preset {setup.preset}" if setup.preset else ""
         images = f"{data['train']} train and {data['val']} validation images"
         mark = str(data["fingerprint"])[:8]
+        trained = [("Data", f"{data['name']}, {images}, fingerprint {mark}")]
+        if setup.program is not None:
+            trained = [("Program", setup.program.call)]
         facts += [
-            ("Data", f"{data['name']}, {images}, fingerprint {mark}"),
+            *trained,
             ("Budget", f"{setup.epochs} epochs a trial{preset}"),
         ]
     finished = f"{len(lineages.finished(results.rows))} finished"

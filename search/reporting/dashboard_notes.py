@@ -67,7 +67,8 @@ def study_note(
             f"| | {' | '.join(escaped(one.name) for one in best)} |",
             f"|---|{'---:|' * len(best)}",
         ]
-        for heading, cells in training_metrics.across([one.metrics for one in best]):
+        score = None if results.setup is None else results.setup.own_score
+        for heading, cells in training_metrics.across([one.metrics for one in best], score):
             lines.append(f"| {escaped(heading)} | {' | '.join(map(escaped, cells))} |")
         lines.append("")
     lines += [f"- {what}: {code(command)}" for what, command in commands.items()]

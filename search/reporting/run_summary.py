@@ -50,14 +50,17 @@ def commands(study: str, *, storage: str, runs: str) -> dict[str, str]:
     }
 
 
-def best_trials_table(study: optuna.Study, count: int = 5) -> Table:
-    """The seed's table for the best trials: a column a trial, so that it fits 80 columns."""
+def best_trials_table(study: optuna.Study, count: int = 5, score: str | None = None) -> Table:
+    """The seed's table for the best trials: a column a trial, so that it fits 80 columns.
+
+    score: as in `training_metrics.columns`.
+    """
     rows = training_metrics.rows(study, count)
     table = Table(title="The best trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for row in rows:
         table.add_column(f"trial {row['trial']}", justify="right")
-    for heading, cells in training_metrics.across(rows):
+    for heading, cells in training_metrics.across(rows, score):
         table.add_row(heading, *cells)
     return table
 
@@ -84,7 +87,7 @@ def summary(
         if again:
             tell(console, repeats_text(again))
         console.print()
-        console.print(best_trials_table(study))
+        console.print(best_trials_table(study, score=setup.own_score))
         console.print()
     shares = importance(trials)
     if shares:
@@ -99,8 +102,8 @@ def summary(
         full = trial.user_attrs.get(F_SCORE_FULL)
         tell(
             console,
-            f"answer: trial {trial.number}, f_score {worth_text(answer)} (per image on the training"
-            " grid)"
+            f"answer: trial {trial.number}, {setup.score_name} {worth_text(answer)}"
+            + (" (per image on the training grid)" if setup.program is None else "")
             + ("" if full is None else f", f_score_full {full:.4f} (at the masks' own size)")
             + f": {params_text(trial.params)}",
         )

@@ -73,7 +73,7 @@ def verdicts_table(results: Results) -> Table | None:
                 percent(verdict.needed),
             )
         )
-    headings = ("trial", "epoch", "best F", "forecast", "±", "to beat", "chance", "asked for")
+    headings = ("trial", "epoch", "best score", "forecast", "±", "to beat", "chance", "asked for")
     return Table(headings, rows, "Why trials were pruned", sortable=True) if rows else None
 
 
@@ -89,13 +89,15 @@ def trials_table(results: Results) -> Table:
     names = list(dict.fromkeys(name for one in ordered for name in one.params))
     continued = any(one.continued for one in ordered)
     headings = ["run" if results.imported else "trial", "state"]
-    headings += [heading for heading, _ in training_metrics.COLUMNS.values()]
+    score = None if results.setup is None else results.setup.own_score
+    columns = training_metrics.columns(score)
+    headings += columns.values()
     headings += [] if wait is None else [f"lost {wait} epoch{'s' * (wait > 1)} after best"]
     headings += ["continued from another run"] if continued else []
     rows = []
     for one in ordered:
         row = [one.name if results.imported else str(one.number), state_of(one)]
-        row += [_metric_cell(name, one.metrics.get(name)) for name in training_metrics.COLUMNS]
+        row += [_metric_cell(name, one.metrics.get(name)) for name in columns]
         lost = None if wait is None else one.fall_after(wait)
         row += [] if wait is None else ["-" if lost is None else f"{lost:.4f}"]
         row += [Flag(one.continued) if one.continued else "-"] if continued else []

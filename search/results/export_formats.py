@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import pprint
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -17,10 +17,15 @@ from search.strategy.answers import Answer
 from search.study import lineages
 from search.study.attributes import RUNTIME, SEED
 from search.study.lookup import load_setup
+from search.study.program import Program
 from search.study.run_records import search_record
 from search.study.search_space import short
 from search.study.setup import Setup, StudyError, config_for
 from search.study.training_metrics import COLUMNS
+from search.trainers.config_files import Format, written
+from search.trainers.configs import trial_values
+from search.trainers.placeholders import filled, words_of
+from search.trainers.program_runs import program_of
 from trainer.cli import one_line
 from trainer.config import Config, get, leaf_keys, to_dict, to_yaml, value_text
 from trainer.presets import PRESETS, preset_values
@@ -74,6 +79,8 @@ def exported(study: optuna.Study, chosen: Answer, form: str = "yaml", *, command
     or ConfigError if the study or the trial does not hold what is needed.
     """
     setup, trial = load_setup(study), chosen.trial
+    if setup.program is not None:
+        return _of_program(setup, setup.program, chosen, form)
     config = config_of(setup, trial)
     if form == "cli":
         return command_line(train_words(config)) + "\n"
@@ -87,6 +94,44 @@ def exported(study: optuna.Study, chosen: Answer, form: str = "yaml", *, command
     if form == "json":
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return pprint.pformat(document, sort_dicts=False, width=100) + "\n"
+
+
+def _of_program(setup: Setup, program: Program, chosen: Answer, form: str) -> str:
+    """A trial's config as the program takes it, and nothing else but comments."""
+    trial = chosen.trial
+    values = trial_values(trial, setup)
+    if form == "cli":
+        return command_line(program_words(setup, trial, f"best.{program.format}")) + "\n"
+    if form == "python-dict":
+        return pprint.pformat(values, sort_dicts=False, width=100) + "\n"
+    own = cast(Format, program.format if form == "yaml" else form)
+    text = written(values, own)
+    if own == "json":
+        return text
+    score = lineages.value(trial)
+    head = [f"trial {trial.number} of study {setup.name}: {setup.score_name} {score:.6g}"]
+    if chosen.expected is not None:
+        head.append(f"{chosen.expected:.6g} ± {chosen.error:.2g} expected with a fresh seed")
+    head.append(f"as it was trained: {again_text(setup, trial)}")
+    return "".join(f"# {one_line(line)}\n" for line in head) + text
+
+
+def again_text(setup: Setup, trial: FrozenTrial) -> str:
+    """How a program is run with an exported config."""
+    program = program_of(setup)
+    if program.kind == "function":
+        return f"{program.call} with seed {trial.user_attrs[SEED]}"
+    return command_line(program_words(setup, trial, f"best.{program.format}"))
+
+
+def program_words(setup: Setup, trial: FrozenTrial, config: str) -> list[str]:
+    """The command that trains a trial again, from its exported config. Raises StudyError."""
+    program = program_of(setup)
+    if program.kind == "function":
+        raise StudyError("--format cli: a function has no command line; choose yaml")
+    known = {"config": config, "out": "out", "device": "auto", "resume": None}
+    seed, epochs = str(trial.user_attrs[SEED]), str(setup.epochs)
+    return filled(words_of(program.call), {**known, "seed": seed, "epochs": epochs})
 
 
 def config_of(setup: Setup, trial: FrozenTrial) -> Config:

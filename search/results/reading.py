@@ -30,8 +30,9 @@ from search.study.names import is_repeats
 from search.study.repeats import scores_of_repeats
 from search.study.run_folders import newest_claims, read_history
 from search.study.search_space import as_number
-from search.study.setup import Setup, base_values, config_for, flat
-from trainer.config import key_path, to_dict
+from search.study.setup import Setup, base_values, flat
+from search.trainers.configs import values_for
+from trainer.config import key_path
 from trainer.errors import ConfigError
 from trainer.history import F_SCORE
 
@@ -145,10 +146,12 @@ def _searched(
 
 def _config(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
     try:
-        whole = to_dict(config_for(setup, trial.params, seed=trial.user_attrs.get(SEED, 0)))
+        whole = values_for(setup, trial.params, seed=trial.user_attrs.get(SEED, 0))
     except ConfigError:
         # a row that another program made
         return {**base_values(setup), **_dotted(trial.params)}
+    if setup.program is not None:
+        return {key: value for key, value in flat(whole) if key != setup.program.seed_key}
     # what differs from trial to trial by its nature is no setting
     return {
         key: value

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from search.strategy.configurations import evidence
-from search.strategy.forecast.features import from_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
@@ -57,7 +56,7 @@ def answer_of(
     beliefs = TrueMeans(specs, [one.shown for one in trained]).beliefs()
     places = [place for place in beliefs if trained[place].complete]
     place = max(places, key=lambda place: (beliefs[place].mean, -place))
-    expected = from_log(beliefs[place].mean)
-    # to first order: the scale is -log(1 - score)
-    error = math.sqrt(beliefs[place].variance) * (1 - expected)
+    scale = study_forecast.scale
+    expected = scale.from_log(beliefs[place].mean)
+    error = math.sqrt(beliefs[place].variance) * scale.wrong(expected)
     return Answer(trained[place].complete[0], expected, error)

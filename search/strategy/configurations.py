@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategy.forecast.features import to_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import Shown
 from search.study import lineages
@@ -61,18 +61,22 @@ def _trained(
     study_forecast: StudyForecast,
     repeats: Mapping[int, Sequence[float]],
 ) -> Trained:
+    scale = study_forecast.scale
     complete = [one for one in trials if one.state == TrialState.COMPLETE]
     if complete:
         scores = [one.value or 0.0 for one in complete]
         for one in complete:
             scores += repeats.get(one.number, ())
-        value = float(np.mean(to_log(np.array(scores))))
+        value = float(np.mean(scale.to_log(np.array(scores))))
         return Trained(Shown(params, value, len(scores)), complete)
     one = trials[0]
     if lineages.diverged(one):
-        return Trained(Shown(params, 0.0), ())
+        return Trained(Shown(params, -math.inf), ())
+    stood = float(scale.to_log(max(one.intermediate_values.values())))
+    if not study_forecast.fits:
+        # nothing can be forecast: it stands where it was stopped
+        return Trained(Shown(params, stood), ())
     end = study_forecast.end(one)
-    stood = float(to_log(max(one.intermediate_values.values())))
     return Trained(Shown(params, max(stood, end.mean), doubt=end.deviation**2), ())
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import optuna
@@ -20,7 +21,7 @@ from optuna.pruners import (
 )
 from optuna.trial import FrozenTrial
 
-from search.strategy.forecast.features import from_log, knots_by
+from search.strategy.forecast.features import knots_by
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
 from search.study.attributes import CONTINUES, REPEATS, TOTAL
@@ -30,6 +31,7 @@ from storage.optuna_internals import StudyView
 if TYPE_CHECKING:
     from search.study.setup import Setup
 
+LOG = logging.getLogger(__name__)
 # of the budget, before which no trial is stopped by one of Optuna's own pruners
 _OPTUNAS_WARMUP = 0.15
 # so many trials, but no larger a share of them all, are trained whole before one is parked: a
@@ -85,6 +87,7 @@ class RestartAwarePruner(BasePruner):
         self._first_epoch = first_epoch(epochs, thresholds.warmup_share)
         # on the trial that was judged last; None where there was nothing to judge
         self.verdict: Verdict | None = None
+        self._median: MergedPruner | None = None
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         self.verdict = None
@@ -95,6 +98,8 @@ class RestartAwarePruner(BasePruner):
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
         study_forecast.update(rows)
+        if not study_forecast.fits:
+            return self._by_median(study, trial)
         total = self._total if self._total is not None else study.user_attrs.get(TOTAL, 0)
         if not study_forecast.trusted(min(_WHOLE, total // _LARGEST_SHARE)):
             return False
@@ -112,7 +117,8 @@ class RestartAwarePruner(BasePruner):
         left = 1 - epoch / self._epochs
         limits = self._thresholds
         needed = left * self._risk * (limits.again if revived else limits.park)
-        forecast = from_log(end.mean)
+        scale = study_forecast.scale
+        forecast = scale.from_log(end.mean)
         rivals = [other.mean for other in competitors.running]
         rivals += [] if competitors.best is None else [competitors.best]
         self.verdict = Verdict(
@@ -121,14 +127,25 @@ class RestartAwarePruner(BasePruner):
             self._epochs,
             best=max(one.intermediate_values.values()),
             forecast=forecast,
-            # to first order: the scale is -log(1 - score)
-            deviation=end.deviation * (1 - forecast),
-            against=from_log(max(rivals) + margin),
+            deviation=end.deviation * scale.wrong(forecast),
+            against=scale.from_log(max(rivals) + margin),
             to_come=to_come,
             chance=chance,
             needed=needed,
         )
         return chance < needed
+
+    def _by_median(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Prune by the median: a score has no place on the scale of the forecast."""
+        if self._median is None:
+            LOG.info(
+                "scores outside 0 to 1 (with --direction minimize: losses below 0) cannot be"
+                " forecast: trials are pruned where they are below the median of the others"
+            )
+            self._median = MergedPruner("median", self._epochs)
+        stop = self._median.prune(study, trial)
+        self.verdict = self._median.verdict
+        return stop
 
     def _judged(self, epoch: int) -> bool:
         """Whether an epoch tells the forecast anything new: between two knots it learns nothing."""
@@ -184,5 +201,11 @@ def make_pruner(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> Ba
     if setup.pruner == "none":
         return NopPruner()
     if setup.pruner == "restart-aware":
-        return RestartAwarePruner(setup.epochs, study_forecast, risk=setup.prune_risk)
+        limits = THRESHOLDS
+        if not setup.goes_on:
+            # what is stopped is lost for good
+            limits = replace(limits, park=limits.again)
+        return RestartAwarePruner(
+            setup.epochs, study_forecast, risk=setup.prune_risk, thresholds=limits
+        )
     return MergedPruner(setup.pruner, setup.epochs)

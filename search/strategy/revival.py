@@ -19,10 +19,11 @@ from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import THRESHOLDS, Thresholds
 from search.study import lineages
 from search.study.attributes import CONTINUES, COPIED_FROM, RUNTIME, SEED, STOPPED
-from search.study.checkpoints import newest_checkpoint
 from search.study.lineages import curve_of, revivals, rows_of, under_way
 from search.study.run_folders import trial_folder
-from search.study.setup import Setup, trial_config
+from search.study.setup import Setup
+from search.trainers.configs import trial_values
+from search.trainers.selection import trainer_of
 from trainer.errors import ConfigError
 
 # of the epochs that pruning has saved, what `auto` spends at most
@@ -182,6 +183,7 @@ class Revivals:
     def next(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> int | None:
         """See `trial_to_revive`."""
         limit = None if setup.revive == "auto" else int(setup.revive)
+        limit = limit if setup.goes_on else 0
         if limit == 0 or not parked(trials):
             return None
         if self._study_forecast is None:
@@ -211,8 +213,8 @@ class Revivals:
     def _has_checkpoint(self, rows: Sequence[FrozenTrial], setup: Setup) -> bool:
         folders = [trial_folder(self._runs, self._study.study_name, row.number) for row in rows]
         try:
-            config = trial_config(rows[-1], setup)
+            config = trial_values(rows[-1], setup)
         except (KeyError, ConfigError):
             # never begun by search.run, or of a config that can no longer be trained
             return False
-        return newest_checkpoint(folders, config, setup.uid) is not None
+        return bool(trainer_of(setup).kept(setup, config, folders))

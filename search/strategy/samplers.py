@@ -19,7 +19,6 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.strategy.configurations import as_trained, evidence, inside_ranges
-from search.strategy.forecast.features import from_log
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
@@ -252,7 +251,14 @@ def _likely_values(
         for one in merged
         if one.state == TrialState.PRUNED and one.intermediate_values and not lineages.diverged(one)
     ]
-    ends = {one.number: from_log(study_forecast.end(one).mean) for one in pruned}
+    scale = study_forecast.scale
+    ends = {
+        # what has no place on the scale of the forecast stands where it was stopped
+        one.number: scale.from_log(study_forecast.end(one).mean)
+        if study_forecast.fits
+        else max(one.intermediate_values.values())
+        for one in pruned
+    }
     answer = lineages.best_of(merged)
     excess = 0.0
     if answer is not None and answer.value is not None and ends:

@@ -40,7 +40,8 @@ def next_widening(
     rows: Sequence[FrozenTrial], setup: Setup, study_forecast: StudyForecast
 ) -> Widening | None:
     """The range to widen now; None for none. rows: the study's, as they are."""
-    if setup.widen != "auto" or len(setup.widened) >= _MOST:
+    if setup.widen != "auto" or setup.program is not None or len(setup.widened) >= _MOST:
+        # a program's ranges are the user's own, and what it can train nobody knows here
         return None
     specs = setup.specs()
     study_forecast.update(rows)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from search.study.run_folders import written_by
 from search.study.setup import Setup
 from trainer import checkpoint
-from trainer.config import Config, base_identity, config_from_dict, read_yaml
+from trainer.config import Config, base_identity, config_from_dict
 from trainer.errors import CheckpointError, ConfigError
 from trainer.files import atomic_path, atomic_write_text
 from trainer.history import best_epoch, f_scores
@@ -103,15 +104,6 @@ def _same_training(stored: dict[str, Any], config: Config) -> bool:
     except ConfigError:
         return False
     return base_identity(other, ["data.root"]) == base_identity(config, ["data.root"])
-
-
-def written_by(folder: Path) -> str | None:
-    """The uid of the study that wrote a token's folder; None where that is not known."""
-    try:
-        record = read_yaml(folder / "config.yaml")["search"]
-        return str(record["study_uid"])
-    except (ConfigError, KeyError, TypeError):
-        return None
 
 
 def clear_strangers(out: Path, setup: Setup) -> None:

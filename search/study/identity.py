@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,22 @@ import optuna
 
 import space
 from search.study.attributes import REBUILT, SETUP, is_imported
+from search.study.program import Program
 from search.study.search_space import describe, format_value, same_kind, widened
 from search.study.setup import CHANGEABLE, Setup, StudyError, base_values
 from storage.optuna_internals import METRIC_NAMES_KEY, system_attrs_of
-from trainer.config import key_path
 from trainer.streams import command_line
 
 METRIC_NAMES = ["f_score"]
+
+
+def metric_names(setup: Setup) -> list[str]:
+    """What the dashboard calls the values of a study."""
+    return METRIC_NAMES if setup.program is None else [setup.program.label]
+
+
+# of a program, what its scores rest on; how it is stopped may change
+_OF_PROGRAMS = ("kind", "call", "history", "score_key", "pattern", "seed_key", "only_if")
 
 # what a score rests on besides the config: which pictures in which parts, how predictions are
 # scored and on what grid, and how long was trained
@@ -26,13 +35,14 @@ _FACTS: dict[str, Callable[[Setup], Any]] = {
     "metric": lambda setup: setup.metric,
     "grid": lambda setup: base_values(setup).get("data.image_size"),
     "epochs": lambda setup: setup.epochs,
+    "program": lambda setup: None if setup.program is None else setup.program.call,
 }
 
 
 def differing_facts(one: Setup, other: Setup, *facts: str) -> list[str]:
     """Those of the facts by which scores of two setups do not compare, in the order given.
 
-    facts: of "data" (fingerprint of pictures and split), "metric", "grid", "epochs".
+    facts: of "data" (fingerprint of pictures and split), "metric", "grid", "epochs", "program".
     """
     return [fact for fact in facts if _FACTS[fact](one) != _FACTS[fact](other)]
 
@@ -52,7 +62,7 @@ class KeyDifference:
 
 def differing_keys(one: Setup, other: Setup) -> list[KeyDifference]:
     """Keys of the base configs that differ, sorted; what one of the two searches is none."""
-    searched = {".".join(key_path(name)) for name in (*one.specs(), *other.specs())}
+    searched = {setup.key_of(name) for setup in (one, other) for name in setup.specs()}
     old, new = base_values(one), base_values(other)
     return [
         KeyDifference(key, old.get(key), new.get(key), key in old and key in new)
@@ -69,6 +79,10 @@ def identity_differences(stored: Setup, new: Setup) -> list[str]:
     found = [
         f"{one.key} {format_value(one.before)}, this run has {format_value(one.now)}"
         for one in differing_keys(stored, new)
+    ]
+    found += [
+        f"{what} {then}, this run has {now}"
+        for what, then, now in _differing_programs(stored.program, new.program)
     ]
     texts: dict[str, Callable[[Setup], str]] = {"data": _data_text, "metric": lambda s: s.metric}
     for fact in differing_facts(stored, new, *texts):
@@ -199,6 +213,21 @@ def _wrong_direction(study: optuna.Study) -> str | None:
     several = f"{len(found)} objectives ({', '.join(found)})"
     what = f"the direction {found[0]}" if len(found) == 1 else several
     return f"has {what}, and scores here are one objective to maximize"
+
+
+def _differing_programs(
+    one: Program | None, other: Program | None
+) -> Iterator[tuple[str, object, object]]:
+    """What differs in how two studies train: name of it, then and now."""
+    if one is None or other is None:
+        if one is not other:
+            then, now = ("our own trainer" if it is None else it.call for it in (one, other))
+            yield "the program", then, now
+        return
+    for what in _OF_PROGRAMS:
+        then, now = getattr(one, what), getattr(other, what)
+        if then != now:
+            yield what.replace("_", " "), then, now
 
 
 def _data_text(setup: Setup) -> str:

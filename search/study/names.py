@@ -31,6 +31,15 @@ def default_name(data: str, preset: str, image_size: int) -> str:
     return f"{plain}-{preset}-{image_size}"
 
 
+def default_program_name(program: str) -> str:
+    """The name of a study that a program of the user's trains.
+
+    >>> default_program_name("train v2")
+    'train-v2'
+    """
+    return re.sub(r"[^\w.-]+", "-", program).strip("-.") or "program"
+
+
 def owner_name(pid: int) -> str:
     """How a worker of this machine signs its claims: HOST:PID."""
     return f"{socket.gethostname()}:{pid}"

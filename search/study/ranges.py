@@ -38,6 +38,9 @@ def longer(setup: Setup, name: str, spec: Range, side: Side) -> Range | None:
 
 def is_trainable(setup: Setup, name: str, spec: Range) -> bool:
     """Whether a study can search a parameter in this range."""
+    if setup.program is not None:
+        # nothing is known here of what it can train
+        return not isinstance(setup.specs()[name], space.Choice)
     try:
         config = config_for(setup, setup.defaults, seed=0)
         check_ends(config, {**setup.specs(), name: spec}, setup.fixed)

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trainer.errors import UserError
+from trainer.config import read_yaml
+from trainer.errors import ConfigError, UserError
 from trainer.history import Row, f_scores
 
 
@@ -63,6 +64,15 @@ def read_history(folder: Path) -> list[Row]:
         return [{**row, "epoch": int(row["epoch"])} for row in rows]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
+
+
+def written_by(folder: Path) -> str | None:
+    """The uid of the study that wrote a token's folder; None where that is not known."""
+    try:
+        record = read_yaml(folder / "config.yaml")["search"]
+        return str(record["study_uid"])
+    except (ConfigError, KeyError, TypeError):
+        return None
 
 
 def _folders(folder: Path) -> list[Path]:

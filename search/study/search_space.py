@@ -321,14 +321,21 @@ def _range(text: str, specs: Mapping[str, Spec]) -> tuple[str, Spec]:
             f"--range {text}: {name} is not a number, so it has no range: "
             f"set it with --fix {name}=..., or add a Choice to space.py"
         )
-    whole = name == "T_0" or isinstance(present, Int) or (present is None and is_integer(name))
+    whole = name == "T_0" or (present is None and is_integer(name))
+    return name, range_of(text, present, whole=whole)
+
+
+def range_of(text: str, present: Spec | None, *, whole: bool) -> Float | Int:
+    """The range that `--range` gives a parameter; it keeps the scale that it has.
+
+    whole: whether one without a range takes whole numbers. Raises ConfigError.
+    """
+    kept = None if isinstance(present, Choice) else present
     try:
-        spec = _ends(text, whole=whole)
-        if present is not None and not isinstance(present, Choice) and present.log:
-            spec = replace(spec, log=True)
+        spec = _ends(text, whole=whole if kept is None else isinstance(kept, Int))
+        return replace(spec, log=True) if kept is not None and kept.log else spec
     except ValueError as error:
         raise ConfigError(f"--range {text}: {error}") from None
-    return name, spec
 
 
 def _ends(text: str, *, whole: bool) -> Float | Int:

@@ -17,6 +17,7 @@ import optuna
 import space
 from search.study.attributes import RUNTIME, SEED
 from search.study.names import PRUNERS, SAMPLERS, is_repeats
+from search.study.program import Program
 from search.study.search_space import Searched, Spec, Value, distribution
 from trainer.config import Config, base_identity, config_from_dict, key_path, to_dict
 from trainer.config.keys import put
@@ -54,7 +55,8 @@ class Setup:
     leading trials. widen: whether the search may widen ranges, "auto" or "off". given: parameters
     whose range is the user's own and holds. widened: what was widened, see
     `search.study.widenings`. uid: of this study alone, so that files left by a deleted one of the
-    same name are not taken for its own.
+    same name are not taken for its own. program: what trains; None: our own trainer. Of a program,
+    base is its whole config, and there are no runtime and data but the name.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Setup:
     given: list[str] = field(default_factory=list)
     widened: list[dict[str, Any]] = field(default_factory=list)
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    program: Program | None = None
 
     @property
     def draws(self) -> bool:
@@ -94,6 +97,25 @@ class Setup:
         read = {name: space.from_json(spec) for name, spec in self.space.items()}
         return {n: spec for n, spec in read.items() if not isinstance(spec, space.EpochShare)}
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether an interrupted or parked trial can go on from where it stood."""
+        return self.program is None or self.program.resume_file is not None
+
+    @property
+    def own_score(self) -> str | None:
+        """What the scores of a user's program are called; None: ours, the F-score."""
+        return None if self.program is None else self.program.label
+
+    @property
+    def score_name(self) -> str:
+        """What its values are called in a line of text."""
+        return self.own_score or "f_score"
+
+    def key_of(self, name: str) -> str:
+        """The dotted key of the config that a parameter sets. Raises ConfigError."""
+        return name if self.program is not None else ".".join(key_path(name))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return dataclasses.asdict(self) | {"order": list(self.space)}
@@ -104,6 +126,8 @@ class Setup:
         names = {known.name for known in dataclasses.fields(cls)}
         values = {name: item for name, item in stored.items() if name in names}
         values["space"] = {name: stored["space"][name] for name in stored["order"]}
+        if values.get("program") is not None:
+            values["program"] = Program.from_json(values["program"])
         return cls(**values)
 
 
@@ -122,17 +146,9 @@ def make_setup(
     widen: str = WIDEN,
 ) -> Setup:
     """The setup of a study from what the command line came to. Raises StudyError."""
-    if shown(name) != name:
-        raise StudyError(
-            f"--study {shown(name)}: a study's name is text in UTF-8, since stores hold no other;"
-            " name it otherwise"
-        )
-    for what, given, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
-        if given not in known:
-            raise StudyError(f"--{what} {given}: not one of {', '.join(known)}")
     config = searched.config
     whole = to_dict(config)
-    return Setup(
+    setup = Setup(
         name=name,
         base=base_of(searched),
         runtime=whole["runtime"],
@@ -158,6 +174,24 @@ def make_setup(
         widen=widen,
         given=list(searched.given),
     )
+    return checked_names(setup)
+
+
+def checked_names(setup: Setup) -> Setup:
+    """The setup, whose names are known ones. Raises StudyError."""
+    name = setup.name
+    if shown(name) != name:
+        raise StudyError(
+            f"--study {shown(name)}: a study's name is text in UTF-8, since stores hold no other;"
+            " name it otherwise"
+        )
+    for what, given, known in (
+        ("sampler", setup.sampler, SAMPLERS),
+        ("pruner", setup.pruner, PRUNERS),
+    ):
+        if given not in known:
+            raise StudyError(f"--{what} {given}: not one of {', '.join(known)}")
+    return setup
 
 
 def base_of(searched: Searched) -> dict[str, Any]:

@@ -35,16 +35,35 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
+# columns of our own trainer alone
+_OURS = ("train_f_at_best", "gap", "ce_dice_ratio")
+
+
+def columns(score: str | None = None) -> dict[str, str]:
+    """Name -> heading of the table's columns.
+
+    score: what the values of another program are called, which has some columns fewer.
+    """
+    return {
+        name: heading if score is None else heading.replace("val F", score)
+        for name, (heading, _) in COLUMNS.items()
+        if score is None or name not in _OURS
+    }
+
+
 def metrics(
-    history: Sequence[Mapping[str, Any]], *, ce_weight: float = 1.0, dice_weight: float
+    history: Sequence[Mapping[str, Any]],
+    *,
+    ce_weight: float = 1.0,
+    dice_weight: float | None = None,
 ) -> dict[str, float | int | str | bool | None]:
     """The table's metrics of one training.
 
     history: rows with epoch, val_f and (where it was measured) train_f, scores in [0, 1].
-    dice_weight: the mean level over training. Returns plain JSON values under the keys of
-    `COLUMNS`: `gap` is train F - val F at the best epoch, `degradation` best - final val F,
-    `instability` the standard deviation of the changes from epoch to epoch (None below three
-    epochs). Raises ValueError for an empty history.
+    dice_weight: the mean level over training; None: the loss has no Dice. Returns plain JSON
+    values under the keys of `COLUMNS`: `gap` is train F - val F at the best epoch, `degradation`
+    best - final val F, `instability` the standard deviation of the changes from epoch to epoch
+    (None below three epochs). Raises ValueError for an empty history.
     """
     scores = f_scores(history)
     at = best_epoch(scores)
@@ -63,7 +82,7 @@ def metrics(
         "degradation": best - final,
         "degradation_pct": 100 * (best - final) / best if best > 0 else 0.0,
         "instability": statistics.stdev(changes) if len(changes) >= 2 else None,
-        "ce_dice_ratio": ratio(ce_weight, dice_weight),
+        "ce_dice_ratio": None if dice_weight is None else ratio(ce_weight, dice_weight),
         "epochs_trained": len(f_score),
         "still_rising": still_rising(f_score),
     }
@@ -146,14 +165,17 @@ def rows(study: optuna.Study, n: int = 5) -> list[dict[str, Any]]:
     return [row_of(trial) for trial in judged[:n]]
 
 
-def across(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def across(
+    rows: Sequence[Mapping[str, Any]], score: str | None = None
+) -> list[tuple[str, list[str]]]:
     """The table with a column a trial: heading and cells of each line, as text.
 
-    rows: as `row_of` gives them.
+    rows: as `row_of` gives them. score: as in `columns`.
     """
     lines = [("state", [str(row["state"]).lower() for row in rows])]
     lines += [
-        (heading, [text(name, row[name]) for row in rows]) for name, (heading, _) in COLUMNS.items()
+        (heading, [text(name, row[name]) for row in rows])
+        for name, heading in columns(score).items()
     ]
     names = dict.fromkeys(name for row in rows for name in row["params"])
     return lines + [(name, [setting(row["params"].get(name)) for row in rows]) for name in names]

@@ -14,10 +14,10 @@ from search.study.wording import escaped
 YOURS = "*What you write below this line stays.*"
 
 
-def trial_note(trial: FrozenTrial, budget: int) -> str:
+def trial_note(trial: FrozenTrial, budget: int, score: str | None = None) -> str:
     """A trial's line of the comparison table, and what to be careful about, as Markdown.
 
-    budget: epochs of a whole training.
+    budget: epochs of a whole training. score: as in `training_metrics.columns`.
     """
     row, note = training_metrics.row_of(trial), attributes_of(trial.user_attrs).note
     lines = [f"**{escaped(line)}**  " for line in warnings_of(trial, budget)]
@@ -26,7 +26,7 @@ def trial_note(trial: FrozenTrial, budget: int) -> str:
     lines += ["", "| | |", "|---|---|"]
     lines += [
         f"| {heading} | {training_metrics.text(name, row[name])} |"
-        for name, (heading, _) in training_metrics.COLUMNS.items()
+        for name, heading in training_metrics.columns(score).items()
     ]
     return "\n".join(lines)
 

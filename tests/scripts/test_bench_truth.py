@@ -85,7 +85,7 @@ def test_what_no_study_tells_is_left_open() -> None:
     one = Scored("f", 0, 1.0, rules, rules)
     rows = rows_of([Batch(WHOLE, [one], 0.7, 0.01**2)])
     assert rows[WHOLE].early is None
-    assert "| no pruning | 1.00 | - |" in truth.group_text(rows)
+    assert "| no pruning | 1.00 | - | - |" in truth.group_text(rows)
 
 
 def test_figures_are_in_deviations_between_seeds_and_paired_by_study() -> None:
@@ -95,6 +95,7 @@ def test_figures_are_in_deviations_between_seeds_and_paired_by_study() -> None:
     assert about(rows[WHOLE].regret[HIGHEST]) == (3.0, 1.0)
     assert about(rows[WHOLE].too_high[EXPECTED]) == (2.0, 0.0)
     assert rows["arm"].epochs == Estimate(0.4, 0.0)
+    assert about(rows["arm"].score) == (0.71, 0.01)
     assert about(rows["arm"].whole) == (0.0, 2.0)
     assert about(rows["arm"].worse) == (0.5, 0.5)
     assert rows[WHOLE].worse == Estimate(0.0, 0.0)

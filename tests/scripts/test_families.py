@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from scripts.benchmarks import families
-from scripts.benchmarks.families import FRESH_FROM, Training, boosting, digits, scenes, tables
+from scripts.benchmarks.families import (
+    FRESH_FROM,
+    Training,
+    boosting,
+    digits,
+    partial_fit,
+    scenes,
+    tables,
+)
 
 
 def drawn(family: families.Family, count: int) -> list[dict[str, object]]:
@@ -27,12 +35,12 @@ def drawn(family: families.Family, count: int) -> list[dict[str, object]]:
 EPOCHS = 2
 
 
-@pytest.mark.parametrize("module", [digits, scenes, boosting])
+@pytest.mark.parametrize("module", [digits, scenes, boosting, partial_fit])
 def test_a_training_has_one_curve_alone_and_among_others(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EPOCHS", EPOCHS)
-    name = module.__name__.rpartition(".")[2]
+    name = module.__name__.rpartition(".")[2].replace("_", " ")
     family = families.family(name, "tuning")
     first, other = drawn(family, 2)
     alone = family.curves([Training(first, 7)])

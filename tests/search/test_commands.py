@@ -13,7 +13,7 @@ import pytest
 from search import confirm, run, worker
 from search.commands import messages, options_of
 from search.execution.options import RunOptions
-from search.management.planning import StudyOptions
+from search.management.options import StudyOptions
 from search.study.lookup import named_study
 from tests.support.studies import real_study, store
 from trainer.errors import UserError

@@ -12,11 +12,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.execution import objective
 from search.execution.worker_loop import work
 from search.export import main
 from search.strategy.loading import load_study
 from search.study.shared_state import drain
+from search.trainers import faces
 from tests.support.paths import ROOT
 from tests.support.studies import context_at, fit_and, play, real_study, setup_of, store, study_of
 from trainer import train
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = store(there)
     study = real_study(storage, total=3, config={"learning_rate": 0.0017})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objective, "fit", fit_and(lambda: drain(study)))
+        patch.setattr(faces, "fit", fit_and(lambda: drain(study)))
         work(context_at(there, storage))
         assert study.get_trials()[RESUMED].state == TrialState.WAITING
         patch.undo()
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             return fit(config, data, **(options | {"report": heard}))
 
-        patch.setattr(objective, "fit", stop_the_third)
+        patch.setattr(faces, "fit", stop_the_third)
         work(context_at(there, storage))
     study.enqueue_trial({"dropout": 0.2})
     wanted = [TrialState.COMPLETE] * 2 + [TrialState.PRUNED, TrialState.WAITING]

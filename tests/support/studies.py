@@ -20,9 +20,12 @@ from search.execution.trial_runner import take_up
 from search.execution.worker_context import WorkerContext
 from search.management.opening import open_study
 from search.strategy.loading import load_study
+from search.study.lookup import load_setup
 from search.study.search_space import resolve
 from search.study.setup import Setup, make_setup, trial_seed
 from search.study.shared_state import Lease, set_total
+from search.trainers.contract import Machine
+from search.trainers.selection import trainer_of
 from storage import LeasedStorage, open_storage
 from tests.support.paths import ROOT
 from trainer.config import Config, with_values
@@ -186,13 +189,13 @@ def context_at(
     folder: Path, storage: LeasedStorage, name: str = "faces", **options: Any
 ) -> WorkerContext:
     """A worker of this process."""
+    study = load_study(storage, name)
     return WorkerContext(
         storage=storage,
-        study=load_study(storage, name),
+        study=study,
         runs=folder / "runs",
         signals=WorkerSignals(),
-        device="cpu",
-        threads=1,
+        trainer=trainer_of(load_setup(study), Machine("cpu", 1)),
         lease=Lease(beat_s=0.2, grace_s=2.0),
         **options,
     )

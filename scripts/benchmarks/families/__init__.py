@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HALVES = ("tuning", "figures")
 # what `groups` has, for those who need the names alone
 GROUPS = (
-    *("digits", "digits, fixed rate", "scenes", "boosting"),
+    *("digits", "digits, fixed rate", "scenes", "boosting", "partial fit"),
     *("tables, HPOBench", "tables, HPOLib", "tables, NASBench201"),
 )
 # seeds from here on are for the trainings that tell a configuration's true mean, and for no others
@@ -91,11 +91,12 @@ def _table(name: str, half: int) -> Family:
 
 
 def _trained() -> dict[str, Callable[[int], Family]]:
-    from scripts.benchmarks.families import boosting, digits, scenes
+    from scripts.benchmarks.families import boosting, digits, partial_fit, scenes
 
     return {
         "digits": lambda half: digits.Digits(half, rate_searched=True),
         "digits, fixed rate": lambda half: digits.Digits(half, rate_searched=False),
         "scenes": scenes.Scenes,
         "boosting": boosting.Boosting,
+        "partial fit": partial_fit.PartialFit,
     }

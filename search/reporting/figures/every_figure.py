@@ -59,7 +59,21 @@ def figures(evidence: Evidence) -> dict[str, go.Figure]:
         "classes": _classes_figure(results),
         "pruning": _epochs_figure(trials),
     }
-    return {topic: figure for topic, figure in found.items() if figure is not None}
+    drawn = {topic: figure for topic, figure in found.items() if figure is not None}
+    if results.setup is not None and (score := results.setup.own_score) is not None:
+        for figure in drawn.values():
+            _name_scores(figure, score)
+    return drawn
+
+
+def _name_scores(figure: go.Figure, score: str) -> None:
+    """Call the values on the axes as another program does."""
+
+    def rename(axis: go.layout.YAxis) -> None:
+        if axis.title.text in ("best val F", "val F", "F-score"):
+            axis.title.text = axis.title.text.replace("val F", score).replace("F-score", score)
+
+    figure.for_each_yaxis(rename)
 
 
 def _scores_figure(results: Results) -> go.Figure | None:

@@ -28,12 +28,16 @@ def answer_sentences(seen: Evidence) -> list[str]:
         for name, sign in directions.items()
         if sign
     }
-    gains = {"restarts": restart_gain(seen), "moving dice weights": schedule_gain(seen)}
+    # restarts and Dice are our own trainer's
+    ours = results.setup is not None and results.setup.program is None
+    gains = {}
+    if ours:
+        gains = {"restarts": restart_gain(seen), "moving dice weights": schedule_gain(seen)}
     for what, own in gains.items():
         if own is not None and own.sign:
             how[what] = "they help" if own.sign > 0 else "they cost"
     # not along a line, but as other sections have it
-    optimum, first = sure_optimum(seen), sure_first(seen)
+    optimum, first = sure_optimum(seen) if ours else None, sure_first(seen)
     if optimum is not None:
         how.setdefault("dice_weight", f"best near {number(optimum)}")
     for change in changes(seen):

@@ -14,6 +14,7 @@ from search.results.findings.search_flags import (
     config_file_flags,
     config_flags,
     fix_texts,
+    program_flags,
     range_texts,
     search_flags,
 )
@@ -125,6 +126,8 @@ def unsearched(setup: Setup) -> dict[str, tuple[space.Float, str]]:
     Name -> a range around that value, and what is known. Figures: `scripts/benchmarks/README.md`,
     "What each ingredient brings" and "Tried and dropped".
     """
+    if setup.program is not None:
+        return {}
     config = config_for(setup, setup.defaults, seed=0)
     rate, rotation = config.training.learning_rate, config.augmentation.rotation
     known = {
@@ -265,6 +268,8 @@ def next_command(
     else:
         words += ["--study", setup.name, "--trials", str(ended + _FEWEST_TRIALS)]
     words += ["--storage", redact(storage), "--runs", runs]
+    if setup.program is not None:
+        return words + program_flags(setup, setup.program, changed) + search_flags(setup)
     own = config_flags(setup) or config_file_flags(results, setup, Path(runs))
     if own is None:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 import space
 from search.results.trials import Results
 from search.study.identity import identity_differences
+from search.study.program import Program
 from search.study.ranges import Range
 from search.study.run_folders import token_folders_of, trial_folder
 from search.study.search_space import Spec, Value, resolve
@@ -110,6 +111,35 @@ def search_flags(setup: Setup) -> list[str]:
         if value != plain:
             words += [flag, str(value)]
     return words
+
+
+def program_flags(setup: Setup, program: Program, changed: Mapping[str, Range]) -> list[str]:
+    """Flags that name a user's program, its scores and its space; --config as the user has it.
+
+    changed: ranges that the next search should have otherwise.
+    """
+    given = {
+        "--command" if program.kind == "command" else "--trainer": program.call,
+        "--config": None if not setup.base else f"base.{program.format}",
+        "--epochs": setup.epochs,
+        "--history": program.history,
+        "--score-key": program.score_key,
+        "--score": program.pattern,
+        "--metric": program.metric,
+        "--direction": "minimize" if program.minimize else None,
+        "--resume-file": program.resume_file,
+    }
+    words = [word for flag, it in given.items() if it is not None for word in (flag, str(it))]
+    for name, spec in setup.specs().items():
+        wanted: Spec = changed.get(name, spec)
+        if isinstance(wanted, space.Choice):
+            values = ",".join(_flag_text(value) for value in wanted.choices)
+            words += ["--choice", f"{name}={values}"]
+        else:
+            end = ":log" if wanted.log else ""
+            ends = f"{_flag_text(wanted.low)}:{_flag_text(wanted.high)}{end}"
+            words += ["--range", f"{name}={ends}"]
+    return words + [word for text in fix_texts(setup) for word in ("--fix", text)]
 
 
 def fix_texts(setup: Setup) -> list[str]:

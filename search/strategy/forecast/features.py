@@ -10,7 +10,7 @@ K knot, P covariate.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ Array = NDArray[np.floating[Any]]
 KNOTS: Array = np.array([4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24]) / 24
 # scores of 1 have no logarithm
 _HIGHEST = 1 - 1e-6
+# and losses of 0
+_LEAST_LOSS = 1e-12
 # middle and spread of the parameters that recorded curves know, in their default ranges
 _LEVEL, _LEVEL_SPREAD = math.log(1.8), 0.57
 _STANDARD = {
@@ -50,8 +52,45 @@ def from_log(value: float) -> float:
     return -math.expm1(-value)
 
 
-def readings(curve: Mapping[int, float], epochs: int) -> Array:
-    """Best so far at the knots that a curve has come to, float64 [K or fewer], see `to_log`.
+@dataclass(frozen=True)
+class Scale:
+    """On what scores are forecast: the logarithm of what is still wrong, as in `to_log`.
+
+    loss: they are negatives of a loss above 0, which is itself what is wrong; else they lie in
+    [0, 1]. plain: they are anything, and stand as they are.
+    """
+
+    loss: bool = False
+    plain: bool = False
+
+    def to_log(self, score: float | Array) -> float | Array:
+        """Scores on this scale."""
+        if self.plain:
+            return np.asarray(score, dtype=np.float64)
+        return -np.log(np.maximum(-np.asarray(score), _LEAST_LOSS)) if self.loss else to_log(score)
+
+    def from_log(self, value: float) -> float:
+        """The inverse of `to_log`."""
+        if self.plain:
+            return value
+        return -math.exp(-value) if self.loss else from_log(value)
+
+    def wrong(self, score: float) -> float:
+        """What a score leaves: deviations on this scale, to first order, are shares of it."""
+        if self.plain:
+            return 1.0
+        return -score if self.loss else 1 - score
+
+    def holds(self, curve: Iterable[float]) -> bool:
+        """Whether scores have a place on it."""
+        return all(score <= 0 if self.loss else 0 <= score <= 1 for score in curve)
+
+
+SHARES, PLAIN = Scale(), Scale(plain=True)
+
+
+def readings(curve: Mapping[int, float], epochs: int, scale: Scale = SHARES) -> Array:
+    """Best so far at the knots that a curve has come to, float64 [K or fewer], see `Scale`.
 
     curve: epoch, counted from 1 -> score. Between two epochs a straight line.
     """
@@ -60,7 +99,7 @@ def readings(curve: Mapping[int, float], epochs: int) -> Array:
     at = sorted(curve)
     reached = KNOTS[: knots_by(at[-1], epochs)]
     best = np.maximum.accumulate([curve[epoch] for epoch in at])
-    return np.asarray(to_log(np.interp(reached * epochs, at, best)))
+    return np.asarray(scale.to_log(np.interp(reached * epochs, at, best)))
 
 
 def knots_by(epoch: int, epochs: int) -> int:
@@ -91,13 +130,16 @@ class ConfigurationFeatures:
     """Configurations of one study as features.
 
     epochs: the budget. defaults: name -> value of what a trial does not search. others: searched
-    parameters that recorded curves know nothing of. t_mult: growth of the cycles.
+    parameters that recorded curves know nothing of. t_mult: growth of the cycles. known: whether
+    parameters of the names in KNOWN are those; not in another program. scale: of its scores.
     """
 
     epochs: int
     defaults: Mapping[str, Value] = field(default_factory=dict)
     others: Mapping[str, Spec] = field(default_factory=dict)
     t_mult: int = 1
+    known: bool = True
+    scale: Scale = SHARES
     _cycles: dict[float, Array] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -109,14 +151,15 @@ class ConfigurationFeatures:
 
     def of(self, params: Mapping[str, Any]) -> Array:
         """The features of a configuration, float64 [K, P]; a missing value is average."""
-        values = {**self.defaults, **params}
+        own = {**self.defaults, **params}
+        values = own if self.known else {}
         level = _standard(values.get("dice_weight"), _LEVEL, _LEVEL_SPREAD, math.log)
         constant = values.get("dice_schedule", "constant") == "constant"
         row = [1.0, level, level**2 - 1, 0.0 if constant else self._plain(values, "dice_ramp")]
         row += [self._plain(values, name) for name in ("label_smoothing", "dropout")]
         row.append(_standard(values.get("weight_decay"), _DECAY, _DECAY_SPREAD, math.log10))
         for name, spec in self.others.items():
-            row += _scaled(values.get(name), spec)
+            row += _scaled(own.get(name), spec)
         whole = np.empty((len(KNOTS), self.count))
         whole[:, : FEATURES - 3] = row[: FEATURES - 3]
         whole[:, FEATURES - 3 : FEATURES] = self._cycle(values.get("T_0"))

@@ -285,7 +285,7 @@ class Forecast:
 
     def learn(self, params: Mapping[str, Any], curve: Mapping[int, float]) -> None:
         """Take in a trial that has ended, or been parked."""
-        values = readings(curve, self.features.epochs)
+        values = readings(curve, self.features.epochs, self.features.scale)
         if len(values):
             design = self.features.of(params)
             self._evidence += [_WORTH * line.learn(design, values) for line in self._lines]
@@ -316,7 +316,7 @@ class Forecast:
 
     def end(self, params: Mapping[str, Any], curve: Mapping[int, float]) -> End:
         """Where a trial will end, given what it has shown."""
-        values = readings(curve, self.features.epochs)
+        values = readings(curve, self.features.epochs, self.features.scale)
         design = self.features.of(params)
         kept = [(w, line) for w, line in zip(self.weights, self._lines, strict=True) if w > 0.01]
         ends = np.array([line.end(design, values) for _, line in kept])
@@ -340,7 +340,7 @@ class Forecast:
         point and one line for all of them, so that they err together where they would.
         """
         designs = [self.features.of(params) for params, _ in trials]
-        seen = [readings(curve, self.features.epochs) for _, curve in trials]
+        seen = [readings(curve, self.features.epochs, self.features.scale) for _, curve in trials]
         shares = rng.multinomial(count, self.weights)
         parts = [
             line.drawn(designs, seen, share, rng)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.strategy.forecast.curve_banks import read_bank
-from search.strategy.forecast.features import KNOWN, ConfigurationFeatures, knots_by
+from search.strategy.forecast.features import KNOWN, ConfigurationFeatures, Scale, knots_by
 from search.strategy.forecast.model import Forecast, Prior, prior_from, without_effects
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
@@ -44,7 +44,9 @@ def forecast_of_study(study: optuna.Study, setup: Setup) -> StudyForecast:
         for other in storage.get_all_studies()[: -_LOOKED_AT - 1 : -1]
         if other.study_name != setup.name
         and is_search(other.study_name, other.user_attrs)
-        and not differing_facts(past := Setup.from_json(other.user_attrs[SETUP]), setup, "metric")
+        and not differing_facts(
+            past := Setup.from_json(other.user_attrs[SETUP]), setup, "metric", "program"
+        )
     )
     return make_study_forecast(setup, earlier)
 
@@ -53,7 +55,7 @@ def make_study_forecast(
     setup: Setup, earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]] = ()
 ) -> StudyForecast:
     """A fresh forecast of a study. earlier: other studies of the store, the latest first."""
-    priors = [*shipped_priors(), *_priors_of_earlier(earlier)]
+    priors = [*_recorded(setup), *_priors_of_earlier(earlier)]
     return StudyForecast(Forecast(priors, features_of(setup)), _configurations(setup))
 
 
@@ -68,7 +70,7 @@ def expected_ends(
     has none here; nor has one that diverged. One draw is one assumption for all trials, the same
     for the same rows. None ends below what it has shown.
     """
-    priors = [without_effects(prior) for prior in shipped_priors()]
+    priors = [without_effects(prior) for prior in _recorded(setup)]
     seen = StudyForecast(Forecast(priors, features_of(setup)), ())
     seen.update(rows)
     pruned = [
@@ -83,16 +85,30 @@ def expected_ends(
     drawn_ends = seen.forecast.drawn_ends(
         [(one.params, one.intermediate_values) for one in pruned], count, np.random.default_rng(0)
     )
-    scores = -np.expm1(-drawn_ends)
+    if not seen.fits:
+        return {}
+    scores = -np.exp(-drawn_ends) if scale_of(setup).loss else -np.expm1(-drawn_ends)
     return {
         one.number: np.maximum(scores[:, place], max(one.intermediate_values.values()))
         for place, one in enumerate(pruned)
     }
 
 
+def _recorded(setup: Setup) -> Sequence[Prior]:
+    """What recorded curves say of a study: of another program's nothing is recorded."""
+    return shipped_priors() if setup.program is None else ()
+
+
+def scale_of(setup: Setup) -> Scale:
+    """On what the scores of a study are forecast."""
+    return Scale(loss=setup.program is not None and setup.program.minimize)
+
+
 def features_of(setup: Setup) -> ConfigurationFeatures:
     """A study's configurations as features."""
     specs = setup.specs()
+    if setup.program is not None:
+        return ConfigurationFeatures(setup.epochs, others=specs, known=False, scale=scale_of(setup))
     schedule = setup.base["training"].get("scheduler_params") or {}
     known: dict[str, Any] = {
         **setup.base["loss"],
@@ -118,7 +134,7 @@ def _priors_of_earlier(earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]]) -
     """What the latest earlier studies came to."""
     found: list[Prior] = []
     for setup, trials in earlier:
-        seen = StudyForecast(Forecast(shipped_priors(), features_of(setup)), ())
+        seen = StudyForecast(Forecast(_recorded(setup), features_of(setup)), ())
         seen.update(trials)
         if seen.learned >= _LEAST_ENDED:
             found.append(seen.forecast.prior())

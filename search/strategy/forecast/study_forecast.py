@@ -12,7 +12,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import gammaln, ndtr, stdtr
 
-from search.strategy.forecast.features import Array, to_log
+from search.strategy.forecast.features import PLAIN, Array, Scale
 from search.strategy.forecast.model import End, Forecast
 from search.study import lineages
 from search.study.attributes import CONTINUES, REPEATS
@@ -31,7 +31,7 @@ _TAIL = 7.0
 
 @dataclass(frozen=True)
 class Competitors:
-    """What a trial's end is held against, on the scale of `features.to_log`.
+    """What a trial's end is held against, on the scale of `features.Scale`.
 
     best: of the complete trials, None before the first. running: ends of other running trials.
     newcomer: mean and deviation of one not yet begun. to_come: how many of those count.
@@ -87,10 +87,17 @@ class StudyForecast:
         self.learned = 0
         self.complete = 0
         self.best: float | None = None
+        # whether every score has a place on the scale; else nothing here means anything
+        self.fits = True
         self._settled: set[int] = set()
         self._places = 0
         self._newcomer: tuple[float, float] | None = None
         self._misses: list[float] = []
+
+    @property
+    def scale(self) -> Scale:
+        """On what the study's scores are forecast; plain where that holds not all of them."""
+        return self.forecast.features.scale if self.fits else PLAIN
 
     def update(self, rows: Sequence[FrozenTrial]) -> None:
         """Take in what has happened since the last time. rows: the study's, as they are."""
@@ -102,6 +109,9 @@ class StudyForecast:
             self._reset()
             news = list(rows)
             ended = [row for row in rows if row.state.is_finished()]
+        self.fits &= all(
+            self.forecast.features.scale.holds(row.intermediate_values.values()) for row in news
+        )
         for one in lineages.merged(ended):
             self._learn(one)
         self._settled.update(row.number for row in ended)
@@ -117,13 +127,13 @@ class StudyForecast:
             return
         value = lineages.value(one)
         if one.state == TrialState.COMPLETE and value is not None:
-            self._misses.append(self._miss(one, float(to_log(value))))
+            self._misses.append(self._miss(one, float(self.scale.to_log(value))))
         self.forecast.learn(one.params, one.intermediate_values)
         self.learned += 1
         self._newcomer = None
         if one.state == TrialState.COMPLETE and value is not None:
             self.complete += 1
-            value = float(to_log(value))
+            value = float(self.scale.to_log(value))
             self.best = value if self.best is None else max(self.best, value)
 
     @property

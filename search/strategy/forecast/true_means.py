@@ -45,8 +45,8 @@ _OUTCOMES: Array = ndtri((np.arange(200) + 0.5) / 200)
 class Shown:
     """What a study has shown of one configuration, on the scale of `features.to_log`.
 
-    value: mean of its ends. seeds: how many trainings. doubt: variance of the value beyond that of
-    seeds, where the end is a forecast.
+    value: mean of its ends; -inf: lower than all others. seeds: how many trainings. doubt: variance
+    of the value beyond that of seeds, where the end is a forecast.
     """
 
     params: Mapping[str, Any]
@@ -73,6 +73,8 @@ class TrueMeans:
     def __init__(self, specs: Mapping[str, Spec], shown: Sequence[Shown]) -> None:
         self._specs = specs
         values = np.array([one.value for one in shown])
+        ends = values[np.isfinite(values)]
+        values = np.maximum(values, ends.min() if len(ends) else 0.0)
         self._middle = float(np.median(values))
         upper = values[values >= self._middle] - self._middle
         self._scale = max(1e-4, math.sqrt(float(np.mean(upper**2))))

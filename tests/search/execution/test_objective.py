@@ -6,8 +6,7 @@ from typing import Any
 import optuna
 import pytest
 
-from search.execution import objective
-from search.execution.objective import Progress, run_trial, suggest
+from search.execution.objective import Listener, suggest
 from search.execution.trial_runner import take_up
 from search.study.setup import trial_config
 from tests.support.studies import EPOCHS, by_dice, play, setup_of, store, study_of
@@ -16,16 +15,6 @@ from tests.support.studies import EPOCHS, by_dice, play, setup_of, store, study_
 def trial_of(study: optuna.Study, storage: Any) -> optuna.Trial:
     token = storage.take_slot(study._study_id, None, "test")
     return take_up(study, storage.new_trial(study._study_id, token))
-
-
-def training(curve: list[float], log: list[Any]) -> Any:
-    def fit(config: Any, data: Any, *, out: Path, report: Any, resume_from: Any) -> Any:
-        log.append(resume_from)
-        for epoch, score in enumerate(curve, 1):
-            report(Progress(epoch, EPOCHS, epoch, score, score, epoch, {}))
-        return "done"
-
-    return fit
 
 
 def test_every_parameter_of_the_space_lands_in_the_config(tmp_path: Path) -> None:
@@ -57,46 +46,44 @@ def test_every_draw_of_the_space_is_a_config_that_can_be_trained(tmp_path: Path)
             assert config.loss.dice_ramp == trial.params["dice_ramp"]
 
 
-def test_every_epoch_is_reported_once_and_then_the_rest_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_epoch_is_reported_once_and_then_the_rest_is_told(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage)
     trial = trial_of(study, storage)
     told: list[Any] = []
-    log: list[Any] = []
-    monkeypatch.setattr(objective, "fit", training([0.1, 0.2, 0.3], log))
-    result = run_trial(
-        trial,
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
-        out=tmp_path,
-        after_epoch=lambda progress: told.append(
-            (progress.epoch, dict(study.get_trials()[0].intermediate_values))
-        ),
-        reported={1},
-        resume_from=tmp_path / "last.pt",
-    )
-    assert result == "done"
+
+    def look(done: bool) -> None:
+        told.append((done, dict(study.get_trials()[0].intermediate_values)))
+
+    listener = Listener(trial, 3, {1: 0.1}, look)
+    for epoch, score in enumerate([0.1, 0.2, 0.3], 1):
+        listener.report(epoch, score)
     # by the time of the word after an epoch, the store has it
-    assert told == [(1, {}), (2, {2: 0.2}), (3, {2: 0.2, 3: 0.3})]
-    assert log == [tmp_path / "last.pt"]
+    assert told == [(False, {}), (False, {2: 0.2}), (True, {2: 0.2, 3: 0.3})]
+    assert listener.replaced == []
 
 
-def test_a_hopeless_trial_is_pruned_after_its_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_epoch_that_comes_out_otherwise_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage)
+    trial = trial_of(study, storage)
+    trial.report(0.1, 1)
+    trial.report(0.2, 2)
+    listener = Listener(trial, EPOCHS, {1: 0.1, 2: 0.2}, lambda done: None)
+    for epoch, score in enumerate([0.1, 0.25, 0.3], 1):
+        listener.report(epoch, score)
+    assert study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.25, 3: 0.3}
+    assert listener.replaced == [2]
+
+
+def test_a_hopeless_trial_is_pruned_after_its_report(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage)
     play(study, storage, setup_of(), 6, by_dice)
     trial = trial_of(study, storage)
-    monkeypatch.setattr(objective, "fit", training([0.01] * EPOCHS, []))
+    listener = Listener(trial, EPOCHS, {}, lambda done: None)
+    for epoch in range(1, 4):
+        listener.report(epoch, 0.01)
     with pytest.raises(optuna.TrialPruned, match="after epoch 4"):
-        run_trial(
-            trial,
-            None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            out=tmp_path,
-            after_epoch=lambda progress: None,
-        )
+        listener.report(4, 0.01)
     assert sorted(study.get_trials()[-1].intermediate_values) == [1, 2, 3, 4]

@@ -14,7 +14,6 @@ import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
-from search.execution import objective
 from search.execution.trial_runner import FAILURES_IN_A_ROW
 from search.execution.worker_loop import work
 from search.strategy.loading import load_study
@@ -23,6 +22,7 @@ from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
 from search.study.setup import config_for, trial_seed
 from search.study.shared_state import drain
+from search.trainers import faces
 from search.worker import main
 from storage import LeasedStorage
 from tests.support.shells import one_line
@@ -52,7 +52,7 @@ def scores(curve: dict[int, float]) -> Any:
     def play(config: Any, data: Any, *, out: Path, report: Any, resume_from: Any) -> Any:
         epochs = config.training.epochs
         for epoch, score in curve.items():
-            report(objective.Progress(epoch, epochs, epoch, score, score, epoch, {}))
+            report(faces.Progress(epoch, epochs, epoch, score, score, epoch, {}))
         raise Diverged("the loss is nan")
 
     return play
@@ -190,7 +190,7 @@ def test_a_drained_study_lets_its_workers_go(
 ) -> None:
     storage = store(tmp_path)
     study = real_study(storage, total=1)
-    monkeypatch.setattr(objective, "fit", fit_and(lambda: drain(study)))
+    monkeypatch.setattr(faces, "fit", fit_and(lambda: drain(study)))
     assert work(context_at(tmp_path, storage)) == 0
     (trial,) = study.get_trials()
     assert trial.state == TrialState.WAITING
@@ -217,7 +217,7 @@ def test_a_stopped_trial_is_pruned_and_counted(
         assert storage.ask_owners(study._study_id, "stop", 0) == 1
         wait_for_beats(storage, study)
 
-    monkeypatch.setattr(objective, "fit", fit_and(stop))
+    monkeypatch.setattr(faces, "fit", fit_and(stop))
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.PRUNED
@@ -235,7 +235,7 @@ def test_a_request_to_requeue_puts_the_trial_back_and_the_worker_goes_on(
         storage.ask_owners(study._study_id, "requeue")
         wait_for_beats(storage, study)
 
-    monkeypatch.setattr(objective, "fit", fit_and(back))
+    monkeypatch.setattr(faces, "fit", fit_and(back))
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
@@ -254,7 +254,7 @@ def test_a_trial_ended_in_the_dashboard_frees_its_worker(
         trial_id = study.get_trials()[0]._trial_id
         other.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
 
-    monkeypatch.setattr(objective, "fit", fit_and(tell))
+    monkeypatch.setattr(faces, "fit", fit_and(tell))
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
@@ -279,7 +279,7 @@ def test_a_worker_that_lost_its_lease_drops_the_trial_and_goes_on(
             other.requeue(study.get_trials()[0]._trial_id)
         seen.append(study.get_trials()[0].intermediate_values)
 
-    monkeypatch.setattr(objective, "fit", fit_and(reaped))
+    monkeypatch.setattr(faces, "fit", fit_and(reaped))
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
@@ -311,7 +311,7 @@ def test_an_exception_is_tried_once_more_and_then_fails(
             raise IndexError("a bug")
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(objective, "fit", broken)
+    monkeypatch.setattr(faces, "fit", broken)
     assert work(context_at(tmp_path, storage)) == 0
     failed, good = study.get_trials()
     assert failed.state == TrialState.FAIL
@@ -330,12 +330,12 @@ def test_many_failures_in_a_row_end_the_run(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise IndexError("a bug")
 
-    monkeypatch.setattr(objective, "fit", broken)
+    monkeypatch.setattr(faces, "fit", broken)
     with pytest.raises(Exception, match="3 trials in a row failed, the last with IndexError"):
         work(context_at(tmp_path, storage))
     assert len(study.get_trials()) == FAILURES_IN_A_ROW
     # the next run may try again
-    monkeypatch.setattr(objective, "fit", scores({1: 0.1}))
+    monkeypatch.setattr(faces, "fit", scores({1: 0.1}))
     assert work(context_at(tmp_path, storage)) == 0
 
 
@@ -352,7 +352,7 @@ def test_a_mistake_of_the_machine_is_no_trials_fault(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(objective, "fit", broken)
+    monkeypatch.setattr(faces, "fit", broken)
     with pytest.raises(Exception, match=r"truncated|last\.pt: No space left on device"):
         work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
@@ -366,7 +366,7 @@ def test_divergence_is_pruned_with_its_constraint_and_reason(
 ) -> None:
     storage = store(tmp_path)
     study = real_study(storage, total=1)
-    monkeypatch.setattr(objective, "fit", scores({1: 0.3}))
+    monkeypatch.setattr(faces, "fit", scores({1: 0.3}))
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.PRUNED
@@ -397,7 +397,7 @@ def test_a_gpu_out_of_memory_halves_the_micro_batch(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return fit(config, *args, **kwargs)
 
-    monkeypatch.setattr(objective, "fit", hungry)
+    monkeypatch.setattr(faces, "fit", hungry)
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
@@ -419,11 +419,11 @@ def test_an_epoch_on_disk_and_not_in_the_store_is_reported(
 
         return fit(config, data, out=out, report=unheard, resume_from=resume_from)
 
-    monkeypatch.setattr(objective, "fit", dies)
+    monkeypatch.setattr(faces, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
         work(context_at(tmp_path, storage))
     assert sorted(study.get_trials()[0].intermediate_values) == [1]
-    monkeypatch.setattr(objective, "fit", fit)
+    monkeypatch.setattr(faces, "fit", fit)
     work(context_at(tmp_path, storage))
     assert sorted(study.get_trials()[0].intermediate_values) == [1, 2, 3, 4]
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE]
@@ -442,10 +442,10 @@ def test_a_torn_checkpoint_is_passed_over(
         (out / name).write_bytes(torn)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(objective, "fit", killed)
+    monkeypatch.setattr(faces, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         work(context_at(tmp_path, storage))
-    monkeypatch.setattr(objective, "fit", fit)
+    monkeypatch.setattr(faces, "fit", fit)
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
@@ -472,10 +472,10 @@ def test_an_owner_that_wakes_and_writes_its_next_epoch_costs_none(
             (further / name).replace(asleep / name)
         return fit(config, data, out=out, report=report, resume_from=resume_from)
 
-    monkeypatch.setattr(objective, "fit", killed)
+    monkeypatch.setattr(faces, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         work(context_at(tmp_path, storage))
-    monkeypatch.setattr(objective, "fit", wakes)
+    monkeypatch.setattr(faces, "fit", wakes)
     work(context_at(tmp_path, storage))
     (trial,) = study.get_trials()
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
@@ -496,7 +496,7 @@ def test_a_requeued_trial_keeps_its_runtime(
             raise ValueError("once")
         return fit(config, *args, **kwargs)
 
-    monkeypatch.setattr(objective, "fit", watched)
+    monkeypatch.setattr(faces, "fit", watched)
     post = context_at(tmp_path, storage)
     post.threads = 2
 
@@ -589,7 +589,7 @@ def test_a_trial_whose_row_is_deleted_while_it_trains_is_dropped_and_another_one
                 deleted.extend(connection.exec_driver_sql("SELECT trial_id FROM trials"))
                 connection.exec_driver_sql("DELETE FROM trials")
 
-    monkeypatch.setattr(objective, "fit", fit_and(delete))
+    monkeypatch.setattr(faces, "fit", fit_and(delete))
     caplog.set_level("INFO", "search")
     assert work(context_at(tmp_path, storage)) == 0
     dropped, *_, made = caplog.messages

@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import rebuild
 from search.clean import main
-from search.execution import objective
 from search.execution.worker_loop import work
 from search.management import cleanup
 from search.management.opening import open_study
@@ -26,6 +25,7 @@ from search.strategy.loading import load_study
 from search.study.lookup import load_setup
 from search.study.setup import CHANGEABLE
 from search.study.shared_state import drain, set_total
+from search.trainers import faces
 from storage import open_storage
 from tests.support.studies import context_at, real_study, store
 from trainer import train
@@ -71,7 +71,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return fit(config, data, **(options | {"report": heard}))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objective, "fit", scripted)
+        patch.setattr(faces, "fit", scripted)
         work(context_at(there, storage))
         work(context_at(there, storage))
     states = [trial.state.name for trial in study.get_trials()]

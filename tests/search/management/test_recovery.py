@@ -12,7 +12,6 @@ import yaml
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FrozenTrial, TrialState
 
-from search.execution import objective
 from search.execution.worker_loop import work
 from search.management.recovery import rebuilt
 from search.rebuild import main
@@ -24,6 +23,7 @@ from search.study.lookup import load_setup
 from search.study.run_records import recorded_studies
 from search.study.setup import StudyError
 from search.study.shared_state import drain, set_total, total_of
+from search.trainers import faces
 from storage import TrialEvent, open_storage
 from tests.support.studies import context_at, fit_and, real_study, store
 from trainer import train
@@ -53,10 +53,10 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         work(context_at(there, storage))
         set_total(study, 2)
-        patch.setattr(objective, "fit", diverging)
+        patch.setattr(faces, "fit", diverging)
         work(context_at(there, storage))
         set_total(study, 3)
-        patch.setattr(objective, "fit", fit_and(lambda: drain(study)))
+        patch.setattr(faces, "fit", fit_and(lambda: drain(study)))
         work(context_at(there, storage))
     for _ in range(2):
         study.enqueue_trial({"dropout": 0.2})
@@ -492,7 +492,7 @@ def test_revivals_come_back_as_the_rows_that_they_were(
 
         return fit(config, data, **(options | {"report": heard}))
 
-    monkeypatch.setattr(objective, "fit", scripted)
+    monkeypatch.setattr(faces, "fit", scripted)
     work(context_at(tmp_path, storage))
     before = trials(tmp_path)
     states = [trial.state for trial in before]

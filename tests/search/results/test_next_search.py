@@ -12,7 +12,8 @@ from optuna.trial import create_trial
 
 from search.commands import options_of
 from search.management.opening import open_study
-from search.management.planning import StudyOptions, planned
+from search.management.options import StudyOptions
+from search.management.planning import planned
 from search.management.transfer import transfer_trials
 from search.results.evidence import Evidence
 from search.results.findings.next_search import advice_sentences, next_command, unsearched

@@ -9,7 +9,6 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from search.execution import objective
 from search.execution.worker_loop import work
 from search.management.opening import open_study
 from search.results.export_formats import exported
@@ -24,6 +23,7 @@ from search.study.lookup import load_setup
 from search.study.run_folders import trial_folder
 from search.study.setup import CHANGEABLE
 from search.study.shared_state import drain, set_total
+from search.trainers import faces
 from storage import LeasedStorage
 from tests.search.study.test_lineages import C, F, P, R, W, row
 from tests.support.curves import BAD, EPOCHS, GOOD, MIDDLING, bank, trained
@@ -236,7 +236,7 @@ def test_a_revived_trials_curve_is_the_unbroken_one_to_the_last_digit(
 ) -> None:
     (whole, _), (written, _) = unbroken
     storage, study = study_at(tmp_path, revive=1)
-    monkeypatch.setattr(objective, "fit", cut_at(2))
+    monkeypatch.setattr(faces, "fit", cut_at(2))
     work(context_at(tmp_path, storage))
     parent, child = study.get_trials()
     assert (parent.state, child.state) == (P, C)
@@ -264,7 +264,7 @@ def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, study = study_at(tmp_path, revive=1)
-    monkeypatch.setattr(objective, "fit", cut_at(2))
+    monkeypatch.setattr(faces, "fit", cut_at(2))
     work(context_at(tmp_path, storage))
     answer = best_of(study.get_trials(deepcopy=False))
     assert answer is not None
@@ -275,8 +275,8 @@ def test_what_is_exported_of_a_revived_answer_trains_to_its_value(
         record = content.pop("search")
         assert record["value"] == answer.value
         config = config_from_dict(content)
-        faces = load_faces("synthetic", image_size=16, synthetic_images=40, parts=("train", "val"))
-        result = fit(config, faces, out=tmp_path / "again")
+        data = load_faces("synthetic", image_size=16, synthetic_images=40, parts=("train", "val"))
+        result = fit(config, data, out=tmp_path / "again")
         assert (result.best_f_score, result.best_epoch) == (record["value"], record["epoch"])
 
 
@@ -290,7 +290,7 @@ def test_a_revival_killed_in_the_middle_ends_as_the_unbroken_trial(
     work(context_at(whole, storage))
     (one,) = study.get_trials()
     storage, study = study_at(tmp_path, config=long, revive=0)
-    monkeypatch.setattr(objective, "fit", cut_at(2))
+    monkeypatch.setattr(faces, "fit", cut_at(2))
     work(context_at(tmp_path, storage))
     assert [trial.state for trial in study.get_trials()] == [P]
     change(storage, study, revive=1)
@@ -322,7 +322,7 @@ def test_a_revival_that_is_pruned_again_can_be_revived_again(
     (whole, _), (written, _) = unbroken
     storage, study = study_at(tmp_path, revive=2)
     # trial 0 and its revival are pruned; the next trial is complete, and is evidence
-    monkeypatch.setattr(objective, "fit", cut_at(2, 3, None, None))
+    monkeypatch.setattr(faces, "fit", cut_at(2, 3, None, None))
     work(context_at(tmp_path, storage))
     assert [trial.state for trial in study.get_trials()] == [P, P]
     set_total(study, 2)
@@ -347,7 +347,7 @@ def test_an_interrupted_revival_waits_and_goes_on_though_every_place_is_used(
         if call == 2:
             drain(study)
 
-    monkeypatch.setattr(objective, "fit", cut_at(2, then=leave))
+    monkeypatch.setattr(faces, "fit", cut_at(2, then=leave))
     work(context_at(tmp_path, storage))
     rows = study.get_trials()
     assert [trial.state for trial in rows] == [P, W]
@@ -364,7 +364,7 @@ def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage, study = study_at(tmp_path, total=2, revive=0)
-    monkeypatch.setattr(objective, "fit", cut_at(2, 2))
+    monkeypatch.setattr(faces, "fit", cut_at(2, 2))
     work(context_at(tmp_path, storage))
     first, second = (len(t.intermediate_values) for t in study.get_trials())
     assert (first, second) == (2, 2)
@@ -390,7 +390,7 @@ def test_two_workers_never_revive_the_same_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, study = study_at(tmp_path, total=3, revive=0)
-    monkeypatch.setattr(objective, "fit", cut_at(2, 2, 2))
+    monkeypatch.setattr(faces, "fit", cut_at(2, 2, 2))
     work(context_at(tmp_path, storage))
     change(storage, study, revive=2)
     workers = [start_worker(tmp_path) for _ in range(2)]
@@ -407,7 +407,7 @@ def test_nothing_is_revived_where_nothing_is_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, study = study_at(tmp_path, revive=0)
-    monkeypatch.setattr(objective, "fit", cut_at(2))
+    monkeypatch.setattr(faces, "fit", cut_at(2))
     work(context_at(tmp_path, storage))
     assert len(study.get_trials()) == 1
 
