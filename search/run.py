@@ -15,6 +15,7 @@ from search.commands import (
     LOG,
     add_lease,
     add_log,
+    add_program,
     add_runs,
     add_storage,
     add_study,
@@ -98,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--seed", type=_seed, metavar="N", help="of sampler and trials (default: 0)"
     )
-    _add_program(it)
+    add_program(it)
     space = it.add_argument_group("search space")
     space.add_argument(
         "--fix",
@@ -216,80 +217,6 @@ def parser() -> argparse.ArgumentParser:
     showing.add_argument("--plain", action="store_true", help="plain lines, no live view")
     add_log(showing, ", those of the workers too")
     return it
-
-
-def _add_program(it: Parser) -> None:
-    """The flags of a training program of the user's."""
-    own = it.add_argument_group(
-        "a training program of your own",
-        "a command or a function trains instead of our trainer; --config is its config, and the"
-        " sampled values are written at their dotted keys",
-    )
-    own.add_argument(
-        "--command",
-        metavar="CMD",
-        help="run CMD per trial, without a shell; {config}, {out}, {seed}, {device}, {epochs} and"
-        " {resume} are filled in where they stand",
-    )
-    own.add_argument(
-        "--trainer",
-        dest="function",
-        metavar="M:F",
-        help="call function F of module M per trial, in the worker: F(config, *, report, out,"
-        " seed, resume_from), those of them that it takes",
-    )
-    own.add_argument(
-        "--history",
-        metavar="GLOB",
-        help="CMD tells its scores in this file: JSON list of epochs or object of lists, JSON"
-        " lines or CSV (default: lines of JSON in the file that SEARCH_REPORT names, as"
-        " search.reporting_client writes them)",
-    )
-    own.add_argument("--score-key", metavar="KEY", help="with --history: where the score stands")
-    own.add_argument(
-        "--score",
-        dest="pattern",
-        metavar="TEXT",
-        help='CMD prints its scores: "Val F-Score: {score}", with {epoch} where that stands',
-    )
-    own.add_argument("--metric", metavar="NAME", help="what the score is called")
-    own.add_argument("--direction", metavar="D", help="maximize (default) or minimize")
-    own.add_argument(
-        "--resume-file",
-        metavar="GLOB",
-        help="the newest match in a trial's folder is what it goes on from: {resume}, resume_from",
-    )
-    own.add_argument(
-        "--stop-grace-s",
-        type=seconds,
-        metavar="S",
-        help="between asking CMD to end (SIGTERM) and ending it (default: 10)",
-    )
-    own.add_argument(
-        "--epoch-timeout",
-        dest="epoch_timeout_s",
-        type=seconds,
-        metavar="S",
-        help="a trial fails whose CMD prints and reports nothing for so long (default: never)",
-    )
-    own.add_argument(
-        "--space",
-        dest="space_file",
-        type=Path,
-        metavar="FILE",
-        help="the search space: Python with SPACE, or YAML",
-    )
-    own.add_argument(
-        "--choice",
-        dest="choices",
-        action="append",
-        default=[],
-        metavar="KEY=A,B",
-        help="search one of several values; may be repeated",
-    )
-    own.add_argument(
-        "--new-key", action="store_true", help="keys may be searched that the config has not"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

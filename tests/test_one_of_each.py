@@ -143,14 +143,15 @@ def test_a_typed_attribute_has_the_key_that_is_stored() -> None:
 
 def test_one_rule_says_which_trials_count() -> None:
     assert set(counting.COUNTED_STATES) == {"COMPLETE", "PRUNED"}
-    assert (attributes.CONTINUES, attributes.COPIED_FROM) == counting.UNCOUNTED
-    for key in ("continues", "copied_from"):
+    marks = (attributes.CONTINUES, attributes.REPEATS, attributes.COPIED_FROM)
+    assert marks == counting.UNCOUNTED
+    for key in ("continues", "repeats", "copied_from"):
         assert places(rf'= .*"{key}"', "storage", "search") == ["storage/counting.py"]
     for state in TrialState:
         attrs = [{}, *({key: 0} for key in counting.UNCOUNTED)]
         rows = [create_trial(state=state, user_attrs=own, value=_value(state)) for own in attrs]
         counted = state.name in counting.COUNTED_STATES
-        assert [lineages.counts(row) for row in rows] == [counted, False, False]
+        assert [lineages.counts(row) for row in rows] == [counted, False, False, False]
 
 
 def _value(state: TrialState) -> float | None:

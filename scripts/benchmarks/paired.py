@@ -47,7 +47,7 @@ def enqueue_file(folder: Path, trials: int, epochs: int, seed: int) -> Path:
     import yaml
 
     import space
-    from search.study.search_space import drawn
+    from search.study.drawing import drawn
 
     path = folder / "trials.yaml"
     if not path.exists():

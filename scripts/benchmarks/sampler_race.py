@@ -35,8 +35,9 @@ from search.strategy.pruners import RestartAwarePruner
 from search.strategy.revival import revival_row, trial_to_revive
 from search.strategy.samplers import LineageSampler, draw_seed, sampler_kind, startup_trials
 from search.study import lineages
+from search.study.drawing import drawn
 from search.study.names import SAMPLERS
-from search.study.search_space import distribution, drawn
+from search.study.search_space import distribution
 from search.study.setup import PRUNE_RISK
 from space import SPACE, Concrete, concrete
 from storage.optuna_internals import id_of_study, storage_of

@@ -28,7 +28,8 @@ from search.strategy.pruners import MergedPruner, RestartAwarePruner
 from search.strategy.revival import trial_to_revive
 from search.strategy.samplers import draw_seed
 from search.study import lineages
-from search.study.search_space import distribution, drawn
+from search.study.drawing import drawn
+from search.study.search_space import distribution
 from search.study.setup import PRUNE_RISK
 
 OURS, NONE = "restart-aware", "none"

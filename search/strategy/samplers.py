@@ -23,8 +23,9 @@ from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
 from search.study.attributes import ENQUEUED, FIRST
+from search.study.drawing import drawn, nearby
 from search.study.names import SAMPLERS
-from search.study.search_space import Spec, Value, distribution, drawn, matching, nearby
+from search.study.search_space import Spec, Value, distribution, matching
 from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:

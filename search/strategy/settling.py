@@ -14,7 +14,8 @@ from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
-from search.study.search_space import Spec, Value, drawn
+from search.study.drawing import drawn
+from search.study.search_space import Spec, Value
 from search.study.setup import Setup
 
 # configurations that are looked at, and the gain, in standard deviations between seeds, below which

@@ -23,8 +23,9 @@ from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
 from search.study.attributes import SETUP
+from search.study.drawing import drawn
 from search.study.ranges import SIDES, Range, Side, is_at_edge, longer
-from search.study.search_space import Value, drawn
+from search.study.search_space import Value
 from search.study.setup import Setup
 from search.study.widenings import Widening
 from storage.optuna_internals import id_of_study

@@ -23,7 +23,7 @@ from scripts.benchmarks.families import (
 
 def drawn(family: families.Family, count: int) -> list[dict[str, object]]:
     """Configurations at random."""
-    from search.study.search_space import drawn
+    from search.study.drawing import drawn
 
     rng = np.random.default_rng(5)
     return [drawn({**family.specs}, rng.random) for _ in range(count)]

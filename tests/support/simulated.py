@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.attributes import SETUP
+from search.study.drawing import drawn
 from search.study.run_folders import trial_folder
-from search.study.search_space import drawn
 from search.study.setup import Setup, distributions
 from search.study.training_metrics import metrics
 from tests.support.studies import setup_of

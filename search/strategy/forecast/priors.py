@@ -19,9 +19,9 @@ from search.strategy.forecast.model import Forecast, Prior, prior_from, without_
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
 from search.study.attributes import SETUP
+from search.study.drawing import drawn
 from search.study.identity import differing_facts
 from search.study.lookup import is_search
-from search.study.search_space import drawn
 from search.study.setup import Setup
 from storage.optuna_internals import id_of_study, storage_of
 

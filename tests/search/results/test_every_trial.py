@@ -19,7 +19,8 @@ from search.results.statistics.importance import importance_estimates
 from search.results.statistics.smoothing import smooth
 from search.results.trials import cycles_of
 from search.strategy.forecast.priors import expected_ends
-from search.study.search_space import distribution, drawn
+from search.study.drawing import drawn
+from search.study.search_space import distribution
 from tests.support.outcomes import PRUNED, run, said, searched, study
 from tests.support.simulated import simulated
 from tests.support.studies import setup_of

@@ -19,8 +19,9 @@ from search.results.findings.pruning_and_queue import pruning_sentences
 from search.results.reading import results_of
 from search.results.statistics.estimates import rank_correlation
 from search.results.trials import Outcome, Results
+from search.study.drawing import drawn
 from search.study.lookup import load_setup
-from search.study.search_space import distribution, drawn
+from search.study.search_space import distribution
 from tests.support.curves import made
 from tests.support.outcomes import (
     COMPLETE,

@@ -15,7 +15,8 @@ from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast
 from search.strategy.forecast.priors import shipped_priors
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.study.search_space import distribution, drawn
+from search.study.drawing import drawn
+from search.study.search_space import distribution
 from space import SPACE, concrete
 from tests.support.studies import store, study_of
 

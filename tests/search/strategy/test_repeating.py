@@ -25,9 +25,10 @@ from search.strategy.loading import load_study
 from search.strategy.pruners import MergedPruner, RestartAwarePruner
 from search.strategy.repeating import Repeat, allowance, best_repeat, repeat_row
 from search.study import lineages
+from search.study.drawing import drawn
 from search.study.lookup import load_setup
 from search.study.run_records import recorded_studies
-from search.study.search_space import distribution, drawn
+from search.study.search_space import distribution
 from search.study.setup import Setup, trial_seed
 from search.study.shared_state import drain, set_total
 from storage import LeasedStorage

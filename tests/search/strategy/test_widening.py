@@ -17,9 +17,10 @@ from search.results.findings.next_search import advice_sentences
 from search.results.reading import results_of
 from search.strategy.forecast.priors import make_study_forecast
 from search.strategy.widening import next_widening, widen
+from search.study.drawing import drawn
 from search.study.identity import resolved_setup
 from search.study.lookup import load_setup
-from search.study.search_space import distribution, drawn
+from search.study.search_space import distribution
 from search.study.setup import Setup
 from search.study.widenings import Widening, widenings_of
 from space import Float
