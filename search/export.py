@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.commands import add_runs, add_storage, add_study, run_command, study_name
-from search.study.attributes import is_imported
+from search.study.attributes import REPEATS, is_imported
 from search.study.names import RUNS, STORAGE, repeats_name, search_name
 from trainer.cli import Parser
 from trainer.errors import UserError
@@ -156,7 +156,13 @@ def _card(
 
     runs = Path(args.runs)
     results = results_of(study, runs)
-    chosen = next(one for one in results.outcomes if one.number == trial.number)
+    chosen = next((one for one in results.outcomes if one.number == trial.number), None)
+    if chosen is None:
+        of = trial.user_attrs[REPEATS]
+        raise UserError(
+            f"--trial {trial.number}: repeats trial {of}, whose card tells of its repeats too: give"
+            f" --trial {of}"
+        )
     confirm = ["python", "-m", "search.confirm", "--study", search_name(study.study_name)]
     confirm += ["--storage", redact(args.storage)] if args.storage != STORAGE else []
     confirm += ["--runs", args.runs] if args.runs != RUNS else []

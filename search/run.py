@@ -58,6 +58,7 @@ their own number. The same command goes on.
 
 _seed = checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 up, below 2^63,", name="seed")
 _risk = checked(float, lambda n: 0 < n < 1, "a number between 0 and 1", name="number")
+_share = checked(float, lambda n: 0 <= n <= 1, "a number from 0 to 1", name="number")
 _revivals = checked(int, lambda n: n >= 0, "auto, or a whole number from 0 up,", name="count")
 
 
@@ -143,6 +144,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pruned trials that go on from where they stood: so many at the end, none (0), or as"
         " the evidence says (auto, default)",
+    )
+    space.add_argument(
+        "--spend-saved",
+        type=_share,
+        metavar="R",
+        help="share of the epochs that pruning saved and revivals have not spent, for training"
+        " leading configurations again with fresh seeds at the end (default: 0.25; 0: none)",
     )
     computing = it.add_argument_group("computing")
     computing.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:i")

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from storage import events
-from storage.counting import CONTINUES, COUNTED_STATES, PRIORITY, UNCOUNTED
+from storage.counting import COUNTED_STATES, EXTRA, PRIORITY, UNCOUNTED
 from storage.errors import LeaseLost
 from storage.events import Cause
 from storage.optuna_internals import STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, USER_ATTRS
@@ -104,11 +104,12 @@ def count_finished(connection: Connection, study_id: int) -> int:
     return connection.execute(_finished(study_id)).scalar_one()
 
 
-def count_revivals(connection: Connection, study_id: int) -> int:
+def count_extra(connection: Connection, study_id: int) -> int:
+    """Rows of a study that were made without a place of the budget."""
     return connection.execute(
         sa.select(sa.func.count())
         .select_from(TRIALS.join(USER_ATTRS, USER_ATTRS.c.trial_id == TRIALS.c.trial_id))
-        .where(TRIALS.c.study_id == study_id, USER_ATTRS.c.key == CONTINUES)
+        .where(TRIALS.c.study_id == study_id, USER_ATTRS.c.key.in_(EXTRA))
     ).scalar_one()
 
 
@@ -176,13 +177,13 @@ def attach(
 
 
 def pop_waiting(
-    connection: Connection, study_id: int, token: int, *, revivals: bool = False
+    connection: Connection, study_id: int, token: int, *, uncounted: bool = False
 ) -> int | None:
     claim = find(connection, token, lock=True)
     if claim.trial_id is not None:
         # an earlier attempt whose answer was lost
         return claim.trial_id
-    for trial_id, number in waiting(connection, study_id, revivals=revivals):
+    for trial_id, number in waiting(connection, study_id, uncounted=uncounted):
         taken = connection.execute(
             sa.update(TRIALS)
             .where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
@@ -196,9 +197,9 @@ def pop_waiting(
 
 
 def waiting(
-    connection: Connection, study_id: int, *, revivals: bool = False
+    connection: Connection, study_id: int, *, uncounted: bool = False
 ) -> list[tuple[int, int]]:
-    """(trial_id, number) of the waiting trials, next one first; revivals: of uncounted rows only.
+    """(trial_id, number) of the waiting trials, next one first; uncounted: of such rows only.
 
     Those with reported epochs come first, then by the user attribute `priority`, then by number.
     """
@@ -211,7 +212,7 @@ def waiting(
     query = sa.select(TRIALS.c.trial_id, TRIALS.c.number, started, priority).where(
         TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING
     )
-    if revivals:
+    if uncounted:
         query = query.where(_uncounted(TRIALS.c.trial_id))
     rows = connection.execute(query).all()
     ordered = sorted(rows, key=lambda row: (not row[2], -_as_number(row[3]), row[1]))

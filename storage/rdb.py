@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from storage import claims, events, reading, rows, tables, upserts
 from storage.claims import Beat, Claim
-from storage.counting import CONTINUES
+from storage.counting import CONTINUES, REPEATS
 from storage.errors import StorageError
 from storage.events import UNKNOWN, Cause, TrialEvent
 from storage.optuna_internals import (
@@ -159,7 +159,7 @@ class LeasedStorage(PatientStorage):
         """Claim one place of a budget of `total` finished trials; the token, or None if none left.
 
         Finished trials and live claims are counted and the claim is made in one transaction.
-        total None takes a place without a budget, for a revived trial. Raises KeyError for an
+        total None takes a place without a budget, for a revival or a repeat. Raises KeyError for an
         unknown study, StorageError as `check_numbers` does.
         """
 
@@ -169,14 +169,16 @@ class LeasedStorage(PatientStorage):
 
         return self._write(take)
 
-    def pop_waiting(self, study_id: int, token: int, *, revivals: bool = False) -> int | None:
+    def pop_waiting(self, study_id: int, token: int, *, uncounted: bool = False) -> int | None:
         """Start the next waiting trial under this claim; its id, or None where none waits.
 
         Order: those with reported epochs, then the user attribute `priority` (higher first), then
-        the number. revivals: only rows that do not count, for a claim without a place of the
+        the number. uncounted: only rows that do not count, for a claim without a place of the
         budget. Raises LeaseLost.
         """
-        trial_id = self._write(lambda c: claims.pop_waiting(c, study_id, token, revivals=revivals))
+        trial_id = self._write(
+            lambda c: claims.pop_waiting(c, study_id, token, uncounted=uncounted)
+        )
         return None if trial_id is None else self._fenced_from_now(trial_id, token)
 
     def new_trial(self, study_id: int, token: int) -> int:
@@ -185,22 +187,25 @@ class LeasedStorage(PatientStorage):
         assert trial_id is not None
         return trial_id
 
-    def revive(self, study_id: int, token: int, row: FrozenTrial, revivals: int) -> int | None:
+    def extra_trial(self, study_id: int, token: int, row: FrozenTrial, known: int) -> int | None:
         """Make the running trial `row` under this claim, in one transaction; its id.
 
-        row: as it is to be, with the attribute `continues`. revivals: how many rows with that
-        attribute the study had when this one was chosen. None, and nothing is made, where it has
-        another number by now: somebody else has revived a trial, perhaps this one. Raises
+        row: as it is to be, with one of the attributes `counting.EXTRA`. known: how many rows with
+        such an attribute the study had when this one was chosen. None, and nothing is made, where
+        it has another number by now: somebody else has made one, perhaps this one. Raises
         LeaseLost.
         """
-        return self._made(study_id, token, row, revivals)
+        return self._made(study_id, token, row, known)
 
     def _made(
-        self, study_id: int, token: int, row: FrozenTrial | None = None, revivals: int = 0
+        self, study_id: int, token: int, row: FrozenTrial | None = None, known: int = 0
     ) -> int | None:
-        kind: events.Kind = "claimed" if row is None else "revived"
-        parent = {} if row is None else {CONTINUES: row.user_attrs[CONTINUES]}
-        cause = Cause("new" if row is None else None, parent)
+        kind: events.Kind = "claimed"
+        cause = Cause("new")
+        if row is not None and CONTINUES in row.user_attrs:
+            kind, cause = "revived", Cause(detail={CONTINUES: row.user_attrs[CONTINUES]})
+        elif row is not None:
+            cause = Cause("repeat", {REPEATS: row.user_attrs[REPEATS]})
 
         def attempt() -> int | None:
             with self.session() as session:
@@ -210,7 +215,7 @@ class LeasedStorage(PatientStorage):
                     # an earlier attempt whose answer was lost
                     return claim.trial_id
                 claims.lock_study(connection, study_id)
-                if row is not None and claims.count_revivals(connection, study_id) != revivals:
+                if row is not None and claims.count_extra(connection, study_id) != known:
                     return None
                 trial_id, number = self.added(session, study_id, row)
                 claims.attach(connection, token, trial_id, number, cause, kind)
@@ -299,7 +304,7 @@ class LeasedStorage(PatientStorage):
     # Counting
 
     def count_finished(self, study_id: int) -> int:
-        """COMPLETE and PRUNED trials, without the attributes `continues` and `copied_from`."""
+        """COMPLETE and PRUNED trials, but for rows with one of `counting.UNCOUNTED`."""
         return self._read(lambda c: claims.count_finished(c, study_id))
 
     def count_states(self, study_id: int) -> dict[TrialState, int]:

@@ -43,7 +43,7 @@ FOLDERS = {
     "web": set(),
 }
 # modules directly in search/, lines of a module, and modules from a command down to a leaf
-COMMANDS, LINES, LAYERS = 15, 400, 10
+COMMANDS, LINES, LAYERS = 15, 400, 11
 
 
 def files(room: str) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any
 import numpy as np
 import optuna
 
-# GPSampler loads it with its first draw, which would be charged to that
+# Optuna's loads it with its first draw, which would be charged to that
 import torch  # noqa: F401
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GPSampler
 from optuna.trial import FrozenTrial
 
 from scripts.benchmarks.families.tables import Task
@@ -32,7 +33,7 @@ from search.strategy.forecast.model import Forecast, Prior, prior_from
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import RestartAwarePruner
 from search.strategy.revival import revival_row, trial_to_revive
-from search.strategy.samplers import LineageSampler, draw_seed
+from search.strategy.samplers import LineageSampler, draw_seed, sampler_kind, startup_trials
 from search.study import lineages
 from search.study.names import SAMPLERS
 from search.study.search_space import distribution, drawn
@@ -75,17 +76,32 @@ class Played:
 
 
 class Unmerged(LineageSampler):
-    """The inner samplers on the rows of the store, reseeded as ours, so that pairs begin alike."""
+    """Optuna's samplers on the rows of the store, reseeded as ours, so that pairs begin alike."""
 
     def view_of(self, study: optuna.Study) -> optuna.Study:
         return study
 
+    def _seeded_sampler(self, study: optuna.Study, number: int) -> BaseSampler:
+        if self._name != "gp":
+            return super()._seeded_sampler(study, number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return GPSampler(
+                seed=draw_seed(self._seed, number), n_startup_trials=startup_trials(study)
+            )
 
-def _sampler(
-    arm: Arm, specs: dict[str, Concrete], study_forecast: StudyForecast, seed: int
+
+def sampler(
+    name: str,
+    specs: Mapping[str, Concrete],
+    study_forecast: StudyForecast,
+    seed: int,
+    *,
+    ours: bool = True,
 ) -> BaseSampler:
-    kind = LineageSampler if arm.view == OURS else Unmerged
-    return kind(arm.sampler, lambda: study_forecast, seed=seed, specs={**specs}, fixed={})
+    """A sampler by its name, or Optuna's own under that name. seed: of the study."""
+    kind = sampler_kind(name) if ours else Unmerged
+    return kind(name, lambda: study_forecast, seed=seed, specs={**specs}, fixed={})
 
 
 def _asked(study: optuna.Study, specs: Mapping[str, Concrete]) -> tuple[optuna.Trial, float]:
@@ -174,7 +190,7 @@ def play_surrogate(world: Surrogate, prior: Prior, arm: Arm, *, total: int, seed
     study_forecast = StudyForecast(forecast, world.drawn(_CONFIGURATIONS, seed))
     study = optuna.create_study(
         direction="maximize",
-        sampler=_sampler(arm, world.specs, study_forecast, seed),
+        sampler=sampler(arm.sampler, world.specs, study_forecast, seed, ours=arm.view == OURS),
         pruner=RestartAwarePruner(
             world.epochs, lambda: study_forecast, risk=PRUNE_RISK, total=total
         ),
@@ -224,7 +240,8 @@ def play_task(task: Task, arm: Arm, *, totals: Sequence[int], seed: int) -> dict
     # of no use without curves: a sampler's forecast never gets to see one
     study_forecast = StudyForecast(Forecast([_flat()], ConfigurationFeatures(1)), ())
     study = optuna.create_study(
-        direction="maximize", sampler=_sampler(arm, task.specs, study_forecast, seed)
+        direction="maximize",
+        sampler=sampler(arm.sampler, task.specs, study_forecast, seed, ours=arm.view == OURS),
     )
     played = {}
     ask_s = 0.0

@@ -18,15 +18,15 @@ from optuna.pruners import BasePruner, NopPruner
 
 from scripts.benchmarks.families import FRESH_FROM, Family, Training
 from scripts.benchmarks.replay import train
-from scripts.benchmarks.sampler_race import Unmerged, go_on
+from scripts.benchmarks.sampler_race import go_on, sampler
 from search.strategy.answers import answer_of
 from search.strategy.forecast.features import KNOWN, Array, ConfigurationFeatures
 from search.strategy.forecast.model import Forecast
 from search.strategy.forecast.priors import shipped_priors
-from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.forecast.study_forecast import CHECKED, StudyForecast
 from search.strategy.pruners import MergedPruner, RestartAwarePruner
 from search.strategy.revival import trial_to_revive
-from search.strategy.samplers import LineageSampler, draw_seed
+from search.strategy.samplers import draw_seed
 from search.study import lineages
 from search.study.search_space import distribution, drawn
 from search.study.setup import PRUNE_RISK
@@ -93,10 +93,10 @@ class _Study:
         forecast = Forecast(shipped_priors() if arm.prior else (), features)
         sample = [drawn(specs, rng.random) for _ in range(_CONFIGURATIONS)]
         self._forecast = StudyForecast(forecast, sample)
-        kind = LineageSampler if arm.view else Unmerged
-        sampler = kind(arm.sampler, lambda: self._forecast, seed=seed, specs=specs, fixed={})
         self._study = optuna.create_study(
-            direction="maximize", sampler=sampler, pruner=self._pruner()
+            direction="maximize",
+            sampler=sampler(arm.sampler, specs, self._forecast, seed, ours=arm.view),
+            pruner=self._pruner(),
         )
         self._curves: dict[int, list[float]] = {}
 
@@ -107,7 +107,11 @@ class _Study:
             return NopPruner()
         if arm.pruner == OURS:
             return RestartAwarePruner(
-                epochs, lambda: self._forecast, risk=arm.risk, total=self._total
+                epochs,
+                lambda: self._forecast,
+                risk=arm.risk,
+                total=self._total,
+                checked=CHECKED,
             )
         return MergedPruner(arm.pruner, epochs)
 
@@ -148,7 +152,7 @@ class _Study:
         if highest is None or highest.value is None:
             return
         self._note(self._played.highest, highest.params, highest.value)
-        found = answer_of(rows, self._family.specs)
+        found = answer_of(rows, self._family.specs, self._forecast)
         assert found is not None
         told = highest.value if found.expected is None else found.expected
         self._note(self._played.expected, found.trial.params, told)

@@ -236,6 +236,7 @@ def _setup(name: str, searched: Searched, summary: DataSummary, like: Setup) -> 
         pruner="none",
         preset=like.preset,
         revive=0,
+        spend_saved=0,
     )
 
 

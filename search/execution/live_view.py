@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from search.study import lineages
-from search.study.attributes import CONFIGURATION, CONTINUES
-from search.study.lineages import curve_of, revivals, rows_of
+from search.study.attributes import CONFIGURATION, GAIN, REPEATS
+from search.study.lineages import curve_of, is_extra, repeats, revivals, rows_of
 from search.study.repeats import scores_by_label
 from search.study.wording import duration, name_of, params_text, sparkline, tell
 
@@ -55,11 +55,11 @@ class StudySnapshot:
         done = self.finished - self.finished_before
         if done <= 0:
             return None
-        # an epoch under way is work done as well; revivals take no place
+        # an epoch under way is work done as well; revivals and repeats take no place
         under_way = sum(
             len(trial.intermediate_values) / self.epochs
             for trial in self.running
-            if CONTINUES not in trial.user_attrs
+            if not is_extra(trial)
         )
         return max(
             0.0, (self.total - self.finished - under_way) * self.elapsed_s / (done + under_way)
@@ -80,14 +80,15 @@ def render(snapshot: StudySnapshot, *, width: int, ascii_only: bool = False) -> 
         f"  running {len(snapshot.running)}  waiting {snapshot.count(TrialState.WAITING)}"
         f"  failed {snapshot.count(TrialState.FAIL)}"
         + (f"  revived {revived}" if (revived := len(revivals(snapshot.trials))) else "")
+        + (f"  repeats {again}" if (again := len(repeats(snapshot.trials))) else "")
     )
     bar = ProgressBar(total=snapshot.total, completed=done, width=min(width - 2, 76))
     wide = width >= 120
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=wide)
     # not every terminal has an ellipsis
     overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
-    repeats = any(_label(trial) for trial in snapshot.trials)
-    if repeats:
+    labelled = any(_label(trial) for trial in snapshot.trials)
+    if labelled:
         table.add_column("configuration", overflow="fold")
     for heading in ("trial", "epoch", "score", "best"):
         table.add_column(heading, justify="right", overflow=overflow)
@@ -98,9 +99,9 @@ def render(snapshot: StudySnapshot, *, width: int, ascii_only: bool = False) -> 
     for trial in snapshot.running:
         rows = rows_of(snapshot.trials, trial)
         curve = [score for _, score in sorted(curve_of(rows).items())]
-        first = rows[0].number
+        first = trial.user_attrs.get(REPEATS, rows[0].number)
         cells: list[str | Text] = [
-            *([Text(_label(trial) or "-")] if repeats else []),
+            *([Text(_label(trial) or "-")] if labelled else []),
             str(first) if trial.number == first else f"{first} (row {trial.number})",
             f"{len(curve)}/{snapshot.epochs}",
             f"{curve[-1]:.4f}" if curve else "-",
@@ -109,7 +110,7 @@ def render(snapshot: StudySnapshot, *, width: int, ascii_only: bool = False) -> 
         ]
         table.add_row(*cells, *([params_text(trial.params)] if wide else []))
     best = snapshot.best
-    if repeats:
+    if labelled:
         answer = _means(snapshot.trials)
     elif best is None:
         answer = Text("best: none is complete yet", style="dim")
@@ -177,23 +178,21 @@ class View:
 
 @dataclass
 class _Lines:
-    """Plain lines: one for each trial that has ended, or goes on again, since the last look."""
+    """Plain lines: one for each trial that has ended, or is trained again, since the last look."""
 
     console: Console
     known: set[int] | None = None
-    revived: set[int] = field(default_factory=set)
+    extra: set[int] = field(default_factory=set)
 
     def update(self, snapshot: StudySnapshot) -> None:
         ended = {trial.number: trial for trial in snapshot.trials if trial.state.is_finished()}
-        revived = {trial.number: trial for trial in revivals(snapshot.trials)}
+        again = [*revivals(snapshot.trials), *repeats(snapshot.trials)]
+        extra = {trial.number: trial for trial in again}
         if self.known is None:
-            # what earlier runs finished, or revived, is no news
-            self.known, self.revived = set(ended), set(revived)
-        for number in sorted(set(revived) - self.revived):
-            trial = revived[number]
-            *earlier, _ = rows_of(snapshot.trials, trial)
-            done = f"{len(curve_of(earlier))}/{snapshot.epochs}"
-            tell(self.console, f"{name_of(trial, snapshot.trials)} after {done} epochs")
+            # what earlier runs finished, or began again, is no news
+            self.known, self.extra = set(ended), set(extra)
+        for number in sorted(set(extra) - self.extra):
+            tell(self.console, _again_text(extra[number], snapshot))
         for number in sorted(set(ended) - self.known):
             trial = ended[number]
             rows = rows_of(snapshot.trials, trial)
@@ -209,4 +208,16 @@ class _Lines:
                 text += f"  new best: {params_text(best.params)}"
             tell(self.console, text)
         self.known |= set(ended)
-        self.revived |= set(revived)
+        self.extra |= set(extra)
+
+
+def _again_text(row: FrozenTrial, snapshot: StudySnapshot) -> str:
+    """A line on a trial that goes on, or is repeated."""
+    if REPEATS in row.user_attrs:
+        gain = row.user_attrs.get(GAIN)
+        worth = "" if gain is None else f": expected gain {gain:.2f} deviations between seeds"
+        number = row.user_attrs[REPEATS]
+        return f"row {row.number} repeats trial {number} with a fresh seed{worth}"
+    *earlier, _ = rows_of(snapshot.trials, row)
+    done = f"{len(curve_of(earlier))}/{snapshot.epochs}"
+    return f"{name_of(row, snapshot.trials)} after {done} epochs"

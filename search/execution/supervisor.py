@@ -29,6 +29,7 @@ from search.execution.launchers.ray import RayLauncher
 from search.execution.live_view import StudySnapshot, View
 from search.execution.options import RunOptions
 from search.execution.stop_requests import Signals, SupervisorSignals
+from search.strategy.repeating import Repeats, allowance
 from search.strategy.revival import Revivals, parked
 from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
@@ -60,6 +61,7 @@ class Run:
     finished_before: int = field(init=False)
     epochs_before: dict[int, int] = field(init=False)
     revivals: Revivals = field(init=False)
+    repeats: Repeats = field(init=False)
     estimated: bool = False
     _drain_mark: str | None = field(init=False)
 
@@ -68,6 +70,7 @@ class Run:
         self.finished_before = len(finished(trials))
         self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
         self.revivals = Revivals(self.study, Path(self.options.runs), LOG.info)
+        self.repeats = Repeats(self.study)
         self._drain_mark = drain_mark(self.study)
 
     @property
@@ -96,13 +99,16 @@ class Run:
         return drain_mark(self.study) != self._drain_mark
 
     def left(self, snapshot: StudySnapshot) -> bool:
-        """Whether the study still misses trials, or a parked one is to go on."""
+        """Whether the study still misses trials, or a parked one is to go on, or one to repeat."""
         if not self.setup.draws and all(row.state.is_finished() for row in snapshot.trials):
             return False
         # another run may have asked for fewer since: the workers then leave
         total = min(snapshot.total, total_of(self.study) or snapshot.total)
-        return snapshot.finished < total or self.revivals.left(
-            snapshot.trials, load_setup(self.study), total
+        trials, setup = snapshot.trials, load_setup(self.study)
+        return (
+            snapshot.finished < total
+            or self.revivals.left(trials, setup, total)
+            or self.repeats.next(trials, setup, total) is not None
         )
 
     def timed_out(self) -> bool:
@@ -217,9 +223,11 @@ def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Launcher[Any]]:
     options, name, logs = run.options, run.study.study_name, run.folder / "workers"
     # more workers than trials to come would only wait
     trials = run.snapshot().trials
-    revivable = len(under_way(trials)) + len(parked(trials))
+    epochs, share = run.setup.epochs, run.setup.spend_saved
+    extra = len(under_way(trials)) + len(parked(trials))
+    extra += max(0, int(allowance(trials, epochs, share) // epochs))
     missing = options.trials - run.finished_before
-    most = max(1, missing if missing > 0 else revivable)
+    most = max(1, missing if missing > 0 else extra)
     if options.launcher == "ray":
         with RayLauncher(options, name, logs, run.setup.runtime["threads"], most) as ray_crew:
             yield ray_crew

@@ -86,20 +86,20 @@ class _Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Revival:
-    """A trial without a place of the budget. row: the new one that goes on; None: one that waits.
+class Extra:
+    """A revival or repeat, without a place of the budget. row: the new one; None: one that waits.
 
-    known: how many rows of the study went on from another one when that was decided.
+    known: how many such rows the study had when that was decided.
     """
 
     row: FrozenTrial | None
     known: int
 
 
-def one_trial(context: WorkerContext, token: int, revival: Revival | None = None) -> None:
+def one_trial(context: WorkerContext, token: int, extra: Extra | None = None) -> None:
     """Run the next trial under the claim `token`, to its end or back into the queue.
 
-    revival: what the claim is for, where it has no place of the budget; it is given back where
+    extra: what the claim is for, where it has no place of the budget; it is given back where
     another worker was quicker.
 
     Raises what ends the whole run: mistakes in data or config, a full disk, a lost store, too
@@ -109,7 +109,7 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
     lease = context.lease
     try:
         with Heartbeat(context.storage, token, lease.beat_s, lease.grace_s) as heartbeat:
-            trial_id = _begun(context, token, revival)
+            trial_id = _begun(context, token, extra)
             if trial_id is None:
                 context.storage.release(token)
                 return
@@ -150,16 +150,16 @@ def one_trial(context: WorkerContext, token: int, revival: Revival | None = None
         raise
 
 
-def _begun(context: WorkerContext, token: int, revival: Revival | None) -> int | None:
+def _begun(context: WorkerContext, token: int, extra: Extra | None) -> int | None:
     """The trial that the claim is for, running; None where somebody else has it."""
-    if revival is None:
+    if extra is None:
         trial_id = context.storage.pop_waiting(context.study_id, token)
         if trial_id is None and context.setup.draws:
             return context.storage.new_trial(context.study_id, token)
         return trial_id
-    if revival.row is None:
-        return context.storage.pop_waiting(context.study_id, token, revivals=True)
-    return context.storage.revive(context.study_id, token, revival.row, revival.known)
+    if extra.row is None:
+        return context.storage.pop_waiting(context.study_id, token, uncounted=True)
+    return context.storage.extra_trial(context.study_id, token, extra.row, extra.known)
 
 
 def _keep_verdict(context: WorkerContext, trial_id: int, token: int) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.execution.trial_runner import Revival, one_trial, refresh
+from search.execution.trial_runner import Extra, one_trial, refresh
 from search.execution.worker_context import WorkerContext
+from search.strategy.repeating import Repeats, repeat_row
 from search.strategy.revival import Revivals, revival_row
-from search.study.attributes import CONTINUES
-from search.study.lineages import finished, nothing_better_for, under_way
+from search.study.lineages import finished, is_extra, merged, nothing_better_for, under_way
 from search.study.lookup import deletion_refused
 from search.study.setup import StudyError
 from search.study.shared_state import total_of
@@ -22,8 +22,8 @@ _PAUSE_S = 0.5
 
 
 def work(context: WorkerContext) -> int:
-    """Train trials until the budget is used up and no parked trial is worth going on with, nothing
-    better comes, or somebody asks to leave.
+    """Train trials until the budget is used up and no parked trial is worth going on with, nor a
+    leading one worth repeating, nothing better comes, or somebody asks to leave.
 
     Returns 0. Raises UserError and StorageError for what the user has to fix; the trial at hand
     then waits in the queue.
@@ -37,7 +37,7 @@ def work(context: WorkerContext) -> int:
 
 
 def _work(context: WorkerContext) -> None:
-    revivals = Revivals(context.study, context.runs, LOG.info)
+    revivals, repeats = Revivals(context.study, context.runs, LOG.info), Repeats(context.study)
     while not context.leaving():
         trials = context.study.get_trials(deepcopy=False)
         if context.stop_after is not None and nothing_better_for(trials) >= context.stop_after:
@@ -48,8 +48,8 @@ def _work(context: WorkerContext) -> None:
                 f'study "{context.study.study_name}" has no budget: run search.run on it'
             )
         refresh(context)
-        revival = _revival(context, revivals, trials, total)
-        if revival is None and len(finished(trials)) >= total and not under_way(trials):
+        extra = _extra(context, revivals, repeats, trials, total)
+        if extra is None and len(finished(trials)) >= total and not under_way(trials):
             return
         if not context.setup.draws and not any(t.state == TrialState.WAITING for t in trials):
             if not any(t.state == TrialState.RUNNING for t in trials):
@@ -59,23 +59,32 @@ def _work(context: WorkerContext) -> None:
             continue
         # before a place is taken: faces that cannot be read are no trial's fault
         context.trainer.ready(context.setup)
-        # one that was begun, or parked, has had its place
-        budget = total if revival is None else None
+        # one that was begun, or parked, has had its place; a repeat takes none
+        budget = total if extra is None else None
         token = context.storage.take_slot(context.study_id, budget, context.owner)
         if token is not None:
-            one_trial(context, token, revival)
+            one_trial(context, token, extra)
         else:
             # all places are taken: if an owner dies, its trial comes to us
             context.signals.asked.wait(_PAUSE_S)
 
 
-def _revival(
-    context: WorkerContext, revivals: Revivals, trials: Sequence[FrozenTrial], total: int
-) -> Revival | None:
-    known = sum(CONTINUES in trial.user_attrs for trial in trials)
+def _extra(
+    context: WorkerContext,
+    revivals: Revivals,
+    repeats: Repeats,
+    trials: Sequence[FrozenTrial],
+    total: int,
+) -> Extra | None:
+    """What is worth training without a place of the budget: one that waits, a revival, a repeat."""
+    known = sum(map(is_extra, trials))
     if any(trial.state == TrialState.WAITING for trial in under_way(trials)):
-        return Revival(None, known)
+        return Extra(None, known)
     number = revivals.next(trials, context.setup, total)
-    if number is None:
+    if number is not None:
+        return Extra(revival_row(next(row for row in trials if row.number == number)), known)
+    repeat = repeats.next(trials, context.setup, total)
+    if repeat is None:
         return None
-    return Revival(revival_row(next(row for row in trials if row.number == number)), known)
+    repeated = next(one for one in merged(trials) if one.number == repeat.number)
+    return Extra(repeat_row(repeated, repeat.gain), known)

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from search.strategy.revival import Revivals
 from search.study import lineages
-from search.study.attributes import CONTINUES, COPIED_FROM, STOPPED
+from search.study.attributes import CONTINUES, COPIED_FROM, REPEATS, STOPPED
 from search.study.lookup import load_setup
 from search.study.run_folders import token_folders, token_folders_of, trial_folder
 from search.study.run_records import ARTIFACTS
@@ -99,8 +99,12 @@ def kept_files(storage: LeasedStorage, study: optuna.Study, revivals: Revivals) 
             living.add(link)
             link = rows[link].user_attrs.get(CONTINUES)
     total = total_of(study)
-    # copies have no files here
-    own = (trial for trial in rows.values() if COPIED_FROM not in trial.user_attrs)
+    # copies have no files here, and of a repeat the score is what counts
+    own = (
+        trial
+        for trial in rows.values()
+        if COPIED_FROM not in trial.user_attrs and REPEATS not in trial.user_attrs
+    )
     setup, trials = load_setup(study), list(rows.values())
     return KeptFiles(
         setup,

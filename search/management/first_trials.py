@@ -18,16 +18,17 @@ from trainer.errors import ConfigError
 
 # after everything that a user asked for
 FIRST_PRIORITY = -1_000_000
-# of the trials that are wanted: one in so many
-LARGEST_SHARE = 4
+# of the trials that are wanted one in so many, and no more: the model waits for all of them
+LARGEST_SHARE, MOST = 4, 4
 
 
 def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
-    """Enqueue the first trials of `space.py`, at most a quarter of `total`; lines to print.
+    """Enqueue the first trials of `space.py`; lines to print.
 
-    In their order; each once, however often this is called. A value of the base that lies outside
-    goes to the nearest end, `--fix` overrides; a first trial whose own value lies outside, or that
-    doubles another trial, is left out with one line.
+    In their order, at most `MOST` and a quarter of `total`; each once, however often this is
+    called. A value of the base that lies outside goes to the nearest end, `--fix` overrides; a
+    first trial whose own value lies outside, or that doubles another trial, is left out with one
+    line.
     """
     if setup.program is not None:
         return _enqueue_base(study, setup)
@@ -35,7 +36,7 @@ def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
     rows = study.get_trials(deepcopy=False)
     present = {trial.user_attrs[FIRST] for trial in rows if FIRST in trial.user_attrs}
     taken = [(f"trial {trial.number}", planned_params(trial)) for trial in rows]
-    room = total // LARGEST_SHARE - len(present)
+    room = min(MOST, total // LARGEST_SHARE) - len(present)
     chosen: list[tuple[dict[str, Value], dict[str, Any]]] = []
     lines = []
     whole = space.first_trials(setup.epochs)

@@ -37,6 +37,7 @@ class StudyOptions:
     pruner: str | None = None
     prune_risk: float | None = None
     revive: int | str | None = None
+    spend_saved: float | None = None
     enqueue: Path | None = None
     old: str | None = None
     priors: bool = True

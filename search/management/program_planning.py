@@ -22,6 +22,7 @@ from search.study.setup import (
     PRUNER,
     REVIVE,
     SAMPLER,
+    SPEND_SAVED,
     Setup,
     checked_names,
     versions,
@@ -55,6 +56,7 @@ _THEIRS = {
 }
 # how a study searches, where nothing else is asked for
 _HOW = {"sampler": SAMPLER, "pruner": PRUNER, "revive": REVIVE, "prune_risk": PRUNE_RISK}
+_HOW |= {"spend_saved": SPEND_SAVED}
 _OF_COMMANDS = ("history", "score_key", "pattern", "stop_grace_s", "epoch_timeout_s")
 # last parts of keys that programs call these things by
 _EPOCHS = ("epochs", "num_epochs", "n_epochs", "max_epochs")
@@ -115,6 +117,9 @@ def planned_program(options: StudyOptions) -> Plan:
         )
     name = options.study or default_program_name(program.name)
     given = {name: it for name in CHANGEABLE if (it := getattr(options, name)) is not None}
+    if not program.takes_seeds:
+        # a second training would be the first one again
+        given["spend_saved"] = 0.0
     setup = Setup(
         name=name,
         base=base.values,

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from search.management.enqueue import enqueue, parse_request, read_requests
 from search.study import lineages
-from search.study.attributes import CANCELLED, CONTINUES, STOPPED, TOTAL, attributes_of
+from search.study.attributes import CANCELLED, CONTINUES, REPEATS, STOPPED, TOTAL, attributes_of
 from search.study.identity import refuse_direction
 from search.study.lookup import load_setup
 from search.study.requests import planned_params
@@ -70,6 +70,8 @@ def _state_text(trial: FrozenTrial, owners: Mapping[int | None, str]) -> str:
     text = trial.state.name.lower()
     if CONTINUES in trial.user_attrs:
         text += f", goes on from {trial.user_attrs[CONTINUES]}"
+    if REPEATS in trial.user_attrs:
+        text += f", repeats {trial.user_attrs[REPEATS]}"
     for mark in (STOPPED, CANCELLED):
         if trial.user_attrs.get(mark):
             text += f", {mark}"
@@ -138,7 +140,8 @@ def stop(storage: LeasedStorage, study: optuna.Study, number: str | None) -> Non
         )
     if not storage.ask_owners(id_of_study(study), "stop", trial.number):
         raise ConfigError(f"queue stop: nobody is at work on trial {number}; try again in a minute")
-    print(f"trial {number} is asked to stop: it ends after its epoch and counts as pruned")
+    how = "as no evidence" if REPEATS in trial.user_attrs else "as pruned"
+    print(f"trial {number} is asked to stop: it ends after its epoch and counts {how}")
 
 
 def cancel(storage: LeasedStorage, study: optuna.Study, number: str | None) -> None:

@@ -24,17 +24,19 @@ from search.study.attributes import (
     NOTE,
     PREDICTION,
     PRIORITY,
+    REPEATS,
 )
 from search.study.identity import differing_facts, differing_keys
 from search.study.lookup import load_setup, named_study
 from search.study.requests import marked
 from search.study.search_space import Spec, Value, distribution, format_value, matching, widened
 from search.study.setup import Setup, StudyError, base_values
+from search.study.wording import counted
 from storage.rdb import LeasedStorage
 
 BEST_CONFIGS = 5
 # marks of a row's own place in its study, which a copy does not inherit
-_OWN_MARKS = (CONTINUES, COPIED_FROM, FIRST, ENQUEUED, PRIORITY)
+_OWN_MARKS = (CONTINUES, REPEATS, COPIED_FROM, FIRST, ENQUEUED, PRIORITY)
 _KEPT_SYSTEM_ATTRS = ("constraints:", "artifacts:")
 
 
@@ -68,26 +70,50 @@ def _difference(old: Setup, new: Setup) -> str | None:
 
 
 def _copy(study: optuna.Study, new: Setup, old_study: optuna.Study, old: Setup) -> list[str]:
+    rows = old_study.get_trials(deepcopy=False)
+    trials = lineages.merged(rows)
+    origins = {trial.number: _origin(trial, old) for trial in trials}
     present = marked(study, COPIED_FROM)
-    copied, left_out = 0, 0
-    for trial in lineages.merged(old_study.get_trials(deepcopy=False)):
+    copied, again, left_out = 0, 0, 0
+    # repeats last: the trials that they repeat are here by then
+    for trial in [*trials, *lineages.repeats(rows)]:
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
         if not trial.intermediate_values:
             continue
-        origin = trial.user_attrs.get(COPIED_FROM) or f"{old.name}/{trial.number}"
+        origin = _origin(trial, old)
         if origin in present or origin.rpartition("/")[0] == study.study_name:
             continue
+        marks: dict[str, Any] = {COPIED_FROM: origin}
+        if REPEATS in trial.user_attrs:
+            number = _number_here(study, new, origins.get(trial.user_attrs[REPEATS]))
+            if number is None:
+                continue
+            marks[REPEATS] = number
         fit = _fit(trial, old, new)
         if fit is None:
             left_out += 1
             continue
-        study.add_trial(_copied(trial, *fit, origin))
-        copied += 1
+        study.add_trial(_copied(trial, *fit, marks))
+        copied += REPEATS not in marks
+        again += REPEATS in marks
     lines = [f"--from {old.name}: {copied} trials taken over with their values and curves"]
+    if again:
+        lines.append(f"--from {old.name}: {counted(again, 'repeat')} of them as well")
     if left_out:
         lines.append(f"--from {old.name}: {left_out} trials left out: this study cannot hold them")
     return lines
+
+
+def _origin(row: FrozenTrial, setup: Setup) -> str:
+    """STUDY/NUMBER where a row was trained. setup: of the study that holds it."""
+    return row.user_attrs.get(COPIED_FROM) or f"{setup.name}/{row.number}"
+
+
+def _number_here(study: optuna.Study, setup: Setup, origin: str | None) -> int | None:
+    """The number in a study of what was trained as `origin`; None where it is not there."""
+    rows = study.get_trials(deepcopy=False)
+    return next((row.number for row in rows if _origin(row, setup) == origin), None)
 
 
 def _fit(
@@ -123,8 +149,9 @@ def _values(trial: FrozenTrial, setup: Setup) -> dict[str, Any]:
 
 
 def _copied(
-    trial: FrozenTrial, params: dict[str, Value], specs: dict[str, Spec], origin: str
+    trial: FrozenTrial, params: dict[str, Value], specs: dict[str, Spec], marks: dict[str, Any]
 ) -> FrozenTrial:
+    """A copy of a row. marks: its attributes in the study that it comes to."""
     row = create_trial(
         state=trial.state,
         value=lineages.value(trial),
@@ -132,7 +159,7 @@ def _copied(
         distributions={name: distribution(spec) for name, spec in specs.items()},
         user_attrs={
             **{key: item for key, item in trial.user_attrs.items() if key not in _OWN_MARKS},
-            COPIED_FROM: origin,
+            **marks,
         },
         system_attrs={
             key: item

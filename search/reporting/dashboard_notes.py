@@ -21,6 +21,7 @@ from search.results.reading import results_of
 from search.results.trials import Results
 from search.study import lineages, training_metrics
 from search.study.names import is_repeats
+from search.study.repeats import repeats_text
 from search.study.shared_state import total_of
 from search.study.trial_notes import put_note
 from search.study.wording import code, escaped
@@ -55,6 +56,8 @@ def study_note(
         f"A value is: {escaped(results.metric)}.",
         "",
     ]
+    if again := lineages.repeats(results.rows):
+        lines += [f"{escaped(repeats_text(again))}.", ""]
     if repeats is not None:
         lines += [*body(repeats), ""]
     elif best := results.scored()[:_BEST]:

@@ -22,7 +22,7 @@ from search.study.attributes import CONFIGURATION, SETUP, attributes_of
 from search.study.identity import differing_facts
 from search.study.lookup import named_study, study_or_none
 from search.study.names import is_repeats, repeats_name, search_name
-from search.study.repeats import confirmed_scores
+from search.study.repeats import confirmed_scores, repeated_scores
 from search.study.search_space import format_value
 from search.study.setup import Setup
 from storage import LeasedStorage
@@ -88,7 +88,12 @@ def _origin(
     found = None if search is None else search[0]
     label = None if again is None else again[1].attrs.get(CONFIGURATION)
     if again is None or label is None:
-        return found, None
+        within = repeated_scores(results.rows)
+        if chosen.number not in within:
+            return found, None
+        # each was chosen by the scores before it
+        name, count = results.name, len(within)
+        return found, Repeats(name, within[chosen.number], count, {}, looks=2)
     study = named_study(storage, again[0].name)
     scores, images = confirmed_scores(study), by_image(study, runs).get(label, {})
     plan = plan_state_of(study)

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from search.study import lineages, training_metrics
 from search.study.attributes import F_SCORE_FULL
-from search.study.lineages import revivals
+from search.study.lineages import repeats, revivals
 from search.study.names import RUNS, STORAGE
+from search.study.repeats import repeats_text
 from search.study.setup import Setup
 from search.study.wording import counted, params_text, tell
 from storage import redact
@@ -72,8 +73,8 @@ def summary(
     done = lineages.finished(trials)
     pruned = [trial for trial in done if trial.state == TrialState.PRUNED]
     if done:
-        revived = revivals(trials)
-        trained = sum(len(trial.intermediate_values) for trial in [*done, *revived])
+        revived, again = revivals(trials), repeats(trials)
+        trained = sum(len(trial.intermediate_values) for trial in [*done, *revived, *again])
         budget = len(done) * setup.epochs
         tell(
             console,
@@ -83,6 +84,8 @@ def summary(
         )
         if revived:
             tell(console, _revived_text(trials, revived, budget))
+        if again:
+            tell(console, repeats_text(again))
         console.print()
         console.print(best_trials_table(study, score=setup.own_score))
         console.print()

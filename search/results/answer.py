@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from search.results.trials import Results
 from search.strategy.answers import Answer, answer_of
-from search.strategy.forecast.priors import scale_of
+from search.strategy.forecast.priors import make_study_forecast
 from search.study import lineages
 from search.study.lookup import load_setup
 from search.study.names import is_repeats
@@ -47,7 +47,7 @@ def _answer(
         for one in lineages.merged(rows)
         if (label := f"trial {one.number}") in repeats
     }
-    return answer_of(rows, setup.specs(), again, scale_of(setup))
+    return answer_of(rows, setup.specs(), make_study_forecast(setup), again)
 
 
 def worth_text(answer: Answer) -> str:

@@ -24,6 +24,7 @@ from search.results.statistics.smoothing import Smooth, smooth
 from search.results.trials import DICE, Outcome, Results
 from search.results.wording import listed, number, setting
 from search.study.attributes import CONFIGURATION, JUDGED
+from search.study.repeats import repeated_scores
 from search.study.search_space import as_number
 from search.study.wording import counted
 
@@ -192,7 +193,11 @@ class Evidence:
     def by_seed(self) -> list[Sequence[float]]:
         """The scores of each configuration that was trained with several seeds, here or again."""
         own = [group.scores for group in self.groups]
-        return [it for it in [*own, *self.results.repeats.values()] if len(it) > 1]
+        # without the score for which a trial was chosen: that one is partly luck
+        again = {label: [*scores] for label, scores in self.results.repeats.items()}
+        for trial, scores in repeated_scores(self.results.rows).items():
+            again.setdefault(f"trial {trial}", []).extend(scores)
+        return [it for it in [*own, *again.values()] if len(it) > 1]
 
     @cached_property
     def curve(self) -> Smooth | None:

@@ -57,8 +57,10 @@ def chosen_trial(study: optuna.Study, number: int | None) -> Answer:
                 f"study {study.study_name}: --trial {number} does not exist; there are"
                 f" {lineages.numbers_text(trials)}"
             )
-        first = lineages.rows_of(trials, by_number[number])[0].number
-        found = Answer(next(one for one in lineages.merged(trials) if one.number == first))
+        first = lineages.rows_of(trials, by_number[number])[0]
+        # a repeat is no trial of its own, but may be trained again as well
+        merged = {one.number: one for one in lineages.merged(trials)}
+        found = Answer(merged.get(first.number, first))
     trial = found.trial
     if SEED not in trial.user_attrs:
         # also one that was set COMPLETE in the dashboard

@@ -153,6 +153,7 @@ def identity(setup: Setup) -> dict[str, str]:
         "pruner": setup.pruner,
         "prune_risk": format_value(setup.prune_risk),
         "revive": format_value(setup.revive),
+        "spend_saved": format_value(setup.spend_saved),
         "seed": str(setup.seed),
         "preset": setup.preset or "-",
     }

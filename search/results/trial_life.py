@@ -17,6 +17,7 @@ from storage.rdb import LeasedStorage
 _DETAILS = {
     "epoch": " after epoch {}",
     "continues": " from row {}",
+    "repeats": " of trial {}",
     "silent_s": " for {} s",
     "signal": " {}",
     "parent": " (process {})",

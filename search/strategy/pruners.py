@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 from search.strategy.forecast.features import knots_by
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.study import lineages
-from search.study.attributes import CONTINUES, TOTAL
+from search.study.attributes import CONTINUES, REPEATS, TOTAL
 from search.study.verdicts import Verdict
 from storage.optuna_internals import StudyView
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 # of the budget, before which no trial is stopped by one of Optuna's own pruners
 _OPTUNAS_WARMUP = 0.15
-# a study that is likelier than this to be like nothing recorded is judged from so many readings on;
-# elsewhere recorded curves may speak before a curve of its own does
-_STRANGE, _PATIENCE = 0.1, 2
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,13 @@ class RestartAwarePruner(BasePruner):
 
     A forecast of its end (see `search.strategy.forecast.model`: from its best-so-far at equal
     shares of the budget, where it stands in its cycle and its configuration) is held against the
-    best complete trial, the running ones and what is still to come.
+    best complete trial, the running ones and what is still to come. While forecasts have been wrong
+    in the study itself none is parked, see `StudyForecast.trusted`.
 
     epochs: the budget. risk: accepted risk, in (0, 1), of an answer that is worse by more than the
     noise between seeds. study_forecast: gives the one on the study. total: finished trials wanted;
-    None: as the study says.
+    None: as the study says. checked: complete trials that forecasts must have been right on before
+    any is parked, 0 where the recorded curves are of the same program (else `CHECKED`).
     """
 
     def __init__(
@@ -76,9 +75,11 @@ class RestartAwarePruner(BasePruner):
         *,
         risk: float,
         total: int | None = None,
+        checked: int = 0,
         thresholds: Thresholds = THRESHOLDS,
     ) -> None:
         self._epochs = epochs
+        self._checked = checked
         self._forecast_of_study = study_forecast
         self._risk = risk
         self._total = total
@@ -91,17 +92,15 @@ class RestartAwarePruner(BasePruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         self.verdict = None
         epoch = trial.last_step
-        if epoch is None or not self._judged(epoch):
+        if REPEATS in trial.user_attrs or epoch is None or not self._judged(epoch):
+            # a repeat is worth its end alone
             return False
         rows = study.get_trials(deepcopy=False)
         study_forecast = self._forecast_of_study()
         study_forecast.update(rows)
         if not study_forecast.fits:
             return self._by_median(study, trial)
-        if (
-            knots_by(epoch, self._epochs) < _PATIENCE
-            and study_forecast.forecast.strangeness > _STRANGE
-        ):
+        if not study_forecast.trusted(self._checked):
             return False
         one = lineages.up_to(rows, trial)
         revived = CONTINUES in trial.user_attrs
@@ -172,6 +171,9 @@ class MergedPruner(BasePruner):
         self.verdict: Verdict | None = None
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        self.verdict = None
+        if REPEATS in trial.user_attrs:
+            return False
         one = lineages.up_to(study.get_trials(deepcopy=False), trial)
         if curve := one.intermediate_values:
             best = max(curve.values())

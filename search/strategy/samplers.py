@@ -1,41 +1,46 @@
-"""Optuna's samplers, shown the evidence as it is.
+"""The next configuration: `tpe` and `random` are Optuna's, `gp` looks for the best true mean.
 
-One wrapper: reseeded before every trial from (study seed, trial number), so that neither workers
-nor restarts repeat draws; lineages are one trial each; earlier trials stand under the present
-ranges, those outside are left out; a pruned trial counts as what it would likely have reached.
+All are reseeded before every trial from (study seed, trial number), so that neither workers nor
+restarts repeat draws; lineages are one trial each; earlier trials stand under the present ranges,
+those outside are left out; a pruned trial counts as what it would likely have reached.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search.strategy.configurations import as_trained, evidence, inside_ranges, nearby
 from search.strategy.forecast.study_forecast import StudyForecast
+from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
 from search.study.attributes import ENQUEUED, FIRST
 from search.study.names import SAMPLERS
-from search.study.search_space import Spec, Value, distribution, matching
+from search.study.search_space import Spec, Value, distribution, drawn, matching
 from storage.optuna_internals import StudyView
 
 if TYPE_CHECKING:
     from search.study.setup import Setup
 
-# drawn at random before the model is asked; planned trials come on top, since they lie together
-STARTUP_TRIALS = 10
+# ended trials before the model is asked; so many of them are drawn at random, since planned trials
+# lie together
+STARTUP_TRIALS, _AT_RANDOM = 10, 4
 PLANNED = (FIRST, ENQUEUED)
+# configurations that `gp` looks at: anywhere, and near each of the best known
+_ANYWHERE, _BEST, _NEAR = 1000, 5, 40
 
 
 def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> LineageSampler:
     """The sampler of a study. study_forecast: gives its own, asked for with the first draw."""
-    return LineageSampler(
+    return sampler_kind(setup.sampler)(
         setup.sampler,
         study_forecast,
         seed=setup.seed,
@@ -44,8 +49,15 @@ def make_sampler(setup: Setup, study_forecast: Callable[[], StudyForecast]) -> L
     )
 
 
+def sampler_kind(name: str) -> type[LineageSampler]:
+    """What makes the sampler of a name. Raises ValueError."""
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler: one of {', '.join(SAMPLERS)} is needed, got {name!r}")
+    return MeansSampler if name == "gp" else LineageSampler
+
+
 class LineageSampler(BaseSampler):
-    """`tpe`, `gp` or `random`, shown merged lineages under the present ranges.
+    """`tpe` or `random`, shown merged lineages under the present ranges.
 
     study_forecast: gives the one on the study. specs: the searched parameters. fixed: values that
     every new trial takes.
@@ -60,8 +72,6 @@ class LineageSampler(BaseSampler):
         specs: dict[str, Spec],
         fixed: dict[str, Value],
     ) -> None:
-        if name not in SAMPLERS:
-            raise ValueError(f"sampler: one of {', '.join(SAMPLERS)} is needed, got {name!r}")
         self._name = name
         self._study_forecast = study_forecast
         self._seed = seed
@@ -122,16 +132,7 @@ class LineageSampler(BaseSampler):
         seed = draw_seed(self._seed, number)
         if self._name == "random":
             return RandomSampler(seed=seed)
-        planned = sum(
-            trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            and any(mark in trial.user_attrs for mark in PLANNED)
-            for trial in study.get_trials(deepcopy=False)
-        )
-        if self._name == "gp":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
-        return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS + planned)
+        return TPESampler(seed=seed, n_startup_trials=startup_trials(study))
 
     def _shown_trials(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         shown = []
@@ -139,10 +140,6 @@ class LineageSampler(BaseSampler):
         study_forecast = self._study_forecast()
         study_forecast.update(trials)
         likely = _likely_values(merged, study_forecast)
-        lowest = min(
-            (t.value for t in merged if t.state == TrialState.COMPLETE and t.value is not None),
-            default=0.0,
-        )
         for trial in merged:
             if trial.state in (TrialState.FAIL, TrialState.WAITING):
                 continue
@@ -164,17 +161,82 @@ class LineageSampler(BaseSampler):
             one.distributions = {name: distribution(spec) for name, spec in self._specs.items()}
             if trial.number in likely:
                 # TPE puts any complete trial before any pruned one, and among those the later
-                # before the better; the Gaussian process leaves pruned ones out
+                # before the better
                 one.state, one.values = TrialState.COMPLETE, [likely[trial.number]]
             elif lineages.diverged(trial):
                 one.intermediate_values = {}
-                if self._name == "gp":
-                    # it takes constraints of all trials or of none
-                    one.system_attrs = {}
-                    one.state = TrialState.COMPLETE
-                    one.values = [min([lowest, *likely.values()])]
             shown.append(one)
         return shown
+
+
+def startup_trials(study: optuna.Study) -> int:
+    """How many ended trials a model needs before it is asked."""
+    planned = sum(
+        trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        and any(mark in trial.user_attrs for mark in PLANNED)
+        for trial in study.get_trials(deepcopy=False)
+    )
+    return max(STARTUP_TRIALS, planned + _AT_RANDOM)
+
+
+class MeansSampler(LineageSampler):
+    """`gp`: the configuration that may be expected to beat the best true mean by most.
+
+    Every score carries the luck of a seed, and a process that runs through the scores follows the
+    luck; see `search.strategy.forecast.true_means`. A forecast end counts as far as it is sure.
+    """
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {
+            name: distribution(spec)
+            for name, spec in self._specs.items()
+            if name not in self._fixed
+        }
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        trials = study.get_trials(deepcopy=False)
+        study_forecast = self._study_forecast()
+        study_forecast.update(trials)
+        ended = [it.shown for it in evidence(trials, self._specs, study_forecast)]
+        if len(lineages.finished(trials)) < startup_trials(study) or not ended or not search_space:
+            return {}
+        beside = [
+            as_trained(params)
+            for one in lineages.merged(trials)
+            if one.state == TrialState.RUNNING
+            and one.number != trial.number
+            and (params := inside_ranges(one.params, self._specs)) is not None
+        ]
+        chosen = self._best_of(TrueMeans(self._specs, ended), ended, beside, trial.number)
+        return {name: chosen[name] for name in search_space}
+
+    def _best_of(
+        self,
+        means: TrueMeans,
+        ended: Sequence[Shown],
+        beside: Sequence[Mapping[str, Value]],
+        number: int,
+    ) -> dict[str, Value]:
+        """The configuration of the greatest expected gain, as far as they are looked at.
+
+        One that was trained already, or is, is none: another seed of it is no new configuration.
+        """
+        beliefs = means.beliefs()
+        best = sorted(beliefs, key=lambda place: -beliefs[place].mean)[:_BEST]
+        rng = random.Random(draw_seed(self._seed, number))
+        anywhere = [drawn(self._specs, rng.random) for _ in range(_ANYWHERE)]
+        near = [
+            nearby(ended[place].params, self._specs, rng) for place in best for _ in range(_NEAR)
+        ]
+        known = [dict(one.params) for one in ended] + [dict(one) for one in beside]
+        looked_at = [{**one, **self._fixed} for one in anywhere + near]
+        new = [one for one in looked_at if as_trained(one) not in known] or looked_at
+        gains = means.gains([as_trained(one) for one in new], beside)
+        return new[int(gains.argmax())]
 
 
 def _likely_values(

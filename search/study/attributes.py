@@ -12,6 +12,7 @@ from typing import Any
 from storage.counting import CONTINUES as CONTINUES
 from storage.counting import COPIED_FROM as COPIED_FROM
 from storage.counting import PRIORITY as PRIORITY
+from storage.counting import REPEATS as REPEATS
 
 # ------------------------------------------------------------------------------- of a study
 
@@ -34,8 +35,11 @@ VERDICT = "verdict"
 LOST = "lost"
 # a request, a first trial, a repeat (configuration and slot): each is made once by this mark
 ENQUEUED, FIRST, REPEAT = "enqueued", "first", "repeat"
-# of a repeat: the label of the configuration that it repeats
+# of a repeat in a study of repeats: the label of the configuration that it repeats
 CONFIGURATION = "configuration"
+# of a repeat within a search (`REPEATS` holds the number of its trial): by how much it was expected
+# to improve the answer, in standard deviations between seeds
+GAIN = "gain"
 # what was written beside an enqueued trial: text, the user's [low, high] of its score, and what the
 # seed's table says of it
 NOTE, EXPECT, PREDICTION = "note", "expect", "prediction"
@@ -63,11 +67,14 @@ IGNORED, SOURCE, EXPERIMENT = "ignored", "source", "experiment"
 class TrialAttributes:
     """A trial's user attributes, each under its stored key; see the constants for what they are.
 
-    continues: number of a row. copied_from: STUDY/NUMBER. cancelled: a text is the reason.
+    continues: number of a row. repeats: number of a trial. copied_from: STUDY/NUMBER. cancelled: a
+    text is the reason.
     best_val_f, best_epoch: score, in [0, 1], and number of the best epoch, from 1, of all rows.
     """
 
     continues: int | None = None
+    repeats: int | None = None
+    gain: float | None = None
     copied_from: str | None = None
     configuration: str | None = None
     priority: float | None = None

@@ -1,7 +1,9 @@
 """Rows of a study that are one trial.
 
 Reviving a parked trial makes a new row with the attribute `continues`. Whoever judges trials
-(sampler, pruner, importances, report, export) looks at lineages: the rows of one trial merged.
+(sampler, pruner, importances, report, export) looks at lineages: the rows of one trial merged. A
+row with the attribute `repeats` is no trial: its score is evidence of the trial that it repeats,
+see `search.study.repeats`.
 """
 
 from __future__ import annotations
@@ -12,8 +14,16 @@ from datetime import UTC, datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import CONTINUES, DIVERGED, EXCEPTIONS, REASON, TRACEBACK, VERDICT
-from storage.counting import COUNTED_STATES, UNCOUNTED
+from search.study.attributes import (
+    CONTINUES,
+    DIVERGED,
+    EXCEPTIONS,
+    REASON,
+    REPEATS,
+    TRACEBACK,
+    VERDICT,
+)
+from storage.counting import COUNTED_STATES, EXTRA, UNCOUNTED
 
 _OF_ONE_ROW = (REASON, EXCEPTIONS, TRACEBACK, VERDICT)
 
@@ -27,7 +37,7 @@ def utc(moment: datetime) -> datetime:
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a row counts towards `--trials`: finished, neither a revival nor a copy."""
+    """Whether a row counts towards `--trials`: finished, no revival, repeat or copy."""
     return trial.state.name in COUNTED_STATES and not any(
         key in trial.user_attrs for key in UNCOUNTED
     )
@@ -82,11 +92,13 @@ def merged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     parameters, the curves of all rows together, and everything else (state, value, attributes on
     top of the earlier ones) from the last row. Rows that stand alone are returned as they are,
     not copied. A row whose parent is missing or lost stands alone. A revival that failed or was
-    withdrawn leaves its trial as it was parked.
+    withdrawn leaves its trial as it was parked. Repeats are left out.
     """
     by_number = {trial.number: trial for trial in trials}
     chains: dict[int, list[FrozenTrial]] = {}
     for trial in sorted(trials, key=lambda row: row.number):
+        if REPEATS in trial.user_attrs:
+            continue
         root, seen = trial, {trial.number}
         while (parent := by_number.get(root.user_attrs.get(CONTINUES, -1))) is not None:
             if parent.number in seen or parent.state == TrialState.FAIL:
@@ -163,6 +175,16 @@ def revivals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [t for t in trials if CONTINUES in t.user_attrs and t.state != TrialState.FAIL]
 
 
-def under_way(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The revivals that run or wait."""
-    return [trial for trial in revivals(trials) if not trial.state.is_finished()]
+def repeats(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The rows that train the configuration of a trial again."""
+    return [trial for trial in trials if REPEATS in trial.user_attrs]
+
+
+def is_extra(trial: FrozenTrial) -> bool:
+    """Whether a row is a revival or a repeat: it takes no place of the budget."""
+    return any(key in trial.user_attrs for key in EXTRA)
+
+
+def under_way(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The revivals and repeats that run or wait."""
+    return [trial for trial in trials if is_extra(trial) and not trial.state.is_finished()]

@@ -115,16 +115,18 @@ def drawn(specs: Mapping[str, Spec], place: Callable[[], float]) -> dict[str, Va
     >>> drawn({"dropout": Float(0.0, 0.4), "T_0": Choice((24, 12))}, lambda: 0.5)
     {'dropout': 0.2, 'T_0': 12}
     """
-    return {name: _at(spec, place()) for name, spec in specs.items()}
+    return {name: value_at_share(spec, place()) for name, spec in specs.items()}
 
 
-def _at(spec: Spec, place: float) -> Value:
+def value_at_share(spec: Spec, place: float) -> Value:
+    """The value at a share of a parameter's range, in [0, 1], even in its scale."""
     if isinstance(spec, Choice):
         return spec.choices[int(place * len(spec.choices))]
     low, high = (math.log(end) if spec.log else end for end in (spec.low, spec.high))
     value = low + place * (high - low)
     value = math.exp(value) if spec.log else value
-    return round(value) if isinstance(spec, Int) else value
+    # a logarithm and back may miss an end by a digit
+    return round(value) if isinstance(spec, Int) else min(max(value, spec.low), spec.high)
 
 
 def matching(value: object, spec: Spec) -> Value | None:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 METRIC = "f_score per image, training grid"
 # how a study searches may change from run to run
-CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk")
-SAMPLER, PRUNER, REVIVE, PRUNE_RISK = "gp", "restart-aware", "auto", 0.01
-# of studies that were made before a risk was kept with them
-_FORMER_RISK = 0.05
+CHANGEABLE = ("sampler", "pruner", "revive", "prune_risk", "spend_saved")
+SAMPLER, PRUNER, REVIVE, PRUNE_RISK, SPEND_SAVED = "gp", "restart-aware", "auto", 0.01, 0.25
+# of studies that were made before these were kept with them
+_FORMER_RISK, _FORMER_SPENT = 0.05, 0.0
 # part of no identity: where the data lie, and what every trial or the search itself decides
 _NOT_IDENTITY = ("data.root", "training.seed", "training.early_stopping_patience")
 
@@ -50,9 +50,10 @@ class Setup:
     fixed: name -> value. defaults: name -> what a trial takes that does not name it.
     data: root, name, fingerprint, train, val. revive: how many pruned trials may go on, or "auto".
     prune_risk: accepted risk, in (0, 1), of an answer that is worse by more than the noise between
-    seeds. uid: of this study alone, so that files left by a deleted one of the same name are not
-    taken for its own. program: what trains; None: our own trainer. Of a program, base is its whole
-    config, and there are no runtime and data but the name.
+    seeds. spend_saved: share, in [0, 1], of the epochs that pruning has saved, for repeats of
+    leading trials. uid: of this study alone, so that files left by a deleted one of the same name
+    are not taken for its own. program: what trains; None: our own trainer. Of a program, base is
+    its whole config, and there are no runtime and data but the name.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Setup:
     versions: dict[str, str] = field(default_factory=dict)
     revive: str | int = REVIVE
     prune_risk: float = _FORMER_RISK
+    spend_saved: float = _FORMER_SPENT
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
     program: Program | None = None
 
@@ -134,6 +136,7 @@ def make_setup(
     preset: str | None = None,
     revive: str | int = REVIVE,
     prune_risk: float = PRUNE_RISK,
+    spend_saved: float = SPEND_SAVED,
 ) -> Setup:
     """The setup of a study from what the command line came to. Raises StudyError."""
     config = searched.config
@@ -160,6 +163,7 @@ def make_setup(
         versions=versions(),
         revive=revive,
         prune_risk=prune_risk,
+        spend_saved=spend_saved,
     )
     return checked_names(setup)
 

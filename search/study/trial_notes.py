@@ -45,6 +45,8 @@ def warnings_of(trial: FrozenTrial, budget: int) -> list[str]:
             found.append(f"why: {verdict.text()}")
     if attrs.continues is not None:
         found.append(f"goes on from row {attrs.continues}")
+    if attrs.repeats is not None:
+        found.append(f"repeats trial {attrs.repeats} with another seed: evidence of that trial")
     if attrs.still_rising and trial.state == TrialState.COMPLETE:
         found.append("still rising at its end: with more epochs it may score higher")
     if attrs.runtime_changed:

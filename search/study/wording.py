@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from search.study.attributes import REPEATS
 from search.study.lineages import rows_of
 from search.study.search_space import format_value
 
@@ -68,7 +69,9 @@ def params_text(params: Mapping[str, Any]) -> str:
 
 
 def name_of(row: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
-    """A row as users know it, by the number of its trial: a revival has a row of its own."""
+    """A row as users know it, by the number of its trial: revivals and repeats have their own."""
+    if REPEATS in row.user_attrs:
+        return f"trial {row.user_attrs[REPEATS]} (repeated as row {row.number})"
     first = rows_of(trials, row)[0].number
     if first == row.number:
         return f"trial {first}"

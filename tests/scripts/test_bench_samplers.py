@@ -333,7 +333,9 @@ def test_tables_that_are_not_installed_are_one_line(
 
 def test_the_arm_of_optunas_rows_shows_the_study_as_it_is() -> None:
     study = optuna.create_study()
-    arms = (race.Arm("tpe", race.OPTUNAS), race.Arm("tpe"))
-    unmerged, ours = (race._sampler(arm, {}, None, 0) for arm in arms)  # type: ignore[arg-type]
+    unmerged, ours = (
+        race.sampler("tpe", {}, None, 0, ours=ours)  # type: ignore[arg-type]
+        for ours in (False, True)
+    )
     assert unmerged.view_of(study) is study
     assert ours.view_of(study) is not study

@@ -445,7 +445,7 @@ def test_a_revived_trial_is_stopped_by_its_first_number(
     token = storage.take_slot(study._study_id, None, "test")
     assert token is not None
     row = create_trial(state=R, user_attrs={"continues": number})
-    assert storage.revive(study._study_id, token, row, 0) is not None
+    assert storage.extra_trial(study._study_id, token, row, 0) is not None
     assert f"running, goes on from {number}" in told(folder, capsys, "list")
     told(folder, capsys, "stop", str(number))
     assert storage.beat(token).request == "stop"

@@ -358,9 +358,8 @@ def test_timeout_before_a_worker_has_begun_ends_the_run(
     assert here("--trials", "40", *AT_ONCE) == 0
     said = capsys.readouterr().out
     assert "--timeout 1e-06: over before a worker has begun" in said
-    # a quarter of 40
-    assert states(room) == [W] * 10
-    assert "10 trials wait in the queue; to go on: " in said
+    assert states(room) == [W] * 4
+    assert "4 trials wait in the queue; to go on: " in said
     again = shlex.split(said.rpartition("to go on: ")[2])
     assert again == words("--trials", "40", *AT_ONCE)
 

@@ -199,12 +199,12 @@ def test_a_claim_outside_the_budget_gets_no_waiting_trial_that_counts(
     add(storage, study_id, attrs={"continues": 7})
     token = storage.take_slot(study_id, None, "test")
     assert token is not None
-    trial_id = storage.pop_waiting(study_id, token, revivals=True)
+    trial_id = storage.pop_waiting(study_id, token, uncounted=True)
     assert trial_id is not None
     assert storage.get_trial(trial_id).number == 1
     other = storage.take_slot(study_id, None, "test")
     assert other is not None
-    assert storage.pop_waiting(study_id, other, revivals=True) is None
+    assert storage.pop_waiting(study_id, other, uncounted=True) is None
 
 
 def revival(parent: int) -> FrozenTrial:
@@ -220,7 +220,7 @@ def test_of_twelve_who_would_revive_a_trial_one_does(storage: LeasedStorage) -> 
         token = storage.take_slot(study_id, None, f"thread {number}")
         assert token is not None
         gate.wait()
-        return token, storage.revive(study_id, token, revival(0), 0)
+        return token, storage.extra_trial(study_id, token, revival(0), 0)
 
     with ThreadPoolExecutor(12) as pool:
         done = list(pool.map(revive, range(12)))
@@ -232,12 +232,25 @@ def test_of_twelve_who_would_revive_a_trial_one_does(storage: LeasedStorage) -> 
     owners = {claim.token: claim.trial_id for claim in storage.live_claims(study_id)}
     assert owners[token] == trial_id
     # an answer that was lost brings no second row
-    assert storage.revive(study_id, token, revival(0), 0) == trial_id
+    assert storage.extra_trial(study_id, token, revival(0), 0) == trial_id
     # who has seen it may revive another
     later = storage.take_slot(study_id, None, "test")
     assert later is not None
-    assert storage.revive(study_id, later, revival(1), 1) is not None
+    assert storage.extra_trial(study_id, later, revival(1), 1) is not None
     assert storage.count_finished(study_id) == 1
+
+
+def test_who_has_seen_no_repeat_makes_no_revival_beside_it(storage: LeasedStorage) -> None:
+    study_id = new_study(storage)
+    add(storage, study_id, TrialState.COMPLETE)
+    tokens = [storage.take_slot(study_id, None, f"worker {number}") for number in range(2)]
+    repeat = create_trial(state=TrialState.RUNNING, user_attrs={"repeats": 0})
+    first, other = (token for token in tokens if token is not None)
+    assert storage.extra_trial(study_id, first, repeat, 0) is not None
+    assert storage.extra_trial(study_id, other, revival(0), 0) is None
+    # and the budget knows nothing of it
+    assert storage.count_finished(study_id) == 1
+    assert storage.take_slot(study_id, 3, "third") is not None
 
 
 def test_a_revival_whose_claim_is_gone_is_not_made(storage: LeasedStorage) -> None:
@@ -246,7 +259,7 @@ def test_a_revival_whose_claim_is_gone_is_not_made(storage: LeasedStorage) -> No
     assert token is not None
     storage.release(token)
     with pytest.raises(LeaseLost):
-        storage.revive(study_id, token, revival(0), 0)
+        storage.extra_trial(study_id, token, revival(0), 0)
     assert storage.get_all_trials(study_id) == []
 
 

@@ -63,7 +63,7 @@ def test_a_trials_whole_life_is_recorded_in_order(storage: LeasedStorage, store_
     storage.release(third)
     fourth = claim(storage, "host:4")
     row = create_trial(state=TrialState.RUNNING, user_attrs={"continues": 0})
-    revived = storage.revive(1, fourth, row, 0)
+    revived = storage.extra_trial(1, fourth, row, 0)
     assert revived is not None
     storage.set_trial_state_values(revived, TrialState.COMPLETE, [0.5])
     events = other.events_of([trial_id, revived])

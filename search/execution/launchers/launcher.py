@@ -145,7 +145,8 @@ def with_threads(threads: int) -> dict[str, str]:
     """The environment of a process that computes with so many threads."""
     # libraries size their thread pools before the process can
     own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {**os.environ, **own}
+    # numpy's part is the sampler's: on small matrices several threads do little but wait
+    return {**os.environ, **own, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def last_words(log: Path, since: int = 0) -> str:

@@ -20,7 +20,7 @@ from search.results.statistics.verdicts import sentence
 from search.results.trials import Outcome
 from search.results.wording import listed, scores, some
 from search.study.attributes import CANCELLED
-from search.study.lineages import diverged
+from search.study.lineages import diverged, repeats
 from search.study.wording import counted
 
 # so many of the best are compared, and so many configurations with repeats
@@ -172,7 +172,8 @@ def _noise_sentence(seen: Evidence) -> str:
             " difference here can be called real."
         )
     configurations, trials = len(seen.by_seed), sum(map(len, seen.by_seed))
-    again = ", repeats by search.confirm among them" if seen.results.repeats else ""
+    repeated = seen.results.repeats or repeats(seen.results.rows)
+    again = ", repeats of chosen trials among them" if repeated else ""
     text = (
         f"The noise between seeds is {seen.noise:.4f} (standard deviation,"
         f" {counted(trials, 'trial')} of {counted(configurations, 'configuration')}{again})"

@@ -11,8 +11,10 @@ from optuna.trial import TrialState
 from search.results.evidence import Evidence
 from search.results.trials import Outcome
 from search.results.wording import listed, some
+from search.strategy.forecast.priors import make_study_forecast
 from search.study.attributes import COPIED_FROM, EXPECT, FIRST, PREDICTION, STOPPED, VERDICT
-from search.study.lineages import diverged, revivals, rows_of
+from search.study.lineages import diverged, repeats, revivals, rows_of
+from search.study.repeats import repeats_text
 from search.study.requests import forecast_held
 from search.study.verdicts import percent, verdict_of
 from search.study.wording import counted
@@ -24,11 +26,12 @@ _SCORES = re.compile(r"(0\.\d+)(?:\s*-\s*(0\.\d+))?")
 
 
 def pruning_sentences(seen: Evidence) -> list[str]:
-    """How many trials were stopped early, the epochs that saved, and what revived ones brought."""
+    """How many trials were stopped early, what that saved, and what that was spent on."""
     ended = [one for one in seen.results.scored() if COPIED_FROM not in one.attrs]
     pruned = [one for one in ended if one.pruned]
+    wrong = _wrong_forecasts_sentences(seen)
     if not pruned and not revivals(seen.results.rows):
-        return [_nothing_pruned_sentence(seen, ended)]
+        return [_nothing_pruned_sentence(seen, ended), *wrong]
     planned = sum(one.budget for one in ended)
     saved = sum(_epochs_left(one) for one in pruned)
     text = (
@@ -41,7 +44,22 @@ def pruning_sentences(seen: Evidence) -> list[str]:
     ]
     counts = [f"{count} {cause}" for count, cause in causes if count]
     text += f"; {listed(counts)} among them" if counts else ""
-    return [f"{text}.", *_verdict_sentences(pruned), *_revival_sentences(seen)]
+    return [f"{text}.", *wrong, *_verdict_sentences(pruned), *_spent_sentences(seen)]
+
+
+def _wrong_forecasts_sentences(seen: Evidence) -> list[str]:
+    """That `restart-aware` parks none, where its forecasts have been wrong."""
+    setup = seen.results.setup
+    if setup is None or setup.pruner != "restart-aware":
+        return []
+    study_forecast = make_study_forecast(setup)
+    study_forecast.update(seen.results.rows)
+    if study_forecast.trusted(0):
+        return []
+    return [
+        f"Forecasts of these trainings erred by {study_forecast.doubt:.1f} times what they claimed,"
+        " so none is parked any more: fewer whole trials, or --pruner median, save epochs here."
+    ]
 
 
 def _verdict_sentences(pruned: Sequence[Outcome]) -> list[str]:
@@ -76,6 +94,12 @@ def _nothing_pruned_sentence(seen: Evidence, ended: Sequence[Outcome]) -> str:
         f"No trial was pruned, but {len(short)} of {counted(len(ended), 'run')} ended before the"
         f" planned epochs, {counted(missed, 'epoch')} together."
     )
+
+
+def _spent_sentences(seen: Evidence) -> list[str]:
+    """What revived trials and repeats of leading ones brought."""
+    again = repeats(seen.results.rows)
+    return [*_revival_sentences(seen), *([f"{repeats_text(again)}."] if again else [])]
 
 
 def _revival_sentences(seen: Evidence) -> list[str]:

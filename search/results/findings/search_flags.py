@@ -14,7 +14,16 @@ from search.study.identity import identity_differences
 from search.study.program import Program
 from search.study.run_folders import token_folders_of, trial_folder
 from search.study.search_space import Spec, Value, resolve
-from search.study.setup import PRUNE_RISK, PRUNER, REVIVE, SAMPLER, Setup, base_of, base_values
+from search.study.setup import (
+    PRUNE_RISK,
+    PRUNER,
+    REVIVE,
+    SAMPLER,
+    SPEND_SAVED,
+    Setup,
+    base_of,
+    base_values,
+)
 from trainer.config import Config, compose, get
 from trainer.errors import ConfigError
 from trainer.presets import SYNTHETIC, default_preset
@@ -96,6 +105,7 @@ def search_flags(setup: Setup) -> list[str]:
         ("--pruner", setup.pruner, PRUNER),
         ("--revive", setup.revive, REVIVE),
         ("--prune-risk", setup.prune_risk, PRUNE_RISK),
+        ("--spend-saved", setup.spend_saved, SPEND_SAVED),
     ):
         if value != plain:
             words += [flag, str(value)]

@@ -309,11 +309,6 @@ class Forecast:
         return np.asarray(weights / weights.sum())
 
     @property
-    def strangeness(self) -> float:
-        """How likely the study is like nothing that was recorded, in [0, 1]."""
-        return float(self.weights[-1])
-
-    @property
     def noise(self) -> float:
         """Deviation of the end between seeds, on the scale of `to_log`."""
         sizes = [line.noise * math.sqrt(line.size) for line in self._lines]

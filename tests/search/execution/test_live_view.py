@@ -249,6 +249,22 @@ def test_a_revived_trial_is_told_by_its_first_number_when_it_goes_on_and_when_it
     assert len(lines) == 2
 
 
+def test_a_repeat_is_told_by_the_trial_that_it_repeats_and_is_never_the_best() -> None:
+    before = [row(0, TrialState.COMPLETE, [0.35])]
+    begun = row(1, TrialState.RUNNING, [0.2], repeats=0, gain=0.126)
+    ended = row(1, TrialState.COMPLETE, [0.4], repeats=0, gain=0.126)
+    assert view_lines(before, [*before, begun], [*before, ended]) == [
+        "row 1 repeats trial 0 with a fresh seed: expected gain 0.13 deviations between seeds",
+        "trial 0 (repeated as row 1) COMPLETE 0.4000 after 1/12 epochs  [1/8, 1 min 0 s]",
+    ]
+    lines = drawn(standing([*before, begun]), 80, ascii_only=True)
+    assert any(
+        line.split()[:5] == ["0", "(row", "1)", "1/12", "0.2000"] for line in lines.splitlines()
+    )
+    assert "failed 0  repeats 1" in lines
+    assert standing([*before, begun], finished_before=0).seconds_left() == pytest.approx(420)
+
+
 def test_what_earlier_runs_finished_is_no_news() -> None:
     assert view_lines([row(0, TrialState.COMPLETE, [0.2])]) == []
 

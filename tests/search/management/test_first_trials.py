@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from optuna.trial import TrialState
 
 import space
+from search.management import first_trials
 from search.management.enqueue import Request, enqueue
 from search.management.first_trials import enqueue_first
 from search.study.attributes import FIRST
@@ -35,6 +37,12 @@ def firsts(study) -> dict[object, dict]:
     }
 
 
+@pytest.fixture
+def all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_trials, "MOST", len(space.FIRST_TRIALS))
+
+
+@pytest.mark.usefixtures("all_of_them")
 def test_first_trials_are_complete_configurations_in_their_order(tmp_path: Path) -> None:
     storage = store(tmp_path)
     study = study_of(storage)
@@ -68,9 +76,9 @@ def test_predictions_stand_as_text(tmp_path: Path) -> None:
     assert all("expect" not in each for each in attrs)
 
 
-def test_first_trials_take_a_quarter_at_most(tmp_path: Path) -> None:
+def test_first_trials_take_a_quarter_and_four_at_most(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    for total, count in ((3, 0), (8, 2), (40, 10)):
+    for total, count in ((3, 0), (8, 2), (16, 4), (40, 4)):
         study = study_of(storage, f"faces-{total}")
         enqueue_first(study, setup_of(f"faces-{total}"), total)
         assert len(study.get_trials()) == count
@@ -98,6 +106,7 @@ def test_an_interrupted_run_leaves_none_out(tmp_path: Path) -> None:
     assert firsts(broken) == firsts(study)
 
 
+@pytest.mark.usefixtures("all_of_them")
 def test_fix_overrides_and_doubles_are_left_out(tmp_path: Path) -> None:
     storage = store(tmp_path)
     options = {"fixes": ("dice_weight=1.2",)}
@@ -109,6 +118,7 @@ def test_fix_overrides_and_doubles_are_left_out(tmp_path: Path) -> None:
     assert sum("left out: the same as first trial 1" in line for line in lines) == 6
 
 
+@pytest.mark.usefixtures("all_of_them")
 def test_a_value_outside_is_left_out_and_a_base_value_goes_to_the_end(tmp_path: Path) -> None:
     storage = store(tmp_path)
     options = {"ranges": ("dice_weight=1.55:1.65", "dropout=0.18:0.3")}

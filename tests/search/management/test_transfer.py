@@ -11,11 +11,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.management import first_trials
 from search.management.first_trials import enqueue_first
 from search.management.transfer import transfer_trials
 from search.strategy.loading import load_study
 from search.study.lineages import best_of, finished, nothing_better_for
 from search.study.lookup import load_setup
+from search.study.repeats import repeated_scores
 from search.study.requests import planned_params
 from search.study.setup import StudyError, trial_config
 from storage import LeasedStorage
@@ -43,6 +45,30 @@ def old_and_new(played: Path, tmp_path: Path) -> OldAndNew:
         return storage, load_study(storage, "old"), study_of(storage, "new", **changes)
 
     return opened
+
+
+def test_repeats_come_with_the_trials_that_they_repeat(old_and_new: OldAndNew) -> None:
+    storage, old, new = old_and_new()
+    new.add_trial(old.get_trials()[0])
+    of = old.get_trials()[4]
+    # as a worker leaves one
+    repeat = optuna.trial.create_trial(
+        value=0.6,
+        params=of.params,
+        distributions=of.distributions,
+        user_attrs={"repeats": 4, "gain": 0.1, "seed": 5},
+        intermediate_values={1: 0.6},
+    )
+    old.add_trial(repeat)
+    lines = transfer_trials(new, storage, "old")
+    assert lines[1:] == ["--from old: 1 repeat of them as well"]
+    copy = new.get_trials()[-1]
+    assert copy.user_attrs["copied_from"] == "old/12"
+    assert new.get_trials()[copy.user_attrs["repeats"]].user_attrs["copied_from"] == "old/4"
+    assert repeated_scores(new.get_trials()) == {5: [0.6]}
+    # again it changes nothing
+    transfer_trials(new, storage, "old")
+    assert len(new.get_trials()) == 14
 
 
 def test_trials_of_the_same_identity_come_with_value_and_curve(old_and_new: OldAndNew) -> None:
@@ -172,9 +198,12 @@ def test_configs_outside_the_new_ranges_stay_where_they_are(old_and_new: OldAndN
     assert all(planned_params(t)["dice_weight"] <= 0.6 for t in new.get_trials())
 
 
-def test_first_trials_share_their_quarter_with_them(old_and_new: OldAndNew) -> None:
+def test_first_trials_share_their_places_with_them(
+    old_and_new: OldAndNew, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage, _, new = old_and_new(config={"learning_rate": 1e-3})
     transfer_trials(new, storage, "old")
+    monkeypatch.setattr(first_trials, "MOST", 7)
     enqueue_first(new, load_setup(new), 28)
     assert len(new.get_trials()) == 7
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
@@ -14,11 +15,13 @@ from search.reporting.tables import verdicts_table
 from search.results.evidence import Evidence
 from search.results.findings.every_finding import TOPICS, findings
 from search.results.findings.next_search import next_command
+from search.results.findings.pruning_and_queue import pruning_sentences
 from search.results.reading import results_of
 from search.results.statistics.estimates import rank_correlation
 from search.results.trials import Outcome, Results
 from search.study.lookup import load_setup
 from search.study.search_space import distribution, drawn
+from tests.support.curves import made
 from tests.support.outcomes import (
     COMPLETE,
     FAIL,
@@ -31,7 +34,7 @@ from tests.support.outcomes import (
     study,
 )
 from tests.support.paths import HISTORIES
-from tests.support.studies import setup_of, store, study_of
+from tests.support.studies import EPOCHS, play, setup_of, store, study_of
 
 Histories = list[dict[str, Any]]
 
@@ -642,3 +645,27 @@ def test_a_thousand_trials_of_150_epochs_have_every_finding() -> None:
         )
     results = study(ones, setup)
     assert tuple(findings(Evidence(results))) == TOPICS
+
+
+# ---------------------------------------------------------------------------------- forecasts
+
+
+@pytest.mark.parametrize("foretold", [True, False])
+def test_forecasts_that_were_wrong_are_told(tmp_path: Path, foretold: bool) -> None:
+    storage = store(tmp_path)
+    study = study_of(storage, seed=1)
+    rng = np.random.default_rng(0)
+    study.pruner = optuna.pruners.NopPruner()
+    for end in rng.uniform(0.3, 0.9, 8):
+        late = [0.1] * (EPOCHS // 2) + [float(end)] * (EPOCHS // 2)
+        curves: list[Sequence[float]] = [] if foretold else [late]
+
+        def score(params: Mapping[str, Any], epoch: int, own: Any = curves) -> float:
+            if not own:
+                own.append(made(params, rng, epochs=EPOCHS))
+            return float(own[0][epoch - 1])
+
+        play(study, storage, setup_of(seed=1), 1, score)
+    text = "\n".join(pruning_sentences(Evidence(results_of(study))))
+    assert "No trial was pruned." in text
+    assert ("Forecasts of these trainings erred by" in text) != foretold

@@ -26,11 +26,13 @@ START = prior_from(BANK)
 C, P, R = TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING
 
 
-def pruner(*, epochs=EPOCHS, total=16, risk=0.05):
+def pruner(*, epochs=EPOCHS, total=16, risk=0.05, checked=0):
     study_forecast = StudyForecast(
         Forecast([START], ConfigurationFeatures(epochs)), [curve.params for curve in BANK[:20]]
     )
-    return RestartAwarePruner(epochs, lambda: study_forecast, risk=risk, total=total)
+    return RestartAwarePruner(
+        epochs, lambda: study_forecast, risk=risk, total=total, checked=checked
+    )
 
 
 def study_with(*rows):
@@ -49,6 +51,28 @@ def test_the_second_trial_is_judged_already_and_a_good_one_goes_on() -> None:
     first = trained(MIDDLING, seed=1)
     assert verdict(pruner(), study_with(first), trained(BAD, seed=2, state=R, epochs=5))
     assert not verdict(pruner(), study_with(first), trained(GOOD, seed=3, state=R, epochs=5))
+
+
+def test_another_program_is_judged_once_forecasts_were_right_on_so_many_trials() -> None:
+    bad = trained(BAD, seed=99, state=R, epochs=5)
+    rows = [trained(MIDDLING, seed=seed) for seed in range(8)]
+    assert not verdict(pruner(checked=8), study_with(*rows[:7]), bad)
+    assert verdict(pruner(checked=8), study_with(*rows), bad)
+
+
+@pytest.mark.parametrize("checked", [0, 8])
+def test_where_forecasts_have_been_wrong_none_is_parked(checked: int) -> None:
+    bad = trained(BAD, seed=99, state=R, epochs=5)
+    rng = np.random.default_rng(0)
+    rows = [trained(MIDDLING, seed=seed) for seed in range(8)]
+    for row in rows:
+        # all of them end at heights that nothing foretold
+        end = float(rng.uniform(0.3, 0.95))
+        row.intermediate_values = {
+            epoch: end if epoch > EPOCHS // 2 else 0.1 for epoch in range(1, EPOCHS + 1)
+        }
+        row.value = end
+    assert not verdict(pruner(checked=checked), study_with(*rows), bad)
 
 
 def test_a_verdict_says_its_reason_in_numbers() -> None:

@@ -143,3 +143,32 @@ def test_a_newcomer_is_as_wide_as_the_space() -> None:
     assert mean == pytest.approx(np.mean(ends), abs=0.03)
     assert 0.5 * np.std(ends) < deviation < 2.5 * np.std(ends)
     assert math.isfinite(deviation)
+
+
+def test_where_forecasts_were_wrong_none_is_as_sure_as_it_claims() -> None:
+    alike, other = study_forecast(), study_forecast()
+    curves = [row(number, curve, C) for number, curve in enumerate(BANK[20:32])]
+    alike.update(curves)
+    # no later reading can be told from an earlier one
+    rng = np.random.default_rng(0)
+    late = [
+        create_trial(
+            state=C,
+            value=0.9 * float(share),
+            params={},
+            intermediate_values={
+                epoch: 0.9 * float(share) if epoch > EPOCHS // 2 else 0.1
+                for epoch in range(1, EPOCHS + 1)
+            },
+        )
+        for share in rng.uniform(0.3, 1.0, 12)
+    ]
+    for number, one in enumerate(late):
+        one.number, one.params = number, BANK[number].params
+    other.update(late)
+    assert 1.0 <= alike.doubt < 1.5
+    assert other.doubt > 1.5
+    assert other.doubt > alike.doubt + 0.5
+    running = row(12, BANK[40], R, EPOCHS // 4)
+    own = other.forecast.end(running.params, running.intermediate_values)
+    assert other.end(running).deviations == pytest.approx(own.deviations * other.doubt)
