@@ -123,6 +123,9 @@ def planned_program(options: StudyOptions) -> Plan:
         )
     name = options.study or default_program_name(program.name)
     given = {name: it for name in CHANGEABLE if (it := getattr(options, name)) is not None}
+    if not program.takes_seeds:
+        # a second training would be the first one again
+        given["spend_saved"] = 0.0
     setup = Setup(
         name=name,
         base=base.values,

@@ -20,7 +20,7 @@ from search.strategy.configurations import evidence
 from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
-from search.strategy.revival import saved, spent
+from search.strategy.saved_epochs import saved, spent
 from search.study import lineages
 from search.study.attributes import COPIED_FROM, GAIN, REPEATS
 from search.study.search_space import Spec

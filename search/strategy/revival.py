@@ -17,9 +17,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import THRESHOLDS, Thresholds
+from search.strategy.saved_epochs import parkable, saved, spent
 from search.study import lineages
-from search.study.attributes import CONTINUES, COPIED_FROM, RUNTIME, SEED, STOPPED
-from search.study.lineages import curve_of, revivals, rows_of, under_way
+from search.study.attributes import CONTINUES, RUNTIME, SEED
+from search.study.lineages import revivals, rows_of, under_way
 from search.study.run_folders import trial_folder
 from search.study.setup import Setup
 from search.trainers.configs import trial_values
@@ -113,7 +114,7 @@ def parked(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
     found = []
     for row in trials:
         attrs = row.user_attrs
-        if row.state != TrialState.PRUNED or row.number in continued or not _parkable(row):
+        if row.state != TrialState.PRUNED or row.number in continued or not parkable(row):
             continue
         if CONTINUES in attrs and row.number > latest_complete:
             continue
@@ -123,37 +124,9 @@ def parked(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
     return found
 
 
-def _parkable(row: FrozenTrial) -> bool:
-    attrs = row.user_attrs
-    return not (lineages.diverged(row) or attrs.get(STOPPED) or COPIED_FROM in attrs)
-
-
 def allowance(trials: Sequence[FrozenTrial], epochs: int) -> float:
     """Epochs that `auto` may still spend."""
     return SHARE * saved(trials, epochs) - spent(trials, epochs)
-
-
-def saved(trials: Sequence[FrozenTrial], epochs: int) -> int:
-    """Epochs that pruning has saved. epochs: budget of a trial."""
-    return sum(
-        epochs - max(trial.intermediate_values, default=0)
-        for trial in lineages.finished(trials)
-        if trial.state == TrialState.PRUNED and _parkable(trial)
-    )
-
-
-def spent(trials: Sequence[FrozenTrial], epochs: int) -> int:
-    """Epochs of all revivals. Those under way count as if they came to the end."""
-    spent = 0
-    for trial in trials:
-        if CONTINUES not in trial.user_attrs:
-            continue
-        if trial.state.is_finished():
-            spent += len(trial.intermediate_values)
-        else:
-            *earlier, _ = rows_of(trials, trial)
-            spent += epochs - max(curve_of(earlier), default=0)
-    return spent
 
 
 def revival_row(parent: FrozenTrial) -> FrozenTrial:

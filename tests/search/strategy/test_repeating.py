@@ -11,7 +11,6 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.execution import objective
 from search.execution.worker_loop import work
 from search.management.cleanup import useless_of_study
 from search.results.answer import study_answer
@@ -31,6 +30,7 @@ from search.study.run_records import recorded_studies
 from search.study.search_space import distribution
 from search.study.setup import Setup, trial_seed
 from search.study.shared_state import drain, set_total
+from search.trainers import faces
 from storage import LeasedStorage
 from tests.search.strategy.test_answers import (
     EPOCHS,
@@ -296,10 +296,10 @@ def test_an_interrupted_repeat_waits_and_ends_as_an_unbroken_one(
         if leave:
             leave.pop()()
 
-    monkeypatch.setattr(objective, "fit", cut_at(then=then))
+    monkeypatch.setattr(faces, "fit", cut_at(then=then))
     work(context_at(tmp_path, storage))
     assert [one.state for one in study.get_trials(deepcopy=False)[30:]] == [W]
-    monkeypatch.setattr(objective, "fit", fit)
+    monkeypatch.setattr(faces, "fit", fit)
     # one that was begun is finished, whatever is asked for now
     change(storage, study, spend_saved=0.0)
     work(context_at(tmp_path, storage))
