@@ -78,8 +78,8 @@ def test_an_epoch_that_comes_out_otherwise_takes_the_place_of_the_first(tmp_path
 
 def test_a_hopeless_trial_is_pruned_after_its_report(tmp_path: Path) -> None:
     storage = store(tmp_path)
-    study = study_of(storage)
-    play(study, storage, setup_of(), 6, by_dice)
+    study = study_of(storage, pruner="median")
+    play(study, storage, setup_of(pruner="median"), 6, by_dice)
     trial = trial_of(study, storage)
     listener = Listener(trial, EPOCHS, {}, lambda done: None)
     listener.report(1, 0.01)

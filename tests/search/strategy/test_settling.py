@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.execution import objective
 from search.execution.worker_loop import work
 from search.strategy.answers import LEAST
 from search.strategy.forecast.priors import make_study_forecast
 from search.strategy.settling import Settling, settled
 from search.study.lookup import load_setup
 from search.study.search_space import Spec, distribution
+from search.trainers import faces
 from space import SPACE, Float, concrete
 from tests.support.studies import context_at, real_study, setup_of, store
 from trainer.errors import Diverged
@@ -81,6 +81,6 @@ def test_a_worker_ends_where_the_study_has_settled_if_it_is_asked_to(
     def untrained(*_: Any, **__: Any) -> Any:
         raise Diverged("not trained")
 
-    monkeypatch.setattr(objective, "fit", untrained)
+    monkeypatch.setattr(faces, "fit", untrained)
     work(context_at(tmp_path, storage, stop_when_settled=asked))
     assert len(study.get_trials(deepcopy=False)) == (60 if asked else 62)

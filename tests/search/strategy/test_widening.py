@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.execution import objective
 from search.execution.worker_loop import work
 from search.results.evidence import Evidence
 from search.results.findings.next_search import advice_sentences
@@ -23,6 +22,7 @@ from search.study.lookup import load_setup
 from search.study.search_space import distribution
 from search.study.setup import Setup
 from search.study.widenings import Widening, widenings_of
+from search.trainers import faces
 from space import Float
 from tests.support.studies import context_at, real_study, setup_of, store, study_of
 from trainer.errors import Diverged
@@ -172,7 +172,7 @@ def test_a_worker_draws_from_the_widened_range(
     def untrained(*_: Any, **__: Any) -> Any:
         raise Diverged("not trained")
 
-    monkeypatch.setattr(objective, "fit", untrained)
+    monkeypatch.setattr(faces, "fit", untrained)
     caplog.set_level("INFO", "search")
     work(context_at(tmp_path, storage))
     assert caplog.text.count("dice_weight widened from 0.5..4 to 0.5..5.75 after 30 trials") == 1

@@ -16,6 +16,7 @@ from search.study.attributes import DIVERGED, REASON
 from search.study.lookup import load_setup
 from search.study.run_folders import read_history, trial_folder
 from search.study.setup import trial_seed
+from search.trainers import command
 from search.trainers.configs import trial_values
 from search.trainers.output_log import OutputLog
 from search.trainers.placeholders import filled, words_of
@@ -133,8 +134,10 @@ def test_a_loss_is_kept_as_its_negative_and_told_by_its_name(tmp_path: Path) -> 
 
 
 def test_a_program_that_tells_only_at_its_end_is_trained_and_that_is_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # so long may a program take to end on a busy machine
+    monkeypatch.setattr(command, "_HOLD_S", 10.0)
     caplog.set_level(logging.INFO)
     text = "import time; time.sleep(0.3); print('final 0.7')"
     _, study = trained(tmp_path, text, total=2, pattern="final {score}")
@@ -162,7 +165,9 @@ def test_a_command_that_fails_goes_the_way_of_an_exception(
 ) -> None:
     program_at(tmp_path, text)
     storage = store(tmp_path)
-    study = command_study(storage, tmp_path, total=1, epoch_timeout_s=0.5)
+    # a busy machine may need that long to start a program
+    limit = 0.5 if "--epoch-timeout" in said else None
+    study = command_study(storage, tmp_path, total=1, epoch_timeout_s=limit)
     with pytest.raises(UserError, match="3 trials in a row failed"):
         work(context_at(tmp_path, storage, "own"))
     trial = study.get_trials()[0]
