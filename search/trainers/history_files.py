@@ -67,6 +67,9 @@ class HistoryFile:
             with self.path.open("rb") as file:
                 lines = (line for line in file if line.strip())
                 first = next(lines, b"").strip().removeprefix(_BOM)
+                if not first:
+                    # emptied to be written anew: what it becomes is not known yet
+                    return []
                 if not first.startswith((b"[", b"{")):
                     return self._of_csv(ended)
                 if next(lines, b"").startswith(b"{") and isinstance(parsed(first), Mapping):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from search.trainers.growing_files import GrowingFile
 from search.trainers.score_reading import History, OutputPattern, Reading, ReportFile
 from trainer.errors import UserError
 
@@ -197,6 +198,31 @@ def test_a_history_that_changes_its_past_tells_that_again(name: str, tmp_path: P
             (tmp_path / name).write_text(text(scores))
             seen.append(told(history.new()))
     assert seen == [[(1, 0.1)], [(2, 0.2)], [(2, 0.3)], [(3, 0.4)], [], [(4, 0.5)]]
+
+
+def test_a_history_that_is_written_between_two_steps_of_a_look_goes_on_counting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "history.json"
+    file = watched(tmp_path)
+
+    def write(epochs: int) -> None:
+        text = json.dumps({"val_f": [0.1 * epoch for epoch in range(1, epochs + 1)]}, indent=1)
+        path.write_text(text)
+
+    write(3)
+    assert [one.epoch for one in file.new()] == [1, 2, 3]
+    path.write_text("")
+    lines = GrowingFile.lines
+
+    def late(self: GrowingFile, *, ended: bool = False) -> list[bytes]:
+        write(4)
+        return lines(self, ended=ended)
+
+    monkeypatch.setattr(GrowingFile, "lines", late)
+    first = told(file.new())
+    write(4)
+    assert first + told(file.new(ended=True)) == [(4, pytest.approx(0.4))]
 
 
 def test_keys_may_be_nested_and_a_score_that_is_null_is_no_epoch(tmp_path: Path) -> None:
