@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 import space
 from search.strategy.configurations import evidence
@@ -88,6 +88,9 @@ class Widenings:
     def next(self, rows: Sequence[FrozenTrial], setup: Setup) -> Widening | None:
         """See `next_widening`."""
         if setup.widen != "auto" or len(setup.widened) >= _MOST:
+            return None
+        if sum(row.state == TrialState.COMPLETE for row in rows) < _LEAST:
+            # not worth a forecast
             return None
         if self._study_forecast is None:
             self._study_forecast = forecast_of_study(self._study, setup)
