@@ -33,7 +33,7 @@ from trainer.losses import segmentation_loss
 
 BENCHES = [
     *("train", "quality", "gpu", "store", "pruners", "truth", "ask", "paired", "samplers"),
-    *("repeats", "claims", "report"),
+    *("repeats", "claims", "report", "command"),
 ]
 PROGRAMS = [
     *(f"scripts.benchmarks.{name}" for name in (*BENCHES, "record_bank")),

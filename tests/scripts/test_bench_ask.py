@@ -12,9 +12,9 @@ from tests.support.scripts import figures_of
 
 @pytest.mark.long
 def test_asks_and_verdicts_are_timed_beside_optunas(tmp_path: Path) -> None:
-    words = ("--trials", "12", "14", "--epochs", "24", "--asks", "1")
+    words = ("--trials", "40", "44", "--epochs", "24", "--asks", "1")
     figures, said = figures_of("scripts.benchmarks.ask", tmp_path / "out.json", *words)
-    for trials in ("12", "14"):
+    for trials in ("40", "44"):
         assert f"{trials} trials" in said
         one = figures[trials]
         assert 0 < one["verdict_ms"] <= one["verdict_most_ms"]

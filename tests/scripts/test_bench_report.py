@@ -9,7 +9,7 @@ import pytest
 from tests.support.scripts import figures_of
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_both_pages_are_timed_and_weighed(tmp_path: Path) -> None:
     words = ("--trials", "12", "--epochs", "24")
     written, said = figures_of("scripts.benchmarks.report", tmp_path / "out.json", *words)

@@ -113,7 +113,7 @@ def test_list_shows_another_study_and_what_a_waiting_trial_will_take(
     study_of(store(folder), "other").enqueue_trial({"dropout": 0.1})
     out = told(folder, capsys, "list", "--study", "other")
     assert "Trials of other (*)" in out
-    assert "0      waiting  -       -       -     dropout 0.1" in out
+    assert "0      waiting  -       -     -     dropout 0.1" in out
 
 
 def test_list_shows_whose_work_a_trial_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

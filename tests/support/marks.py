@@ -10,3 +10,8 @@ import pytest
 def long(*values: Any) -> Any:
     """A case of a parametrized test that only `scripts/test --all` runs."""
     return pytest.param(*values, marks=pytest.mark.long)
+
+
+def proof(*values: Any) -> Any:
+    """A case of a parametrized test that only `scripts/test -m proof` runs."""
+    return pytest.param(*values, marks=pytest.mark.proof)

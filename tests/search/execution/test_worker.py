@@ -23,6 +23,8 @@ from search.study.run_folders import trial_folder
 from search.study.setup import config_for, trial_seed
 from search.study.shared_state import drain
 from search.trainers import faces
+from search.trainers.contract import Machine
+from search.trainers.selection import trainer_of
 from search.worker import main
 from storage import LeasedStorage
 from tests.support.shells import one_line
@@ -498,11 +500,10 @@ def test_a_requeued_trial_keeps_its_runtime(
 
     monkeypatch.setattr(faces, "fit", watched)
     post = context_at(tmp_path, storage)
-    post.threads = 2
 
     def fewer() -> bool:
         # by the second attempt the worker is another one, with one thread
-        post.threads = 1 if used else 2
+        post.trainer = trainer_of(post.setup, Machine("cpu", 1 if used else 2))
         return False
 
     monkeypatch.setattr(post, "leaving", fewer)

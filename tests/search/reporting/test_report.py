@@ -447,7 +447,8 @@ def test_repeats_have_a_section_with_their_table_and_their_sentence(
         assert "<h2>Repeated with fresh seeds</h2>\n<p>trial 1 beats" in text
         assert "<script>document" not in text
     # what the seeds of the repeats tell of the noise holds for the search as well
-    said = "0.0050 (standard deviation, 6 trials of 2 configurations, repeats by search.confirm"
+    said = "(standard deviation, 6 trials of 2 configurations, repeats of chosen trials among them"
+    said = f"0.0050 {said}"
     assert said in (tmp_path / "faces.html").read_text()
 
 
