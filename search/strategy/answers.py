@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from search.strategy.configurations import evidence
+from search.strategy.configurations import best_complete, evidence
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
@@ -54,8 +54,7 @@ def answer_of(
     if sum(len(one.complete) for one in trained) < LEAST:
         return Answer(best)
     beliefs = TrueMeans(specs, [one.shown for one in trained]).beliefs()
-    places = [place for place in beliefs if trained[place].complete]
-    place = max(places, key=lambda place: (beliefs[place].mean, -place))
+    place = best_complete(trained, beliefs)
     scale = study_forecast.scale
     expected = scale.from_log(beliefs[place].mean)
     error = math.sqrt(beliefs[place].variance) * scale.wrong(expected)

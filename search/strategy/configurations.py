@@ -10,7 +10,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from search.strategy.forecast.study_forecast import StudyForecast
-from search.strategy.forecast.true_means import Shown
+from search.strategy.forecast.true_means import Belief, Shown
 from search.study import lineages
 from search.study.lineages import repeated_scores
 from search.study.search_space import Spec, Value, matching
@@ -78,6 +78,25 @@ def _trained(
         return Trained(Shown(params, stood), ())
     end = study_forecast.end(one)
     return Trained(Shown(params, max(stood, end.mean), doubt=end.deviation**2), ())
+
+
+def in_training(
+    rows: Sequence[FrozenTrial], specs: Mapping[str, Spec], but: int | None = None
+) -> list[dict[str, Value]]:
+    """The configurations that are being trained now. but: number of a trial that does not count."""
+    return [
+        as_trained(params)
+        for one in lineages.merged(rows)
+        if one.state == TrialState.RUNNING
+        and one.number != but
+        and (params := inside_ranges(one.params, specs)) is not None
+    ]
+
+
+def best_complete(trained: Sequence[Trained], beliefs: Mapping[int, Belief]) -> int:
+    """The place, in `trained`, of the best mean of those that were trained to their end."""
+    places = [place for place in beliefs if trained[place].complete]
+    return max(places, key=lambda place: (beliefs[place].mean, -place))
 
 
 def inside_ranges(

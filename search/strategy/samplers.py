@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategy.configurations import as_trained, evidence, inside_ranges
+from search.strategy.configurations import as_trained, evidence, in_training
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import Shown, TrueMeans
 from search.study import lineages
@@ -205,13 +205,7 @@ class MeansSampler(LineageSampler):
         ended = [it.shown for it in evidence(trials, self._specs, study_forecast)]
         if len(lineages.finished(trials)) < startup_trials(study) or not ended or not search_space:
             return {}
-        beside = [
-            as_trained(params)
-            for one in lineages.merged(trials)
-            if one.state == TrialState.RUNNING
-            and one.number != trial.number
-            and (params := inside_ranges(one.params, self._specs)) is not None
-        ]
+        beside = in_training(trials, self._specs, but=trial.number)
         chosen = self._best_of(TrueMeans(self._specs, ended), ended, beside, trial.number)
         return {name: chosen[name] for name in search_space}
 

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.strategy.answers import LEAST
-from search.strategy.configurations import as_trained, evidence, inside_ranges
+from search.strategy.configurations import as_trained, evidence, in_training
 from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
@@ -43,13 +43,8 @@ def settled(
     means = TrueMeans(specs, [one.shown for one in trained])
     rng = random.Random(0)
     sample = [as_trained({**drawn(specs, rng.random), **(fixed or {})}) for _ in range(_LOOKED_AT)]
-    running = [
-        as_trained(params)
-        for one in lineages.merged(rows)
-        if one.state == TrialState.RUNNING
-        and (params := inside_ranges(one.params, specs)) is not None
-    ]
-    return float(means.gains(sample, running, one_seed=True).max()) < _LEAST_GAIN * means.noise
+    gains = means.gains(sample, in_training(rows, specs), one_seed=True)
+    return float(gains.max()) < _LEAST_GAIN * means.noise
 
 
 class Settling:

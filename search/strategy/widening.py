@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import space
-from search.strategy.configurations import evidence
+from search.strategy.configurations import best_complete, evidence
 from search.strategy.forecast.priors import forecast_of_study
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
@@ -50,9 +50,7 @@ def next_widening(
     if sum(len(one.complete) for one in trained) < _LEAST:
         return None
     means = TrueMeans(specs, [one.shown for one in trained])
-    beliefs = means.beliefs()
-    places = [place for place in beliefs if trained[place].complete]
-    best = trained[max(places, key=lambda place: (beliefs[place].mean, -place))].shown.params
+    best = trained[best_complete(trained, means.beliefs())].shown.params
     found = []
     for name, spec in specs.items():
         if isinstance(spec, space.Choice) or name in setup.fixed or name in setup.given:
