@@ -29,7 +29,7 @@ from search.study.setup import (
 )
 from search.trainers.command import check_command
 from search.trainers.config_files import Format, put_values, read_config, value_at
-from search.trainers.function import function_of, taken
+from search.trainers.function import ARGUMENTS, function_of, taken
 from search.trainers.output_patterns import OutputPattern
 from search.trainers.placeholders import placeholders_of, words_of
 from search.trainers.readings import leaves
@@ -298,9 +298,12 @@ def _check_command(program: Program) -> bool:
 def _check_function(program: Program) -> bool:
     """Whether the function takes a seed. Raises UserError."""
     function = function_of(program.call, program.folder)
-    if not [*inspect.signature(function).parameters]:
+    try:
+        signature = inspect.signature(function)
+        signature.bind({}, **taken(function, dict.fromkeys(ARGUMENTS)))
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"--trainer {program.call}: it takes no argument; the first one is the config, as in"
-            " train(config, *, report, out, seed, resume_from)"
-        )
+            f"--trainer {program.call}: it cannot be called as train(config, *,"
+            f" {', '.join(ARGUMENTS)}), of which it may leave out all but the config: {error}"
+        ) from None
     return "seed" in taken(function, {"seed": 0})

@@ -49,6 +49,15 @@ def function_of(name: str, folder: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise UserError(f"--trainer {name}: {error}; is it in {folder}, or installed?") from None
+    except SyntaxError as error:
+        at = f"{error.filename}, line {error.lineno}"
+        raise UserError(f"--trainer {name}: {at}: {error.msg}; fix it") from None
+    except (Exception, SystemExit) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"--trainer {name}: {module} ends as it is imported, with {why}; fix it, or put what"
+            ' runs there under if __name__ == "__main__":'
+        ) from error
     if not callable(found):
         raise UserError(f"--trainer {name}: {module} has no function {attribute}")
     return found

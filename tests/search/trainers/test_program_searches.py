@@ -187,3 +187,24 @@ def test_a_function_that_is_not_there_is_refused(tmp_path: Path, function: str, 
     sys.modules.pop("fits", None)
     with pytest.raises(UserError, match=line):
         command_study(store(tmp_path), tmp_path, total=1, function=function)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("def train(config:", "line 1: '\\(' was never closed; fix it"),
+        ("import sys\nsys.exit(3)", "ends as it is imported, with SystemExit: 3; fix it"),
+        ("raise ValueError('two\\nlines')", "with ValueError: two lines; fix it"),
+        ("def train(): pass", "cannot be called as .*: too many positional arguments"),
+        ("def train(config, report, width): pass", "missing a required argument: 'width'"),
+        ("def train(*, config, report): pass", "cannot be called as train\\(config, \\*, report,"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused_before_any_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    program_at(tmp_path, text, "uncallable.py")
+    sys.modules.pop("uncallable", None)
+    with pytest.raises(UserError, match=line):
+        command_study(store(tmp_path), tmp_path, total=1, function="uncallable:train")
