@@ -11,9 +11,17 @@ import space
 from search.management.enqueue import put_in_queue
 from search.study.attributes import FIRST, NOTE, PREDICTION, PRIORITY
 from search.study.requests import planned_params
-from search.study.search_space import Spec, Value, describe, format_value, matching, nearest_end
+from search.study.search_space import (
+    Spec,
+    Value,
+    as_number,
+    describe,
+    format_value,
+    matching,
+    nearest_end,
+)
 from search.study.setup import Setup, config_for
-from search.trainers.readings import leaves
+from search.trainers.config_files import value_at
 from trainer.errors import ConfigError
 
 # after everything that a user asked for
@@ -65,18 +73,27 @@ def enqueue_first(study: optuna.Study, setup: Setup, total: int) -> list[str]:
 
 def _enqueue_base(study: optuna.Study, setup: Setup) -> list[str]:
     """Enqueue a program's own config as the first trial, for all others are held against it."""
-    attrs = {FIRST: 1, NOTE: "the base config", PRIORITY: FIRST_PRIORITY}
-    known = dict(leaves(setup.base))
     if any(FIRST in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         return []
-    if not setup.specs().keys() <= known.keys():
+    try:
+        base = {name: value_at(setup.base, name) for name in setup.specs()}
+    except ConfigError:
         # of a key that is new nothing is known
         return []
-    return (
-        ["first trial: the base config"]
-        if put_in_queue(study, FIRST, [(setup.defaults, attrs)])
-        else []
-    )
+    moved = [
+        f"{name} {format_value(setup.defaults[name])} for {format_value(value)}"
+        for name, value in base.items()
+        if name not in setup.fixed and _lies_outside(value, setup.specs()[name])
+    ]
+    note = "the base config" + (f", but {', '.join(moved)}, which is not searched" if moved else "")
+    attrs = {FIRST: 1, NOTE: note, PRIORITY: FIRST_PRIORITY}
+    made = put_in_queue(study, FIRST, [(setup.defaults, attrs)])
+    return [f"first trial: {note}"] if made else []
+
+
+def _lies_outside(value: Any, spec: Spec) -> bool:
+    number = as_number(value) if isinstance(value, str) else None
+    return matching(value, spec) is None and (number is None or matching(number, spec) is None)
 
 
 def _fitted(

@@ -13,6 +13,7 @@ from search.study.attributes import FIRST
 from search.study.lookup import load_setup
 from search.study.requests import planned_params
 from storage import LeasedStorage
+from tests.support.programs import command_study, program_at
 from tests.support.studies import EPOCHS, play, setup_of, store, study_of
 
 
@@ -170,6 +171,28 @@ def test_two_runs_at_once_do_not_double_them(tmp_path: Path) -> None:
     dead = [t for t in study.get_trials() if t.state == TrialState.FAIL]
     assert all(trial.user_attrs["cancelled"] for trial in dead)
     assert len(dead) == 2
+
+
+@pytest.mark.parametrize(
+    ("ranges", "first", "note"),
+    [
+        (("layers.1.width=8:64", "x=0:1"), {"layers.1.width": 32, "x": 0.5}, "the base config"),
+        (("rate=1e-5:1:log",), {"rate": 1e-4}, "the base config"),
+        (("x=1:2",), {"x": 1.0}, "the base config, but x 1 for 0.5, which is not searched"),
+    ],
+)
+def test_a_programs_own_config_is_the_first_trial_and_what_differs_is_said(
+    tmp_path: Path, ranges: tuple[str, ...], first: dict[str, float], note: str
+) -> None:
+    storage = store(tmp_path)
+    program_at(tmp_path, "")
+    with (tmp_path / "base.yaml").open("a") as file:
+        file.write("layers: [{width: 16}, {width: 32}]\nrate: 1e-4\n")
+    study = command_study(storage, tmp_path, total=4, ranges=ranges)
+    setup = load_setup(study)
+    assert enqueue_first(study, setup, 4) == [f"first trial: {note}"]
+    assert firsts(study) == {1: first}
+    assert enqueue_first(study, setup, 4) == []
 
 
 def test_predicted_steps_are_the_users_schedule(tmp_path: Path) -> None:
