@@ -10,6 +10,7 @@ from search.management.opening import open_study
 from search.study import lineages
 from search.study.attributes import JUDGED, LOST, REBUILT, SETUP
 from search.study.identity import is_marked
+from search.study.lookup import load_setup
 from search.study.run_records import RecordedStudy
 from search.study.setup import StudyError
 from search.study.shared_state import set_total
@@ -79,10 +80,11 @@ def print_rebuilt(study: optuna.Study, found: RecordedStudy, worker: str) -> Non
     states = [trial.state.name.lower() for trial in trials if LOST not in trial.user_attrs]
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))]
     best = lineages.best_of(trials)
+    score = load_setup(study).score_name
     print(
         f"study {study.study_name}: {counted(len(states), 'trial')} came back"
         f" ({', '.join(parts) or 'none'})"
-        + ("" if best is None else f"; best: trial {best.number}, f_score {best.value:.4f}")
+        + ("" if best is None else f"; best: trial {best.number}, {score} {best.value:.4f}")
     )
     if lost:
         numbers = ", ".join(str(trial.number) for trial in lost[:10])

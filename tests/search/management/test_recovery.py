@@ -25,6 +25,7 @@ from search.study.setup import StudyError
 from search.study.shared_state import drain, set_total, total_of
 from search.trainers import faces
 from storage import TrialEvent, open_storage
+from tests.support.programs import command_study, program_at
 from tests.support.studies import context_at, fit_and, real_study, store
 from trainer import train
 from trainer.errors import Diverged
@@ -510,3 +511,19 @@ def test_revivals_come_back_as_the_rows_that_they_were(
     *_, last = trials(tmp_path)
     assert last.state == TrialState.COMPLETE
     assert min(last.intermediate_values) > 1
+
+
+def test_the_best_of_a_program_is_told_by_its_own_metric(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "def train(config): return config['x'] + 2\n"
+    program_at(tmp_path, text, "lossy.py")
+    storage = store(tmp_path)
+    options = {"function": "lossy:train", "direction": "minimize", "metric": "val_loss"}
+    command_study(storage, tmp_path, total=1, **options)
+    work(context_at(tmp_path, storage, "own"))
+    storage.close()
+    for path in tmp_path.glob("search.db*"):
+        path.unlink()
+    assert rebuild(tmp_path) == 0
+    assert "; best: trial 0, -val_loss -2." in capsys.readouterr().out
