@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, OverflowMethod, RenderableType
@@ -23,7 +25,11 @@ from search.study.wording import duration, name_of, params_text, sparkline, tell
 
 @dataclass(frozen=True)
 class StudySnapshot:
-    """A study at one moment. trials: its rows. total: finished trials wanted. epochs: budget."""
+    """A study at one moment.
+
+    trials: its rows. total: finished trials wanted. epochs: budget. params_of: what a trial trains
+    with.
+    """
 
     name: str
     trials: Sequence[FrozenTrial]
@@ -31,6 +37,7 @@ class StudySnapshot:
     epochs: int
     finished_before: int
     elapsed_s: float
+    params_of: Callable[[FrozenTrial], Mapping[str, Any]] = operator.attrgetter("params")
 
     @property
     def finished(self) -> int:
@@ -108,7 +115,7 @@ def render(snapshot: StudySnapshot, *, width: int, ascii_only: bool = False) -> 
             f"{max(curve):.4f}" if curve else "-",
             sparkline(curve, 24, ascii_only=ascii_only),
         ]
-        table.add_row(*cells, *([params_text(trial.params)] if wide else []))
+        table.add_row(*cells, *([params_text(snapshot.params_of(trial))] if wide else []))
     best = snapshot.best
     if labelled:
         answer = _means(snapshot.trials)
@@ -118,7 +125,7 @@ def render(snapshot: StudySnapshot, *, width: int, ascii_only: bool = False) -> 
         answer = Text.assemble(
             ("best ", "bold"),
             (f"{lineages.value(best):.4f}", "bold green"),
-            f" trial {best.number}: {params_text(best.params)}",
+            f" trial {best.number}: {params_text(snapshot.params_of(best))}",
         )
     # the bar does not end its line
     return Group(head, bar, Text(), counts, Text(), table, Text(), answer)
@@ -205,7 +212,7 @@ class _Lines:
             if label := _label(trial):
                 text += f"  {label}"
             elif best is not None and best.number == rows[0].number:
-                text += f"  new best: {params_text(best.params)}"
+                text += f"  new best: {params_text(snapshot.params_of(best))}"
             tell(self.console, text)
         self.known |= set(ended)
         self.extra |= set(extra)

@@ -40,6 +40,7 @@ from search.study.setup import Setup, config_for
 from search.study.shared_state import drain_mark, lease_of, total_of
 from search.study.widenings import widenings_of
 from search.study.wording import counted, duration, name_of
+from search.trainers.configs import with_meaning
 from storage import Cause, Claim, LeasedStorage, Reaper, StorageError, redact
 from storage.optuna_internals import id_of_study
 from trainer.errors import UserError
@@ -93,6 +94,7 @@ class Run:
             epochs=self.setup.epochs,
             finished_before=self.finished_before,
             elapsed_s=time.monotonic() - self.began_s,
+            params_of=lambda trial: with_meaning(self.setup, trial.params),
         )
 
     def stopped(self, snapshot: StudySnapshot) -> bool:

@@ -19,6 +19,7 @@ from search.study.names import RUNS, STORAGE
 from search.study.repeats import repeats_text
 from search.study.setup import Setup
 from search.study.wording import counted, params_text, tell
+from search.trainers.configs import with_meaning
 from storage import redact
 from trainer.presets import DEMO_WARNING
 from trainer.streams import command_line
@@ -105,7 +106,7 @@ def summary(
             f"answer: trial {trial.number}, {setup.score_name} {worth_text(answer)}"
             + (" (per image on the training grid)" if setup.program is None else "")
             + ("" if full is None else f", f_score_full {full:.4f} (at the masks' own size)")
-            + f": {params_text(trial.params)}",
+            + f": {params_text(with_meaning(setup, trial.params))}",
         )
         if passed := passed_over_text(answer, trials):
             tell(console, passed)

@@ -31,7 +31,7 @@ from search.study.repeats import scores_of_repeats
 from search.study.run_folders import newest_claims, read_history
 from search.study.search_space import as_number
 from search.study.setup import Setup, base_values, flat
-from search.trainers.configs import values_for
+from search.trainers.configs import values_for, with_meaning
 from trainer.config import key_path
 from trainer.errors import ConfigError
 from trainer.history import F_SCORE
@@ -133,7 +133,7 @@ def _searched(
         state=trial.state,
         value=lineages.value(trial),
         metrics=metrics,
-        params=trial.params,
+        params=with_meaning(setup, trial.params),
         config=_config(trial, setup),
         series=series,
         per_class=best.get("val_f_per_class") or {},

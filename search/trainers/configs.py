@@ -48,6 +48,19 @@ def values_for(
     return values
 
 
+def with_meaning(setup: Setup, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters without those that did nothing, since what they depend on does not hold."""
+    program = setup.program
+    if program is None or not program.only_if:
+        return dict(params)
+    values = values_for(setup, params, seed=0)
+    return {
+        name: value
+        for name, value in params.items()
+        if all(_holds(values, *one) for one in program.only_if.get(name, {}).items())
+    }
+
+
 def _holds(values: Mapping[str, Any], key: str, wanted: Any) -> bool:
     try:
         present = value_at(values, key)

@@ -13,13 +13,14 @@ from search.results.findings.parameters import restart_gain, schedule_gain, sure
 from search.results.wording import listed, number
 from search.study.names import is_repeats
 from search.study.wording import params_text
+from search.trainers.configs import with_meaning
 
 
 def answer_sentences(seen: Evidence) -> list[str]:
     """The five lines. Empty for repeats, whose highest score is mere luck, and imported results."""
     results = seen.results
     found = None if is_repeats(results.name) else results_answer(results)
-    if found is None:
+    if found is None or results.setup is None:
         return []
     passed = passed_over_text(found, results.rows)
     directions = {name: own.sign for name, own in trends(seen).items()}
@@ -29,7 +30,7 @@ def answer_sentences(seen: Evidence) -> list[str]:
         if sign
     }
     # restarts and Dice are our own trainer's
-    ours = results.setup is not None and results.setup.program is None
+    ours = results.setup.program is None
     gains = {}
     if ours:
         gains = {"restarts": restart_gain(seen), "moving dice weights": schedule_gain(seen)}
@@ -50,8 +51,9 @@ def answer_sentences(seen: Evidence) -> list[str]:
     rest = [name for name in (*directions, *gains) if name not in {*how, first}]
     basis = seen.counted_text(seen.judged).rstrip(",")
     basis += f"; {seen.left_out_text}" if seen.left_out_text else ""
+    used = params_text(with_meaning(results.setup, found.trial.params))
     return [
-        f"Use trial {found.trial.number}: {params_text(found.trial.params)}.",
+        f"Use trial {found.trial.number}: {used}.",
         f"It is worth {worth_text(found)}{f' ({passed})' if passed else ''}.",
         f"What mattered: {listed(mattered) or 'nothing that can be told from chance'}{most}"
         f" ({basis}).",

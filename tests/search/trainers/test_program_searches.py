@@ -14,7 +14,9 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from search import report
 from search.execution.worker_loop import work
+from search.results.reading import results_of
 from search.study.lineages import counts
 from search.study.lookup import load_setup
 from search.study.names import repeats_name
@@ -208,3 +210,32 @@ def test_a_function_that_cannot_be_called_is_refused_before_any_trial(
     sys.modules.pop("uncallable", None)
     with pytest.raises(UserError, match=line):
         command_study(store(tmp_path), tmp_path, total=1, function="uncallable:train")
+
+
+def test_a_parameter_without_a_meaning_is_shown_with_no_trial(tmp_path: Path) -> None:
+    text = (
+        "import json\n\ndef train(config, *, report):\n"
+        "    for epoch in range(1, 5):\n"
+        "        report(epoch, 0.1 * epoch + 0.1 * config['x'])\n"
+    )
+    program_at(tmp_path, text, "fits.py")
+    (tmp_path / "base.yaml").write_text("x: 0.5\nkind: a\nepochs: 4\nseed: 1\n")
+    (tmp_path / "space.yaml").write_text(
+        "x: {low: 0.0, high: 1.0, only_if: {kind: a}}\nkind: [a, b]\n"
+    )
+    storage = store(tmp_path)
+    study = command_study(
+        storage,
+        tmp_path,
+        total=14,
+        ranges=(),
+        function="fits:train",
+        space_file=tmp_path / "space.yaml",
+    )
+    work(context_at(tmp_path, storage, "own"))
+    results = results_of(study)
+    kinds = {"x" in one.params: one.params["kind"] for one in results.outcomes}
+    assert kinds == {True: "a", False: "b"}
+    out = tmp_path / "report.html"
+    assert report.main(["--storage", str(storage.url), "--study", "own", "--out", str(out)]) == 0
+    assert out.stat().st_size > 10_000
