@@ -145,7 +145,7 @@ def _main(args: argparse.Namespace, words: Sequence[str], prewarmed: PrewarmedWo
         where = {"storage": args.storage, "runs": args.runs}
         export = command("search.export", **where, study=study.study_name)
         again = command_line([sys.executable, "-m", "search.confirm", *redact_words(words)])
-        lines = commands(study.study_name, **where) | {
+        lines = commands(task.setup, **where) | {
             "confirm": again,
             "export": f"{export} --confirmed --out best.yaml",
         }

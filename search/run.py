@@ -268,7 +268,7 @@ def _main(
                     f" raise --trials above that to go on"
                 )
         else:
-            lines = commands(name, storage=args.storage, runs=args.runs)
+            lines = commands(setup, storage=args.storage, runs=args.runs)
             with _dashboard(args, password), Board(study, lines, LOG.info):
                 code = supervise(run, prewarmed)
         summary(console, study, setup, storage=args.storage, runs=args.runs)

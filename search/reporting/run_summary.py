@@ -37,16 +37,17 @@ def command(module: str, *, storage: str, runs: str, study: str | None = None) -
     return command_line(words)
 
 
-def commands(study: str, *, storage: str, runs: str) -> dict[str, str]:
+def commands(setup: Setup, *, storage: str, runs: str) -> dict[str, str]:
     """What one does next with a study -> the command."""
 
     def of(module: str) -> str:
-        return command(module, storage=storage, runs=runs, study=study)
+        return command(module, storage=storage, runs=runs, study=setup.name)
 
+    repeatable = setup.program is None or setup.program.takes_seeds
     return {
         "watch": command("search.dashboard", storage=storage, runs=runs),
         "report": f"{of('search.report')} --out report.html",
-        "confirm": of("search.confirm"),
+        **({"confirm": of("search.confirm")} if repeatable else {}),
         "export": f"{of('search.export')} --out best.yaml",
     }
 
@@ -113,7 +114,7 @@ def summary(
     if setup.preset == "demo":
         tell(console, DEMO_WARNING)
     console.print()
-    for what, line in commands(study.study_name, storage=storage, runs=runs).items():
+    for what, line in commands(setup, storage=storage, runs=runs).items():
         tell(console, f"{what + ':':<9}{line}")
 
 
