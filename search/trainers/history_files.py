@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from search.trainers.readings import EPOCH_KEYS, Reading, Readings, at, epoch_of
 # of a file's keys, in a message
 _NAMED = 8
 _BOM = b"\xef\xbb\xbf"
+_COMMA = re.compile(r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$")
 
 
 class HistoryFile:
@@ -113,7 +115,11 @@ class HistoryFile:
                 self._readings.pass_over(f"{line!r} has not {len(self._headings)} cells")
 
     def _cells(self, line: str) -> list[str]:
-        return next(csv.reader([line], delimiter=self._delimiter), [])
+        cells = next(csv.reader([line], delimiter=self._delimiter), [])
+        if self._delimiter == ",":
+            return cells
+        # as spreadsheets write numbers in much of Europe
+        return [_COMMA.sub(r"\1.\2", cell) for cell in cells]
 
     # ------------------------------------------------------------- files that are one JSON value
 

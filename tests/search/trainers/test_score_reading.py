@@ -225,6 +225,13 @@ def test_a_history_that_is_written_between_two_steps_of_a_look_goes_on_counting(
     assert first + told(file.new(ended=True)) == [(4, pytest.approx(0.4))]
 
 
+def test_decimal_commas_of_a_table_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    file = watched(tmp_path)
+    path.write_text("epoch;val_f;note\n1;0,25;a,1\n2;0.5;\n3;,75;x\n")
+    assert told(file.new()) == [(1, 0.25), (2, 0.5), (3, 0.75)]
+
+
 def test_keys_may_be_nested_and_a_score_that_is_null_is_no_epoch(tmp_path: Path) -> None:
     with watched(tmp_path, key="val.f") as history:
         path = tmp_path / "history.json"
