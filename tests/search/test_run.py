@@ -918,7 +918,7 @@ def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
     assert alone == (1, before)
     plain = without_codes(told)
     assert "\x1b[" in told
-    assert "trial  epoch  F-score    best  curve" in plain
+    assert "trial  epoch   score    best  curve" in plain
     assert "running 1  waiting 0" in plain
     assert "Ctrl-C: running trials finish their epoch and wait" in plain
     again = shlex.split(plain.rpartition("to go on: ")[2].splitlines()[0])
