@@ -29,6 +29,7 @@ from search.execution.launchers.ray import RayLauncher
 from search.execution.live_view import StudySnapshot, View
 from search.execution.options import RunOptions
 from search.execution.stop_requests import Signals, SupervisorSignals
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.repeating import Repeats, allowance
 from search.strategy.revival import Revivals, parked
 from search.strategy.settling import Settling
@@ -74,9 +75,9 @@ class Run:
         trials = self.study.get_trials(deepcopy=False)
         self.finished_before = len(finished(trials))
         self.epochs_before = {trial.number: len(trial.intermediate_values) for trial in trials}
-        self.revivals = Revivals(self.study, Path(self.options.runs), LOG.info)
-        self.repeats = Repeats(self.study)
-        self.settling = Settling(self.study)
+        kept = KeptForecast(self.study)
+        self.revivals = Revivals(kept, Path(self.options.runs), LOG.info)
+        self.repeats, self.settling = Repeats(kept), Settling(kept)
         self.widened = len(self.setup.widened)
         self._drain_mark = drain_mark(self.study)
 

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.execution.trial_runner import Extra, one_trial, refresh
 from search.execution.worker_context import WorkerContext
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.repeating import Repeats, repeat_row
 from search.strategy.revival import Revivals, revival_row
 from search.strategy.settling import Settling
@@ -39,8 +40,9 @@ def work(context: WorkerContext) -> int:
 
 
 def _work(context: WorkerContext) -> None:
-    revivals, repeats = Revivals(context.study, context.runs, LOG.info), Repeats(context.study)
-    settling, widenings = Settling(context.study), Widenings(context.study)
+    kept = KeptForecast(context.study)
+    revivals, repeats = Revivals(kept, context.runs, LOG.info), Repeats(kept)
+    settling, widenings = Settling(kept), Widenings(kept)
     while not context.leaving():
         trials = context.study.get_trials(deepcopy=False)
         if context.stop_after is not None and nothing_better_for(trials) >= context.stop_after:

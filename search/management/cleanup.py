@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.revival import Revivals
 from search.study import lineages
 from search.study.attributes import CONTINUES, COPIED_FROM, REPEATS, STOPPED
@@ -72,7 +73,7 @@ def useless_of_study(
 ) -> Iterator[Useless]:
     """What nobody needs of a study; with remove each is gone when it is yielded."""
     # what is gone is no news here
-    revivals = Revivals(study, runs, lambda line: None)
+    revivals = Revivals(KeptForecast(study), runs, lambda line: None)
     for number in sorted(kept_files(storage, study, revivals).rows):
         tokens = token_folders_of(trial_folder(runs, study.study_name, number))
         names = [path.name for folder in tokens for path in _files(folder)]

@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.strategy.answers import LEAST
 from search.strategy.configurations import evidence
-from search.strategy.forecast.priors import forecast_of_study
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.strategy.saved_epochs import saved, spent
@@ -104,9 +103,8 @@ def repeat_row(trial: FrozenTrial, gain: float) -> FrozenTrial:
 class Repeats:
     """Looks for the next repeat of a study, once for each state of it."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-        self._study_forecast: StudyForecast | None = None
+    def __init__(self, kept: KeptForecast) -> None:
+        self._kept = kept
         self._seen: tuple[Setup, int, int] | None = None
         self._found: Repeat | None = None
 
@@ -117,12 +115,10 @@ class Repeats:
         # numbers only rise, and what is finished changes no more
         seen = (setup, len(trials), sum(trial.state.is_finished() for trial in trials))
         if seen != self._seen:
-            if self._study_forecast is None:
-                self._study_forecast = forecast_of_study(self._study, setup)
             self._found = best_repeat(
                 trials,
                 setup.specs(),
-                self._study_forecast,
+                self._kept.of(setup),
                 epochs=setup.epochs,
                 share=setup.spend_saved,
             )

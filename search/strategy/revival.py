@@ -11,10 +11,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.strategy.forecast.priors import forecast_of_study
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.pruners import THRESHOLDS, Thresholds
 from search.strategy.saved_epochs import parkable, saved, spent
@@ -146,12 +145,11 @@ class Revivals:
     tell: gets one line about each chosen trial whose checkpoint is gone; it is passed over.
     """
 
-    def __init__(self, study: optuna.Study, runs: Path, tell: Callable[[str], None]) -> None:
-        self._study = study
+    def __init__(self, kept: KeptForecast, runs: Path, tell: Callable[[str], None]) -> None:
+        self._kept = kept
         self._runs = runs
         self._tell = tell
         self._gone: set[int] = set()
-        self._study_forecast: StudyForecast | None = None
 
     def next(self, trials: Sequence[FrozenTrial], setup: Setup, total: int) -> int | None:
         """See `trial_to_revive`."""
@@ -159,12 +157,10 @@ class Revivals:
         limit = limit if setup.goes_on else 0
         if limit == 0 or not parked(trials):
             return None
-        if self._study_forecast is None:
-            self._study_forecast = forecast_of_study(self._study, setup)
         while True:
             number = trial_to_revive(
                 trials,
-                self._study_forecast,
+                self._kept.of(setup),
                 epochs=setup.epochs,
                 total=total,
                 limit=limit,
@@ -184,7 +180,7 @@ class Revivals:
         return bool(under_way(trials)) or self.next(trials, setup, total) is not None
 
     def _has_checkpoint(self, rows: Sequence[FrozenTrial], setup: Setup) -> bool:
-        folders = [trial_folder(self._runs, self._study.study_name, row.number) for row in rows]
+        folders = [trial_folder(self._runs, setup.name, row.number) for row in rows]
         try:
             config = trial_values(rows[-1], setup)
         except (KeyError, ConfigError):

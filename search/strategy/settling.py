@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.strategy.answers import LEAST
 from search.strategy.configurations import as_trained, evidence, in_training
-from search.strategy.forecast.priors import forecast_of_study
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
@@ -50,9 +49,8 @@ def settled(
 class Settling:
     """How many trials a study is to reach, asked once for each state of it."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-        self._study_forecast: StudyForecast | None = None
+    def __init__(self, kept: KeptForecast) -> None:
+        self._kept = kept
         self._seen: tuple[Setup, int, int, int] | None = None
         self._settled = False
 
@@ -61,9 +59,7 @@ class Settling:
         running = sum(row.state == TrialState.RUNNING for row in rows)
         seen = (setup, len(rows), sum(row.state.is_finished() for row in rows), running)
         if seen != self._seen:
-            if self._study_forecast is None:
-                self._study_forecast = forecast_of_study(self._study, setup)
-            self._settled = settled(rows, setup.specs(), self._study_forecast, setup.fixed)
+            self._settled = settled(rows, setup.specs(), self._kept.of(setup), setup.fixed)
             self._seen = seen
         return self._settled
 

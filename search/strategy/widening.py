@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import space
 from search.strategy.configurations import best_complete, evidence
-from search.strategy.forecast.priors import forecast_of_study
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.forecast.true_means import TrueMeans
 from search.study import lineages
@@ -79,9 +79,8 @@ def _towards(
 class Widenings:
     """Looks for the next widening of a study."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-        self._study_forecast: StudyForecast | None = None
+    def __init__(self, kept: KeptForecast) -> None:
+        self._kept = kept
 
     def next(self, rows: Sequence[FrozenTrial], setup: Setup) -> Widening | None:
         """See `next_widening`."""
@@ -90,9 +89,7 @@ class Widenings:
         if sum(row.state == TrialState.COMPLETE for row in rows) < _LEAST:
             # not worth a forecast
             return None
-        if self._study_forecast is None:
-            self._study_forecast = forecast_of_study(self._study, setup)
-        return next_widening(rows, setup, self._study_forecast)
+        return next_widening(rows, setup, self._kept.of(setup))
 
 
 def widen(

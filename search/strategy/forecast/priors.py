@@ -51,6 +51,23 @@ def forecast_of_study(study: optuna.Study, setup: Setup) -> StudyForecast:
     return make_study_forecast(setup, earlier)
 
 
+class KeptForecast:
+    """The forecast of a study for all that decide beside sampler and pruner, made when first asked
+    for, and anew where the study's space is another by now."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._space: object = None
+        self._made: StudyForecast | None = None
+
+    def of(self, setup: Setup) -> StudyForecast:
+        """Under the present setup of the study."""
+        if self._made is None or self._space != (setup.space, setup.fixed):
+            self._made = forecast_of_study(self._study, setup)
+            self._space = (setup.space, setup.fixed)
+        return self._made
+
+
 def make_study_forecast(
     setup: Setup, earlier: Iterable[tuple[Setup, Sequence[FrozenTrial]]] = ()
 ) -> StudyForecast:

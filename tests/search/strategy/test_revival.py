@@ -15,6 +15,7 @@ from search.results.export_formats import exported
 from search.strategy.answers import Answer
 from search.strategy.forecast.features import ConfigurationFeatures
 from search.strategy.forecast.model import Forecast, prior_from
+from search.strategy.forecast.priors import KeptForecast
 from search.strategy.forecast.study_forecast import StudyForecast
 from search.strategy.loading import load_study
 from search.strategy.revival import SHARE, Revivals, allowance, parked, revival_row, trial_to_revive
@@ -369,7 +370,7 @@ def test_a_parked_trial_without_its_checkpoint_is_passed_over_and_reported_once(
     first, second = (len(t.intermediate_values) for t in study.get_trials())
     assert (first, second) == (2, 2)
     told: list[str] = []
-    revivals = Revivals(study, tmp_path / "runs", told.append)
+    revivals = Revivals(KeptForecast(study), tmp_path / "runs", told.append)
     change(storage, study, revive=2)
     trials = study.get_trials()
     number = revivals.next(trials, load_setup(study), 2)

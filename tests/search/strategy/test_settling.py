@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.execution.worker_loop import work
 from search.strategy.answers import LEAST
-from search.strategy.forecast.priors import make_study_forecast
+from search.strategy.forecast.priors import KeptForecast, make_study_forecast
 from search.strategy.settling import Settling, settled
 from search.study.lookup import load_setup
 from search.study.search_space import Spec, distribution
@@ -61,7 +61,7 @@ def test_a_young_study_and_one_that_somebody_waits_for_have_not() -> None:
 
 def test_a_settled_study_is_to_reach_what_has_begun(tmp_path: Path) -> None:
     study = real_study(store(tmp_path), total=80, table=ONE)
-    setup, settling = load_setup(study), Settling(study)
+    setup, settling = load_setup(study), Settling(KeptForecast(study))
     rows = [*looked_at(60), row(60, 1.0, TrialState.RUNNING)]
     assert settling.total(rows, setup, 80) == 61
     assert settling.total(rows, setup, 61) == 61
