@@ -28,7 +28,7 @@ class StudySnapshot:
     """A study at one moment.
 
     trials: its rows. total: finished trials wanted. epochs: budget. params_of: what a trial trains
-    with.
+    with. score: what its values are called.
     """
 
     name: str
@@ -38,6 +38,7 @@ class StudySnapshot:
     finished_before: int
     elapsed_s: float
     params_of: Callable[[FrozenTrial], Mapping[str, Any]] = operator.attrgetter("params")
+    score: str = "F-score"
 
     @property
     def finished(self) -> int:
@@ -97,7 +98,7 @@ def render(snapshot: StudySnapshot, *, width: int, ascii_only: bool = False) -> 
     labelled = any(_label(trial) for trial in snapshot.trials)
     if labelled:
         table.add_column("configuration", overflow="fold")
-    for heading in ("trial", "epoch", "score", "best"):
+    for heading in ("trial", "epoch", snapshot.score, "best"):
         table.add_column(heading, justify="right", overflow=overflow)
     table.add_column("curve", no_wrap=True, overflow=overflow)
     if wide:

@@ -96,6 +96,7 @@ class Run:
             finished_before=self.finished_before,
             elapsed_s=time.monotonic() - self.began_s,
             params_of=lambda trial: with_meaning(self.setup, trial.params),
+            score=self.setup.own_score or "F-score",
         )
 
     def stopped(self, snapshot: StudySnapshot) -> bool:

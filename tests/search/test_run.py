@@ -902,7 +902,7 @@ def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--trials", "2", "--epochs", "20", "--workers", "1")
-    running = re.compile(r"    0   ?[1-9]\d?/20   ?0\.\d{4}  0\.\d{4}  [▁-█]")
+    running = re.compile(r"    0   ?[1-9]\d?/20   0\.\d{4}  0\.\d{4}  [▁-█]")
     with terminal(room, *flags) as (pid, screen):
         first = b""
         while not running.search(without_codes(first.decode(errors="replace"))):
@@ -918,7 +918,7 @@ def test_ctrl_c_at_a_terminal_lets_trials_wait_and_the_same_command_goes_on(
     assert alone == (1, before)
     plain = without_codes(told)
     assert "\x1b[" in told
-    assert "trial  epoch   score    best  curve" in plain
+    assert "trial  epoch  F-score    best  curve" in plain
     assert "running 1  waiting 0" in plain
     assert "Ctrl-C: running trials finish their epoch and wait" in plain
     again = shlex.split(plain.rpartition("to go on: ")[2].splitlines()[0])

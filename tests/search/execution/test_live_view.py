@@ -92,9 +92,9 @@ def test_the_view_at_80_columns() -> None:
         "-" * 19,
         "complete 1  pruned 1  running 2  waiting 1  failed 1",
         "",
-        "trial  epoch   score    best  curve",
-        "    2  12/12  0.4000  0.4000  _+-#_+-#_+-#",
-        "    3   0/12       -       -",
+        "trial  epoch  F-score    best  curve",
+        "    2  12/12   0.4000  0.4000  _+-#_+-#_+-#",
+        "    3   0/12        -       -",
         "",
         "best 0.4000 trial 0: dice_weight 1.5, dice_schedule constant, dice_ramp",
         "-0.123456, label_smoothing 0.123456, dropout 0.123456, weight_decay 1.23456e-05,",
@@ -121,8 +121,8 @@ def test_repeats_are_shown_by_their_configuration_and_its_mean() -> None:
     lines = drawn(standing(trials), 80, ascii_only=True).splitlines()
     assert [line.rstrip() for line in lines[3:]] == [
         "",
-        "configuration  trial  epoch   score    best  curve",
-        "[b] 2              3   1/12  0.3000  0.3000  _",
+        "configuration  trial  epoch  F-score    best  curve",
+        "[b] 2              3   1/12   0.3000  0.3000  _",
         "",
         "means [b] 2 0.5000 (1), dice_weight 1 0.4400 (2)",
     ]
@@ -179,7 +179,7 @@ def test_a_revival_is_shown_under_its_first_number_with_the_whole_curve() -> Non
     lines = drawn(
         standing([row(0, TrialState.COMPLETE, [0.5]), first, gone_on]), 80, ascii_only=True
     )
-    assert "    1 (row 4)   3/12  0.4000  0.4000  _+#" in [
+    assert "    1 (row 4)   3/12   0.4000  0.4000  _+#" in [
         f"    {line.rstrip()}" for line in lines.splitlines()
     ]
     assert "running 1  waiting 0  failed 0  revived 1" in lines
