@@ -33,11 +33,12 @@ from trainer.fast_convolutions import use_fast_convolutions
 from trainer.files import atomic_write_text
 from trainer.history import F_SCORE, TRAIN_F_SCORE, Row, best_epoch, f_scores
 from trainer.model import model_of, parameter_count
+from trainer.pixels import Pixels
 from trainer.presets import steps_per_epoch
 from trainer.runtime import applied
 from trainer.schedules import Schedules
 from trainer.scoring import Measured, measure
-from trainer.step import Lap, Numbers, Pixels, Stepper
+from trainer.step import Lap, Numbers, Stepper
 
 
 @dataclass(frozen=True)

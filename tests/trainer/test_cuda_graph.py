@@ -9,7 +9,8 @@ from tests.support.faces import tiny_config, tiny_faces
 from trainer.augment import drawn
 from trainer.cuda_graph import CapturedStep, can_be_captured
 from trainer.model import model_of
-from trainer.step import Pixels, Stepper
+from trainer.pixels import Pixels
+from trainer.step import Stepper
 
 
 def test_a_step_with_noise_on_pixels_is_not_captured() -> None:

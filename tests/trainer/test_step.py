@@ -15,7 +15,8 @@ from trainer.config import Config
 from trainer.data.dataset import FaceData
 from trainer.fast_convolutions import Depthwise, Pointwise, use_fast_convolutions
 from trainer.model import model_of
-from trainer.step import Pixels, Stepper
+from trainer.pixels import Pixels
+from trainer.step import Stepper
 
 STEPS = 50
 LR, DICE_WEIGHT, SMOOTHING, DECAY = 1e-3, 1.5, 0.1, 0.9
