@@ -16,6 +16,7 @@ from torch import Tensor
 from trainer.adamw import Rates
 from trainer.augment import Draws
 from trainer.config import Config
+from trainer.runtime import is_out_of_memory
 from trainer.step import Numbers, Stepper
 
 _WARM_UP_STEPS = 2
@@ -37,9 +38,9 @@ class CapturedStep:
         """None where the step cannot be captured: a model that waits for the device, say."""
         try:
             return cls(stepper, indices, draws)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             warnings.warn(f"training runs without a CUDA graph: {error}", stacklevel=2)
             return None
 

@@ -6,7 +6,7 @@ Exception
     |-- DataError   a folder, a picture or a mask
     `-- CheckpointError  a file of weights that does not fit or cannot be written
 
-`Diverged` is not a mistake: training reached a loss that is not a number.
+`Diverged` is not a mistake: training reached a loss that is not a number. Nor is `DeviceLost`.
 """
 
 
@@ -28,3 +28,7 @@ class CheckpointError(UserError):
 
 class Diverged(Exception):
     """The loss became NaN or infinite; the trial ends with its history so far."""
+
+
+class DeviceLost(Exception):
+    """A GPU whose state this process can no longer trust: another process is to go on."""

@@ -95,6 +95,11 @@ def applied(runtime: RuntimeConfig) -> Iterator[torch.device]:
         torch.set_num_threads(before)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device's memory did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError)
+
+
 # of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 

@@ -29,7 +29,7 @@ from trainer.errors import DataError
 from trainer.fit import FitResult, Progress, fit
 from trainer.history import Row, best_epoch, f_scores
 from trainer.pictures import contact_sheet
-from trainer.runtime import applied, choose_runtime
+from trainer.runtime import applied, choose_runtime, is_out_of_memory
 from trainer.scoring import final_scores
 
 
@@ -177,7 +177,7 @@ def _with_runtime(config: Config, task: Task, machine: Machine) -> Config:
 def _halved(task: Task, config: Config, error: RuntimeError) -> Config:
     """The config with half the micro-batch after a GPU ran out of memory; else `error` again."""
     batch = config.runtime.micro_batch or config.data.batch_size
-    if not isinstance(error, torch.OutOfMemoryError) or batch < 2:
+    if not is_out_of_memory(error) or batch < 2:
         raise error
     # it holds the training that did not fit
     traceback.clear_frames(error.__traceback__)
