@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainer import checkpoint
-from trainer.augment import Draws, drawn
+from trainer.augment import drawn
 from trainer.background_writer import Writer
 from trainer.config import Config, base_identity, to_dict
 from trainer.config.keys import dig, leaf_paths
-from trainer.cuda_graph import CapturedStep, can_be_captured
+from trainer.cuda_graph import CapturedSteps, steps_for
 from trainer.data.dataset import FaceData, Part
 from trainer.ema import decay_for
 from trainer.errors import CheckpointError, Diverged
@@ -38,7 +38,7 @@ from trainer.presets import steps_per_epoch
 from trainer.runtime import applied
 from trainer.schedules import Schedules
 from trainer.scoring import Measured, measure
-from trainer.step import Lap, Numbers, Stepper
+from trainer.step import EagerSteps, Epoch, Lap, Stepper
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class _Training:
             ema_decay=decay_for(config.training.ema, self.steps),
             lap=lap,
         )
-        self._step: Stepper | CapturedStep | None = None
+        self._steps: EagerSteps | CapturedSteps | None = None
         self.step = 0
         self.history: list[Row] = []
 
@@ -135,23 +135,19 @@ class _Training:
     def run_epoch(self, epoch: int, between_steps: Callable[[], None]) -> Row:
         """Train and score epoch `epoch`, counted from 1; returns its row. Raises Diverged."""
         started = time.perf_counter()
-        seed = self.config.training.seed
-        order = torch.randperm(
-            len(self.train_part), generator=_generator(derived_seed(seed, "order", epoch))
-        ).to(self.device)
-        draws = self._draws(_generator(derived_seed(seed, "augment", epoch)))
-        torch.manual_seed(derived_seed(seed, "dropout", epoch))
-        # kept on the device: reading a loss back would wait for it at every step
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        given = self._given(epoch)
+        torch.manual_seed(derived_seed(self.config.training.seed, "dropout", epoch))
         self.stepper.model.train()
-        for batch in range(self.steps):
-            lr = self.schedules.lr(self.step)
-            dice_weight = self.schedules.dice_weight(self.step)
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            sums += self._optimise(chosen, draws[batch], self.stepper.numbers(lr, dice_weight))
-            self.step += 1
+        if self._steps is None:
+            self._steps = steps_for(self.stepper, given)
+        self._steps.begin(given)
+        for _ in range(self.steps):
+            self._steps()
             between_steps()
-        loss, ce, dice = (sums / self.steps).tolist()
+        self.step += self.steps
+        lr = self.schedules.lr(self.step - 1)
+        dice_weight = self.schedules.dice_weight(self.step - 1)
+        loss, ce, dice = (self._steps.sums / self.steps).tolist()
         _check_finite(loss, epoch, lr)
         scored = self._score()
         self.lap("scoring")
@@ -170,18 +166,22 @@ class _Training:
         row["seconds"] = round(time.perf_counter() - started, 3)
         return row
 
-    def _draws(self, generator: torch.Generator) -> list[Draws]:
-        """An epoch's random numbers, sent to the device at once."""
-        draws = [drawn(self.batch_size, generator) for _ in range(self.steps)]
-        tables = torch.stack([one.table for one in draws]).to(self.device)
-        return [one._replace(table=table) for one, table in zip(draws, tables, strict=True)]
-
-    def _optimise(self, chosen: Tensor, draws: Draws, numbers: Numbers) -> Tensor:
-        if self._step is None:
-            self._step = self.stepper
-            if self.device.type == "cuda" and can_be_captured(self.config):
-                self._step = CapturedStep.of(self.stepper, chosen, draws) or self.stepper
-        return self._step(chosen, draws, numbers)
+    def _given(self, epoch: int) -> Epoch:
+        """What the steps of an epoch are given; counts them."""
+        seed, size = self.config.training.seed, self.batch_size
+        order = torch.randperm(
+            len(self.train_part), generator=_generator(derived_seed(seed, "order", epoch))
+        )
+        generator = _generator(derived_seed(seed, "augment", epoch))
+        numbers = []
+        for step in range(self.step, self.step + self.steps):
+            lr, dice_weight = self.schedules.lr(step), self.schedules.dice_weight(step)
+            numbers.append(self.stepper.numbers(lr, dice_weight))
+        return Epoch(
+            order=order[: self.steps * size].view(self.steps, size),
+            draws=[drawn(size, generator) for _ in range(self.steps)],
+            numbers=numbers,
+        )
 
     def _score(self) -> Row:
         """The scored columns: averaged weights, eval mode, no augmentation, on both parts alike."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,21 @@ class Numbers(NamedTuple):
     dice_weight: float | Tensor
     # of the present weights in their average, 0 to 1
     share: float | Tensor
+
+
+class Epoch(NamedTuple):
+    """What the steps of an epoch are given, one row or item per step; tensors on the CPU.
+
+    order: int64 [steps, B], the pictures. draws: their random numbers.
+    """
+
+    order: Tensor
+    draws: Sequence[Draws]
+    numbers: Sequence[Numbers]
+
+    def draw_table(self) -> Tensor:
+        """float32 [steps, draw, B]."""
+        return torch.stack([one.table for one in self.draws])
 
 
 class Stepper:
@@ -113,3 +128,28 @@ class Stepper:
         longest = self.config.training.max_grad_norm
         if longest > 0:
             gradient.mul_((longest / (gradient.norm() + 1e-6)).clamp_(max=1.0))
+
+
+class EagerSteps:
+    """Takes an epoch's steps one after the other: `begin`, then a call for each.
+
+    sums: float64 [3], over the steps of the epoch so far: loss, CE and Dice.
+    """
+
+    def __init__(self, stepper: Stepper) -> None:
+        self.stepper = stepper
+
+    def begin(self, epoch: Epoch) -> None:
+        """Send what the steps of an epoch are given."""
+        device = self.stepper.device
+        tables = epoch.draw_table().to(device)
+        draws = [one._replace(table=table) for one, table in zip(epoch.draws, tables, strict=True)]
+        self._left: Iterator[tuple[Tensor, Draws, Numbers]] = zip(
+            epoch.order.to(device), draws, epoch.numbers, strict=True
+        )
+        # kept on the device: reading a loss back would wait for it at every step
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def __call__(self) -> None:
+        """The epoch's next step."""
+        self.sums += self.stepper(*next(self._left))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from scripts.benchmarks.traffic import Traffic, addresses
 from tests.support.fake_cuda import fake_cuda
-from trainer import cuda_graph
+from tests.support.planted import PLANTED
 from trainer.adamw import Rates
 from trainer.augment import Draws, drawn
 from trainer.config import Config, with_values
+from trainer.cuda_graph import CapturedSteps
 from trainer.lmsa import Lmsa
 from trainer.pixels import Pixels
 from trainer.probe import noise
 from trainer.runtime import choose_runtime
-from trainer.step import Numbers, Stepper
+from trainer.step import Epoch, Numbers, Stepper
 
 VARIANTS = [
     {},
@@ -56,28 +59,58 @@ def step_of(stepper: Stepper, batch: int, draws: Draws) -> Traffic:
     return seen
 
 
-@pytest.mark.parametrize("values", VARIANTS, ids=lambda values: ",".join(values) or "default")
-def test_a_step_never_waits_and_is_the_same_every_time(values: dict[str, object]) -> None:
-    draws = [drawn(6, torch.Generator().manual_seed(seed)) for seed in range(3)]
+def check_step(**values: object) -> None:
+    """A step neither waits nor sends, does the same every time, and a warm-up leaves no trace."""
+    batch = 6
+    draws = [drawn(batch, torch.Generator().manual_seed(seed)) for seed in range(3)]
+    order = torch.zeros(3, batch, dtype=torch.int64)
     with fake_cuda():
-        stepper = on_gpu(32, 6, **values)
-        first, second, third = (step_of(stepper, 6, one) for one in draws)
-        put_back = addresses([*cuda_graph._changed_by_a_step(stepper), stepper.flat.weights.grad])
+        stepper = on_gpu(32, batch, **values)
+        epoch = Epoch(order, draws, [stepper.numbers(1e-3, 1.5) for _ in draws])
+        _, second, third = (step_of(stepper, batch, one) for one in draws)
+        steps = CapturedSteps(stepper, epoch)
+        with Traffic() as sent:
+            steps.begin(epoch)
+        with Traffic() as captured:
+            steps._step()
+        with Traffic() as replayed:
+            steps()
+        put_back = addresses([*steps._changed_by_a_step(), stepper.flat.weights.grad])
         state = addresses(
             [
                 *stepper.model.parameters(),
                 *stepper.model.buffers(),
                 *(stepper.average.weights, stepper.average.buffers),
                 *(stepper.optimizer.mean, stepper.optimizer.square),
+                *(value for value in vars(steps).values() if isinstance(value, Tensor)),
             ]
         )
-    assert len(first.ops) > 100
+    assert len(captured.ops) > 100
     assert (second.waits, second.transfers) == ([], [])
+    assert (captured.waits, captured.transfers) == ([], [])
     # no number of Python's is in a step
     assert second.ops == third.ops
     # what a step writes is what a capture puts back
-    assert state & second.written
-    assert state & second.written <= put_back
+    assert len(state & captured.written) > 5
+    assert state & captured.written <= put_back
+    # an epoch is sent at once, without waiting; between its replays there is nothing
+    assert (len(sent.transfers), sent.waits, replayed.ops) == (3, [], [])
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=lambda values: ",".join(values) or "default")
+def test_a_step_never_waits_and_is_the_same_every_time(values: dict[str, object]) -> None:
+    check_step(**values)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_mistake_is_found(name: str) -> None:
+    with (
+        PLANTED[name].planted(),
+        pytest.raises((AssertionError, DataDependentOutputException)) as found,
+    ):
+        check_step()
+    # found by the check, or by the very read
+    assert "check_step" in str(found.traceback[-1]) or "local_scalar_dense" in str(found.value)
 
 
 def test_a_wait_and_a_mixed_device_are_seen() -> None:

@@ -27,7 +27,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.support.paths import ROOT
-from trainer import augment
+from trainer import augment, cuda_graph
 from trainer.data.cache import locked
 from trainer.files import atomic_path
 
@@ -180,11 +180,14 @@ def fake_cuda(*, capability: tuple[int, int] = (9, 0)) -> Iterator[Events]:
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(_guard(bfloat16))
-        # constants of the real device, or of an earlier fake one
-        augment._constant.cache_clear()
-        stack.callback(augment._constant.cache_clear)
+        # constants and streams of the real device, or of an earlier fake one
+        for kept in (augment._constant, cuda_graph._side_stream):
+            kept.cache_clear()
+            stack.callback(kept.cache_clear)
         for name, stub in stubs.items():
             stack.enter_context(mock.patch(f"torch.cuda.{name}", stub))
+        # fake tensors cannot be pinned
+        stack.enter_context(mock.patch("torch.Tensor.pin_memory", torch.Tensor.clone))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
         stack.enter_context(_Mode(allow_non_fake_inputs=True))
