@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from scripts.benchmarks.traffic import Traffic, addresses
 from tests.support.fake_cuda import fake_cuda
 from tests.support.planted import PLANTED
+from trainer import cuda_graph
 from trainer.adamw import Rates
 from trainer.augment import Draws, drawn
 from trainer.config import Config, with_values
@@ -67,8 +70,9 @@ def check_step(**values: object) -> None:
     with fake_cuda():
         stepper = on_gpu(32, batch, **values)
         epoch = Epoch(order, draws, [stepper.numbers(1e-3, 1.5) for _ in draws])
-        _, second, third = (step_of(stepper, batch, one) for one in draws)
-        steps = CapturedSteps(stepper, epoch)
+        with mock.patch.object(cuda_graph, "_WARM_UP_STEPS", 0):
+            steps = CapturedSteps(stepper, epoch)
+        one, other = (step_of(stepper, batch, row) for row in draws[1:])
         with Traffic() as sent:
             steps.begin(epoch)
         with Traffic() as captured:
@@ -86,10 +90,10 @@ def check_step(**values: object) -> None:
             ]
         )
     assert len(captured.ops) > 100
-    assert (second.waits, second.transfers) == ([], [])
+    assert (one.waits, one.transfers) == ([], [])
     assert (captured.waits, captured.transfers) == ([], [])
     # no number of Python's is in a step
-    assert second.ops == third.ops
+    assert one.ops == other.ops
     # what a step writes is what a capture puts back
     assert len(state & captured.written) > 5
     assert state & captured.written <= put_back
@@ -102,7 +106,14 @@ def test_a_step_never_waits_and_is_the_same_every_time(values: dict[str, object]
     check_step(**values)
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # test_cuda_graph.py finds in a tenth of the time what shows in digits
+        pytest.param(name, marks=[pytest.mark.long] if mistake.in_digits else [])
+        for name, mistake in PLANTED.items()
+    ],
+)
 def test_a_planted_mistake_is_found(name: str) -> None:
     with (
         PLANTED[name].planted(),
