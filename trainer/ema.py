@@ -45,8 +45,8 @@ class WeightAverage:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """As the model's state_dict; views of the average."""
-        return self.flat.state(self.weights, self.buffers)
+        """As the model's state_dict: views of the average, and of the model's own counts."""
+        return self.flat.state(self.weights, self.buffers, self.flat.counts)
 
     def restore(self, state: dict[str, Tensor], updates: int) -> None:
         """Go on from a checkpoint's average."""

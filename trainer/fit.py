@@ -239,8 +239,9 @@ class _Training:
         optimizer = self.stepper.optimizer
         history = list(self.history)
         epoch = history[-1]["epoch"]
+        counts = flat.counts.clone()
         content = {
-            "state_dict": flat.state(average.weights.clone(), average.buffers.clone()),
+            "state_dict": flat.state(average.weights.clone(), average.buffers.clone(), counts),
             "config": to_dict(self.config),
             "epoch": epoch,
             "step": self.step,
@@ -248,7 +249,7 @@ class _Training:
         }
         is_best = best_epoch(f_scores(history)) in (None, epoch)
         whole = content | {
-            "raw": flat.state(flat.weights.detach().clone(), flat.buffers.clone()),
+            "raw": flat.state(flat.weights.detach().clone(), flat.buffers.clone(), counts),
             "adamw": {
                 "steps": optimizer.steps,
                 "mean": flat.named(optimizer.mean.clone()),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tests.support.fake_cuda import fake_cuda
 from trainer.adamw import AdamW
 from trainer.flat_model import FlatModel
 from trainer.model import build_model
@@ -64,12 +65,37 @@ def test_batch_statistics_go_into_the_vector_of_buffers() -> None:
 def test_a_state_of_other_vectors_has_the_models_names_and_shapes() -> None:
     model = network()
     flat = FlatModel(model)
-    state = flat.state(flat.weights.detach() * 2, flat.buffers + 1)
+    state = flat.state(flat.weights.detach() * 2, flat.buffers + 1, flat.counts + 3)
     own = model.state_dict()
     assert list(state) == list(own)
     assert torch.equal(state["head.weight"], own["head.weight"] * 2)
     assert torch.equal(state["stem.1.running_var"], own["stem.1.running_var"] + 1)
-    assert torch.equal(state["stem.1.num_batches_tracked"], own["stem.1.num_batches_tracked"])
+    assert own["stem.1.num_batches_tracked"] == 0
+    assert state["stem.1.num_batches_tracked"] == 3
+
+
+def test_batches_are_counted_in_one_vector() -> None:
+    model = network().train()
+    flat = FlatModel(model)
+    model(torch.randn(2, 3, 32, 32))
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert flat.counts.tolist() == [1] * norms
+    assert model.state_dict()["stem.1.num_batches_tracked"] == 1
+
+
+def test_on_a_gpu_every_tensor_begins_at_a_multiple_of_16_bytes() -> None:
+    with fake_cuda():
+        model = build_model("lmsa", width=0.2, dropout=0.1, aux=True).to("cuda:0")
+        flat = FlatModel(model)
+        seen = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
+        starts = [value.storage_offset() * value.element_size() for value in seen]
+        # and a snapshot of it on the CPU has the same places
+        vectors = (flat.weights.detach(), flat.buffers, flat.counts)
+        kept = flat.state(*(torch.zeros(vector.shape) for vector in vectors))
+        assert {value.device.type for value in kept.values()} == {"cpu"}
+        assert flat.weights.numel() > sum(p.numel() for p in model.parameters())
+    assert all(start % 16 == 0 for start in starts)
+    assert len(set(starts)) > 40
 
 
 def test_tied_frozen_and_whole_numbers_are_kept() -> None:
@@ -77,7 +103,7 @@ def test_tied_frozen_and_whole_numbers_are_kept() -> None:
     flat = FlatModel(model)
     assert flat.weights.numel() == 9 + 3
     assert flat.buffers.numel() == 4 + 2
-    state = flat.state(torch.zeros_like(flat.weights), flat.buffers)
+    state = flat.state(torch.zeros_like(flat.weights), flat.buffers, flat.counts)
     assert not state["one.weight"].any()
     assert not state["two.weight"].any()
     assert state["frozen"].tolist() == [0.0, 1.0, 2.0, 3.0]
