@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -47,19 +48,28 @@ def shapes(path: Path) -> Any:
     return tree_map(shape, content)
 
 
-# the numbers of each step
+# what begins an epoch: the order of the pictures and their draws; then the numbers of each step
+COPIES_PER_EPOCH = 2
 COPIES_PER_STEP = 1
+# weights and buffers, their average, counts, and the two moments of the optimiser
+VECTORS = 7
 
 
 def test_an_epoch_waits_once_and_copies_nothing_between_its_steps(tmp_path: Path) -> None:
     laps: list[tuple[str, int]] = []
+    timed: list[bool] = []
     reported: list[int] = []
+
+    def lap(phase: str) -> None:
+        laps.append((phase, len(traffic.transfers)))
+        timed.append(torch.backends.cudnn.benchmark)
+
     with fake_training() as seen, Traffic() as traffic:
         result = fit(
             tiny(),
             FACES,
             out=tmp_path,
-            lap=lambda phase: laps.append((phase, len(traffic.transfers))),
+            lap=lap,
             report=lambda progress: reported.append(progress.epoch),
         )
     assert reported == [1, 2]
@@ -73,7 +83,15 @@ def test_an_epoch_waits_once_and_copies_nothing_between_its_steps(tmp_path: Path
     for first in (0, BATCHES):
         epoch = steps[first : first + BATCHES]
         assert epoch[-1] - epoch[0] <= COPIES_PER_STEP * (BATCHES - 1)
+    begun = next(copied for phase, copied in laps if phase == "checkpoint")
+    assert steps[BATCHES] - begun <= COPIES_PER_EPOCH + COPIES_PER_STEP
+    # the copies for a checkpoint
+    places = Counter(copy.place.partition(":")[0] for copy in traffic.transfers)
+    assert places["background_writer.py"] == 2 * VECTORS
     assert seen.events.count("capture ends") == 1
+    # cuDNN times what it can do, and afterwards is as it was
+    assert all(timed)
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_the_writer_gets_tensors_of_the_cpu_and_all_that_a_training_on_one_keeps(
