@@ -327,7 +327,7 @@ def fit(
     config: with a decided runtime (`trainer.runtime.choose_runtime`). out: folder of best.pt,
     last.pt and history.json, renewed after every epoch. report: called after each epoch once its
     checkpoint is on disk, by when the next epoch may have begun: it must leave torch's random
-    state alone, and raising ends the training.
+    state alone, and raising ends the training, within a few steps on a GPU too.
     resume_from: a last.pt, also of another folder. all_data: train on all parts, score nothing,
     keep the last epoch. last_epoch: end there, with the schedules of the whole budget. lap: called
     at the end of each phase with its name: data, forward, backward, optimiser, scoring, checkpoint.
