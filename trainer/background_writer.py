@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
 
 
 class Writer:
@@ -43,3 +46,38 @@ class Writer:
         self._writing = self._then = None
         writing.result()
         then()
+
+
+class HostCopies:
+    """Copies on the CPU of what the training changes meanwhile: all that a writer may see of it.
+
+    A GPU makes them behind what it has been given, and nobody waits for it. Their memory is the
+    same every time, so that the writing must have ended before the next are made.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pinned: list[Tensor] = []
+        # the thread that waits for it sleeps
+        self._made = torch.cuda.Event(blocking=True) if device.type == "cuda" else None
+
+    def of(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Begin to copy tensors of the device, of the same sizes every time.
+
+        The copies hold nothing before `wait`.
+        """
+        if self._made is None:
+            return [value.detach().clone() for value in values]
+        if not self._pinned:
+            # only to page-locked memory is copied while Python goes on
+            self._pinned = [
+                torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in values
+            ]
+        for copy, value in zip(self._pinned, values, strict=True):
+            copy.copy_(value.detach(), non_blocking=True)
+        self._made.record()
+        return self._pinned
+
+    def wait(self) -> None:
+        """Until the latest copies are made; from any thread."""
+        if self._made is not None:
+            self._made.synchronize()

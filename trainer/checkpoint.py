@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.config import Config, config_from_dict
+from trainer.config import Config, base_identity, config_from_dict
+from trainer.config.keys import dig, leaf_paths
 from trainer.data.classes import NAMES
 from trainer.errors import CheckpointError
 from trainer.files import atomic_path
+from trainer.history import F_SCORE
 
 FORMAT = 1
 
@@ -55,6 +57,35 @@ def read(path: Path) -> dict[str, Any]:
         )
     if content.get("classes") != list(NAMES):
         raise CheckpointError(f"checkpoint {path} has other classes than the 19 of CelebAMask-HQ")
+    return content
+
+
+def read_last(path: Path, config: Config, *, scored: bool) -> dict[str, Any]:
+    """A last.pt that the training of `config` may go on from; scored: whether its epochs are.
+
+    Raises CheckpointError if it is another training's, or as `read` does.
+    """
+    content = read(path)
+    if "adamw" not in content:
+        raise CheckpointError(f"checkpoint {path} holds weights only; resume from a last.pt")
+    # where the data lie may change; what they are is the study's concern
+    without = ("data.root", "training.early_stopping_patience")
+    old, new = (base_identity(one, without) for one in (config_of(content, path), config))
+    for key in leaf_paths():
+        before, value = dig(old, key), dig(new, key)
+        if before != value:
+            raise CheckpointError(
+                f"checkpoint {path} was trained with {'.'.join(key)} {before!r}, not {value!r};"
+                " give the same config, or another --out to start anew"
+            )
+    # no key of the config says on which parts it was trained
+    if all(F_SCORE in row for row in content["history"]) != scored:
+        was, fix = (
+            ("all data", "give --all-data")
+            if scored
+            else ("the train part alone", "leave --all-data out")
+        )
+        raise CheckpointError(f"checkpoint {path} was trained on {was}; {fix}")
     return content
 
 

@@ -22,9 +22,8 @@ from torch import nn
 
 from trainer import checkpoint
 from trainer.augment import drawn
-from trainer.background_writer import Writer
-from trainer.config import Config, base_identity, to_dict
-from trainer.config.keys import dig, leaf_paths
+from trainer.background_writer import HostCopies, Writer
+from trainer.config import Config, to_dict
 from trainer.cuda_graph import CapturedSteps, steps_for
 from trainer.data.dataset import FaceData, Part
 from trainer.ema import decay_for
@@ -35,6 +34,7 @@ from trainer.history import F_SCORE, TRAIN_F_SCORE, Row, best_epoch, f_scores
 from trainer.model import model_of, parameter_count
 from trainer.pixels import Pixels
 from trainer.presets import steps_per_epoch
+from trainer.run_ahead import RunAhead
 from trainer.runtime import applied
 from trainer.schedules import Schedules
 from trainer.scoring import Measured, measure
@@ -97,9 +97,15 @@ class _Training:
     """One training while it runs: model, average, optimiser, and the history so far."""
 
     def __init__(
-        self, config: Config, data: FaceData, device: torch.device, all_data: bool, lap: Lap
+        self,
+        config: Config,
+        data: FaceData,
+        device: torch.device,
+        all_data: bool,
+        lap: Lap,
+        ahead: RunAhead,
     ) -> None:
-        self.config, self.device, self.lap = config, device, lap
+        self.config, self.device, self.lap, self.ahead = config, device, lap, ahead
         self.train_part = data.part("all" if all_data else "train")
         self.val_part = None if all_data else data.val
         torch.manual_seed(derived_seed(config.training.seed, "init"))
@@ -117,6 +123,7 @@ class _Training:
             ema_decay=decay_for(config.training.ema, self.steps),
             lap=lap,
         )
+        self.copies = HostCopies(device)
         self._steps: EagerSteps | CapturedSteps | None = None
         self.step = 0
         self.history: list[Row] = []
@@ -132,8 +139,11 @@ class _Training:
 
     # ------------------------------------------------------------------------------- one epoch
 
-    def run_epoch(self, epoch: int, between_steps: Callable[[], None]) -> Row:
-        """Train and score epoch `epoch`, counted from 1; returns its row. Raises Diverged."""
+    def run_epoch(self, epoch: int) -> Row:
+        """Train and score epoch `epoch`, counted from 1; returns its row.
+
+        Raises Diverged, and what is raised meanwhile.
+        """
         started = time.perf_counter()
         given = self._given(epoch)
         torch.manual_seed(derived_seed(self.config.training.seed, "dropout", epoch))
@@ -143,7 +153,8 @@ class _Training:
         self._steps.begin(given)
         for _ in range(self.steps):
             self._steps()
-            between_steps()
+            self.ahead.queued()
+        self.ahead.wait()
         self.step += self.steps
         lr = self.schedules.lr(self.step - 1)
         dice_weight = self.schedules.dice_weight(self.step - 1)
@@ -209,6 +220,7 @@ class _Training:
             device=self.device,
             dice_average=self.config.loss.dice_average,
             channels_last=bool(self.config.runtime.channels_last),
+            queued=self.ahead.queued,
         )
 
     # ----------------------------------------------------------------------------- checkpoints
@@ -233,15 +245,21 @@ class _Training:
     def snapshot(self, out: Path) -> Callable[[], None]:
         """What writes best.pt where this epoch is the best, then last.pt and history.json.
 
-        It may be called on another thread while training goes on: it holds copies.
+        It may be called on another thread while training goes on: it holds copies. What the one
+        before it writes must be written by now.
         """
-        average, flat = self.stepper.average, self.stepper.flat
-        optimizer = self.stepper.optimizer
+        average, flat, optimizer = self.stepper.average, self.stepper.flat, self.stepper.optimizer
+        average_weights, average_buffers, weights, buffers, counts, mean, square = self.copies.of(
+            [
+                *(average.weights, average.buffers),
+                *(flat.weights, flat.buffers, flat.counts),
+                *(optimizer.mean, optimizer.square),
+            ]
+        )
         history = list(self.history)
         epoch = history[-1]["epoch"]
-        counts = flat.counts.clone()
         content = {
-            "state_dict": flat.state(average.weights.clone(), average.buffers.clone(), counts),
+            "state_dict": flat.state(average_weights, average_buffers, counts),
             "config": to_dict(self.config),
             "epoch": epoch,
             "step": self.step,
@@ -249,16 +267,17 @@ class _Training:
         }
         is_best = best_epoch(f_scores(history)) in (None, epoch)
         whole = content | {
-            "raw": flat.state(flat.weights.detach().clone(), flat.buffers.clone(), counts),
+            "raw": flat.state(weights, buffers, counts),
             "adamw": {
                 "steps": optimizer.steps,
-                "mean": flat.named(optimizer.mean.clone()),
-                "square": flat.named(optimizer.square.clone()),
+                "mean": flat.named(mean),
+                "square": flat.named(square),
             },
             "ema_updates": average.updates,
         }
 
         def write() -> None:
+            self.copies.wait()
             # best first: a crash in between repeats this epoch, and then writes the same best again
             if is_best:
                 checkpoint.write(out / "best.pt", content)
@@ -269,18 +288,7 @@ class _Training:
 
     def restore(self, path: Path) -> None:
         """Go on from a last.pt. Raises CheckpointError if it is not of this training."""
-        content = checkpoint.read(path)
-        if "adamw" not in content:
-            raise CheckpointError(f"checkpoint {path} holds weights only; resume from a last.pt")
-        _check_same(checkpoint.config_of(content, path), self.config, path)
-        # no key of the config says on which parts it was trained
-        if all(F_SCORE in row for row in content["history"]) != (self.val_part is not None):
-            was, fix = (
-                ("the train part alone", "leave --all-data out")
-                if self.val_part is None
-                else ("all data", "give --all-data")
-            )
-            raise CheckpointError(f"checkpoint {path} was trained on {was}; {fix}")
+        content = checkpoint.read_last(path, self.config, scored=self.val_part is not None)
         stepper = self.stepper
         checkpoint.load_weights(stepper.model, content["raw"], path)
         stepper.average.restore(content["state_dict"], content["ema_updates"])
@@ -303,19 +311,6 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _check_same(saved: Config, wanted: Config, path: Path) -> None:
-    # where the data lie may change; what they are is the study's concern
-    without = ("data.root", "training.early_stopping_patience")
-    old, new = (base_identity(config, without) for config in (saved, wanted))
-    for key in leaf_paths():
-        before, value = dig(old, key), dig(new, key)
-        if before != value:
-            raise CheckpointError(
-                f"checkpoint {path} was trained with {'.'.join(key)} {before!r}, not {value!r};"
-                " give the same config, or another --out to start anew"
-            )
-
-
 def fit(
     config: Config,
     data: FaceData,
@@ -332,7 +327,7 @@ def fit(
     config: with a decided runtime (`trainer.runtime.choose_runtime`). out: folder of best.pt,
     last.pt and history.json, renewed after every epoch. report: called after each epoch once its
     checkpoint is on disk, by when the next epoch may have begun: it must leave torch's random
-    state alone, and raising ends the training.
+    state alone, and raising ends the training, within a few steps on a GPU too.
     resume_from: a last.pt, also of another folder. all_data: train on all parts, score nothing,
     keep the last epoch. last_epoch: end there, with the schedules of the whole budget. lap: called
     at the end of each phase with its name: data, forward, backward, optimiser, scoring, checkpoint.
@@ -341,7 +336,8 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     lap = lap or (lambda phase: None)
     with applied(config.runtime) as device, Writer() as writer:
-        training = _Training(config, data, device, all_data, lap)
+        ahead = RunAhead(device, meanwhile=writer.poll)
+        training = _Training(config, data, device, all_data, lap, ahead)
         if resume_from is not None:
             training.restore(resume_from)
             _bring_best(resume_from, out, training)
@@ -352,7 +348,7 @@ def fit(
             if patience is not None and best is not None and epoch - best > patience:
                 break
             try:
-                row = training.run_epoch(epoch, writer.poll)
+                row = training.run_epoch(epoch)
             except Exception:
                 # the epoch before is reported in any case
                 writer.wait()

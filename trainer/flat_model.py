@@ -50,14 +50,16 @@ class FlatModel:
     def state(self, weights: Tensor, buffers: Tensor, counts: Tensor) -> dict[str, Tensor]:
         """The model's state_dict with these vectors in the place of its own: views of them.
 
-        The vectors may lie on another device. What is neither float32 nor int64 is a copy of the
-        model's own.
+        The vectors may lie on another device. What is neither float32 nor int64 is copied
+        from the model to where they lie.
         """
         views: dict[int, Tensor] = {}
         for kind, vector in zip(_Values.of(self.model), (weights, buffers, counts), strict=True):
             views |= self._views_by_id(vector, kind)
         return {
-            name: views[id(value)] if id(value) in views else value.detach().clone()
+            name: views[id(value)]
+            if id(value) in views
+            else value.detach().to(weights.device, copy=True)
             for name, value in self.model.state_dict(keep_vars=True).items()
         }
 

@@ -82,10 +82,12 @@ def check_device(device: str) -> None:
 def applied(runtime: RuntimeConfig) -> Iterator[torch.device]:
     """Use a decided runtime: threads set, random state of the process left as it was."""
     assert runtime.threads is not None, "choose_runtime decides the threads"
-    before = torch.get_num_threads()
+    before, timed = torch.get_num_threads(), torch.backends.cudnn.benchmark
     devices = [torch.device(runtime.device)] if runtime.device.startswith("cuda") else []
     _keep_freed_memory()
     torch.set_num_threads(runtime.threads)
+    # all batches have one shape, for which it pays to time what cuDNN can do
+    torch.backends.cudnn.benchmark = timed or bool(devices)
     # streams and graphs are made on the current device
     here = torch.cuda.device(devices[0]) if devices else nullcontext()
     try:
@@ -93,6 +95,7 @@ def applied(runtime: RuntimeConfig) -> Iterator[torch.device]:
             yield torch.device(runtime.device)
     finally:
         torch.set_num_threads(before)
+        torch.backends.cudnn.benchmark = timed
 
 
 def is_out_of_memory(error: BaseException) -> bool:

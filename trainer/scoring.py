@@ -6,7 +6,7 @@ B batch, C class, H row, W column.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,10 +83,12 @@ def measure(
     device: torch.device,
     dice_average: str = "all",
     channels_last: bool = False,
+    queued: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Score on the training grid.
 
     images: uint8 [N, S, S, 3]; masks: uint8 [N, S, S]. The model must be in eval mode.
+    queued: called after every batch, on a GPU when it was asked for, not when it was done.
     Independent of the batch size, which is a matter of memory alone.
     """
     keeper = ScoreKeeper()
@@ -99,6 +101,9 @@ def measure(
         ce += terms.ce.double() * len(target)
         dice += terms.dice.double() * len(target)
         keeper.add(class_ids(logits), target)
+        # whoever is called need not bear this mode
+        with torch.inference_mode(False):
+            queued()
     return Measured(keeper.scores(), float(ce) / len(images), float(dice) / len(images))
 
 

@@ -87,6 +87,11 @@ class Traffic(TorchDispatchMode):
         name = str(func)
         if name.startswith("prim."):
             return func(*args, **kwargs)
+        # in inference mode torch hands over `to` and `item` as they are, and copies inside
+        with self:
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
         leaves = tree_leaves((args, kwargs))
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         place = _place()

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 
-from trainer.background_writer import Writer
+from trainer.background_writer import HostCopies, Writer
 from trainer.errors import Diverged
 
 
@@ -61,3 +64,65 @@ def test_what_is_being_written_is_finished_before_an_error_leaves_the_block() ->
     with pytest.raises(Diverged):
         train()
     assert told == ["written"]
+
+
+def test_copies_keep_what_training_changes() -> None:
+    copies = HostCopies(torch.device("cpu"))
+    values = [torch.ones(3, requires_grad=True), torch.arange(2)]
+    first = copies.of(values)
+    with torch.no_grad():
+        values[0].add_(1)
+    second = copies.of(values)
+    copies.wait()
+    assert [one.tolist() for one in first] == [[1, 1, 1], [0, 1]]
+    assert [one.tolist() for one in second] == [[2, 2, 2], [0, 1]]
+    assert not any(one.requires_grad for one in first)
+
+
+def test_copies_of_a_gpu_are_pinned_once_and_waited_for_by_who_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    pinned: list[Any] = []
+    plain_empty, plain_copy = torch.empty, torch.Tensor.copy_
+
+    class Event:
+        def __init__(self, blocking: bool) -> None:
+            assert blocking
+
+        def record(self) -> None:
+            asked.append("made")
+
+        def synchronize(self) -> None:
+            asked.append(threading.current_thread().name)
+
+    def empty(shape: Any, *, dtype: Any, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        pinned.append(plain_empty(shape, dtype=dtype))
+        return pinned[-1]
+
+    def copy(self: torch.Tensor, value: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        asked.append("waits" if not non_blocking else "copied")
+        return plain_copy(self, value)
+
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr(torch, "empty", empty)
+    values = [torch.ones(3, requires_grad=True), torch.arange(2)]
+    copies = HostCopies(torch.device("cuda:0"))
+    read: list[list[Any]] = []
+    for _ in range(2):
+        with mock.patch.object(torch.Tensor, "copy_", copy):
+            made = copies.of(values)
+        with torch.no_grad():
+            values[0].add_(1)
+        with Writer() as writer:
+
+            def write(made: list[torch.Tensor] = made) -> None:
+                copies.wait()
+                read.append([one.tolist() for one in made])
+
+            writer.start(write, lambda: None)
+            writer.wait()
+    assert read == [[[1, 1, 1], [0, 1]], [[2, 2, 2], [0, 1]]]
+    assert len(pinned) == 2
+    assert asked == ["copied", "copied", "made", "checkpoint_0"] * 2

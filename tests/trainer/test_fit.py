@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from trainer import checkpoint
 from trainer.data.dataset import FaceData
 from trainer.errors import CheckpointError, Diverged
 from trainer.fit import Progress, derived_seed, fit, patience_epochs
+from trainer.scoring import measure
 
 
 def test_an_epoch_is_reported_once_its_checkpoint_is_on_disk(
@@ -102,6 +104,26 @@ def test_a_resumed_training_in_another_folder_is_the_unbroken_one(
     ours = checkpoint.read(again.best_checkpoint)["state_dict"]
     theirs = checkpoint.read(whole.best_checkpoint)["state_dict"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_an_epoch_that_is_being_scored_can_be_ended() -> None:
+    """A verdict on the epoch before may come by then."""
+
+    class Enough(Exception):
+        pass
+
+    looks: list[bool] = []
+
+    def look() -> None:
+        looks.append(torch.is_inference_mode_enabled() or not torch.is_grad_enabled())
+        if len(looks) == 2:
+            raise Enough
+
+    images, masks = np.zeros((100, 8, 8, 3), np.uint8), np.zeros((100, 8, 8), np.uint8)
+    model, device = nn.Conv2d(3, 19, 1), torch.device("cpu")
+    with pytest.raises(Enough):
+        measure(model, images, masks, device=device, queued=look)
+    assert looks == [False, False]
 
 
 class BreaksLater(nn.Module):

@@ -74,6 +74,18 @@ def test_a_state_of_other_vectors_has_the_models_names_and_shapes() -> None:
     assert state["stem.1.num_batches_tracked"] == 3
 
 
+def test_a_state_lies_where_its_vectors_do() -> None:
+    with fake_cuda():
+        model = nn.BatchNorm2d(3)
+        model.register_buffer("scale", torch.ones(2, dtype=torch.float64))
+        flat = FlatModel(model.to("cuda:0"))
+        vectors = (flat.weights.detach(), flat.buffers, flat.counts)
+        for device in ("cpu", "cuda"):
+            state = flat.state(*(vector.to(device) for vector in vectors))
+            assert list(state) == list(model.state_dict())
+            assert {value.device.type for value in state.values()} == {device}
+
+
 def test_batches_are_counted_in_one_vector() -> None:
     model = network().train()
     flat = FlatModel(model)

@@ -130,12 +130,18 @@ def test_a_wait_and_a_mixed_device_are_seen() -> None:
         with Traffic() as seen, pytest.raises(Exception, match="local_scalar_dense"):
             values.sum().item()
         assert [wait.name for wait in seen.waits] == ["aten._local_scalar_dense.default"]
+        with Traffic() as seen, torch.inference_mode(), pytest.raises(Exception, match="scalar"):
+            values.to(torch.float64).sum().item()
+        assert len(seen.waits) == 1
         with pytest.raises(Exception, match="same device"):
             values + torch.zeros(3)
         with Traffic() as seen:
             values.add_(torch.ones(3).to("cuda:0"))
         assert len(seen.transfers) == 1
         assert seen.held == 12
+        with Traffic() as seen, torch.inference_mode():
+            values.add_(torch.ones(3).to("cuda:0"))
+        assert len(seen.transfers) == 1
 
 
 def test_torch_is_as_before_afterwards() -> None:

@@ -23,13 +23,15 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from tests.support.paths import ROOT
 from trainer import augment, cuda_graph
 from trainer.data.cache import locked
 from trainer.files import atomic_path
+
+aten = torch.ops.aten
 
 _SOURCE = Path(__file__).parent / "no_op_guard.cpp"
 
@@ -78,6 +80,33 @@ def _guard(bfloat16: bool) -> Iterator[None]:
 class _Mode(FakeTensorMode):
     # torch.cuda.is_available says yes here, and yet nothing may be computed on a GPU
     avoid_device_init = True
+
+    def __init__(self, read: Callable[[Tensor], float] | None, pinned: list[Tensor]) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self._read, self._pinned = read, pinned
+
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default and self._read is not None:
+            number = self._read(args[0])
+            return number if args[0].is_floating_point() else int(number)
+        if func is aten.is_pinned.default:
+            storage = args[0].untyped_storage()._cdata
+            return storage in [one.untyped_storage()._cdata for one in self._pinned]
+        if func is aten._pin_memory.default:
+            return self._pin(torch.empty_like(args[0]))
+        value = super().dispatch(func, types, args, kwargs)
+        return self._pin(value) if kwargs.get("pin_memory") else value
+
+    def _pin(self, value: Any) -> Any:
+        self._pinned.append(value)
+        return value
+
+
+def _tolist(self: FakeTensor) -> Any:
+    """As torch's of a real tensor, which is read at once."""
+    first = self.reshape(-1)[0].item()
+    return [first] * len(self) if self.dim() else first
 
 
 class FakeStream:
@@ -132,7 +161,11 @@ def _apply(self: nn.Module, fn: Callable[[Any], Any], recurse: bool = True) -> n
 
 
 class Events(list[str]):
-    """What was asked of torch.cuda, in order."""
+    """What was asked of torch.cuda, in order. pinned: host memory that was page-locked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pinned: list[Tensor] = []
 
     def note(self, text: str) -> Callable[..., None]:
         """A function that adds `text`."""
@@ -140,10 +173,13 @@ class Events(list[str]):
 
 
 @contextlib.contextmanager
-def fake_cuda(*, capability: tuple[int, int] = (9, 0)) -> Iterator[Events]:
+def fake_cuda(
+    *, capability: tuple[int, int] = (9, 0), read: Callable[[Tensor], float] | None = None
+) -> Iterator[Events]:
     """Every tensor made within is fake; yields what is asked of torch.cuda.
 
-    capability: of the card; below 8.0 it has no bfloat16 but by emulation.
+    capability: of the card; below 8.0 it has no bfloat16 but by emulation. read: gives the
+    number that is read from a tensor; None: reading is an error.
     Tensors of the CPU with real numbers can be used within. Skips the test, with the reason, where
     the guard cannot be built.
     """
@@ -190,5 +226,6 @@ def fake_cuda(*, capability: tuple[int, int] = (9, 0)) -> Iterator[Events]:
         stack.enter_context(mock.patch("torch.Tensor.pin_memory", torch.Tensor.clone))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
-        stack.enter_context(_Mode(allow_non_fake_inputs=True))
+        stack.enter_context(mock.patch.object(FakeTensor, "tolist", _tolist))
+        stack.enter_context(_Mode(read, events.pinned))
         yield events
