@@ -140,10 +140,13 @@ class Events(list[str]):
 
 
 @contextlib.contextmanager
-def fake_cuda(*, capability: tuple[int, int] = (9, 0)) -> Iterator[Events]:
+def fake_cuda(
+    *, capability: tuple[int, int] = (9, 0), loss_kernels: bool = True
+) -> Iterator[Events]:
     """Every tensor made within is fake; yields what is asked of torch.cuda.
 
-    capability: of the card; below 8.0 it has no bfloat16 but by emulation.
+    capability: of the card; below 8.0 it has no bfloat16 but by emulation. loss_kernels: as on a
+    GPU, where triton is; it need not be here.
     Tensors of the CPU with real numbers can be used within. Skips the test, with the reason, where
     the guard cannot be built.
     """
@@ -185,6 +188,8 @@ def fake_cuda(*, capability: tuple[int, int] = (9, 0)) -> Iterator[Events]:
         stack.callback(augment._constant.cache_clear)
         for name, stub in stubs.items():
             stack.enter_context(mock.patch(f"torch.cuda.{name}", stub))
+        # whether their results are right cannot be asked here
+        stack.enter_context(mock.patch("trainer.losses._kernels_agree", return_value=loss_kernels))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
         stack.enter_context(_Mode(allow_non_fake_inputs=True))
