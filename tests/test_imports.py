@@ -20,7 +20,7 @@ HOUSE = {"space", "trainer", "storage", "search"}
 # room -> what it may import besides the standard library and itself
 ALLOWED = {
     "space": set(),
-    "trainer": {"torch", "numpy", "PIL", "pydantic", "yaml", "rich", "matplotlib"},
+    "trainer": {"torch", "numpy", "PIL", "pydantic", "yaml", "rich", "matplotlib", "triton"},
     "storage": {"sqlalchemy", "optuna", "alembic", "psycopg"},
     "search": {
         *HOUSE,

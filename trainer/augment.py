@@ -127,12 +127,14 @@ def augmented(
     drawn: the only randomness, on the pictures' device.
     Returns float32 [B, 3, H, W] and int64 [B, H, W]; inputs stay as they are.
     """
-    if images.dtype == torch.uint8:
-        images = normalise(images)
-    masks = masks_BHW.long()
-    draws = drawn.table
+    masks, draws = masks_BHW, drawn.table
+    if images.shape[1] != 3:
+        images = images.permute(0, 3, 1, 2)
+    # as long as they are bytes
     if settings.horizontal_flip > 0:
         images, masks = _flip_some(images, masks, draws[_Draw.FLIP] < settings.horizontal_flip)
+    if images.dtype == torch.uint8:
+        images = normalise(images)
     images, masks = _move(images, masks, settings, draws)
     images = _recolour(images, settings, draws)
     if settings.cutmix > 0:
@@ -141,7 +143,7 @@ def augmented(
         images = _erase(images, settings.erasing, draws)
     if settings.noise > 0:
         images = _add_noise(images, settings.noise, drawn.noise_seed)
-    return images, masks
+    return images, masks.long()
 
 
 def _between(draw_B: Tensor, low: float, high: float) -> Tensor:
@@ -201,7 +203,7 @@ def _move(
     )
     column = ((x_BHW + 1) * (columns / 2)).floor_().clamp_(0, columns - 1).long()
     row = ((y_BHW + 1) * (rows / 2)).floor_().clamp_(0, rows - 1).long()
-    nearest = (row * columns + column).flatten(1)
+    nearest = torch.add(column, row, alpha=columns).flatten(1)
     return moved, masks.flatten(1).gather(1, nearest).view_as(masks)
 
 

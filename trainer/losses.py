@@ -4,13 +4,18 @@ One more term is a function here and its entry in OPTIONAL_TERMS, under the key 
 config's section `loss`.
 
 All terms are computed in float32, whatever the logits' type: sums over 262,144 pixels in bfloat16
-would lose the small parts. Cross-entropy and Dice share one softmax.
+would lose the small parts. Cross-entropy and Dice share one softmax; on a GPU both are computed by
+trainer/loss_kernels.py, where that is proven to give the same numbers.
 
 B batch, C class, H row, W column, P = H * W pixel.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,19 +55,20 @@ class _Dice(NamedTuple):
     def loss_B(self) -> Tensor:
         return 1 - (self.share_BC * self.over_BC / self.under_BC).sum(dim=1)
 
+    def slopes_BC(self, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Of `scale` times the losses of all pictures, by p at every pixel and at a true one."""
+        slope_BC = scale * self.share_BC / self.under_BC
+        return slope_BC * self.over_BC / self.under_BC, -2 * slope_BC
 
-def _dice(p_BCP: Tensor, p_true_BP: Tensor, target_BP: Tensor, average: str) -> _Dice:
-    num_classes = p_BCP.shape[1]
-    truth_BC = _sum_per_class(torch.ones_like(p_true_BP), target_BP, num_classes)
-    overlap_BC = _sum_per_class(p_true_BP, target_BP, num_classes)
+
+def _dice(p_BC: Tensor, overlap_BC: Tensor, truth_BC: Tensor, average: str) -> _Dice:
+    """From sums over a picture: all of p, p at the pixels of the true class, and their number."""
     if average == "all":
-        share_BC = torch.full_like(truth_BC, 1 / num_classes)
+        share_BC = torch.full_like(truth_BC, 1 / truth_BC.shape[1])
     else:
         share_BC = (truth_BC > 0).to(truth_BC.dtype)
         share_BC /= share_BC.sum(dim=1, keepdim=True)
-    return _Dice(
-        2 * overlap_BC + DICE_EPSILON, p_BCP.sum(dim=2) + truth_BC + DICE_EPSILON, share_BC
-    )
+    return _Dice(2 * overlap_BC + DICE_EPSILON, p_BC + truth_BC + DICE_EPSILON, share_BC)
 
 
 class _CrossEntropyAndDice(torch.autograd.Function):
@@ -83,9 +89,12 @@ class _CrossEntropyAndDice(torch.autograd.Function):
         smoothing: float,
         average: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        images, _, pixels = logits_BCP.shape
-        z = logits_BCP.to(torch.float32, memory_format=torch.contiguous_format)
-        z = z - z.amax(dim=1, keepdim=True)
+        images, classes, pixels = logits_BCP.shape
+        given = logits_BCP
+        if given.device.type == "cpu":  # which is slow at bfloat16 unless it multiplies
+            given = given.to(torch.float32, memory_format=torch.contiguous_format)
+        z = torch.empty_like(given, dtype=torch.float32)
+        torch.sub(given, given.amax(dim=1, keepdim=True).float(), out=z)
         z_true = z.gather(1, target_BP[:, None])[:, 0]
         z_mean = z.mean() if smoothing else None
         p = z.exp_()
@@ -99,7 +108,12 @@ class _CrossEntropyAndDice(torch.autograd.Function):
             # true one too
             ce = (1 - smoothing) * ce + smoothing * (log_sum.mean() - z_mean)
         p_true = log_p_true.exp_()
-        per_class = _dice(p, p_true, target_BP, average)
+        per_class = _dice(
+            p.sum(dim=2),
+            _sum_per_class(p_true, target_BP, classes),
+            _sum_per_class(torch.ones_like(p_true), target_BP, classes),
+            average,
+        )
         dice = per_class.loss_B().mean()
         if ctx.needs_input_grad[0]:
             gradient = _gradient(
@@ -111,7 +125,11 @@ class _CrossEntropyAndDice(torch.autograd.Function):
                 dice_scale=dice_weight / images,
                 smoothing=smoothing,
             )
-            ctx.save_for_backward(gradient.to(logits_BCP.dtype))
+            # in float16 it has to be scaled first, which `outer` does: 1 / N alone rounds to 0
+            if logits_BCP.dtype != torch.float16:
+                gradient = gradient.to(logits_BCP.dtype)
+            ctx.save_for_backward(gradient)
+            ctx.dtype = logits_BCP.dtype
         ctx.mark_non_differentiable(ce, dice)
         return ce_weight * ce + dice_weight * dice, ce, dice
 
@@ -121,7 +139,7 @@ class _CrossEntropyAndDice(torch.autograd.Function):
         # asking a GPU for the number would cost more than the pass over the gradient
         if outer[0].device.type != "cpu" or outer[0].item() != 1:
             gradient = gradient * outer[0]
-        return gradient, None, None, None, None, None
+        return gradient.to(ctx.dtype), None, None, None, None, None
 
 
 def _gradient(
@@ -134,18 +152,106 @@ def _gradient(
     dice_scale: float | Tensor,
     smoothing: float,
 ) -> Tensor:
-    num_classes = p_BCP.shape[1]
-    slope_BC = dice_scale * dice.share_BC / dice.under_BC
-    everywhere_BC = slope_BC * dice.over_BC / dice.under_BC
-    at_truth_BP = p_true_BP * (-2 * slope_BC).gather(1, target_BP)
+    everywhere_BC, at_truth_BC = dice.slopes_BC(dice_scale)
+    at_truth_BP = p_true_BP * at_truth_BC.gather(1, target_BP)
     mean_BP = torch.baddbmm(at_truth_BP[:, None], everywhere_BC[:, None], p_BCP)
     gradient_BCP = (everywhere_BC[:, :, None] + ce_scale).sub(mean_BP).mul_(p_BCP)
     gradient_BCP.scatter_add_(
         1, target_BP[:, None], (at_truth_BP - ce_scale * (1 - smoothing))[:, None]
     )
     if smoothing:
-        gradient_BCP -= ce_scale * smoothing / num_classes
+        gradient_BCP -= ce_scale * smoothing / p_BCP.shape[1]
     return gradient_BCP
+
+
+class _ByKernels(torch.autograd.Function):
+    """As _CrossEntropyAndDice, by one kernel forward and one backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits_BCP: Tensor,
+        target_BP: Tensor,
+        ce_weight: float,
+        dice_weight: float | Tensor,
+        smoothing: float,
+        average: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        images, classes, pixels = logits_BCP.shape
+        target_BP = target_BP.contiguous()
+        blocks_BN4K, log_sums_BP = _kernels().block_sums(logits_BCP, target_BP, smoothing)
+        sums_B4K = blocks_BN4K.sum(dim=1, dtype=torch.float64).float()
+        p_BC, overlap_BC, truth_BC, ce_BC = sums_B4K[:, :, :classes].unbind(1)
+        per_class = _dice(p_BC, overlap_BC, truth_BC, average)
+        ce, dice = ce_BC.sum() / (images * pixels), per_class.loss_B().mean()
+        if ctx.needs_input_grad[0]:
+            slopes = per_class.slopes_BC(dice_weight / images)
+            ctx.save_for_backward(logits_BCP, target_BP, log_sums_BP, *slopes)
+            ctx.numbers = ce_weight / (images * pixels), smoothing
+        ctx.mark_non_differentiable(ce, dice)
+        return ce_weight * ce + dice_weight * dice, ce, dice
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = _kernels().loss_gradient(*ctx.saved_tensors, outer[0], *ctx.numbers)
+        return gradient, None, None, None, None, None
+
+
+def _kernels() -> Any:
+    # a CPU has no use for triton, whose import takes a while
+    return importlib.import_module("trainer.loss_kernels")
+
+
+@functools.cache
+def _kernels_agree(
+    device: torch.device, dtype: torch.dtype, by_pixel: bool, classes: int, smoothed: bool
+) -> bool:
+    """Whether the kernels give what the plain way gives, on this device and for such logits.
+
+    by_pixel: the classes of a pixel lie side by side. Tried once a process, at the first step: it
+    waits for the device, which a captured step may not. A kernel that fails costs a warning.
+    """
+    # fills neither the last block of pixels nor its last tile
+    images, rows, columns = 3, 28, 44
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(images, classes, rows * columns, generator=generator)
+    # some classes are absent
+    target = torch.randint(max(1, classes - 3), (images, rows * columns), generator=generator)
+    logits, target = logits.to(device, dtype), target.to(device)
+    if by_pixel:
+        logits = logits.transpose(1, 2).contiguous().transpose(1, 2)
+    settings = (0.7, torch.tensor(1.5, device=device), 0.1 if smoothed else 0.0, "present")
+    try:
+        if not _kernels().AVAILABLE:
+            return False
+        with torch.enable_grad():
+            found, expected = (
+                _terms_and_gradient(function, logits, target, settings)
+                for function in (_ByKernels, _CrossEntropyAndDice)
+            )
+        names = ("total", "ce", "dice", "gradient")
+        for name, one, other in zip(names, found, expected, strict=True):
+            # a gradient is rounded to the logits' type
+            relative = 1e-2 if name == "gradient" else 1e-5
+            bound = relative * other.abs() + 1e-5 * other.abs().max()
+            if not bool(((one - other).abs() <= bound).all()):
+                raise ArithmeticError(f"{name} is not what the plain way gives")
+    except Exception as error:
+        warnings.warn(
+            f"the loss is computed without kernels on {device}: {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _terms_and_gradient(
+    function: Any, logits_BCP: Tensor, target_BP: Tensor, settings: tuple[Any, ...]
+) -> list[Tensor]:
+    logits_BCP = logits_BCP.detach().requires_grad_()
+    terms = function.apply(logits_BCP, target_BP, *settings)
+    (gradient,) = torch.autograd.grad(2 * terms[0], logits_BCP)
+    return [value.detach().float() for value in (*terms, gradient)]
 
 
 def lovasz_loss(p_BCHW: Tensor, target_BHW: Tensor) -> Tensor:
@@ -200,8 +306,17 @@ def segmentation_loss(
     """
     if dice_average not in ("all", "present"):
         raise ValueError(f"dice_average: {dice_average!r} is neither 'all' nor 'present'")
-    total, ce, dice = _CrossEntropyAndDice.apply(
-        logits_BCHW.flatten(2),
+    logits_BCP = logits_BCHW.flatten(2)
+    by_kernels = logits_BCP.device.type == "cuda" and _kernels_agree(
+        logits_BCP.device,
+        logits_BCP.dtype,
+        logits_BCP.stride(1) == 1,
+        logits_BCP.shape[1],
+        label_smoothing > 0,
+    )
+    function = _ByKernels if by_kernels else _CrossEntropyAndDice
+    total, ce, dice = function.apply(
+        logits_BCP,
         target_BHW.flatten(1),
         ce_weight,
         dice_weight,

@@ -5,7 +5,10 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from tests.support.fake_cuda import fake_cuda
+from trainer import lmsa
 from trainer.errors import ConfigError
 from trainer.model import MAX_PARAMETERS, build_model, parameter_count
 
@@ -175,3 +178,34 @@ def test_a_fault_inside_ones_own_module_keeps_its_traceback(plugin):
 def test_auxiliary_heads_are_refused_for_ones_own_network(plugin):
     with pytest.raises(ConfigError, match="set aux_weight: 0"):
         build_model("my_networks:good", width=1.0, dropout=0.1, aux=True)
+
+
+def test_a_gpu_upsamples_in_the_type_of_the_features():
+    with fake_cuda(), torch.autocast("cuda", dtype=torch.bfloat16):
+        coarse = torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16, device="cuda:0")
+        assert functional.interpolate(coarse, scale_factor=2).dtype == torch.float32
+        assert lmsa._raised(coarse, torch.Size((8, 8))).dtype == torch.bfloat16
+
+
+def test_upsampling_in_bfloat16_gives_the_digits_that_float32_gives():
+    """Values are copied, and the sum is rounded before the convolution instead of for it."""
+    torch.manual_seed(0)
+    up = lmsa._Up(16, 8)
+    given = [torch.randn(2, 16, 4, 4).bfloat16(), torch.randn(2, 8, 8, 8).bfloat16()]
+    found = []
+    for in_float32 in (False, True):
+        coarse, skip = (value.clone().requires_grad_() for value in given)
+        up.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            if in_float32:
+                wide = up.reduce(coarse).float()
+                out = up.mix(functional.interpolate(wide, size=(8, 8), mode="nearest") + skip)
+            else:
+                out = up(coarse, skip)
+        weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+        out.backward(weights.to(out.dtype))
+        gradients = [coarse.grad, skip.grad, *(value.grad.clone() for value in up.parameters())]
+        found.append([out, *gradients])
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)

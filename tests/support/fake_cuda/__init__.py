@@ -174,12 +174,16 @@ class Events(list[str]):
 
 @contextlib.contextmanager
 def fake_cuda(
-    *, capability: tuple[int, int] = (9, 0), read: Callable[[Tensor], float] | None = None
+    *,
+    capability: tuple[int, int] = (9, 0),
+    read: Callable[[Tensor], float] | None = None,
+    loss_kernels: bool = True,
 ) -> Iterator[Events]:
     """Every tensor made within is fake; yields what is asked of torch.cuda.
 
     capability: of the card; below 8.0 it has no bfloat16 but by emulation. read: gives the
-    number that is read from a tensor; None: reading is an error.
+    number that is read from a tensor; None: reading is an error. loss_kernels: as on a GPU, where
+    triton is; it need not be here.
     Tensors of the CPU with real numbers can be used within. Skips the test, with the reason, where
     the guard cannot be built.
     """
@@ -224,6 +228,8 @@ def fake_cuda(
             stack.enter_context(mock.patch(f"torch.cuda.{name}", stub))
         # fake tensors cannot be pinned
         stack.enter_context(mock.patch("torch.Tensor.pin_memory", torch.Tensor.clone))
+        # whether their results are right cannot be asked here
+        stack.enter_context(mock.patch("trainer.losses._kernels_agree", return_value=loss_kernels))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
         stack.enter_context(mock.patch.object(FakeTensor, "tolist", _tolist))
