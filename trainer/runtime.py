@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -29,17 +30,18 @@ def choose_runtime(
     """The config with every open runtime value decided; given ones stay.
 
     device, threads: stand in where the config leaves them open.
-    Raises ConfigError if the device is not there.
+    Raises ConfigError if the device is not there, or has not the precision that is asked for.
     """
     runtime = config.runtime
     wanted = runtime.device if runtime.device != "auto" else (device or "auto")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(wanted)
-    on_gpu = wanted.startswith("cuda")
+    wanted = chosen_device(wanted)
+    lacks = no_bfloat16_on(wanted)
     precision = runtime.precision
+    if precision == "bfloat16" and lacks is not None:
+        raise ConfigError(f"runtime.precision 'bfloat16': {lacks}; give float32 or auto")
     if precision == "auto":
-        coarse = torch.cuda.is_bf16_supported() if on_gpu else _cpu_likes_bfloat16(config)
+        on_gpu = wanted.startswith("cuda")
+        coarse = lacks is None if on_gpu else _cpu_likes_bfloat16(config)
         precision = "bfloat16" if coarse else "float32"
     return with_values(
         config,
@@ -67,6 +69,40 @@ def _cpu_likes_bfloat16(config: Config) -> bool:
     )
 
 
+def chosen_device(device: str) -> str:
+    """What "auto", or a device by name, comes to here. Raises ConfigError if it is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    return device
+
+
+# of NVIDIA's cards; from Ampere on they multiply in bfloat16
+_BFLOAT16_FROM = (8, 0)
+
+
+def no_bfloat16_on(device: str) -> str | None:
+    """Why bfloat16 is not to be used on a device, in words; None where nothing speaks against it.
+
+    torch emulates it on older cards, slower than float32, and cuDNN has no convolution for it.
+    """
+    # AMD's cards have it, under numbers of their own
+    if not device.startswith("cuda") or torch.version.hip is not None:
+        return None
+    # asked of this device: torch.cuda.is_bf16_supported asks the current one
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= _BFLOAT16_FROM:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return f"{name} (compute capability {capability[0]}.{capability[1]}) has no bfloat16"
+
+
+def precision_note(precision: str, device: str) -> str | None:
+    """What to say where "auto" comes to float32 on a GPU for want of bfloat16; else None."""
+    lacks = no_bfloat16_on(device) if precision == "auto" else None
+    return None if lacks is None else f"{lacks}: float32"
+
+
 def check_device(device: str) -> None:
     """Raises ConfigError with the fix if a device cannot be used here."""
     if not device.startswith("cuda"):
@@ -88,11 +124,30 @@ def applied(runtime: RuntimeConfig) -> Iterator[torch.device]:
     torch.set_num_threads(runtime.threads)
     # streams and graphs are made on the current device
     here = torch.cuda.device(devices[0]) if devices else nullcontext()
+    whole = whole_float32() if devices else nullcontext()
     try:
-        with here, torch.random.fork_rng(devices=devices):
+        with here, whole, torch.random.fork_rng(devices=devices):
             yield torch.device(runtime.device)
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Convolutions of float32 with all its digits on a GPU; what was set before comes back.
+
+    torch lets cuDNN round what it multiplies to TF32, 10 bits of 23, as it comes: a network would
+    be scored with other numbers than on a CPU or an older card, and "float32" would be none.
+    """
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    # not by `fp32_precision`: torch refuses to read the older switch where the two disagree
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = "tf32" in before
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -45,7 +45,7 @@ from search.trainers.configs import with_meaning
 from storage import Cause, Claim, LeasedStorage, Reaper, StorageError, redact
 from storage.optuna_internals import id_of_study
 from trainer.errors import UserError
-from trainer.runtime import usable_cores
+from trainer.runtime import precision_note, usable_cores
 
 LOG = logging.getLogger(__name__)
 _LOOK_S = 0.25
@@ -271,7 +271,17 @@ def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Launcher[Any]]:
             f"{counted(len(plans), 'worker')} on {plans[0].device},"
             f" {counted(plans[0].threads, 'thread')} each; logs in {logs}"
         )
+        _tell_precision(run, plans)
         yield launcher
+
+
+def _tell_precision(run: Run, plans: Sequence[WorkerPlan]) -> None:
+    """A line on each kind of GPU that computes with another precision than GPUs do by default."""
+    if run.setup.program is not None:
+        return
+    notes = (precision_note(run.setup.runtime["precision"], plan.device) for plan in plans)
+    for note in dict.fromkeys(note for note in notes if note is not None):
+        LOG.info(f"note: {note}")
 
 
 def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:

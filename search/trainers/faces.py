@@ -29,7 +29,13 @@ from trainer.errors import DataError
 from trainer.fit import FitResult, Progress, fit
 from trainer.history import Row, best_epoch, f_scores
 from trainer.pictures import contact_sheet
-from trainer.runtime import applied, choose_runtime, is_out_of_memory
+from trainer.runtime import (
+    applied,
+    check_device,
+    choose_runtime,
+    is_out_of_memory,
+    no_bfloat16_on,
+)
 from trainer.scoring import final_scores
 
 
@@ -155,9 +161,12 @@ def _with_runtime(config: Config, task: Task, machine: Machine) -> Config:
     else:
         wanted = str(recorded["device"]).partition(":")[0]
         ours = "" if machine.device in (None, "auto") else str(machine.device).partition(":")[0]
+        device = str(machine.device) if wanted == "cuda" and ours else wanted
         offered = wanted == "cpu" or (torch.cuda.is_available() and ours in ("", "cuda"))
+        if offered and recorded["precision"] == "bfloat16":
+            check_device(device)
+            offered = no_bfloat16_on(device) is None
         if offered:
-            device = machine.device if wanted == "cuda" and ours else wanted
             config = choose_runtime(with_values(config, {"runtime.device": device}))
         else:
             config = choose_runtime(
