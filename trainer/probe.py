@@ -66,21 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     # after the arguments: --help need not wait for torch
-    import torch
-
     from trainer.config import read_config, with_values
-    from trainer.runtime import choose_runtime
+    from trainer.runtime import choose_runtime, is_out_of_memory
 
     own = {"runtime.device": args.device, "runtime.threads": args.threads}
     config = read_config(args.config)[0]
     config = with_values(config, {name: value for name, value in own.items() if value is not None})
     try:
         reading = measured(choose_runtime(config), args)
-    except (RuntimeError, MemoryError) as error:
-        # on a CPU torch has no type of its own for it
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        ):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         print(f"error: out of memory: {one_line(error)}", file=sys.stderr, flush=True)
         return OUT_OF_MEMORY

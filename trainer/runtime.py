@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 
 from trainer.config import Config, with_values
 from trainer.config.sections import RuntimeConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DeviceLost
 
 
 def usable_cores() -> int:
@@ -150,9 +153,73 @@ def whole_float32() -> Iterator[None]:
         cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
 
 
+# as torch words it: of its own allocators, of CUDA and HIP, of cuBLAS and cuDNN. That cuDNN finds
+# no way to convolve is mostly want of memory for its workspace
+_OUT_OF_MEMORY = re.compile(
+    r"\b(?:CUDA|HIP)(?: driver)?(?: error:)? out of memory"
+    r"|\b(?:CUBLAS|HIPBLAS|CUDNN)_STATUS_ALLOC_FAILED"
+    r"|CUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED"
+    r"|unable to find an engine to execute this computation"
+    r"|unable to find a valid cuDNN algorithm"
+    r"|DefaultCPUAllocator: (?:can't allocate|not enough) memory",
+    re.IGNORECASE,
+)
+# errors after which CUDA answers every call of the process with an error
+_LOST = re.compile(
+    r"\b(?:CUDA|HIP)(?: driver)? error: (?:an )?(?:"
+    r"device-side assert triggered|illegal memory access|illegal instruction|misaligned address"
+    r"|invalid program counter|operation not supported on global/shared address space"
+    r"|unspecified launch failure|the launch timed out|hardware stack error"
+    r"|uncorrectable (?:ECC|NVLink) error|unknown error"
+    # a server of NVIDIA's MPS that another of its clients took along
+    r"|MPS |the remote procedural call between the MPS server)",
+    re.IGNORECASE,
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device's memory did not suffice."""
-    return isinstance(error, torch.OutOfMemoryError)
+    """Whether memory did not suffice, of a device or of this machine; of what has lost a device
+    (`is_lost`), whether that was the cause.
+    """
+    errors = [error]
+    if is_lost(error):
+        errors = list(_behind(error))
+    return any(
+        isinstance(one, torch.OutOfMemoryError | MemoryError)
+        or (isinstance(one, RuntimeError) and _OUT_OF_MEMORY.search(str(one)) is not None)
+        for one in errors
+    )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether this process can no longer use its GPU: another process has to go on."""
+    return any(
+        isinstance(one, DeviceLost)
+        or (isinstance(one, RuntimeError) and _LOST.search(str(one)) is not None)
+        for one in _behind(error)
+    )
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it. What was put away after a GPU was lost fails as well, and that
+    is what is heard of.
+    """
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def release(device: str, error: BaseException | None = None) -> None:
+    """Give a GPU back what a training has left there; the cache of torch would keep it.
+
+    error: what ended the training, whose frames hold all of it.
+    """
+    for one in _behind(error):
+        traceback.clear_frames(one.__traceback__)
+    if device.startswith("cuda") and not (error is not None and is_lost(error)):
+        # a network may hold itself
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 # of glibc's malloc.h
