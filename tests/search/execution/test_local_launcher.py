@@ -219,6 +219,17 @@ def test_a_killed_worker_is_started_again_and_remembered(
         assert before - launcher.owners == {victim}
 
 
+def test_a_worker_that_lost_its_gpu_says_so_and_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with crew_that("print('CUDA error: unspecified launch failure')\nsys.exit(3)", tmp_path) as one:
+        assert one.wait(20)
+        assert one.look(lambda: False)
+        (line,) = caplog.messages
+    lost = "worker 1 lost its GPU (CUDA error: unspecified launch failure); it is started again"
+    assert line.startswith(lost)
+
+
 def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
