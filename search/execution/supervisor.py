@@ -296,7 +296,8 @@ def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:
         devices = devices_of(device, gpus)
         setup, target = run.setup, Device(devices[0], max(1, cores // len(devices)), threads)
         config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
-        per_device = workers_per_device(config, target, pictures=setup.data["train"])
+        data = setup.data
+        per_device = workers_per_device(config, target, pictures=data["train"], val=data["val"])
     return plan_workers(
         options.workers,
         device=device,
