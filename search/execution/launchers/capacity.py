@@ -147,16 +147,17 @@ def workers_per_device(
     val: int,
     seconds: tuple[float, float] = (2.0, 4.0),
     environment: Mapping[str, str] | None = None,
+    by_mps: bool = False,
 ) -> int:
     """How many trainings of `config` side by side are fastest on one device.
 
     pictures, val: of the two parts, which lie in a GPU's memory.
     seconds: warm-up and measuring of each step. environment: variables that the workers will have
-    besides. Remembered in the cache folder by device, versions and what decides on speed and
-    memory. Raises UserError if the config cannot be trained.
+    besides. by_mps: whether they compute at the same time on a GPU. Remembered in the cache folder
+    by device, versions and what decides on speed and memory. Raises UserError if the config cannot
+    be trained.
     """
-    shared = environment or {}
-    key = _key(config, device, (pictures, val), shared)
+    key = _key(config, device, (pictures, val), by_mps)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     file = usable_folder() / f"{digest}-packing.json"
     # before any of ours is there
@@ -174,7 +175,7 @@ def workers_per_device(
                 pictures=pictures,
                 val=val,
                 seconds=seconds,
-                environment=shared,
+                environment=environment,
             ),
             free_mb,
         )
@@ -196,9 +197,7 @@ def free_memory_mb(device: Device) -> float:
         raise UserError(f"--workers-per-device auto: {why}; give a number") from None
 
 
-def _key(
-    config: Config, device: Device, pictures: tuple[int, int], environment: Mapping[str, str]
-) -> dict[str, Any]:
+def _key(config: Config, device: Device, pictures: tuple[int, int], by_mps: bool) -> dict[str, Any]:
     whole = to_dict(config)
     return {
         "device": device.hardware,
@@ -207,8 +206,7 @@ def _key(
         "cores": device.cores,
         "threads": device.threads,
         "pictures": list(pictures),
-        # its folder is another one each time
-        "shared": sorted(environment),
+        "mps": by_mps,
         "model": whole["model"],
         "image_size": config.data.image_size,
         "batch_size": config.data.batch_size,

@@ -236,6 +236,21 @@ def test_two_trainings_side_by_side_are_measured_together() -> None:
     assert capacity.free_memory_mb(ONE_CORE) > 50
 
 
+def test_probes_have_the_environment_of_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = hungry(tmp_path, monkeypatch, "hungry_by_environment", room=4)
+    module = tmp_path / "hungry_by_environment.py"
+    module.write_text(module.read_text().replace("room = 4", "room = int(os.environ['ROOM'])"))
+    module.write_text("import os" + module.read_text())
+    monkeypatch.setenv("ROOM", "99")
+    config = tiny(**{"model.name": name})
+    assert (
+        side_by_side(config, ONE_CORE, 1, pictures=8, seconds=BRIEF, environment={"ROOM": "4"})
+        is None
+    )
+
+
 # ------------------------------------------------------------------------------------- the flags
 
 

@@ -6,14 +6,14 @@ import logging
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import optuna
 import pytest
 import torch
 
-from search.execution import supervisor
 from search.execution.launchers.local import WorkerPlan
+from search.execution.launchers.local_plans import tell_plans
 from search.study.setup import config_for
 from search.trainers import faces
 from search.trainers.contract import Machine, Task
@@ -82,14 +82,14 @@ def test_a_search_says_once_that_its_cards_compute_in_float32(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "search")
-    run = cast(supervisor.Run, SimpleNamespace(setup=setup_of()))
     plans = [WorkerPlan("cuda:0", 1), WorkerPlan("cuda:0", 1)]
     with fake_cuda(capability=(7, 5)):
-        supervisor._tell_precision(run, plans)
+        tell_plans(plans, setup_of(), Path())
     with fake_cuda():
-        supervisor._tell_precision(run, plans)
-    supervisor._tell_precision(run, [WorkerPlan("cpu", 1)])
-    assert caplog.messages == ["note: Fake GPU (compute capability 7.5) has no bfloat16: float32"]
+        tell_plans(plans, setup_of(), Path())
+    tell_plans([WorkerPlan("cpu", 1)], setup_of(), Path())
+    notes = [line for line in caplog.messages if line.startswith("note: ")]
+    assert notes == ["note: Fake GPU (compute capability 7.5) has no bfloat16: float32"]
 
 
 class _Told:
