@@ -95,6 +95,8 @@ def _handed_over() -> list[str]:
     log = os.open(order["log"], os.O_WRONLY | os.O_APPEND)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
+    # CUDA reads its own when it is first used
+    os.environ.update(order["environment"])
     return list(order["words"])
 
 

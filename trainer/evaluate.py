@@ -46,12 +46,12 @@ def _main(args: argparse.Namespace) -> int:
     from trainer.config import with_values
     from trainer.data.dataset import load_faces
     from trainer.errors import DataError
-    from trainer.runtime import choose_runtime
+    from trainer.runtime import chosen_device
     from trainer.scoring import final_scores
 
     content = checkpoint.read(args.checkpoint)
     config = checkpoint.config_of(content, args.checkpoint)
-    device = choose_runtime(with_values(config, {"runtime.device": args.device})).runtime.device
+    device = chosen_device(with_values(config, {"runtime.device": args.device}).runtime.device)
     data = load_faces(
         args.data or config.data.root,
         image_size=config.data.image_size,

@@ -81,12 +81,12 @@ def _main(args: argparse.Namespace) -> int:
 
     from trainer.config import with_values
     from trainer.data.image_files import read_image
-    from trainer.runtime import choose_runtime
+    from trainer.runtime import chosen_device
     from trainer.scoring import load_model
 
     pictures, skipped = _pictures(args.images, args.out)
     model, config = load_model(args.checkpoint)
-    device = choose_runtime(with_values(config, {"runtime.device": args.device})).runtime.device
+    device = chosen_device(with_values(config, {"runtime.device": args.device}).runtime.device)
     tta_flip = args.tta == "flip"
     with progress_bar("looking") as tick:
         # every picture before the first mask: where none can be read nothing is written

@@ -2,9 +2,9 @@
 
     python -m trainer.probe --config trial.yaml --device cuda:0
 
-Trains for a few seconds on pictures of noise, since speed does not ask what they show, and prints
-one line of JSON: images_per_s, peak_memory_mb (of the device on a GPU, of the process on a CPU)
-and device_memory_mb (what there is). `search.run --workers-per-device auto` starts several side by
+Trains and scores for a few seconds on pictures of noise, since speed does not ask what they show,
+and prints one line of JSON: images_per_s and peak_memory_mb (of the device on a GPU, of the
+process on a CPU), scoring included. `search.run --workers-per-device auto` starts several side by
 side; an exit code of 3 says that the memory did not suffice.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -32,18 +31,26 @@ OUT_OF_MEMORY = 3
 READY = "ready"
 # libraries, kernels and the driver's own: in no statistics of PyTorch's allocator
 CUDA_CONTEXT_MB = 600.0
-# enough to score something; how long scoring takes is not the question
-_SCORED = 2
+# pictures: scoring takes no more at once, or as many as a micro-batch where that is more
+_SCORED = 32
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = Parser(prog="python -m trainer.probe", description=__doc__)
-    it.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML to train")
+    it.add_argument("--config", type=Path, metavar="FILE", help="YAML to train")
     it.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:i")
     it.add_argument("--threads", type=int, metavar="N", help="CPU threads to use")
     it.add_argument(
         "--pictures", type=int, default=256, metavar="N", help="in the train part (default: 256)"
+    )
+    it.add_argument(
+        "--val", type=int, default=_SCORED, metavar="N", help="in the val part (default: 32)"
+    )
+    it.add_argument(
+        "--free",
+        action="store_true",
+        help="train nothing; print free_memory_mb of the device as JSON",
     )
     it.add_argument(
         "--warmup-s", type=float, default=2.0, metavar="S", help="not measured (default: 2)"
@@ -60,27 +67,29 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_args(argv)
+    it = parser()
+    args = it.parse_args(argv)
+    if args.config is None and not args.free:
+        it.error("--config is needed to train something; or give --free")
     return guarded(lambda: _main(args), printed=True)
 
 
 def _main(args: argparse.Namespace) -> int:
     # after the arguments: --help need not wait for torch
-    import torch
-
     from trainer.config import read_config, with_values
-    from trainer.runtime import choose_runtime
+    from trainer.runtime import choose_runtime, chosen_device, is_out_of_memory
 
+    if args.free:
+        free_mb = _free_memory_mb(chosen_device(args.device or "auto"))
+        print(json.dumps({"free_memory_mb": round(free_mb, 1)}), flush=True)
+        return 0
     own = {"runtime.device": args.device, "runtime.threads": args.threads}
     config = read_config(args.config)[0]
     config = with_values(config, {name: value for name, value in own.items() if value is not None})
     try:
         reading = measured(choose_runtime(config), args)
-    except (RuntimeError, MemoryError) as error:
-        # on a CPU torch has no type of its own for it
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        ):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         print(f"error: out of memory: {one_line(error)}", file=sys.stderr, flush=True)
         return OUT_OF_MEMORY
@@ -145,6 +154,7 @@ def measured(config: Config, args: argparse.Namespace) -> dict[str, float]:
     """Train `config`, whose runtime is decided, as `args` ask; what the probe prints."""
     from trainer.config import with_values
     from trainer.fit import fit
+    from trainer.runtime import release
 
     # a budget that is not used up and steps too small to diverge; the work of a step stays
     config = with_values(
@@ -157,38 +167,50 @@ def measured(config: Config, args: argparse.Namespace) -> dict[str, float]:
             "training.scheduler_params.eta_min": 0.0,
         },
     )
-    cuda = config.runtime.device.startswith("cuda")
-    watch = _Watch(config.data.batch_size, cuda, args.warmup_s, args.seconds, args.wait)
-    pictures = max(args.pictures, config.data.batch_size)
-    with tempfile.TemporaryDirectory() as out, contextlib.suppress(_Enough):
-        fit(config, noise(config.data.image_size, pictures), out=Path(out), lap=watch.lap)
-    peak_mb, device_mb = _memory_mb(config.runtime.device)
+    device, batch_size = config.runtime.device, config.data.batch_size
+    watch = _Watch(batch_size, device.startswith("cuda"), args.warmup_s, args.seconds, args.wait)
+    pictures = max(args.pictures, batch_size)
+    size, val = config.data.image_size, max(args.val, 1)
+    with tempfile.TemporaryDirectory() as out:
+        # first an epoch of two steps, so that scoring has its part in the peak of the memory
+        scored = max(_SCORED, config.runtime.micro_batch or batch_size)
+        brief = noise(size, pictures, val, train_seen=2 * batch_size, val_seen=scored)
+        fit(config, brief, out=Path(out), last_epoch=1)
+        release(device)
+        with contextlib.suppress(_Enough):
+            fit(config, noise(size, pictures, val), out=Path(out), lap=watch.lap)
     return {
         "images_per_s": round(watch.images_per_s, 2),
-        "peak_memory_mb": round(peak_mb, 1),
-        "device_memory_mb": round(device_mb, 1),
+        "peak_memory_mb": round(_peak_memory_mb(device), 1),
     }
 
 
-def _memory_mb(device: str) -> tuple[float, float]:
-    """Peak used by this process, and what the device has, in MB."""
+def _peak_memory_mb(device: str) -> float:
+    """The most that this process has had so far."""
     import torch
 
     if device.startswith("cuda"):
-        reserved = torch.cuda.max_memory_reserved(device) / 1e6
-        return reserved + CUDA_CONTEXT_MB, torch.cuda.mem_get_info(device)[1] / 1e6
+        return torch.cuda.max_memory_reserved(device) / 1e6 + CUDA_CONTEXT_MB
     # not getrusage: its figure begins with the memory of the process that started this one
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024 / 1e6, _machine_mb()
+    return _kilobytes(Path("/proc/self/status"), "VmHWM") * 1024 / 1e6
 
 
-def _machine_mb() -> float:
-    """Memory that this machine, or the container, has."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _free_memory_mb(device: str) -> float:
+    """What nobody has of a device's memory, or of this machine's or container's."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0] / 1e6
+    free = _kilobytes(Path("/proc/meminfo"), "MemAvailable") * 1024
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
-        total = min(total, int(text))
-    return total / 1e6
+        free = min(free, int(text))
+    return free / 1e6
+
+
+def _kilobytes(file: Path, name: str) -> int:
+    lines = dict(line.split(":", 1) for line in file.read_text().splitlines())
+    return int(lines[name].split()[0])
 
 
 @dataclass(frozen=True)
@@ -202,8 +224,19 @@ class _Noise:
         return self.train if name == "train" else self.val
 
 
-def noise(size: int, pictures: int) -> FaceData:
-    """A data set of one picture of noise, seen `pictures` times; nothing is decoded or stored."""
+def noise(
+    size: int,
+    pictures: int,
+    val: int = _SCORED,
+    *,
+    train_seen: int | None = None,
+    val_seen: int | None = None,
+) -> FaceData:
+    """A data set of one picture of noise, `pictures` times to train on and `val` times to score;
+    nothing is decoded or stored.
+
+    train_seen, val_seen: an epoch uses the first of them alone; the others lie in memory as well.
+    """
     import numpy as np
 
     from trainer.data.dataset import Part
@@ -213,14 +246,15 @@ def noise(size: int, pictures: int) -> FaceData:
     image = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
     mask = random.integers(0, 19, (size, size), dtype=np.uint8)
 
-    def part(count: int) -> Part:
-        names = tuple(str(number) for number in range(count))
+    def part(count: int, seen: int | None) -> Part:
+        used = count if seen is None else min(seen, count)
+        names = tuple(str(number) for number in range(used))
         images = np.broadcast_to(image, (count, *image.shape))
         masks = np.broadcast_to(mask, (count, *mask.shape))
-        return Part(names, images, masks, SyntheticSource(count), tuple(range(count)))
+        return Part(names, images, masks, SyntheticSource(used), tuple(range(used)))
 
     # only the parts of it are used
-    return cast("FaceData", _Noise(part(pictures), part(_SCORED)))
+    return cast("FaceData", _Noise(part(pictures, train_seen), part(val, val_seen)))
 
 
 if __name__ == "__main__":

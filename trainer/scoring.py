@@ -25,6 +25,7 @@ from trainer.data.dataset import Part
 from trainer.losses import segmentation_loss
 from trainer.metrics import ScoreKeeper, Scores
 from trainer.model import model_of
+from trainer.runtime import whole_float32
 
 BATCH = 32
 Bytes = NDArray[np.uint8]
@@ -50,6 +51,7 @@ def to_device(array: Bytes, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(array)).to(device, non_blocking=True)
 
 
+@whole_float32()
 def logits_of(
     model: nn.Module, images: Tensor, *, tta_flip: bool = False, channels_last: bool = False
 ) -> Tensor:

@@ -136,7 +136,7 @@ def _composed(args: argparse.Namespace) -> tuple[Config, list[str]]:
     from trainer.config import compose, key_path, parse_set
     from trainer.data.dataset import describe
     from trainer.presets import DEMO_WARNING, default_preset
-    from trainer.runtime import choose_runtime
+    from trainer.runtime import choose_runtime, precision_note
 
     flags: dict[str, Any] = {
         "data.root": args.data,
@@ -160,7 +160,9 @@ def _composed(args: argparse.Namespace) -> tuple[Config, list[str]]:
     notes = list(composed.notes)
     if (args.preset or fallback) == "demo":
         notes.append(DEMO_WARNING)
-    return choose_runtime(composed.config), notes
+    config = choose_runtime(composed.config)
+    note = precision_note(composed.config.runtime.precision, config.runtime.device)
+    return config, notes if note is None else [*notes, note]
 
 
 def _last_epoch(config: Config) -> int:

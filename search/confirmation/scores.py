@@ -32,7 +32,7 @@ from search.study.wording import tell
 from storage import LeasedStorage
 from trainer.data.dataset import FaceData
 from trainer.files import atomic_write_text
-from trainer.runtime import choose_runtime
+from trainer.runtime import chosen_device
 from trainer.scoring import scored_images
 from trainer.streams import command_line
 
@@ -130,7 +130,7 @@ def score_images(folder: Path, setup: Setup, row: FrozenTrial, data: FaceData) -
     Raises CheckpointError for weights that cannot be used, DataError for an unsound mask.
     """
     config = config_for(setup, row.params, seed=0)
-    device = choose_runtime(config).runtime.device
+    device = chosen_device(config.runtime.device)
     found = {}
     for name in PARTS:
         if data.plan.parts[name]:

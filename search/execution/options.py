@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 from storage.url import parse_url
 
+# exit code of a worker that can no longer use its GPU; its trial waits for the next one
+LOST_ITS_GPU = 3
+
 
 @dataclass(frozen=True)
 class RunOptions:

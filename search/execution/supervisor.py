@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial
 
 from search.execution.event_command import EventCommand, EventDetector, described
-from search.execution.launchers.capacity import Device, workers_per_device
 from search.execution.launchers.launcher import Launcher
-from search.execution.launchers.local import (
-    LocalLauncher,
-    PrewarmedWorker,
-    WorkerPlan,
-    devices_of,
-    plan_workers,
-)
+from search.execution.launchers.local import LocalLauncher, PrewarmedWorker
+from search.execution.launchers.local_plans import local_plans, tell_plans
+from search.execution.launchers.mps import SharedGpus
 from search.execution.launchers.ray import RayLauncher
 from search.execution.live_view import StudySnapshot, View
 from search.execution.options import RunOptions
@@ -37,15 +31,14 @@ from search.study.attributes import CONTINUES
 from search.study.lineages import finished, nothing_better_for, under_way
 from search.study.lookup import deletion_refused, load_setup
 from search.study.run_folders import read_history, token_folders_of, trial_folder
-from search.study.setup import Setup, config_for
+from search.study.setup import Setup
 from search.study.shared_state import drain_mark, lease_of, total_of
 from search.study.widenings import widenings_of
-from search.study.wording import counted, duration, name_of
+from search.study.wording import duration, name_of
 from search.trainers.configs import with_meaning
 from storage import Cause, Claim, LeasedStorage, Reaper, StorageError, redact
 from storage.optuna_internals import id_of_study
 from trainer.errors import UserError
-from trainer.runtime import usable_cores
 
 LOG = logging.getLogger(__name__)
 _LOOK_S = 0.25
@@ -264,38 +257,13 @@ def _crew(run: Run, prewarmed: PrewarmedWorker) -> Iterator[Launcher[Any]]:
         with RayLauncher(options, name, logs, run.setup.runtime["threads"], most) as ray_crew:
             yield ray_crew
         return
-    with _signals_as_interrupt():
-        plans = _worker_plans(run, most)
-    with LocalLauncher(options.worker_words(name), plans, logs, prewarmed) as launcher:
-        LOG.info(
-            f"{counted(len(plans), 'worker')} on {plans[0].device},"
-            f" {counted(plans[0].threads, 'thread')} each; logs in {logs}"
-        )
-        yield launcher
-
-
-def _worker_plans(run: Run, most: int) -> list[WorkerPlan]:
-    """Where the workers of this run compute."""
-    options, cores = run.options, usable_cores()
-    device, threads = run.setup.runtime["device"], run.setup.runtime["threads"]
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    per_device = options.per_device
-    if isinstance(per_device, str):
-        if run.setup.program is not None:
-            raise UserError("--workers-per-device auto: it measures our own trainer; give a number")
-        devices = devices_of(device, gpus)
-        setup, target = run.setup, Device(devices[0], max(1, cores // len(devices)), threads)
-        config = config_for(setup, {**setup.defaults, **setup.fixed}, seed=setup.seed)
-        per_device = workers_per_device(config, target, pictures=setup.data["train"])
-    return plan_workers(
-        options.workers,
-        device=device,
-        cores=cores,
-        gpus=gpus,
-        threads=threads,
-        per_device=per_device,
-        most=most,
-    )
+    with SharedGpus() as shared:
+        with _signals_as_interrupt():
+            plans = local_plans(options, run.setup, most, shared)
+        words, environment = options.worker_words(name), shared.environment
+        with LocalLauncher(words, plans, logs, prewarmed, environment) as launcher:
+            tell_plans(plans, run.setup, logs)
+            yield launcher
 
 
 class _Progress:

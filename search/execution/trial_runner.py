@@ -43,12 +43,15 @@ from search.trainers.configs import trial_values
 from search.trainers.contract import Task
 from storage import Cause, Heartbeat, LeaseLost, StorageError
 from trainer.cli import one_line
-from trainer.errors import Diverged, UserError
+from trainer.errors import DeviceLost, Diverged, UserError
 from trainer.history import f_scores
+from trainer.runtime import is_lost
 
 LOG = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 3
 TRACEBACK_CHARACTERS = 6000
+# the cause of a requeue after which the worker ends
+GPU_LOST = "GPU lost"
 # states of the file system that the user has to fix; no trial is at fault
 _MACHINE_ERRNOS = frozenset(
     {
@@ -103,7 +106,8 @@ def one_trial(context: WorkerContext, token: int, extra: Extra | None = None) ->
     another worker was quicker.
 
     Raises what ends the whole run: mistakes in data or config, a full disk, a lost store, too
-    many failures in a row. A claim that somebody else has now is dropped quietly.
+    many failures in a row; DeviceLost where this process can no longer use its GPU. A claim that
+    somebody else has now is dropped quietly.
     """
     trial_id: int | None = None
     lease = context.lease
@@ -120,6 +124,8 @@ def one_trial(context: WorkerContext, token: int, extra: Extra | None = None) ->
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS:
                     raise
+                if is_lost(error):
+                    raise DeviceLost(one_line(error)[:300]) from error
                 if isinstance(error, KeyError) and _is_deleted(context, trial_id):
                     LOG.info(
                         f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped"
@@ -136,6 +142,10 @@ def one_trial(context: WorkerContext, token: int, extra: Extra | None = None) ->
         context.storage.release(token)
     except _Leave as leave:
         _put_back(context, trial_id, token, leave.cause)
+    except DeviceLost as error:
+        assert trial_id is not None, "a training has lost it"
+        _lost(context, trial_id, token, error)
+        raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         _put_back(context, trial_id, token, _cause("disk full" if full else "runs folder", error))
@@ -214,6 +224,28 @@ def _failed(context: WorkerContext, trial_id: int, token: int, error: Exception)
     context.storage.release(token)
     LOG.info(f"trial {row.number}: FAIL, {line}", extra={"trial": row.number})
     _check_failures(context, line)
+
+
+def _lost(context: WorkerContext, trial_id: int, token: int, error: DeviceLost) -> None:
+    """Put the trial back for a process that can use the GPU.
+
+    Raises UserError where the latest tries all ended so, none of them an epoch further or with
+    smaller micro-batches: the next one would as well.
+    """
+    row = context.storage.get_trial(trial_id)
+    micro_batch = attributes_of(row.user_attrs).micro_batch
+    here = {"epochs": len(row.intermediate_values), "micro_batch": micro_batch}
+    cause = Cause(GPU_LOST, {"error": str(error), **here})
+    _put_back(context, trial_id, token, cause)
+    losses = [e.detail for e in context.storage.events_of([trial_id]) if e.cause == GPU_LOST]
+    latest = losses[-FAILURES_IN_A_ROW:]
+    if len(latest) == FAILURES_IN_A_ROW and all(loss.items() >= here.items() for loss in latest):
+        raise UserError(
+            f"trial {row.number} lost the GPU {FAILURES_IN_A_ROW} times in a row, the last with"
+            f" {error}: see with nvidia-smi whether the GPU is well; if it is, withdraw the trial"
+            f" with `python -m search.queue cancel {row.number}`"
+        ) from error
+    LOG.info(f"trial {row.number} waits in the queue", extra={"trial": row.number})
 
 
 def _check_failures(context: WorkerContext, line: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.execution.options import LOST_ITS_GPU
 from search.execution.trial_runner import Extra, one_trial, refresh
 from search.execution.worker_context import WorkerContext
 from search.strategy.forecast.priors import KeptForecast
@@ -19,6 +20,7 @@ from search.study.lookup import deletion_refused
 from search.study.setup import StudyError
 from search.study.shared_state import total_of
 from storage import Reaper, ReaperThread
+from trainer.errors import DeviceLost
 
 LOG = logging.getLogger(__name__)
 _PAUSE_S = 0.5
@@ -28,14 +30,19 @@ def work(context: WorkerContext) -> int:
     """Train trials until the budget is used up and no parked trial is worth going on with, nor a
     leading one worth repeating, nothing better comes, or somebody asks to leave.
 
-    Returns 0. Raises UserError and StorageError for what the user has to fix; the trial at hand
-    then waits in the queue.
+    Returns the exit code: 0, or LOST_ITS_GPU where another process has to go on. Raises UserError
+    and StorageError for what the user has to fix; the trial at hand then waits in the queue.
     """
     with (
         ReaperThread(Reaper(context.storage, context.study_id, context.lease.grace_s)),
         deletion_refused(context.storage, context.study.study_name),
     ):
-        _work(context)
+        try:
+            _work(context)
+        except DeviceLost as error:
+            # the launcher passes on the last line
+            LOG.info(str(error))
+            return LOST_ITS_GPU
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,15 @@ from trainer.errors import DataError
 from trainer.fit import FitResult, Progress, fit
 from trainer.history import Row, best_epoch, f_scores
 from trainer.pictures import contact_sheet
-from trainer.runtime import applied, choose_runtime, is_out_of_memory
+from trainer.runtime import (
+    applied,
+    check_device,
+    choose_runtime,
+    is_lost,
+    is_out_of_memory,
+    no_bfloat16_on,
+    release,
+)
 from trainer.scoring import final_scores
 
 
@@ -116,8 +123,12 @@ class FacesTraining:
                     report=report,
                     resume_from=None if self._start is None else self._start.path,
                 )
-            except RuntimeError as error:
+            except Exception as error:
+                release(self._config.runtime.device, error)
                 self._config = _halved(self._task, self._config, error)
+                if is_lost(error):
+                    # the next process goes on with half the micro-batch
+                    raise
                 self.take_over()
         best = self._result.best_f_score
         assert best is not None, "a trial trains on the train part, so it is scored"
@@ -141,6 +152,8 @@ class FacesTraining:
                     # of the best epoch, against the untouched masks
                     kept[F_SCORE_FULL] = float(full["f_score_full"])
                 contact_sheet(weights, self._faces.val, sheet, device=device)
+        # until its next trial this process leaves the GPU to its neighbours
+        release(self._config.runtime.device)
         return Left(history, kept, [sheet])
 
 
@@ -155,9 +168,12 @@ def _with_runtime(config: Config, task: Task, machine: Machine) -> Config:
     else:
         wanted = str(recorded["device"]).partition(":")[0]
         ours = "" if machine.device in (None, "auto") else str(machine.device).partition(":")[0]
+        device = str(machine.device) if wanted == "cuda" and ours else wanted
         offered = wanted == "cpu" or (torch.cuda.is_available() and ours in ("", "cuda"))
+        if offered and recorded["precision"] == "bfloat16":
+            check_device(device)
+            offered = no_bfloat16_on(device) is None
         if offered:
-            device = machine.device if wanted == "cuda" and ours else wanted
             config = choose_runtime(with_values(config, {"runtime.device": device}))
         else:
             config = choose_runtime(
@@ -174,14 +190,11 @@ def _with_runtime(config: Config, task: Task, machine: Machine) -> Config:
     return config
 
 
-def _halved(task: Task, config: Config, error: RuntimeError) -> Config:
-    """The config with half the micro-batch after a GPU ran out of memory; else `error` again."""
+def _halved(task: Task, config: Config, error: Exception) -> Config:
+    """The config with half the micro-batch after memory ran out; else `error` again."""
     batch = config.runtime.micro_batch or config.data.batch_size
     if not is_out_of_memory(error) or batch < 2:
         raise error
-    # it holds the training that did not fit
-    traceback.clear_frames(error.__traceback__)
-    torch.cuda.empty_cache()
     config = with_values(config, {"runtime.micro_batch": batch // 2})
     task.remember(MICRO_BATCH, batch // 2)
     task.remember(RUNTIME, to_dict(config)["runtime"])

@@ -21,6 +21,7 @@ import torch
 
 from search.execution.launchers.launcher import last_words, with_threads
 from search.study.wording import counted
+from trainer.cli import one_line
 from trainer.config import Config, to_dict, to_yaml
 from trainer.data.cache import usable_folder
 from trainer.errors import UserError
@@ -43,7 +44,10 @@ class Reading:
 
     images_per_s: float
     peak_mb: float
-    device_mb: float
+
+    def fits(self, workers: int, free_mb: float) -> bool:
+        """Whether so many would have room, with something to spare."""
+        return workers * self.peak_mb * MARGIN <= free_mb
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Device:
         return platform.machine()
 
 
-# pictures a second by number of workers, in the order of measuring; None: did not fit
-Sums = Mapping[int, float | None]
+# by number of workers, in the order of measuring; None: did not fit
+Readings = Mapping[int, Reading | None]
 
 
 def candidates(device: Device) -> list[int]:
@@ -81,45 +85,58 @@ def candidates(device: Device) -> list[int]:
 
 
 def climb(
-    tries: Sequence[int], measure: Callable[[int], Reading | None]
-) -> dict[int, float | None]:
-    """Sums of pictures a second for rising numbers of workers, until more bring nothing.
+    tries: Sequence[int], measure: Callable[[int], Reading | None], free_mb: float
+) -> dict[int, Reading | None]:
+    """Readings for rising numbers of workers, until more bring nothing.
 
-    measure: None says that the memory did not suffice, which also ends the climb.
+    measure: None says that the memory did not suffice, which also ends the climb. free_mb: of the
+    device before any worker was there.
     """
-    sums: dict[int, float | None] = {}
+    readings: dict[int, Reading | None] = {}
     last: Reading | None = None
     for workers in tries:
-        fits = last is None or workers * last.peak_mb * MARGIN <= last.device_mb
-        reading = measure(workers) if fits else None
-        sums[workers] = None if reading is None else reading.images_per_s
+        fits = last is None or last.fits(workers, free_mb)
+        reading = readings[workers] = measure(workers) if fits else None
         if reading is None:
             break
         if last is not None and reading.images_per_s < GROWTH * last.images_per_s:
             break
         last = reading
-    return sums
+    return readings
 
 
-def chosen(sums: Sums) -> int:
-    """The fewest workers whose sum is within 5 % of the best; 1 where nothing fits.
+def chosen(readings: Readings, free_mb: float) -> int:
+    """The fewest workers that fit whose sum is within 5 % of the best; 1 where nothing fits.
 
-    >>> chosen({1: 240.0, 2: 410.0, 4: 415.0})
+    free_mb: now; others may use the device as well since it was measured.
+
+    >>> chosen({1: Reading(240, 900), 2: Reading(410, 900), 4: Reading(415, 900)}, 8000)
     2
+    >>> chosen({1: Reading(240, 900), 2: Reading(410, 900), 4: Reading(415, 900)}, 1500)
+    1
     """
-    known = {workers: total for workers, total in sums.items() if total is not None}
-    best = max(known.values(), default=0.0)
-    return min((workers for workers, total in known.items() if total * GROWTH >= best), default=1)
+    fitting = {
+        workers: reading.images_per_s
+        for workers, reading in readings.items()
+        if reading is not None and reading.fits(workers, free_mb)
+    }
+    best = max(fitting.values(), default=0.0)
+    return min((workers for workers, total in fitting.items() if total * GROWTH >= best), default=1)
 
 
-def result_line(sums: Sums, *, remembered: bool) -> str:
+def result_line(readings: Readings, free_mb: float, *, remembered: bool) -> str:
     """The measurement in one line."""
     shown = ", ".join(
-        f"{workers}: {'does not fit' if total is None else f'{total:.0f} images/s'}"
-        for workers, total in sums.items()
+        f"{workers}: {'does not fit' if one is None else f'{one.images_per_s:.0f} images/s'}"
+        for workers, one in readings.items()
     )
+    peaks = [one.peak_mb for one in readings.values() if one is not None]
+    each = f"{max(peaks) / 1e3:.1f} GB each at most, " if peaks else ""
     how = "measured earlier" if remembered else "measured"
-    return f"{counted(chosen(sums), 'worker')} per device: {shown} ({how})"
+    return (
+        f"{counted(chosen(readings, free_mb), 'worker')} per device: {shown};"
+        f" {each}{free_mb / 1e3:.1f} GB free ({how})"
+    )
 
 
 def workers_per_device(
@@ -127,33 +144,60 @@ def workers_per_device(
     device: Device,
     *,
     pictures: int,
+    val: int,
     seconds: tuple[float, float] = (2.0, 4.0),
+    environment: Mapping[str, str] | None = None,
+    by_mps: bool = False,
 ) -> int:
     """How many trainings of `config` side by side are fastest on one device.
 
-    pictures: of the train part, which lies in a GPU's memory.
-    seconds: warm-up and measuring of each step. Remembered in the cache folder by device, versions
-    and what decides on speed and memory. Raises UserError if the config cannot be trained.
+    pictures, val: of the two parts, which lie in a GPU's memory.
+    seconds: warm-up and measuring of each step. environment: variables that the workers will have
+    besides. by_mps: whether they compute at the same time on a GPU. Remembered in the cache folder
+    by device, versions and what decides on speed and memory. Raises UserError if the config cannot
+    be trained.
     """
-    key = _key(config, device, pictures)
+    key = _key(config, device, (pictures, val), by_mps)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     file = usable_folder() / f"{digest}-packing.json"
-    sums = _remembered(file)
-    remembered = sums is not None
-    if sums is None:
+    # before any of ours is there
+    free_mb = free_memory_mb(device)
+    readings = _remembered(file)
+    remembered = readings is not None
+    if readings is None:
         LOG.info(f"measuring how many workers {device.hardware} carries: about a minute, once")
-        sums = climb(
+        readings = climb(
             candidates(device),
             lambda workers: side_by_side(
-                config, device, workers, pictures=pictures, seconds=seconds
+                config,
+                device,
+                workers,
+                pictures=pictures,
+                val=val,
+                seconds=seconds,
+                environment=environment,
             ),
+            free_mb,
         )
-        atomic_write_text(file, json.dumps({"key": key, "images_per_s": sums}, indent=1))
-    LOG.info(result_line(sums, remembered=remembered))
-    return chosen(sums)
+        kept = {n: None if one is None else vars(one) for n, one in readings.items()}
+        atomic_write_text(file, json.dumps({"key": key, "readings": kept}, indent=1))
+    LOG.info(result_line(readings, free_mb, remembered=remembered))
+    return chosen(readings, free_mb)
 
 
-def _key(config: Config, device: Device, pictures: int) -> dict[str, Any]:
+def free_memory_mb(device: Device) -> float:
+    """What nobody has of a device's memory. Raises UserError where it does not say."""
+    # a process of its own: one that has used a GPU holds some of its memory to its end
+    command = [sys.executable, "-m", "trainer.probe", "--free", "--device", device.name]
+    said = subprocess.run(command, capture_output=True, text=True, env=with_threads(1))
+    try:
+        return float(json.loads(said.stdout)["free_memory_mb"])
+    except (ValueError, LookupError):
+        why = one_line(said.stderr).removeprefix("error: ") or f"exit code {said.returncode}"
+        raise UserError(f"--workers-per-device auto: {why}; give a number") from None
+
+
+def _key(config: Config, device: Device, pictures: tuple[int, int], by_mps: bool) -> dict[str, Any]:
     whole = to_dict(config)
     return {
         "device": device.hardware,
@@ -161,7 +205,8 @@ def _key(config: Config, device: Device, pictures: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "cores": device.cores,
         "threads": device.threads,
-        "pictures": pictures,
+        "pictures": list(pictures),
+        "mps": by_mps,
         "model": whole["model"],
         "image_size": config.data.image_size,
         "batch_size": config.data.batch_size,
@@ -171,11 +216,11 @@ def _key(config: Config, device: Device, pictures: int) -> dict[str, Any]:
     }
 
 
-def _remembered(file: Path) -> dict[int, float | None] | None:
+def _remembered(file: Path) -> dict[int, Reading | None] | None:
     # a file that is not whole is measured anew
-    with suppress(OSError, ValueError, LookupError, AttributeError):
-        stored = json.loads(file.read_text(encoding="utf-8"))["images_per_s"]
-        return {int(workers): total for workers, total in stored.items()}
+    with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
+        stored = json.loads(file.read_text(encoding="utf-8"))["readings"]
+        return {int(n): None if one is None else Reading(**one) for n, one in stored.items()}
     return None
 
 
@@ -188,11 +233,14 @@ def side_by_side(
     workers: int,
     *,
     pictures: int,
+    val: int = 32,
     seconds: tuple[float, float] = (2.0, 4.0),
+    environment: Mapping[str, str] | None = None,
 ) -> Reading | None:
     """Train `workers` times at once for a few seconds; None if the memory does not suffice.
 
-    seconds: warm-up and measuring. Raises UserError with a probe's own last words.
+    pictures, val: of the two parts. seconds: warm-up and measuring. environment: variables
+    besides those of this process. Raises UserError with a probe's own last words.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "probe.yaml"
@@ -200,10 +248,11 @@ def side_by_side(
         threads = device.threads_of(workers)
         command = [sys.executable, "-m", "trainer.probe", "--config", str(file), "--wait"]
         command += ["--device", device.name, "--threads", str(threads)]
-        command += ["--pictures", str(pictures)]
+        command += ["--pictures", str(pictures), "--val", str(val)]
         command += ["--warmup-s", str(seconds[0]), "--seconds", str(seconds[1])]
         patience_s = _START_S + sum(seconds)
-        with _probes(command, workers, threads, Path(folder), patience_s) as probes:
+        variables = with_threads(threads) | dict(environment or {})
+        with _probes(command, workers, variables, Path(folder), patience_s) as probes:
             if _answers(probes) is None:
                 return None
             # all are warm by now: they are to measure over the same seconds
@@ -217,7 +266,6 @@ def side_by_side(
     return Reading(
         sum(one["images_per_s"] for one in readings),
         max(one["peak_memory_mb"] for one in readings),
-        readings[0]["device_memory_mb"],
     )
 
 
@@ -230,7 +278,11 @@ class _Probe(NamedTuple):
 
 @contextmanager
 def _probes(
-    command: Sequence[str], count: int, threads: int, folder: Path, patience_s: float
+    command: Sequence[str],
+    count: int,
+    environment: Mapping[str, str],
+    folder: Path,
+    patience_s: float,
 ) -> Iterator[list[_Probe]]:
     """Processes of `command`, none of which outlives the block or its patience."""
     probes: list[_Probe] = []
@@ -253,7 +305,7 @@ def _probes(
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    env=with_threads(threads),
+                    env=environment,
                 )
             probes.append(_Probe(process, log, late))
         yield probes

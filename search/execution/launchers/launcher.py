@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from search.execution.options import LOST_ITS_GPU
 from trainer.cli import one_line
 from trainer.errors import UserError
 
@@ -133,12 +134,14 @@ class Launcher(ABC, Generic[W]):
 
 def ended_with(code: int, log: Path, since: int = 0) -> WorkerEnd:
     """The end of a worker that still says how: its exit code, 0 where there was work left."""
-    how = f"ended with exit code {code}"
+    how, said = f"ended with exit code {code}", last_words(log, since)
     if code == 0:
         how = "was asked to leave by somebody else"
+    elif code == LOST_ITS_GPU:
+        how = f"lost its GPU ({said})"
     elif code < 0:
         how = f"ended by {signal.Signals(-code).name}"
-    return WorkerEnd(code, how, last_words(log, since))
+    return WorkerEnd(code, how, said)
 
 
 def with_threads(threads: int) -> dict[str, str]:

@@ -6,9 +6,9 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.execution.launchers.launcher import Launcher, Worker, ended_with, with_threads
@@ -79,12 +79,22 @@ class PrewarmedWorker:
             self._process.kill()
             self._process.communicate()
 
-    def take(self, words: Sequence[str], log: Path) -> subprocess.Popen[bytes] | None:
-        """The process, which now has its arguments and log; None if it was taken or has ended."""
+    def take(
+        self, words: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes] | None:
+        """The process, which now has its arguments, log and further variables; None if it was taken
+        or has ended.
+        """
         if self._taken or self._process.poll() is not None:
             return None
         assert self._process.stdin is not None
-        order = json.dumps({"words": list(words), "log": str(log.absolute())})
+        order = json.dumps(
+            {
+                "words": list(words),
+                "log": str(log.absolute()),
+                "environment": dict(environment),
+            }
+        )
         # one that ends at this moment is found by its exit code
         with suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(order.encode() + b"\n")
@@ -104,13 +114,14 @@ class LocalLauncher(Launcher[_Worker]):
     """Workers on this machine.
 
     words: arguments of search.worker that every worker gets. plans: one of each worker. prewarmed:
-    a process that becomes the first worker.
+    a process that becomes the first worker. environment: variables of all workers besides ours.
     """
 
     words: Sequence[str]
     plans: Sequence[WorkerPlan]
     logs: Path
     prewarmed: PrewarmedWorker | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> LocalLauncher:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -127,14 +138,18 @@ class LocalLauncher(Launcher[_Worker]):
         words += ["--parent", str(os.getpid())]
         with log.open("ab") as output:
             log_from = output.tell()
-            process = None if self.prewarmed is None else self.prewarmed.take(words, log)
+            process = (
+                None
+                if self.prewarmed is None
+                else self.prewarmed.take(words, log, self.environment)
+            )
             if process is None:
                 process = subprocess.Popen(
                     worker_command(words),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=with_threads(plan.threads),
+                    env=with_threads(plan.threads) | dict(self.environment),
                     # Ctrl-C reaches the supervisor alone, which then asks the workers to end
                     start_new_session=True,
                 )

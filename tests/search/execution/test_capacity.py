@@ -4,9 +4,10 @@ import importlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from search.execution.launchers.capacity import (
     candidates,
     chosen,
     climb,
+    result_line,
     side_by_side,
     workers_per_device,
 )
@@ -74,39 +76,70 @@ def measuring(sums: Mapping[int, float], peak_mb: float = 10) -> Callable[[int],
     """A measurement whose results are known; None where there is none."""
 
     def measure(workers: int) -> Reading | None:
-        return Reading(sums[workers], peak_mb, 100) if workers in sums else None
+        return Reading(sums[workers], peak_mb) if workers in sums else None
 
     return measure
+
+
+def climbed(
+    tries: Sequence[int], sums: Mapping[int, float], peak_mb: float = 10
+) -> dict[int, float | None]:
+    """Pictures a second by number of workers, on a device with 100 MB free."""
+    readings = climb(tries, measuring(sums, peak_mb), 100)
+    return {n: None if one is None else one.images_per_s for n, one in readings.items()}
+
+
+def best(sums: Mapping[int, float | None], free_mb: float = 1000) -> int:
+    """What is chosen of workers that take 10 MB each."""
+    readings = {n: None if total is None else Reading(total, 10) for n, total in sums.items()}
+    return chosen(readings, free_mb)
 
 
 # ----------------------------------------------------------------------------------- the choice
 
 
 def test_the_climb_goes_on_while_more_workers_bring_more() -> None:
-    assert climb([1, 2, 4], measuring({1: 100, 2: 190, 4: 300})) == {1: 100, 2: 190, 4: 300}
+    assert climbed([1, 2, 4], {1: 100, 2: 190, 4: 300}) == {1: 100, 2: 190, 4: 300}
 
 
 def test_the_climb_ends_where_the_sum_grows_by_less_than_5_percent() -> None:
-    assert climb([1, 2, 4, 8], measuring({1: 100, 2: 104, 4: 900, 8: 900})) == {1: 100, 2: 104}
+    assert climbed([1, 2, 4, 8], {1: 100, 2: 104, 4: 900, 8: 900}) == {1: 100, 2: 104}
 
 
 def test_what_would_not_fit_with_a_tenth_to_spare_is_not_tried() -> None:
     sums = {1: 100.0, 2: 200.0, 4: 400.0, 8: 800.0}
     # 4 x 22 + 10 % < 100 <= 4 x 23 + 10 %
-    assert climb([1, 2, 4, 8], measuring(sums, 22))[4] == 400
-    assert climb([1, 2, 4, 8], measuring(sums, 23)) == {1: 100, 2: 200, 4: None}
+    assert climbed([1, 2, 4, 8], sums, 22)[4] == 400
+    assert climbed([1, 2, 4, 8], sums, 23) == {1: 100, 2: 200, 4: None}
 
 
 def test_running_out_of_memory_ends_the_climb() -> None:
-    assert climb([1, 2, 4], measuring({1: 100, 4: 900})) == {1: 100, 2: None}
+    assert climbed([1, 2, 4], {1: 100, 4: 900}) == {1: 100, 2: None}
 
 
 def test_the_fewest_workers_within_5_percent_of_the_best_are_chosen() -> None:
-    assert chosen({1: 240, 2: 410, 4: 415}) == 2
-    assert chosen({1: 240, 2: 410, 4: 435}) == 4
-    assert chosen({1: 240, 2: 230}) == 1
+    assert best({1: 240, 2: 410, 4: 415}) == 2
+    assert best({1: 240, 2: 410, 4: 435}) == 4
+    assert best({1: 240, 2: 230}) == 1
     # the trial itself then takes smaller micro-batches
-    assert chosen({1: None}) == 1
+    assert best({1: None}) == 1
+
+
+def test_what_others_have_taken_of_a_device_since_counts() -> None:
+    sums = {1: 240, 2: 410, 4: 600}
+    # with a tenth to spare
+    assert [best(sums, free_mb) for free_mb in (44, 43, 22, 21, 5)] == [4, 2, 2, 1, 1]
+
+
+def test_memory_needed_and_free_is_said_in_the_line() -> None:
+    readings = {1: Reading(240.4, 9_800), 2: Reading(410, 9_900), 4: None}
+    assert result_line(readings, 23_400, remembered=True) == (
+        "2 workers per device: 1: 240 images/s, 2: 410 images/s, 4: does not fit;"
+        " 9.9 GB each at most, 23.4 GB free (measured earlier)"
+    )
+    assert result_line({1: None}, 5_000, remembered=False) == (
+        "1 worker per device: 1: does not fit; 5.0 GB free (measured)"
+    )
 
 
 def test_a_cpu_is_filled_up_to_its_cores_and_a_gpu_up_to_8() -> None:
@@ -120,34 +153,44 @@ def test_a_cpu_is_filled_up_to_its_cores_and_a_gpu_up_to_8() -> None:
 # ----------------------------------------------------------------------------------- real probes
 
 
+def last_line(caplog: pytest.LogCaptureFixture) -> str:
+    """The latest message; memory, which differs from machine to machine, as a word."""
+    return re.sub(r"[0-9.]+ GB", "SOME", caplog.messages[-1])
+
+
 def test_workers_are_measured_once_and_remembered_for_the_same_configuration(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "search")
 
     def ask(config: Config) -> int:
-        return workers_per_device(config, ONE_CORE, pictures=8, seconds=BRIEF)
+        return workers_per_device(config, ONE_CORE, pictures=8, val=4, seconds=BRIEF)
 
     assert ask(tiny()) == 1
     (file,) = cache.glob("*-packing.json")
-    speed = json.loads(file.read_text())["images_per_s"]["1"]
+    reading = json.loads(file.read_text())["readings"]["1"]
+    speed = reading["images_per_s"]
     assert speed > 0
-    assert caplog.messages[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured)"
+    line = f"1 worker per device: 1: {speed:.0f} images/s; SOME each at most, SOME free"
+    assert last_line(caplog) == f"{line} (measured)"
     before = file.stat().st_mtime_ns
     # learning rate and budget change neither speed nor memory
     assert ask(tiny(learning_rate=1e-3, epochs=7)) == 1
-    assert caplog.messages[-1] == f"1 worker per device: 1: {speed:.0f} images/s (measured earlier)"
+    assert last_line(caplog) == f"{line} (measured earlier)"
     assert file.stat().st_mtime_ns == before
-    file.write_text(json.dumps({"images_per_s": {"1": 5.0, "2": 9.0}}))
+    file.write_text(json.dumps({"readings": {"1": reading, "2": {**reading, "images_per_s": 1e9}}}))
     assert ask(tiny()) == 2
-    monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(7.0, 1.0, 100.0))
+    monkeypatch.setattr(capacity, "free_memory_mb", lambda device: 500.0)
+    monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(7.0, 100.0))
+    measured = "1 worker per device: 1: 7 images/s; 0.1 GB each at most, 0.5 GB free (measured)"
     for other in (tiny(batch_size=4), tiny(image_size=32), tiny(width=0.2), tiny(ce_weight=2.0)):
         ask(other)
-        assert caplog.messages[-1] == "1 worker per device: 1: 7 images/s (measured)"
-    # half a file is no answer
-    file.write_text("{")
-    ask(tiny())
-    assert caplog.messages[-1] == "1 worker per device: 1: 7 images/s (measured)"
+        assert caplog.messages[-1] == measured
+    # half a file is no answer, nor is one of an earlier version
+    for text in ("{", json.dumps({"images_per_s": {"1": 5.0}})):
+        file.write_text(text)
+        ask(tiny())
+        assert caplog.messages[-1] == measured
 
 
 def hungry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> str:
@@ -166,8 +209,8 @@ def test_a_probe_that_runs_out_of_memory_does_not_fit(
 ) -> None:
     caplog.set_level(logging.INFO, "search")
     config = tiny(**{"model.name": hungry(tmp_path, monkeypatch, "hungry_probe", room=4)})
-    assert workers_per_device(config, ONE_CORE, pictures=8, seconds=BRIEF) == 1
-    assert caplog.messages[-1] == "1 worker per device: 1: does not fit (measured)"
+    assert workers_per_device(config, ONE_CORE, pictures=8, val=4, seconds=BRIEF) == 1
+    assert last_line(caplog) == "1 worker per device: 1: does not fit; SOME free (measured)"
 
 
 def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
@@ -176,7 +219,7 @@ def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
     config = tiny(**{"model.name": "no_such_module:factory"})
 
     def body() -> int:
-        return workers_per_device(config, ONE_CORE, pictures=8)
+        return workers_per_device(config, ONE_CORE, pictures=8, val=4)
 
     assert guarded(body) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -189,7 +232,23 @@ def test_two_trainings_side_by_side_are_measured_together() -> None:
     assert reading is not None
     assert reading.images_per_s > 0
     # PyTorch alone takes more than 50 MB
-    assert 50 < reading.peak_mb < reading.device_mb
+    assert reading.peak_mb > 50
+    assert capacity.free_memory_mb(ONE_CORE) > 50
+
+
+def test_probes_have_the_environment_of_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = hungry(tmp_path, monkeypatch, "hungry_by_environment", room=4)
+    module = tmp_path / "hungry_by_environment.py"
+    module.write_text(module.read_text().replace("room = 4", "room = int(os.environ['ROOM'])"))
+    module.write_text("import os" + module.read_text())
+    monkeypatch.setenv("ROOM", "99")
+    config = tiny(**{"model.name": name})
+    assert (
+        side_by_side(config, ONE_CORE, 1, pictures=8, seconds=BRIEF, environment={"ROOM": "4"})
+        is None
+    )
 
 
 # ------------------------------------------------------------------------------------- the flags
@@ -210,7 +269,7 @@ def test_a_run_starts_the_workers_that_were_measured(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # what is measured here would depend on the machine
-    monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(5.0, 1.0, 100.0))
+    monkeypatch.setattr(capacity, "side_by_side", lambda *_, **__: Reading(5.0, 1.0))
     data = {"synthetic_images": 40, "runtime.threads": 1}
     (tmp_path / "tiny.yaml").write_text(to_yaml(tiny(**data)))
     flags = ["--config", "tiny.yaml", "--plain", "--timeout", "0.5", "--trials", "9"]

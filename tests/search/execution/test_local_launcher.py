@@ -118,7 +118,12 @@ def test_a_worker_started_ahead_becomes_the_first_of_the_crew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plans = [WorkerPlan("cpu", 1)] * 2
-    with PrewarmedWorker() as ahead, LocalLauncher(["--help"], plans, tmp_path, ahead) as launcher:
+    # argparse asks the environment for the width of its help
+    wide = {"COLUMNS": "150"}
+    with (
+        PrewarmedWorker() as ahead,
+        LocalLauncher(["--help"], plans, tmp_path, ahead, wide) as launcher,
+    ):
         assert owner_name(ahead._process.pid) in launcher.owners
         assert len(launcher.owners) == 2
         assert launcher.wait(60)
@@ -126,6 +131,8 @@ def test_a_worker_started_ahead_becomes_the_first_of_the_crew(
         assert caplog.messages == []
     said = [(tmp_path / f"{number}.log").read_text() for number in (1, 2)]
     assert said[0] == said[1]
+    # what their environment is to hold besides reaches both
+    assert 100 < max(map(len, said[0].splitlines())) <= 150
     assert "usage: python -m search.worker" in said[0]
 
 
@@ -217,6 +224,17 @@ def test_a_killed_worker_is_started_again_and_remembered(
         # the trials of the dead one are still to be put back
         assert launcher.lost == {victim}
         assert before - launcher.owners == {victim}
+
+
+def test_a_worker_that_lost_its_gpu_says_so_and_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with crew_that("print('CUDA error: unspecified launch failure')\nsys.exit(3)", tmp_path) as one:
+        assert one.wait(20)
+        assert one.look(lambda: False)
+        (line,) = caplog.messages
+    lost = "worker 1 lost its GPU (CUDA error: unspecified launch failure); it is started again"
+    assert line.startswith(lost)
 
 
 def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(
