@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from trainer.adamw import AdamW, Rates
 from trainer.augment import Draws, augmented
 from trainer.config import Config
 from trainer.ema import WeightAverage
-from trainer.flat_model import FlatModel
+from trainer.flat_model import FlatModel, Leaves
 from trainer.losses import training_loss
 from trainer.pixels import Pixels
 
@@ -70,7 +70,12 @@ class Stepper:
         self.optimizer = AdamW(
             self.flat.weights.detach(), weight_decay=config.training.weight_decay
         )
-        self.forward = torch.compile(model) if config.runtime.compile else model
+        self.leaves = self._leaves()
+        self.forward: Callable[[Tensor], Any] = model
+        if config.runtime.compile:
+            self.forward = torch.compile(model)
+        elif self.leaves is not None:
+            self.forward = self.leaves.forward
         self.channels_last = bool(config.runtime.channels_last)
         # what the loss is computed by; the Dice weight comes anew with every step
         self.loss_settings = config.loss.model_dump(
@@ -93,6 +98,8 @@ class Stepper:
         gradient = self.flat.weights.grad
         assert gradient is not None
         gradient.zero_()
+        if self.leaves is not None:
+            self.leaves.begin()
         measured = torch.zeros(3, dtype=torch.float64, device=self.device)
         size = self.config.runtime.micro_batch or len(images)
         for start in range(0, len(images), size):
@@ -120,8 +127,19 @@ class Stepper:
         self.lap("forward")
         total = terms.total if share == 1 else terms.total * share
         total.backward()
+        if self.leaves is not None:
+            self.leaves.gather()
         self.lap("backward")
         return share * torch.stack([terms.total, terms.ce, terms.dice]).detach().double()
+
+    def _leaves(self) -> Leaves | None:
+        """None on a CPU, whose time goes elsewhere."""
+        if self.device.type == "cpu":
+            return None
+        runtime = self.config.runtime
+        # a compiler casts as it likes; another network may compute in float32 with its weights
+        lowered = not runtime.compile and ":" not in self.config.model.name
+        return Leaves(self.flat, lowered=lowered and runtime.precision == "bfloat16")
 
     def _clip(self, gradient: Tensor) -> None:
         """As torch's clip_grad_norm_."""

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer import cuda_graph
+from trainer.flat_model import Leaves
+from trainer.step import Stepper
 
 
 class _Recorder(TorchDispatchMode):
@@ -55,6 +57,14 @@ class RecordedGraph:
                 # a view, or what was changed in place, is up to date already
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
+
+
+def as_on_a_gpu(stepper: Stepper) -> Stepper:
+    """The stepper, with its weights cast and its gradients gathered as on a GPU."""
+    lowered = stepper.config.runtime.precision == "bfloat16"
+    stepper.leaves = Leaves(stepper.flat, lowered=lowered)
+    stepper.forward = stepper.leaves.forward
+    return stepper
 
 
 class _Stream:

@@ -5,7 +5,7 @@ from torch import nn
 
 from tests.support.fake_cuda import fake_cuda
 from trainer.adamw import AdamW
-from trainer.flat_model import FlatModel
+from trainer.flat_model import FlatModel, _with_strides_of
 from trainer.model import build_model
 
 
@@ -120,6 +120,16 @@ def test_tied_frozen_and_whole_numbers_are_kept() -> None:
     assert not state["two.weight"].any()
     assert state["frozen"].tolist() == [0.0, 1.0, 2.0, 3.0]
     assert state["count"].item() == 7
+
+
+def test_strides_are_changed_only_where_no_number_moves() -> None:
+    for shape, changed in (((4, 3, 1, 1), True), ((4, 1, 3, 3), True), ((4, 3, 2, 2), False)):
+        value = torch.randn(shape)
+        place = torch.empty(*shape[:1], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+        assert value.stride() != place.stride()
+        same = _with_strides_of(place, value)
+        assert torch.equal(same, value)
+        assert (same.stride() == place.stride()) == changed
 
 
 def test_adamw_is_torchs_adamw() -> None:

@@ -94,6 +94,8 @@ def check_step(**values: object) -> None:
     assert (captured.waits, captured.transfers) == ([], [])
     # no number of Python's is in a step
     assert one.ops == other.ops
+    # gradients come to their places together: those of bfloat16, and those of float32
+    assert sum(op.name.startswith("aten._foreach_copy_") for op in captured.ops) == 2
     # what a step writes is what a capture puts back
     assert len(state & captured.written) > 5
     assert state & captured.written <= put_back
