@@ -226,8 +226,6 @@ def fake_cuda(
             stack.callback(kept.cache_clear)
         for name, stub in stubs.items():
             stack.enter_context(mock.patch(f"torch.cuda.{name}", stub))
-        # fake tensors cannot be pinned
-        stack.enter_context(mock.patch("torch.Tensor.pin_memory", torch.Tensor.clone))
         # whether their results are right cannot be asked here
         stack.enter_context(mock.patch("trainer.losses._kernels_agree", return_value=loss_kernels))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
