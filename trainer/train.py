@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.cli import Parser, guarded, progress_bar
+from trainer.cli import Parser, guarded, one_line, progress_bar
 from trainer.history import TRAIN_F_SCORE
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _main(args: argparse.Namespace) -> int:
     from trainer.files import atomic_write_text
     from trainer.fit import fit
     from trainer.model import model_of
-    from trainer.runtime import promise
+    from trainer.runtime import is_out_of_memory, promise
 
     console = Console(highlight=False, soft_wrap=True)
     config, notes = _composed(args)
@@ -123,6 +123,13 @@ def _main(args: argparse.Namespace) -> int:
         except Diverged as error:
             raise ConfigError(
                 f"training diverged: {error}; lower learning_rate or dice_weight"
+            ) from None
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"out of memory: {one_line(error)[:200]}; lower micro_batch (here"
+                f" {config.runtime.micro_batch}), batch_size or image_size"
             ) from None
     _finish(console, config, result, out, data)
     console.print(f"expected of a repetition: {promise(config.runtime)}", markup=False)

@@ -298,6 +298,18 @@ def test_divergence_gives_one_line_and_keeps_the_epochs_before_it(
     assert 1 <= len(history(out)) < 30
 
 
+def test_too_little_memory_gives_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    monkeypatch.setattr("trainer.fit.fit", full)
+    err = one_line(main, capsys, *TINY, "--out", tmp_path / "out")
+    assert err.startswith("error: out of memory: CUDA error: out of memory Compile with")
+    assert "lower micro_batch (here 8), batch_size or image_size" in err
+
+
 def test_weights_broken_by_the_very_last_step_are_a_divergence_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

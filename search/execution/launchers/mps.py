@@ -16,14 +16,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from search.execution.launchers.launcher import last_words
+from trainer.cli import one_line
 
 LOG = logging.getLogger(__name__)
 _CONTROL = "nvidia-cuda-mps-control"
@@ -33,12 +35,13 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _VOLTA = (7, 0)
 # characters of a folder's path: a socket's may have 108, and the daemon names its own in there
 _LONGEST = 80
-_PATIENCE_S = 60.0
+_PATIENCE_S, _ANSWER_S = 60.0, 5.0
 # asks the daemon to end once this process has, however that was, and takes its folder away
 _KEEPER = f'read -r _; echo quit | {_CONTROL} > /dev/null 2>&1; rm -rf "$1"'
-# the first use of each GPU: a worker would end with what goes wrong here
+# the first use of each GPU: a worker would end with what goes wrong here. Where CUDA cannot connect
+# it goes on without a word, so whether there is a server now is asked as well
 _CLIENT = """
-import ctypes, sys
+import ctypes, subprocess, sys
 cuda = ctypes.CDLL("libcuda.so.1")
 def ask(name, *words):
     code = getattr(cuda, name)(*words)
@@ -55,6 +58,9 @@ for number in range(count.value):
     device, context = ctypes.c_int(), ctypes.c_void_p()
     ask("cuDeviceGet", ctypes.byref(device), number)
     ask("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+listed = subprocess.run(sys.argv[2:], input="get_server_list\\n", capture_output=True, text=True)
+if not listed.stdout.strip():
+    sys.exit("it is not served")
 """
 
 
@@ -89,12 +95,17 @@ class SharedGpus:
         self._begun = True
         try:
             whose = self._start(gpus)
-        except (_Without, OSError, subprocess.SubprocessError) as why:
-            self.stop()
-            LOG.info(f"workers on one GPU take turns, without NVIDIA's MPS: {why}")
+        except subprocess.TimeoutExpired:
+            self._go_without(f"it did not answer within {_PATIENCE_S:g} s")
+        except (_Without, OSError, RuntimeError) as error:
+            self._go_without(one_line(error))
         else:
             self.served = True
             LOG.info(f"workers on one GPU compute at the same time, by NVIDIA's MPS ({whose})")
+
+    def _go_without(self, why: str) -> None:
+        self.stop()
+        LOG.info(f"workers on one GPU take turns, without NVIDIA's MPS: {why}")
 
     def start_for(self, devices: Sequence[str]) -> None:
         """The same for the devices of all workers, one each; nothing where none has two."""
@@ -122,11 +133,11 @@ class SharedGpus:
             self._folder = None
 
     def _start(self, gpus: Sequence[str]) -> str:
-        """Whose it is, in words. Raises _Without, OSError and SubprocessError."""
+        """Whose it is, in words. Raises _Without, OSError, RuntimeError and TimeoutExpired."""
         named = os.environ.get(_PIPES)
         if shutil.which(_CONTROL) is None:
             raise _Without(f"{_CONTROL} is not to be found")
-        if _asked("get_server_list", dict(os.environ)) is not None:
+        if _answers(os.environ):
             return "the one that runs here" if named is None else f"the one of {_PIPES}"
         if named is not None:
             raise _Without(f"none answers in {_PIPES}={named}")
@@ -146,10 +157,10 @@ class SharedGpus:
                 env=variables,
                 timeout=_PATIENCE_S,
             )
-        if begun.returncode or _asked("get_server_list", variables) is None:
+        if begun.returncode or not _answers(variables, within_s=_ANSWER_S):
             raise _Without(f"it did not start ({last_words(said)})")
         client = subprocess.run(
-            [sys.executable, "-c", _CLIENT, str(torch.cuda.device_count())],
+            [sys.executable, "-I", "-c", _CLIENT, str(torch.cuda.device_count()), _CONTROL],
             capture_output=True,
             text=True,
             env=variables,
@@ -158,9 +169,6 @@ class SharedGpus:
         if client.returncode:
             lines = client.stderr.strip().splitlines() or [f"exit code {client.returncode}"]
             raise _Without(f"a process cannot use it ({lines[-1]})")
-        if not _asked("get_server_list", variables):
-            # CUDA goes on without a word where it cannot connect
-            raise _Without("a process was not served by it")
         return "started for this run"
 
     def _own(self, folder: Path) -> dict[str, str]:
@@ -190,14 +198,18 @@ def _all_gpus() -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 
-def _asked(command: str, variables: dict[str, str]) -> str | None:
-    """What a daemon answers; None where there is none."""
-    said = subprocess.run(
-        [_CONTROL],
-        input=f"{command}\n",
-        capture_output=True,
-        text=True,
-        env=variables,
-        timeout=_PATIENCE_S,
-    )
-    return said.stdout.strip() if said.returncode == 0 else None
+def _answers(variables: Mapping[str, str], within_s: float = 0.0) -> bool:
+    """Whether a daemon is there."""
+    until = time.monotonic() + within_s
+    while True:
+        said = subprocess.run(
+            [_CONTROL],
+            input="get_server_list\n",
+            capture_output=True,
+            text=True,
+            env=variables,
+            timeout=_PATIENCE_S,
+        )
+        if said.returncode == 0 or time.monotonic() > until:
+            return said.returncode == 0
+        time.sleep(0.1)

@@ -13,10 +13,11 @@ from optuna.trial import TrialState
 
 from search.execution.options import LOST_ITS_GPU
 from search.execution.worker_loop import work
+from search.strategy.loading import load_study
 from search.trainers import faces
-from storage import LeasedStorage
+from storage import LeasedStorage, open_storage
 from tests.support.paths import ROOT
-from tests.support.studies import context_at, real_study, start_worker, store
+from tests.support.studies import context_at, real_study, start_worker, started, store
 from trainer.errors import DeviceLost, UserError
 from trainer.fit import fit
 
@@ -38,6 +39,13 @@ class Fatal(nn.Module):
         if self.training and len(images) > 2 and os.path.exists({mark!r}):
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         return self.layers(images)
+"""
+
+TINY = """\
+model: {name: fatal_network:Fatal}
+data: {image_size: 16, batch_size: 8, synthetic_images: 40}
+training: {epochs: 2, ema: 0.2, warmup_epochs: 0.2}
+runtime: {device: cpu, threads: 1}
 """
 
 
@@ -138,6 +146,27 @@ def test_a_trial_that_gets_an_epoch_further_each_time_may_go_on(
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE
     assert [loss["epochs"] for loss in losses(storage, trial)] == [1, 2, 3]
+
+
+@pytest.mark.long
+def test_a_search_starts_a_new_worker_and_ends_with_all_its_trials(tmp_path: Path) -> None:
+    # the mark goes with the first worker that meets it
+    once = FATAL.format(mark="fatal").replace(
+        "            raise", "            os.remove('fatal'); raise"
+    )
+    (tmp_path / "fatal_network.py").write_text(once)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "fatal").touch()
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    flags = ["--trials", "2", "--workers", "1", "--no-priors", "--plain", "--study", "faces"]
+    with started(tmp_path, *flags, PYTHONPATH=path) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert f"worker 1 lost its GPU ({ASSERT}); it is started again" in " ".join(out.split())
+    storage = open_storage(f"sqlite:///{tmp_path}/runs/search.db", create=False)
+    rows = load_study(storage, "faces").get_trials()
+    assert [row.state for row in rows] == [TrialState.COMPLETE] * 2
+    assert [len(losses(storage, row)) for row in rows] == [1, 0]
 
 
 def test_a_worker_process_ends_with_a_code_of_its_own(

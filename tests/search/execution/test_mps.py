@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from search.execution.launchers import local_plans
+from search.execution.launchers import mps as mps_module
 from search.execution.launchers.capacity import Device
 from search.execution.launchers.local import LocalLauncher, WorkerPlan
 from search.execution.launchers.mps import SharedGpus
@@ -176,7 +177,7 @@ def test_a_daemon_that_does_not_start_is_said_and_harmless(
             "a process cannot use it (cuInit: CUDA_ERROR_MPS_CONNECTION_FAILED)",
         ),
         # CUDA goes on without a word
-        ("STAND_IN_UNSERVED", "a process was not served by it"),
+        ("STAND_IN_UNSERVED", "a process cannot use it (it is not served)"),
     ],
 )
 def test_no_worker_depends_on_a_server_that_serves_nobody(
@@ -190,6 +191,19 @@ def test_no_worker_depends_on_a_server_that_serves_nobody(
     with SharedGpus() as shared:
         assert without(shared, caplog) == why
         assert [line.split()[0] for line in mps.journal] == ["start", "quit"]
+
+
+def test_a_daemon_that_hangs_is_not_waited_for(
+    mps: Mps, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = mps.folder / "bin" / "nvidia-cuda-mps-control"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 20\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(program.parent), os.environ["PATH"]]))
+    monkeypatch.setattr(mps_module, "_PATIENCE_S", 0.2)
+    with SharedGpus() as shared:
+        assert without(shared, caplog) == "it did not answer within 0.2 s"
 
 
 def test_where_the_program_is_missing_the_run_goes_on(
