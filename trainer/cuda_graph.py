@@ -21,7 +21,7 @@ from trainer.adamw import Rates
 from trainer.augment import Draws
 from trainer.config import Config
 from trainer.errors import DeviceLost
-from trainer.runtime import is_out_of_memory
+from trainer.runtime import is_lost, is_out_of_memory
 from trainer.step import EagerSteps, Epoch, Numbers, Stepper
 
 _WARM_UP_STEPS = 2
@@ -61,7 +61,7 @@ class CapturedSteps:
         try:
             return cls(stepper, first)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or is_lost(error):
                 raise
             warnings.warn(f"training runs without a CUDA graph: {error}", stacklevel=3)
         # what the warm-up freed is kept for its own stream, where no step will run; given back
