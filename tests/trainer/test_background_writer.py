@@ -126,3 +126,23 @@ def test_copies_of_a_gpu_are_pinned_once_and_waited_for_by_who_reads_them(
     assert read == [[[1, 1, 1], [0, 1]], [[2, 2, 2], [0, 1]]]
     assert len(pinned) == 2
     assert asked == ["copied", "copied", "made", "checkpoint_0"] * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_real_gpu_copies_what_is_there_when_it_gets_to_it() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    values = [torch.zeros(1_000_000, device=device), torch.zeros(20, dtype=torch.int64).to(device)]
+    copies = HostCopies(device)
+    for number in (1, 2):
+        # some tens of milliseconds, in which Python goes on
+        torch.cuda._sleep(50_000_000)
+        for value in values:
+            value.fill_(number)
+        made = copies.of(values)
+        # the first time memory is pinned, which may wait
+        assert number == 1 or not torch.cuda.current_stream().query()
+        for value in values:
+            value.zero_()
+        copies.wait()
+        assert all(bool((one == number).all()) for one in made)
+        assert all(one.is_pinned() for one in made)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.support.faces import ROW, timeless, tiny_config
 from trainer import checkpoint
+from trainer.background_writer import Writer
 from trainer.data.dataset import FaceData
 from trainer.errors import CheckpointError, Diverged
 from trainer.fit import Progress, derived_seed, fit, patience_epochs
-from trainer.scoring import measure
+from trainer.scoring import Measured, measure
 
 
 def test_an_epoch_is_reported_once_its_checkpoint_is_on_disk(
@@ -106,24 +108,42 @@ def test_a_resumed_training_in_another_folder_is_the_unbroken_one(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_an_epoch_that_is_being_scored_can_be_ended() -> None:
-    """A verdict on the epoch before may come by then."""
-
+def test_a_verdict_may_come_while_the_next_epoch_is_scored(
+    faces: FaceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Enough(Exception):
         pass
 
-    looks: list[bool] = []
+    writer, go = Writer(), threading.Event()
+    to_disk, modes, scored = checkpoint.write, list[bool](), list[str]()
 
-    def look() -> None:
-        looks.append(torch.is_inference_mode_enabled() or not torch.is_grad_enabled())
-        if len(looks) == 2:
-            raise Enough
+    def write(path: Path, content: Any) -> None:
+        assert go.wait(60)
+        to_disk(path, content)
 
-    images, masks = np.zeros((100, 8, 8, 3), np.uint8), np.zeros((100, 8, 8), np.uint8)
-    model, device = nn.Conv2d(3, 19, 1), torch.device("cpu")
+    def measured(*args: Any, **options: Any) -> Measured:
+        scored.append("begun")
+        # of the second epoch; val and train are scored
+        if len(scored) == 5:
+            go.set()
+            # taken up when the checkpoint of the first is on disk
+            writer._pool.submit(lambda: None).result()
+        result = measure(*args, **options)
+        scored.append("done")
+        return result
+
+    def report(progress: Progress) -> None:
+        modes.append(torch.is_inference_mode_enabled() or not torch.is_grad_enabled())
+        raise Enough
+
+    monkeypatch.setattr("trainer.fit.Writer", lambda: writer)
+    monkeypatch.setattr("trainer.fit.measure", measured)
+    monkeypatch.setattr(checkpoint, "write", write)
     with pytest.raises(Enough):
-        measure(model, images, masks, device=device, queued=look)
-    assert looks == [False, False]
+        fit(tiny_config(), faces, out=tmp_path, report=report)
+    assert scored == ["begun", "done", "begun", "done", "begun"]
+    # whoever is told need not know what for
+    assert modes == [False]
 
 
 class BreaksLater(nn.Module):

@@ -52,3 +52,21 @@ def test_on_a_cpu_nothing_is_waited_for() -> None:
         ahead.queued()
     ahead.wait()
     assert len(looks) == 11
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_real_gpu_is_waited_for() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    looks: list[int] = []
+    done: list[torch.cuda.Event] = []
+    ahead = RunAhead(device, lambda: looks.append(0))
+    for _ in range(3 * STEPS):
+        # some milliseconds
+        torch.cuda._sleep(10_000_000)
+        done.append(torch.cuda.Event())
+        done[-1].record()
+        ahead.queued()
+        assert sum(not event.query() for event in done) < STEPS
+    ahead.wait()
+    assert all(event.query() for event in done)
+    assert len(looks) > len(done)
