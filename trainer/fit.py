@@ -26,7 +26,7 @@ from trainer.background_writer import Writer
 from trainer.config import Config, base_identity, to_dict
 from trainer.config.keys import dig, leaf_paths
 from trainer.cuda_graph import CapturedStep, can_be_captured
-from trainer.data.dataset import FaceData, Part
+from trainer.data.dataset import FaceData
 from trainer.ema import decay_for
 from trainer.errors import CheckpointError, Diverged
 from trainer.fast_convolutions import use_fast_convolutions
@@ -37,7 +37,7 @@ from trainer.pixels import Pixels
 from trainer.presets import steps_per_epoch
 from trainer.runtime import applied
 from trainer.schedules import Schedules
-from trainer.scoring import Measured, measure
+from trainer.scoring import measure
 from trainer.step import Lap, Numbers, Stepper
 
 
@@ -109,10 +109,12 @@ class _Training:
         self.batch_size = min(config.data.batch_size, len(self.train_part))
         self.steps = steps_per_epoch(len(self.train_part), config.data.batch_size)
         self.schedules = Schedules(config, self.steps)
+        self.pixels = Pixels(self.train_part, device)
+        self.val_pixels = None if self.val_part is None else Pixels(self.val_part, device)
         self.stepper = Stepper(
             config,
             model,
-            Pixels(self.train_part, device),
+            self.pixels,
             device,
             ema_decay=decay_for(config.training.ema, self.steps),
             lap=lap,
@@ -138,7 +140,9 @@ class _Training:
         seed = self.config.training.seed
         order = torch.randperm(
             len(self.train_part), generator=_generator(derived_seed(seed, "order", epoch))
-        ).to(self.device)
+        )
+        self.pixels.begin_epoch(order.split(self.batch_size)[: self.steps])
+        order = order.to(self.device)
         draws = self._draws(_generator(derived_seed(seed, "augment", epoch)))
         torch.manual_seed(derived_seed(seed, "dropout", epoch))
         # kept on the device: reading a loss back would wait for it at every step
@@ -147,6 +151,7 @@ class _Training:
         for batch in range(self.steps):
             lr = self.schedules.lr(self.step)
             dice_weight = self.schedules.dice_weight(self.step)
+            self.pixels.fetch(batch)
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             sums += self._optimise(chosen, draws[batch], self.stepper.numbers(lr, dice_weight))
             self.step += 1
@@ -185,12 +190,14 @@ class _Training:
 
     def _score(self) -> Row:
         """The scored columns: averaged weights, eval mode, no augmentation, on both parts alike."""
-        if self.val_part is None:
+        if self.val_pixels is None:
             return {}
         self.scored_model.load_state_dict(self.stepper.average.state)
-        val = self._measure(self.val_part, len(self.val_part))
+        count = len(self.val_pixels.part)
+        val = measure(self.scored_model, self.val_pixels, count, self.config)
         # a fixed subset as large as val: else the gap between the two means nothing
-        train = self._measure(self.train_part, len(self.val_part))
+        count = min(count, len(self.train_part))
+        train = measure(self.scored_model, self.pixels, count, self.config)
         return {
             "val_ce": val.ce,
             "val_dice": val.dice,
@@ -200,16 +207,6 @@ class _Training:
             "f_large": val.scores.f_large,
             "f_small": val.scores.f_small,
         }
-
-    def _measure(self, part: Part, count: int) -> Measured:
-        return measure(
-            self.scored_model,
-            part.images[:count],
-            part.masks[:count],
-            device=self.device,
-            dice_average=self.config.loss.dice_average,
-            channels_last=bool(self.config.runtime.channels_last),
-        )
 
     # ----------------------------------------------------------------------------- checkpoints
 

@@ -16,18 +16,20 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.support.paths import ROOT
-from trainer import augment
+from trainer import augment, pixels
 from trainer.data.cache import locked
 from trainer.files import atomic_path
 
@@ -131,6 +133,12 @@ def _apply(self: nn.Module, fn: Callable[[Any], Any], recurse: bool = True) -> n
     return self
 
 
+def unpinned(shape: Sequence[int]) -> tuple[Tensor, NDArray[np.uint8]]:
+    """As `trainer.pixels._pinned`, without pinning; a fake tensor is no view of the array."""
+    array = np.zeros(shape, np.uint8)
+    return torch.from_numpy(array), array
+
+
 class Events(list[str]):
     """What was asked of torch.cuda, in order."""
 
@@ -180,12 +188,14 @@ def fake_cuda(*, capability: tuple[int, int] = (9, 0)) -> Iterator[Events]:
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(_guard(bfloat16))
-        # constants of the real device, or of an earlier fake one
-        augment._constant.cache_clear()
-        stack.callback(augment._constant.cache_clear)
+        # constants and streams of the real device, or of an earlier fake one
+        for kept in (augment._constant, pixels._copies_of):
+            kept.cache_clear()
+            stack.callback(kept.cache_clear)
         for name, stub in stubs.items():
             stack.enter_context(mock.patch(f"torch.cuda.{name}", stub))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
+        stack.enter_context(mock.patch("trainer.pixels._pinned", unpinned))
         stack.enter_context(_Mode(allow_non_fake_inputs=True))
         yield events
