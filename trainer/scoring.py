@@ -96,12 +96,17 @@ def measure(model: nn.Module, pixels: Pixels, count: int, config: Config) -> Mea
     """
     keeper = ScoreKeeper()
     sums = torch.zeros(2, dtype=torch.float64, device=pixels.device)
-    for images, masks in pixels.slices(batches(count, config, pixels.device)):
+
+    # a function: what one batch needed is let go before the next
+    def add(images: Tensor, masks: Tensor) -> None:
         target = masks.long()
         logits = logits_of(model, images, channels_last=bool(config.runtime.channels_last))
         terms = segmentation_loss(logits, target, dice_average=config.loss.dice_average)
-        sums += torch.stack([terms.ce, terms.dice]).double() * len(target)
+        sums.add_(torch.stack([terms.ce, terms.dice]).double() * len(target))
         keeper.add(class_ids(logits), target)
+
+    for pair in pixels.slices(batches(count, config, pixels.device)):
+        add(*pair)
     ce, dice = keeper.read_with(sums)
     return Measured(keeper.scores(), ce / count, dice / count)
 
