@@ -141,7 +141,8 @@ class _Training:
         order = torch.randperm(
             len(self.train_part), generator=_generator(derived_seed(seed, "order", epoch))
         )
-        self.pixels.begin_epoch(order.split(self.batch_size)[: self.steps])
+        order = order[: self.steps * self.batch_size].view(self.steps, self.batch_size)
+        self.pixels.begin_epoch(order)
         order = order.to(self.device)
         draws = self._draws(_generator(derived_seed(seed, "augment", epoch)))
         torch.manual_seed(derived_seed(seed, "dropout", epoch))
@@ -152,8 +153,9 @@ class _Training:
             lr = self.schedules.lr(self.step)
             dice_weight = self.schedules.dice_weight(self.step)
             self.pixels.fetch(batch)
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            sums += self._optimise(chosen, draws[batch], self.stepper.numbers(lr, dice_weight))
+            sums += self._optimise(
+                order[batch], draws[batch], self.stepper.numbers(lr, dice_weight)
+            )
             self.step += 1
             between_steps()
         loss, ce, dice = (sums / self.steps).tolist()

@@ -48,13 +48,16 @@ class Pixels:
             else:
                 self.stream = Stream(part, device)
 
-    def begin_epoch(self, batches: Sequence[ArrayLike]) -> None:
-        """The coming batches, int64 [B] each on the CPU, of one size, in the order of their use."""
+    def begin_epoch(self, order: ArrayLike) -> None:
+        """The coming batches in the order of their use: int64 [steps, B] on the CPU."""
         if self.stream is None:
             return
-        rows = [np.asarray(batch) for batch in batches]
+        rows = list(np.asarray(order))
         if self._current is None:
             self._current = _empty(len(rows[0]), self.part.images.shape[1], self.device)
+            for one in self._current:
+                # a warm-up reads them before the first batch is there, and no mask has an id 255
+                one.zero_()
         self.stream.begin(rows)
 
     def fetch(self, number: int) -> None:

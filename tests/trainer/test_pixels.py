@@ -70,7 +70,7 @@ def read_late(seed: int, *forgotten: str) -> tuple[list[list[int]], list[list[in
     with machine.installed():
         ours = streamed(numbered(40))
         for epoch in range(2):
-            order = torch.randperm(40, generator=torch.Generator().manual_seed(epoch)).split(4)
+            order = torch.randperm(40, generator=torch.Generator().manual_seed(epoch)).view(10, 4)
             ours.begin_epoch(order)
             # the last steps are left out, as where a training is given up
             for number, rows in enumerate(order[: 9 - epoch]):
@@ -102,7 +102,7 @@ def test_as_many_batches_as_there_are_slots_are_under_way() -> None:
     machine.eagerness = 0.0
     with machine.installed():
         ours = streamed(numbered(40))
-        ours.begin_epoch(torch.arange(40).split(4))
+        ours.begin_epoch(torch.arange(40).view(10, 4))
         # of each batch a wait, two copies and an event; none was waited for
         assert len(machine.side.asked) >= 4 * SLOTS
         ours.fetch(0)
@@ -166,6 +166,18 @@ def test_a_large_set_is_streamed_and_that_is_said_once(capsys: pytest.CaptureFix
         "note: 24,000 pictures take 25.2 GB, more than 25% of the memory that is free on cuda:0:"
         " they are streamed from the cache on disk\n"
     )
+
+
+def test_what_a_warm_up_reads_before_the_first_batch_is_a_picture() -> None:
+    def dirty(shape: tuple[int, ...], **_: object) -> torch.Tensor:
+        return torch.full(shape, 255, dtype=torch.uint8)
+
+    with prompt_streams(), mock.patch("torch.empty", dirty):
+        ours = streamed(numbered(40))
+        ours.begin_epoch(torch.arange(40).view(10, 4))
+        images, masks = ours.batch(torch.arange(4))
+    assert (images.shape, masks.shape) == ((4, 2, 2, 3), (4, 2, 2))
+    assert masks.max() < 19
 
 
 def test_pictures_are_sent_to_be_resident_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
