@@ -25,7 +25,7 @@ from trainer.augment import drawn
 from trainer.background_writer import HostCopies, Writer
 from trainer.config import Config, to_dict
 from trainer.cuda_graph import CapturedSteps, steps_for
-from trainer.data.dataset import FaceData, Part
+from trainer.data.dataset import FaceData
 from trainer.ema import decay_for
 from trainer.errors import CheckpointError, Diverged
 from trainer.fast_convolutions import use_fast_convolutions
@@ -115,10 +115,12 @@ class _Training:
         self.batch_size = min(config.data.batch_size, len(self.train_part))
         self.steps = steps_per_epoch(len(self.train_part), config.data.batch_size)
         self.schedules = Schedules(config, self.steps)
+        self.pixels = Pixels(self.train_part, device)
+        self.val_pixels = None if self.val_part is None else Pixels(self.val_part, device)
         self.stepper = Stepper(
             config,
             model,
-            Pixels(self.train_part, device),
+            self.pixels,
             device,
             ema_decay=decay_for(config.training.ema, self.steps),
             lap=lap,
@@ -146,12 +148,14 @@ class _Training:
         """
         started = time.perf_counter()
         given = self._given(epoch)
+        self.pixels.begin_epoch(given.order)
         torch.manual_seed(derived_seed(self.config.training.seed, "dropout", epoch))
         self.stepper.model.train()
         if self._steps is None:
             self._steps = steps_for(self.stepper, given)
         self._steps.begin(given)
-        for _ in range(self.steps):
+        for number in range(self.steps):
+            self.pixels.fetch(number)
             self._steps()
             self.ahead.queued()
         self.ahead.wait()
@@ -196,12 +200,13 @@ class _Training:
 
     def _score(self) -> Row:
         """The scored columns: averaged weights, eval mode, no augmentation, on both parts alike."""
-        if self.val_part is None:
+        if self.val_pixels is None:
             return {}
         self.scored_model.load_state_dict(self.stepper.average.state)
-        val = self._measure(self.val_part, len(self.val_part))
+        count = len(self.val_pixels.part)
+        val = self._measure(self.val_pixels, count)
         # a fixed subset as large as val: else the gap between the two means nothing
-        train = self._measure(self.train_part, len(self.val_part))
+        train = self._measure(self.pixels, min(count, len(self.train_part)))
         return {
             "val_ce": val.ce,
             "val_dice": val.dice,
@@ -212,16 +217,8 @@ class _Training:
             "f_small": val.scores.f_small,
         }
 
-    def _measure(self, part: Part, count: int) -> Measured:
-        return measure(
-            self.scored_model,
-            part.images[:count],
-            part.masks[:count],
-            device=self.device,
-            dice_average=self.config.loss.dice_average,
-            channels_last=bool(self.config.runtime.channels_last),
-            queued=self.ahead.queued,
-        )
+    def _measure(self, pixels: Pixels, count: int) -> Measured:
+        return measure(self.scored_model, pixels, count, self.config, queued=self.ahead.queued)
 
     # ----------------------------------------------------------------------------- checkpoints
 

@@ -50,12 +50,25 @@ def confusion(predicted_BHW: Tensor, target_BHW: Tensor, num_classes: int) -> Te
         )
     images = target_BHW.shape[0]
     cells = num_classes * num_classes
-    # one bincount for the batch: each image counts in its own block of cells
-    index = target_BHW.reshape(images, -1).long() * num_classes
-    index = index + predicted_BHW.reshape(images, -1)
-    index += torch.arange(images, device=index.device).mul_(cells)[:, None]
-    counts = torch.bincount(index.reshape(-1), minlength=images * cells)
+    index_BHW = target_BHW.long() * num_classes + predicted_BHW
+    if index_BHW.device.type == "cpu":
+        # one bincount for the batch: each image counts in its own block of cells
+        index_BHW += torch.arange(images).mul_(cells)[:, None, None]
+        counts = torch.bincount(index_BHW.reshape(-1), minlength=images * cells)
+    else:
+        counts = column_counts(index_BHW, cells).sum(dim=2)
     return counts.reshape(images, num_classes, num_classes)
+
+
+def column_counts(index_BHW: Tensor, cells: int) -> Tensor:
+    """How often each index from 0 to cells - 1 is in a column: int64 [B, cells, W].
+
+    For a GPU. A bincount would wait for it twice, for the largest index and for the result's size;
+    and threads side by side add to places side by side, not to the same few.
+    """
+    images, _, columns = index_BHW.shape
+    counts = index_BHW.new_zeros(images, cells, columns)
+    return counts.scatter_add_(1, index_BHW, index_BHW.new_ones(()).expand_as(index_BHW))
 
 
 def _hits_truth_predicted(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,15 +139,30 @@ class ScoreKeeper:
         counts_CC = counts_BCC.sum(dim=0)
         self._counts_CC = counts_CC if self._counts_CC is None else self._counts_CC + counts_CC
 
+    def read_with(self, others: Tensor) -> list[float]:
+        """What was counted so far is brought to the CPU, and with it `others`, float64 [K], whose
+        numbers are returned: a device is waited for once."""
+        counts = [] if self._counts_CC is None else [self._counts_CC.double().flatten()]
+        # numbers of pixels are exact in float64
+        read = torch.cat([others, *self._image_scores, *counts]).cpu()
+        if self._counts_CC is not None:
+            cells = self._counts_CC.numel()
+            self._counts_CC = read[-cells:].long().reshape(self._counts_CC.shape)
+            self._image_scores = [read[len(others) : -cells]]
+        return read[: len(others)].tolist()
+
     def image_scores(self) -> list[float]:
         """The score of each image, in the order they were added."""
-        return [float(score) for batch in self._image_scores for score in batch.cpu()]
+        if self._counts_CC is not None and self._counts_CC.device.type != "cpu":
+            self.read_with(self._counts_CC.new_zeros(0, dtype=torch.float64))
+        return [score for batch in self._image_scores for score in batch.tolist()]
 
     def scores(self) -> Scores:
         """Scores of all images so far. Raises ValueError if there are none."""
-        if self._counts_CC is None or not (per_image := self.image_scores()):
+        per_image = self.image_scores()
+        if self._counts_CC is None or not per_image:
             raise ValueError("no image was scored")
-        counts_CC = self._counts_CC.cpu()
+        counts_CC = self._counts_CC
         by_class = f_per_class(counts_CC).tolist()
         pooled = mean_f(counts_CC)
         assert pooled is not None  # an image has at least one pixel, so truth has a class

@@ -41,8 +41,7 @@ def contact_sheet(
     The best ones first; of `count` pairs the larger half. Below each stands its F-score, in [0, 1],
     on the training grid. weights: a checkpoint. Raises CheckpointError.
     """
-    model, _ = load_model(weights, device)
-    predicted, scores = _predicted(model, part, torch.device(device))
+    predicted, scores = _predicted(weights, part, torch.device(device))
     ranked = np.argsort(-scores, kind="stable")
     good = min(len(ranked), (count + 1) // 2)
     chosen = np.concatenate([ranked[:good], ranked[max(good, len(ranked) - count // 2) :]])
@@ -68,11 +67,12 @@ def contact_sheet(
 
 @torch.inference_mode()
 def _predicted(
-    model: torch.nn.Module, part: Part, device: torch.device
+    weights: Path, part: Part, device: torch.device
 ) -> tuple[Bytes, NDArray[np.float64]]:
     """Class ids uint8 [N, S, S] and the score of each image [N]."""
+    model, config = load_model(weights, device)
     ids, scores = [], []
-    for where in batches(len(part)):
+    for where in batches(len(part), config, device):
         found = class_ids(logits_of(model, to_device(part.images[where], device)))
         truth = to_device(part.masks[where], device).long()
         scores.append(image_f_scores(confusion(found, truth, NUM_CLASSES)).cpu().numpy())

@@ -6,7 +6,14 @@ import torch
 
 from tests.support.scores import image_score, pooled
 from trainer.data.classes import LARGE, NAMES, SMALL
-from trainer.metrics import ScoreKeeper, confusion, f_per_class, image_f_scores, mean_f
+from trainer.metrics import (
+    ScoreKeeper,
+    column_counts,
+    confusion,
+    f_per_class,
+    image_f_scores,
+    mean_f,
+)
 
 
 def random_masks(seed, images=7, side=23):
@@ -104,3 +111,30 @@ def test_no_image_has_no_score():
 
 def test_mean_over_classes_that_no_truth_has_is_none():
     assert mean_f(torch.diag(torch.tensor([5, 0, 3])), [1]) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gpu_counts_the_same_pixels(seed):
+    predicted, truth = (torch.tensor(masks) for masks in random_masks(seed))
+    counts = column_counts(truth * 19 + predicted, 19 * 19)
+    # a row for each index, a column for each of the picture's
+    assert counts.shape == (7, 361, 23)
+    assert torch.equal(counts.sum(dim=2).reshape(7, 19, 19), confusion(predicted, truth, 19))
+    assert torch.equal(counts.sum(dim=1), torch.full((7, 23), 23))
+
+
+def test_sums_are_read_together_with_the_counts():
+    predicted, truth = (torch.tensor(masks) for masks in random_masks(0))
+    plain, keeper = ScoreKeeper(), ScoreKeeper()
+    for one in (plain, keeper):
+        one.add(predicted[:4], truth[:4])
+        one.add(predicted[4:], truth[4:])
+    assert keeper.read_with(torch.tensor([0.1, 3.0], dtype=torch.float64)) == [0.1, 3.0]
+    assert keeper.scores() == plain.scores()
+    # and more may be added
+    for one in (plain, keeper):
+        one.add(predicted, truth)
+    assert keeper.scores() == plain.scores()
+    with pytest.raises(ValueError, match="no image"):
+        ScoreKeeper().scores()
+    assert ScoreKeeper().read_with(torch.zeros(1, dtype=torch.float64)) == [0.0]

@@ -16,18 +16,20 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from tests.support.paths import ROOT
-from trainer import augment, cuda_graph
+from trainer import augment, cuda_graph, pixels
 from trainer.data.cache import locked
 from trainer.files import atomic_path
 
@@ -160,6 +162,12 @@ def _apply(self: nn.Module, fn: Callable[[Any], Any], recurse: bool = True) -> n
     return self
 
 
+def unpinned(shape: Sequence[int]) -> tuple[Tensor, NDArray[np.uint8]]:
+    """As `trainer.pixels._pinned`, without pinning; a fake tensor is no view of the array."""
+    array = np.zeros(shape, np.uint8)
+    return torch.from_numpy(array), array
+
+
 class Events(list[str]):
     """What was asked of torch.cuda, in order. pinned: host memory that was page-locked."""
 
@@ -221,7 +229,7 @@ def fake_cuda(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_guard(bfloat16))
         # constants and streams of the real device, or of an earlier fake one
-        for kept in (augment._constant, cuda_graph._side_stream):
+        for kept in (augment._constant, cuda_graph._side_stream, pixels._copies_of):
             kept.cache_clear()
             stack.callback(kept.cache_clear)
         for name, stub in stubs.items():
@@ -231,5 +239,6 @@ def fake_cuda(
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
         stack.enter_context(mock.patch.object(FakeTensor, "tolist", _tolist))
+        stack.enter_context(mock.patch("trainer.pixels._pinned", unpinned))
         stack.enter_context(_Mode(read, events.pinned))
         yield events
