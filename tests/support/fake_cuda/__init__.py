@@ -184,8 +184,9 @@ def fake_cuda(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_guard(bfloat16))
         # constants of the real device, or of an earlier fake one
-        augment._constant.cache_clear()
-        stack.callback(augment._constant.cache_clear)
+        for cached in (augment._constant, augment._centres):
+            cached.cache_clear()
+            stack.callback(cached.cache_clear)
         for name, stub in stubs.items():
             stack.enter_context(mock.patch(f"torch.cuda.{name}", stub))
         # whether their results are right cannot be asked here
