@@ -150,8 +150,9 @@ def _between(draw_B: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * draw_B
 
 
+@lru_cache(maxsize=64)
 def _centres(count: int, device: torch.device) -> Tensor:
-    """Pixel centres along a side whose ends are -1 and 1."""
+    """Pixel centres along a side whose ends are -1 and 1, computed once for a device."""
     return (torch.arange(count, device=device) + 0.5) * (2 / count) - 1
 
 
@@ -173,18 +174,20 @@ def _move(
     ):
         return images, masks
     rows, columns = masks.shape[-2:]
-    angle = math.radians(settings.rotation) * _between(draws[_Draw.ANGLE], -1, 1)
+    # of all draws at once: on a GPU a small operation takes as long as a large one
+    signed = _between(draws, -1, 1)
+    angle = math.radians(settings.rotation) * signed[_Draw.ANGLE]
     # a face drawn larger is sampled more densely
     zoom = 1 / _between(draws[_Draw.SCALE], low, high)
     # frame coordinates run from -1 to 1, so a shift by a share s of the frame is 2s
-    shift_x = 2 * settings.shift * _between(draws[_Draw.SHIFT_X], -1, 1)
-    shift_y = 2 * settings.shift * _between(draws[_Draw.SHIFT_Y], -1, 1)
+    shift_x = 2 * settings.shift * signed[_Draw.SHIFT_X]
+    shift_y = 2 * settings.shift * signed[_Draw.SHIFT_Y]
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()
     # a crop looks at a window inside the moved picture: side and centre in frame coordinates
     cropped = draws[_Draw.CROP] < settings.crop
     side = torch.where(cropped, _between(draws[_Draw.CROP_SIDE], *CROP_SIDE), 1.0)
-    centre_x = (1 - side) * _between(draws[_Draw.CROP_X], -1, 1) - shift_x
-    centre_y = (1 - side) * _between(draws[_Draw.CROP_Y], -1, 1) - shift_y
+    centre_x = (1 - side) * signed[_Draw.CROP_X] - shift_x
+    centre_y = (1 - side) * signed[_Draw.CROP_Y] - shift_y
     aspect = columns / rows  # rotation turns pixels, not frame coordinates
     frame_x, frame_y = _centres(columns, images.device), _centres(rows, images.device)[:, None]
 
@@ -219,9 +222,9 @@ def _recolour(images: Tensor, settings: AugmentationConfig, draws: Tensor) -> Te
     grey = _constant(GREY_RGB, images.device)
     mean = _constant(MEAN_RGB, images.device)
     sd = _constant(SD_RGB, images.device)
-    brightness = 1 + jitter.brightness * _between(draws[_Draw.BRIGHTNESS], -1, 1)
-    contrast = 1 + jitter.contrast * _between(draws[_Draw.CONTRAST], -1, 1)
-    saturation = 1 + jitter.saturation * _between(draws[_Draw.SATURATION], -1, 1)
+    strength = _constant((jitter.brightness, jitter.contrast, jitter.saturation), images.device)
+    signed = _between(draws[_Draw.BRIGHTNESS : _Draw.SATURATION + 1], -1, 1)
+    brightness, contrast, saturation = (1 + strength[:, None] * signed).unbind()
     # saturation mixes each colour with its pixel's grey, contrast with the picture's mean grey
     identity = torch.eye(3, device=images.device)
     mix_BCC = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * grey.expand(

@@ -236,6 +236,9 @@ def _kernels_agree(
             bound = relative * other.abs() + 1e-5 * other.abs().max()
             if not bool(((one - other).abs() <= bound).all()):
                 raise ArithmeticError(f"{name} is not what the plain way gives")
+    except torch.OutOfMemoryError:
+        # says nothing about the kernels
+        raise
     except Exception as error:
         warnings.warn(
             f"the loss is computed without kernels on {device}: {type(error).__name__}: {error}",

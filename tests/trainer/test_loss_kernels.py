@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +27,13 @@ def laid_out(logits: Tensor, by_pixel: bool) -> Tensor:
 
 
 def assert_the_same(
-    images: int, classes: int, pixels: int, dtype: torch.dtype, by_pixel: bool, smoothing: float
+    images: int,
+    classes: int,
+    pixels: int,
+    dtype: torch.dtype,
+    by_pixel: bool,
+    smoothing: float,
+    average: str,
 ) -> None:
     """Loss, terms and gradient of random logits, by kernels and in the plain way."""
     generator = torch.Generator().manual_seed(images * pixels)
@@ -34,27 +41,27 @@ def assert_the_same(
     logits = laid_out(logits.to(dtype), by_pixel)
     # the last class is absent
     target = torch.randint(classes - 1, (images, pixels), generator=generator)
-    for average in ("all", "present"):
-        settings = (0.7, torch.tensor(1.5), smoothing, average)
-        found, expected = (
-            losses._terms_and_gradient(function, logits, target, settings)
-            for function in (losses._ByKernels, losses._CrossEntropyAndDice)
-        )
-        for one, other in zip(found[:3], expected[:3], strict=True):
-            torch.testing.assert_close(one, other, rtol=2e-6, atol=2e-6)
-        highest = float(expected[3].abs().max())
-        # the interpreter cuts bfloat16 off instead of rounding it
-        rtol = 1e-5 if dtype == torch.float32 else 8e-3
-        torch.testing.assert_close(found[3], expected[3], rtol=rtol, atol=4e-6 * highest)
+    settings = (0.7, torch.tensor(1.5), smoothing, average)
+    found, expected = (
+        losses._terms_and_gradient(function, logits, target, settings)
+        for function in (losses._ByKernels, losses._CrossEntropyAndDice)
+    )
+    for one, other in zip(found[:3], expected[:3], strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-6, atol=2e-6)
+    highest = float(expected[3].abs().max())
+    # the interpreter cuts bfloat16 off instead of rounding it
+    rtol = 1e-5 if dtype == torch.float32 else 8e-3
+    torch.testing.assert_close(found[3], expected[3], rtol=rtol, atol=4e-6 * highest)
 
 
 def compare() -> None:
     """Run by a process of its own, whose kernels are interpreted."""
+    # a whole block and some tiles, whole tiles, less than one tile
+    assert_the_same(1, 19, 530, torch.float32, False, 0.0, "all")
+    assert_the_same(1, 19, 530, torch.bfloat16, True, 0.0, "present")
     for dtype, by_pixel in product((torch.float32, torch.bfloat16), (False, True)):
-        # a whole block and some tiles, whole tiles, less than one tile
-        assert_the_same(1, 19, 530, dtype, by_pixel, 0.0)
-        assert_the_same(2, 19, 64, dtype, by_pixel, 0.1)
-        assert_the_same(5, 3, 7, dtype, by_pixel, 0.1)
+        assert_the_same(2, 19, 64, dtype, by_pixel, 0.1, "present")
+        assert_the_same(3, 5, 7, dtype, by_pixel, 0.1, "all")
     assert losses._kernels_agree(torch.device("cpu"), torch.bfloat16, True, 19, True)
     logits = torch.zeros(1, 19, 40)
     logits[0, 3, 5] = float("nan")
@@ -68,18 +75,51 @@ def compare() -> None:
         assert torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-def test_kernels_compute_what_the_plain_way_computes() -> None:
+def compile_for_cards() -> None:
+    """Run by a process of its own; ends in machine code, for which no GPU is needed."""
+    from triton import compile as to_machine_code
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from trainer import loss_kernels
+
+    floats = ("sums", "log_sums", "everywhere", "at_truth", "outer")
+    types = {"logits": "*bf16", "gradient": "*bf16", "target": "*i64"}
+    types |= dict.fromkeys(floats, "*fp32") | {"smoothing": "fp32", "ce_scale": "fp32"}
+    known = {"SMOOTHED": True, "TILE": 32, "TILES": 16, "WIDTH": 32, "by_class": 1, "to_class": 1}
+    for kernel, capability in product(
+        (loss_kernels._add_up, loss_kernels._differentiate), (75, 80, 90)
+    ):
+        names = kernel.arg_names
+        signature = {
+            name: "constexpr" if name in known else types.get(name, "i32") for name in names
+        }
+        constants = {(names.index(name),): known[name] for name in names if name in known}
+        source = ASTSource(kernel, signature, constants)
+        done = to_machine_code(source, target=GPUTarget("cuda", capability, 32))
+        assert len(done.asm["cubin"]) > 1000
+
+
+def run_apart(function: str, cache: Path, **environment: str) -> None:
     if importlib.util.find_spec("triton") is None:
-        pytest.skip("the kernels are interpreted by triton: pip install triton")
+        pytest.skip("triton interprets and compiles the kernels: pip install triton")
     done = subprocess.run(
-        [sys.executable, "-c", "from tests.trainer.test_loss_kernels import compare; compare()"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        [sys.executable, "-c", f"from tests.trainer import test_loss_kernels as t; t.{function}()"],
+        env={**os.environ, "TRITON_CACHE_DIR": str(cache), **environment},
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=250,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_kernels_compute_what_the_plain_way_computes(tmp_path: Path) -> None:
+    run_apart("compare", tmp_path, TRITON_INTERPRET="1")
+
+
+def test_kernels_compile_for_turing_ampere_and_hopper(tmp_path: Path) -> None:
+    run_apart("compile_for_cards", tmp_path)
 
 
 def block_sums(logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -124,7 +164,8 @@ def test_sums_and_slopes_make_the_same_loss(
     monkeypatch: pytest.MonkeyPatch, smoothing: float
 ) -> None:
     monkeypatch.setattr(losses, "_kernels", kernels)
-    assert_the_same(3, 19, 50, torch.float32, True, smoothing)
+    assert_the_same(3, 19, 50, torch.float32, True, smoothing, "all")
+    assert_the_same(3, 19, 50, torch.float32, False, smoothing, "present")
 
 
 def agree() -> bool:

@@ -229,9 +229,15 @@ def fake_cuda(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_guard(bfloat16))
         # constants and streams of the real device, or of an earlier fake one
-        for kept in (augment._constant, cuda_graph._side_stream, pixels._copies_of):
-            kept.cache_clear()
-            stack.callback(kept.cache_clear)
+        of_device = (
+            augment._constant,
+            augment._centres,
+            cuda_graph._side_stream,
+            pixels._copies_of,
+        )
+        for cached in of_device:
+            cached.cache_clear()
+            stack.callback(cached.cache_clear)
         for name, stub in stubs.items():
             stack.enter_context(mock.patch(f"torch.cuda.{name}", stub))
         # whether their results are right cannot be asked here
