@@ -253,7 +253,8 @@ def _terms_and_gradient(
 ) -> list[Tensor]:
     logits_BCP = logits_BCP.detach().requires_grad_()
     terms = function.apply(logits_BCP, target_BP, *settings)
-    (gradient,) = torch.autograd.grad(2 * terms[0], logits_BCP)
+    # lifted above the smallest numbers of float16, as a scaled loss is
+    (gradient,) = torch.autograd.grad(1024 * terms[0], logits_BCP)
     return [value.detach().float() for value in (*terms, gradient)]
 
 
