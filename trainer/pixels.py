@@ -96,10 +96,11 @@ class Pixels:
         else:
             for where in wanted:
                 # copied, so that the cache cannot be changed
-                yield tuple(  # type: ignore[misc]
+                images, masks = (
                     torch.from_numpy(np.array(array[where]))
                     for array in (self.part.images, self.part.masks)
                 )
+                yield images, masks
 
 
 def fits(part: Part, device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -88,11 +89,12 @@ class Traffic(TorchDispatchMode):
         name = str(func)
         if name.startswith("prim."):
             return func(*args, **kwargs)
-        # in inference mode torch hands over `to` and `item` as they are, and copies inside
-        with self:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
+        if torch.is_inference_mode_enabled():
+            # there an op that is made of others, such as `to` or `item`, arrives whole
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         leaves = tree_leaves((args, kwargs))
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         place = _place()

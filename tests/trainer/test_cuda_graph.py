@@ -13,6 +13,8 @@ from torch import Tensor
 from tests.support.faces import tiny_config, tiny_faces
 from tests.support.planted import PLANTED
 from tests.support.recorded_graph import as_on_a_gpu, recorded_graphs
+from tests.trainer.test_pixels import prompt_streams, streamed
+from trainer import pixels
 from trainer.augment import drawn
 from trainer.config import Config
 from trainer.cuda_graph import CapturedSteps, can_be_captured, steps_for
@@ -205,6 +207,33 @@ def test_one_side_stream_serves_all_trainings() -> None:
             CapturedSteps(stepper, an_epoch(stepper, 1))
     assert events.count("a stream is made") == 1
     assert events.count("capture ends") == 2
+
+
+def test_captured_steps_on_streamed_pictures_are_the_eager_ones() -> None:
+    config, results = tiny_config({"dropout": 0.3}), []
+    for captured in (False, True):
+        pixels._copies_of.cache_clear()
+        stepper = a_stepper(config)
+        torch.manual_seed(7)
+        with recorded_graphs(), prompt_streams():
+            if captured:
+                stepper.pixels = streamed(tiny_faces().train)
+            steps = None
+            for epoch in range(2):
+                given = an_epoch(stepper, 6, seed=epoch)
+                if captured:
+                    stepper.pixels.begin_epoch(given.order)
+                steps = steps or (
+                    CapturedSteps(as_on_a_gpu(stepper), given) if captured else EagerSteps(stepper)
+                )
+                steps.begin(given)
+                for number in range(6):
+                    if captured:
+                        stepper.pixels.fetch(number)
+                    steps()
+        results.append([steps.sums.clone(), *state_of(stepper)])
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a CUDA device")
