@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -90,29 +90,27 @@ def priced(ops: Iterable[Op], rates: Rates) -> Price:
 
 
 def measured_rates(
-    device: torch.device, *, size: int, batch: int, channels: Iterable[int]
+    device: torch.device, *, kinds: Sequence[str], size: int, batch: int, channels: Sequence[int]
 ) -> dict[str, Any]:
     """What a device reaches here and now, as `scripts/bench gpu` keeps it.
 
-    size, batch, channels: of the 3x3 convolutions that are timed: the first number of channels on
-    the whole grid, each next one on a grid of half the side. `rates_of` makes Rates of the result.
+    kinds: float32, and bfloat16 where the device has it. size, batch, channels: of the 3x3
+    convolutions that are timed: the first number of channels on the whole grid, each next one on a
+    grid of half the side. `rates_of` makes Rates of the result.
     """
     with torch.no_grad():
         return {
             **_memory(device),
             "launch_s": _launch_s(device),
-            "matmul_flops_per_s": {
-                str(kind).removeprefix("torch."): _matmul(device, kind)
-                for kind in (torch.float32, torch.bfloat16)
-            },
+            "matmul_flops_per_s": {kind: _matmul(device, getattr(torch, kind)) for kind in kinds},
             "convolution_flops_per_s": {
-                str(kind).removeprefix("torch."): {
+                kind: {
                     f"{number} channels, {size >> level} pixels": _convolution(
-                        device, kind, number, batch, size >> level
+                        device, getattr(torch, kind), number, batch, size >> level
                     )
                     for level, number in enumerate(channels)
                 }
-                for kind in (torch.float32, torch.bfloat16)
+                for kind in kinds
             },
         }
 
