@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.benchmarks.common import (
+    ROOT,
     add_count,
     add_json,
     builtin_faces,
@@ -40,6 +41,7 @@ from trainer.errors import UserError
 if TYPE_CHECKING:
     from scripts.benchmarks.gpu_parts import Setting
 
+README = ROOT / "trainer" / "README.md"
 # f_score_full that the preset is to reach, and what would be better still
 TARGET, BEYOND = 0.85, 0.87
 SIZES = (128, 512)
@@ -58,7 +60,6 @@ KINDS = {
     "search": "a search from end to end",
     "full": "the score of the preset `full` (with --data)",
 }
-_NEED_A_GPU = ("capture", "profile")
 
 Result = dict[str, Any]
 
@@ -131,6 +132,7 @@ class Part:
     kind: str
     seconds: float
     measure: Callable[[Setting], Result]
+    needs_a_gpu: bool = False
 
 
 def parts(args: argparse.Namespace) -> Iterator[Part]:
@@ -141,19 +143,21 @@ def parts(args: argparse.Namespace) -> Iterator[Part]:
     sizes = [args.size] if args.size else list(SIZES)
     small = min(sizes)
     yield Part("machine", "machine", 10, it.machine)
-    yield Part("captured steps", "capture", 30, it.capture)
+    yield Part("captured steps", "capture", 30, it.capture, needs_a_gpu=True)
     for size in sizes:
         yield Part(f"fit at {size}", "fit", 30, partial(it.training, size=size))
     yield Part("roofline", "roofline", 40, partial(it.roofline, sizes=sizes))
     for size in reversed(sizes):
-        yield Part(f"profile at {size}", "profile", 40, partial(it.profile, size=size))
+        measure = partial(it.profile, size=size)
+        yield Part(f"profile at {size}", "profile", 40, measure, needs_a_gpu=True)
     yield from _against_rivals(small)
-    for number in (1, 2, 4):
+    for number, mps in ((1, False), (2, False), (2, True), (4, False), (4, True)):
         yield Part(
-            f"{number} at {small}",
+            f"{number} at {small}{' with MPS' if mps else ''}",
             "workers",
             25,
-            partial(it.workers, count=number, size=small),
+            partial(it.workers, count=number, size=small, mps=mps),
+            needs_a_gpu=mps,
         )
     yield Part("search", "search", 90, partial(it.search, size=small))
     if len(sizes) > 1:
@@ -197,7 +201,7 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     stored = _stored(file, settings) or {"settings": settings, "parts": {}}
     done: Result = stored["parts"]
     chosen = [part for part in parts(args) if not args.only or part.kind in args.only]
-    here = [part for part in chosen if args.device != "cpu" or part.kind not in _NEED_A_GPU]
+    here = [part for part in chosen if args.device != "cpu" or not part.needs_a_gpu]
     left = [part for part in here if "failed" in done.get(part.name, {"failed": ""})]
     # one that failed before may hang again: the others first
     left.sort(key=lambda part: part.name in done)
@@ -419,19 +423,46 @@ def _fit(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Row]:
         f"a checkpoint holds training up for {1e3 * part['checkpoint_s']:.0f} ms",
     )
     if "reserved_mb" in part:
-        training, all_told = part["allocated_mb"]["training"], part["reserved_mb"]["scoring"]
-        expected = part["pictures_mb"] + limit.get("step_peak_mb", 0.0)
+        reserved, allocated, pictures = (
+            part[one] for one in ("reserved_mb", "allocated_mb", "pictures_mb")
+        )
+        expected = expected_mb(README.read_text(encoding="utf-8"), part["size"], part["batch"])
         yield (
             f"{name}: memory after scoring",
-            f"{all_told:.0f} MB reserved, {part['allocated_mb']['scoring']:.0f} allocated",
-            f"after training {part['reserved_mb']['training']:.0f} and {training:.0f};"
-            + (f" pictures and a step's tensors are {expected:.0f};" if same else "")
-            + f" {part['used_on_device_mb']:.0f} used on the device",
+            f"{reserved['scoring']:.0f} MB reserved, {allocated['scoring']:.0f} allocated at most",
+            (
+                f"trainer/README.md's table and these pictures, streamed or not:"
+                f" {expected + pictures:.0f} MB; "
+                if expected is not None
+                else ""
+            )
+            + f"{part['used_on_device_mb']:.0f} MB in use on the device",
+        )
+        yield (
+            f"{name}: memory before scoring",
+            f"{reserved['training']:.0f} MB reserved,"
+            f" {allocated['training']:.0f} allocated at most",
+            f"pictures {pictures:.0f} MB, a step's own tensors {limit['step_peak_mb']:.0f} MB"
+            if same
+            else f"pictures {pictures:.0f} MB",
         )
     if "tf32" in part:
         words = {True: "TF32", False: "no TF32"}
         by_itself = words[part["tf32_by_itself"]]
         yield f"{name}: float32", words[part["tf32"]], f"torch by itself, as rivals: {by_itself}"
+
+
+def expected_mb(text: str, size: int, batch: int) -> float | None:
+    """Of training and scoring, by the table of memory in trainer/README.md; None: not in it.
+
+    >>> expected_mb("| 512, 12 | 4,203 MB | 995 MB | 1,887 MB | 7.7 GB |", 512, 12)
+    5198.0
+    """
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if cells[0] == f"{size}, {batch}" and all(cell.endswith(" MB") for cell in cells[1:3]):
+            return sum(float(cell.removesuffix(" MB").replace(",", "")) for cell in cells[1:3])
+    return None
 
 
 def _roofline(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Row]:
@@ -475,16 +506,14 @@ def _profile(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Ro
 
 
 def _rival(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Row]:
-    ours = []
-    for own in (f"fit at {part['size']} in float32", f"fit at {part['size']}"):
+    # a training takes float32 by itself where there is nothing else
+    ours: dict[str, str] = {}
+    for own in (f"fit at {part['size']}", f"fit at {part['size']} in float32"):
         if "images_per_s" in done.get(own, {}):
             ratio = done[own]["images_per_s"] / part["images_per_s"]
-            ours.append(f"ours in {done[own]['precision']} is {ratio:.2f} of it")
-    yield (
-        f"{name}, float32",
-        f"{part['images_per_s']:.1f} images/s ({part['how']})",
-        "; ".join(ours),
-    )
+            ours[done[own]["precision"]] = f"ours in {done[own]['precision']} is {ratio:.2f} of it"
+    figure = f"{part['images_per_s']:.1f} images/s ({part['how']})"
+    yield f"{name}, float32", figure, "; ".join(ours.values())
 
 
 def _workers(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Row]:
@@ -492,7 +521,7 @@ def _workers(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Ro
     from trainer.presets import PRESETS
 
     together, size = part["images_per_s"], part["size"]
-    what = f"{part['workers']} trainings at once at {size}{', MPS' if part['mps'] else ''}"
+    what = f"trainings at once: {name}"
     if together is None:
         yield what, part["note"], ""
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -419,7 +420,9 @@ def profile(setting: Setting, size: int) -> Result:
     os.environ |= {"DISABLE_CUPTI_LAZY_REINIT": "1", "TEARDOWN_CUPTI": "0"}
     config = setting.config(size)
     batch = config.data.batch_size
-    data = setting.data(size, train=(_PROFILED + 5) * batch, val=batch)
+    # all of the first epoch is warm-up, and so are two steps of the second
+    per_epoch = _PROFILED + 3
+    data = setting.data(size, train=per_epoch * batch, val=batch)
     mark = torch.profiler.record_function(_MARK)
     steps = 0
 
@@ -428,11 +431,10 @@ def profile(setting: Setting, size: int) -> Result:
         steps += phase == "optimiser"
         if phase != "optimiser":
             return
-        # all of the first epoch is warm-up
-        if steps == _PROFILED + 5 + 2:
+        if steps == per_epoch + 2:
             _synchronise(setting.device)
             mark.__enter__()
-        elif steps == _PROFILED + 5 + 2 + _PROFILED:
+        elif steps == per_epoch + 2 + _PROFILED:
             _synchronise(setting.device)
             mark.__exit__(None, None, None)
             raise Enough
@@ -559,17 +561,47 @@ def workers(setting: Setting, count: int, size: int, *, mps: bool = False) -> Re
 
     device: Device = Device(setting.device, usable_cores())
     config = setting.config(size, **{"runtime.threads": device.threads_of(count)})
-    reading = side_by_side(
-        config,
-        device,
-        count,
-        pictures=min(TRAIN, setting.pictures_at(size)),
-        seconds=(setting.seconds / 2, setting.seconds),
-    )
     found: Result = {"workers": count, "size": size, "mps": mps, "batch": config.data.batch_size}
+    with contextlib.ExitStack() as stack:
+        if mps:
+            said = stack.enter_context(_mps(setting.device))
+            if said is not None:
+                return {**found, "images_per_s": None, "note": said}
+        reading = side_by_side(
+            config,
+            device,
+            count,
+            pictures=min(TRAIN, setting.pictures_at(size)),
+            seconds=(setting.seconds / 2, setting.seconds),
+        )
     if reading is None:
         return {**found, "images_per_s": None, "note": "does not fit into the memory"}
     return {**found, "images_per_s": reading.images_per_s, "peak_memory_mb": reading.peak_mb}
+
+
+@contextlib.contextmanager
+def _mps(device: str) -> Iterator[str | None]:
+    """NVIDIA's MPS for processes that are started meanwhile; yields why not, None where it is."""
+    from search.execution.launchers import mps
+
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    listener = Listener()
+    mps.LOG.addHandler(listener)
+    mps.LOG.setLevel(logging.INFO)
+    try:
+        with mps.SharedGpus() as shared:
+            shared.start([device])
+            tell("; ".join(said))
+            with mock.patch.dict(os.environ, shared.environment):
+                by_mps = any("compute at the same time" in line for line in said)
+                yield None if by_mps else said[-1]
+    finally:
+        mps.LOG.removeHandler(listener)
 
 
 class _Utilisation:

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,7 +178,9 @@ def test_a_part_that_outlasts_the_call_is_left_for_the_next(
     setting: Setting, played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "_GRACE_S", 0.0)
-    monkeypatch.setattr(gpu, "Part", lambda name, kind, _, measure: Part(name, kind, 0.0, measure))
+    monkeypatch.setattr(
+        gpu, "Part", lambda *words, **more: replace(Part(*words, **more), seconds=0.0)
+    )
     played.set(fit_at_16="hangs")
     began_s = time.monotonic()
     assert bench(setting, "--minutes", ".05") == 0
@@ -405,3 +408,171 @@ def test_pictures_come_again_and_again(setting: Setting) -> None:
 
 
 # ----------------------------------------------------------------------------------------- a table
+
+
+TRAINED = {
+    "size": 512,
+    "precision": "bfloat16",
+    "batch": 12,
+    "train": 1200,
+    "scored": 240,
+    "images_per_s": 500.0,
+    "training_s": 2.4,
+    "scoring_s": 0.6,
+    "checkpoint_s": 0.01,
+    "start_s": 4.0,
+    "full_size_scoring_s": 0.01,
+    "final_loss": 3.0,
+    "pictures_mb": 1384.0,
+    "allocated_mb": {"training": 5600.0, "scoring": 5700.0, "checkpoint": 5700.0},
+    "reserved_mb": {"training": 6000.0, "scoring": 7000.0, "checkpoint": 7000.0},
+    "used_on_device_mb": 7700.0,
+    "tf32": False,
+    "tf32_by_itself": True,
+}
+MEASURED: dict[str, dict[str, Any]] = {
+    "machine": {
+        "hardware": {"cpu": "EPYC"},
+        "versions": {"torch": "2.13.0"},
+        "gpu": "H100",
+        "memory_mb": 85_000.0,
+        "compute_capability": "9.0",
+        "cuda": "13.0",
+        "cudnn": 91000,
+    },
+    "captured steps": {
+        "failed": "steps in float32 differ from eager ones: see the log",
+        "cases": [
+            {
+                "precision": "float32",
+                "dropout": 0.15,
+                "captured": True,
+                "same": False,
+                "eager_to_eager": 1e-6,
+                "captured_to_eager": None,
+            }
+        ],
+        "waits_per_epoch": {"optimiser: fit.py:1": 3.0, "scoring: fit.py:2": 1.0},
+    },
+    "fit at 512": TRAINED,
+    "fit at 512 in float32": TRAINED | {"precision": "float32", "images_per_s": 200.0},
+    "roofline": {
+        "rates": {
+            "copy_bytes_per_s": 2.8e12,
+            "triad_bytes_per_s": 2.9e12,
+            "cache_bytes": 50e6,
+            "cache_bytes_per_s": 5.5e12,
+            "launch_s": 1.5e-6,
+            "matmul_flops_per_s": {"bfloat16": 7e14},
+            "convolution_flops_per_s": {"bfloat16": {"32 channels": 1e14, "88 channels": 3e14}},
+        },
+        "sizes": {
+            "512": {
+                "precision": "bfloat16",
+                "ops": 650,
+                "moved_gb": 38.9,
+                "gflop_per_image": 172.5,
+                "step_peak_mb": 4200.0,
+                "limit_images_per_s": 625.0,
+                "bound": "memory",
+                "memory_ms": 12.0,
+                "arithmetic_ms": 6.0,
+                "launch_ms": 1.2,
+            }
+        },
+    },
+    "profile at 512": {
+        "step_ms": 24.0,
+        "busy_ms": 23.0,
+        "between_kernels": 0.04,
+        "kernels_per_step": 700.0,
+        "groups": {"convolution": 0.6, "loss": 0.4},
+        "kernels": [
+            {"name": "conv[fprop]", "runs_per_step": 3.0, "ms_per_step": 2.0, "share": 0.1}
+        ],
+    },
+    "plain at 512": {"size": 512, "images_per_s": 50.0, "how": "1 x 16, 8 loading"},
+    "1 at 512": {"workers": 1, "size": 512, "mps": False, "batch": 12, "images_per_s": 480.0},
+    "2 at 512 with MPS": {
+        "workers": 2,
+        "size": 512,
+        "mps": True,
+        "batch": 12,
+        "images_per_s": 600.0,
+    },
+    "4 at 512 with MPS": {"images_per_s": None, "size": 512, "note": "does not fit"},
+    "search": {
+        "answer": 0.8,
+        "finished": 8,
+        "pruned": 5,
+        "revived": 1,
+        "epochs": 100,
+        "budget_epochs": 272,
+        "wall_s": 90.0,
+        "trials_per_hour": 320.0,
+        "size": 128,
+        "gpu_busy": 0.35,
+    },
+    "full": {"f_score_full_val": 0.86, "f_score_full_test": 0.84},
+}
+
+
+def test_every_figure_stands_beside_what_it_is_compared_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("| 512, 12 | 4,203 MB | 995 MB | 1,887 MB | 7.7 GB |")
+    monkeypatch.setattr(gpu, "README", readme)
+    said = {what: (figure, against) for what, figure, against in gpu.rows(MEASURED)}
+    assert said["card"][0] == "H100, 85.0 GB"
+    assert said["captured steps"] == ("failed", MEASURED["captured steps"]["failed"])
+    captured = said["captured steps, float32, dropout 0.15"]
+    assert captured == (
+        "NOT the same: not a number from eager ones",
+        "two eager trainings differ by 1.0e-06",
+    )
+    assert said["waits for the device"][0] == "4 an epoch, 3 of them between steps"
+    ours = said["fit at 512, bfloat16"]
+    assert ours == ("500.0 images/s", "0.80 of the limit, 625, bound by memory")
+    # the limit is one of bfloat16
+    assert said["fit at 512 in float32, float32"] == ("200.0 images/s", "")
+    assert said["fit at 512: memory after scoring"] == (
+        "7000 MB reserved, 5700 allocated at most",
+        "trainer/README.md's table and these pictures, streamed or not: 6582 MB;"
+        " 7700 MB in use on the device",
+    )
+    assert said["fit at 512: memory before scoring"][1] == (
+        "pictures 1384 MB, a step's own tensors 4200 MB"
+    )
+    assert said["plain at 512, float32"] == (
+        "50.0 images/s (1 x 16, 8 loading)",
+        "ours in bfloat16 is 10.00 of it; ours in float32 is 4.00 of it",
+    )
+    assert said["profile at 512: by kind"][0] == "convolution 60.0%, loss 40.0%"
+    alone, two = (said[f"trainings at once: {name}"] for name in ("1 at 512", "2 at 512 with MPS"))
+    assert two[1].startswith("1.25 of one; ")
+    # 20,000 steps are 151 epochs of 133 steps; each ends with 2 x 200 scored and a checkpoint
+    trial = 4 + 151 * (133 * 12 / 500 + 400 * 0.6 / 240 + 0.01) + 200 * 0.01
+    assert f"{3600 / trial:.2f} unpruned trials" in alone[1]
+    slower = 4 + (trial - 4) * 2 / 1.25
+    assert f"{2 * 3600 / slower:.2f} unpruned trials" in two[1]
+    assert said["trainings at once: 4 at 512 with MPS"] == ("does not fit", "")
+    assert "a kernel at work 35% of the time" in said["a search of 8 at 128"][1]
+    assert said["f_score_full on test"] == (
+        "0.8400",
+        "0.85 missed by 0.0100, 0.87 missed by 0.0300",
+    )
+    gpu._show(MEASURED, ["no part"])
+    printed = capsys.readouterr().out
+    assert "conv[fprop]" in printed
+    assert "needs a GPU" in printed
+
+
+def test_every_part_has_its_row() -> None:
+    args = gpu.parser().parse_args(["--data", "faces"])
+    kinds = {part.name: part.kind for part in gpu.parts(args)}
+    assert len(kinds) == len(list(gpu.parts(args)))
+    assert set(kinds.values()) == set(gpu.KINDS)
+    for name, kind in kinds.items():
+        # a training in float32 is there for the rivals
+        assert gpu._kind_of(name) == ("fit" if name.startswith("fit") else kind)
