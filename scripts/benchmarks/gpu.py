@@ -446,6 +446,8 @@ def _fit(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Row]:
             if same
             else f"pictures {pictures:.0f} MB",
         )
+    for text in part["warnings"]:
+        yield f"{name}: warning", text, ""
     if "tf32" in part:
         words = {True: "TF32", False: "no TF32"}
         by_itself = words[part["tf32_by_itself"]]

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +31,7 @@ from scripts.benchmarks.roofline import measured_rates, priced, rates_of
 from scripts.benchmarks.traffic import Traffic
 from scripts.benchmarks.train import DICE_WEIGHT, DROPOUT, LABEL_SMOOTHING, Arrangement, Job
 from scripts.benchmarks.train import measured as rival_measured
+from trainer.cli import one_line
 from trainer.config import Config, with_values
 from trainer.data.dataset import FaceData, Part, load_faces
 from trainer.fit import Progress, fit
@@ -244,13 +245,15 @@ def _captured_case(setting: Setting, precision: str, dropout: float) -> Result:
     )
     data = setting.data(64, train=18, val=6)
 
-    def trained(lap: _Phases) -> list[float]:
+    def trained(phases: _Phases) -> list[float]:
         with tempfile.TemporaryDirectory() as out:
-            rows = fit(config, data, out=Path(out), lap=lap.lap).history
+            rows = fit(config, data, out=Path(out), lap=phases.lap).history
         return [float(row[name]) for row in rows for name in ("train_loss", "val_ce")]
 
+    own = _Phases()
     with eager():
-        first, second = trained(_Phases()), trained(_Phases())
+        first, second = trained(own), trained(_Phases())
+    _check_eager(own.phases)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         phases = _Phases(caught=caught)
@@ -272,6 +275,12 @@ def _captured_case(setting: Setting, precision: str, dropout: float) -> Result:
             where: count / (phases.epochs - 1) for where, count in sorted(phases.waits.items())
         },
     }
+
+
+def _check_eager(phases: Collection[str]) -> None:
+    """A replay tells no phases apart, and would be compared with itself."""
+    if "forward" not in phases:
+        raise RuntimeError("steps that were to be eager were replayed from a graph")
 
 
 def largest_difference(first: Sequence[float], second: Sequence[float]) -> float:
@@ -336,7 +345,9 @@ def training(setting: Setting, size: int, precision: str | None = None) -> Resul
     opened_s = _open_s(setting, size)
     watch = _Watch(setting.device, steps_per_epoch(train, batch), time.perf_counter())
     with tempfile.TemporaryDirectory() as out:
-        result = fit(config, data, out=Path(out), lap=watch.lap)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = fit(config, data, out=Path(out), lap=watch.lap)
         began_s = _synchronise(setting.device)
         few = _repeated(data.val, min(scored, _FULL_SIZE_SCORED))
         final_scores(result.best_checkpoint, few, device=config.runtime.device)
@@ -354,6 +365,8 @@ def training(setting: Setting, size: int, precision: str | None = None) -> Resul
         "start_s": opened_s + watch.start_s,
         "full_size_scoring_s": full_size_s,
         "final_loss": result.history[-1]["train_loss"],
+        # what a training does without: graphs, kernels
+        "warnings": list(dict.fromkeys(one_line(str(one.message)) for one in caught)),
     }
     if setting.cuda:
         free, whole = torch.cuda.mem_get_info(setting.device)
@@ -479,10 +492,13 @@ def profile(setting: Setting, size: int) -> Result:
 def step_of(config: Config, data: FaceData) -> Traffic:
     """What one eager step of a training does: the third."""
     traffic = Traffic(config.runtime.device.partition(":")[0])
+    phases: set[str] = set()
     steps, entered = 0, False
 
     def lap(phase: str) -> None:
         nonlocal steps, entered
+        if entered:
+            phases.add(phase)
         steps += phase == "optimiser"
         if phase != "optimiser":
             return
@@ -500,6 +516,7 @@ def step_of(config: Config, data: FaceData) -> Traffic:
     finally:
         if entered:
             traffic.__exit__(None, None, None)
+    _check_eager(phases)
     return traffic
 
 

@@ -13,7 +13,7 @@ _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 # the first that matches names a kernel's group
 _GROUPS = {
     "batch normalisation": r"batch_?norm|bn_(fw|bw)|bnorm",
-    "loss": r"softmax|nll|dice|cross_entropy|smoothing",
+    "loss": r"softmax|nll|dice|cross_entropy|block_sums|loss|_add_up|_differentiate",
     "upsampling and pooling": r"upsample|pool",
     "convolution": r"conv|cudnn|gemm|wgrad|dgrad|fprop|xmma|cutlass|winograd|nhwc|nchw|im2col",
     "warping": r"grid_sampl|flip",

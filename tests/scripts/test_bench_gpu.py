@@ -315,6 +315,23 @@ def test_waits_are_counted_where_they_are(
     assert all("test_bench_gpu.py" in where for where in waits)
 
 
+def test_replayed_steps_are_not_compared_with_themselves(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replayed(*words: Any, lap: Callable[[str], None], **more: Any) -> Any:
+        for phase in ("checkpoint", *("optimiser",) * 4, "scoring"):
+            lap(phase)
+        return SimpleNamespace(history=[{"train_loss": 1.0, "val_ce": 1.0}])
+
+    monkeypatch.setattr(gpu_parts, "fit", replayed)
+    for measure in (
+        lambda: gpu_parts.capture(setting),
+        lambda: gpu_parts.step_of(setting.config(SIZE), setting.data(SIZE, train=24, val=12)),
+    ):
+        with pytest.raises(RuntimeError, match="were to be eager were replayed"):
+            measure()
+
+
 def test_a_difference_is_relative_and_a_nan_is_infinite() -> None:
     assert largest_difference([10.0, 1.0], [11.0, 1.0]) == pytest.approx(0.1)
     assert largest_difference([1.0, 1.0], [1.0, math.nan]) == math.inf
@@ -427,6 +444,7 @@ TRAINED = {
     "allocated_mb": {"training": 5600.0, "scoring": 5700.0, "checkpoint": 5700.0},
     "reserved_mb": {"training": 6000.0, "scoring": 7000.0, "checkpoint": 7000.0},
     "used_on_device_mb": 7700.0,
+    "warnings": ["training runs without a CUDA graph: no"],
     "tf32": False,
     "tf32_by_itself": True,
 }
@@ -544,6 +562,7 @@ def test_every_figure_stands_beside_what_it_is_compared_with(
     assert said["fit at 512: memory before scoring"][1] == (
         "pictures 1384 MB, a step's own tensors 4200 MB"
     )
+    assert said["fit at 512: warning"] == ("training runs without a CUDA graph: no", "")
     assert said["plain at 512, float32"] == (
         "50.0 images/s (1 x 16, 8 loading)",
         "ours in bfloat16 is 10.00 of it; ours in float32 is 4.00 of it",
