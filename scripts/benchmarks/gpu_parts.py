@@ -52,6 +52,8 @@ _PROFILED, _LISTED = 30, 15
 _MARK = "measured steps"
 # a checkpoint's pictures that are scored at their masks' own size, to know how long one takes
 _FULL_SIZE_SCORED = 40
+# of a training that is compared: epochs, and steps of each
+_EPOCHS, _STEPS = 3, 3
 # captured steps are to be the eager ones: what sums in no fixed order may differ by, relatively,
 # where two eager trainings do not differ more
 _SAME = {"float32": 1e-3, "bfloat16": 1e-2}
@@ -214,7 +216,7 @@ class _Phases:
 def capture(setting: Setting) -> Result:
     """Whether captured steps are the eager ones on this device, and what they wait for.
 
-    Three trainings of nine steps from one seed: two eager ones, whose difference is what sums
+    Three trainings of a few steps from one seed: two eager ones, whose difference is what sums
     without an order cost, and a captured one.
     """
     found: Result = {"cases": []}
@@ -239,11 +241,11 @@ def _captured_case(setting: Setting, precision: str, dropout: float) -> Result:
         **{
             "data.batch_size": 6,
             "model.dropout": dropout,
-            "training.epochs": 3,
+            "training.epochs": _EPOCHS,
             "runtime.precision": precision,
         },
     )
-    data = setting.data(64, train=18, val=6)
+    data = setting.data(64, train=6 * _STEPS, val=6)
 
     def trained(phases: _Phases) -> list[float]:
         with tempfile.TemporaryDirectory() as out:
@@ -574,22 +576,29 @@ def rival(setting: Setting, name: str, size: int) -> Result:
 
 def workers(setting: Setting, count: int, size: int, *, mps: bool = False) -> Result:
     """Trainings at the same time: pictures a second together. mps: under NVIDIA's MPS."""
+    from search.execution.launchers import mps as launcher
     from search.execution.launchers.capacity import Device, side_by_side
 
     device: Device = Device(setting.device, usable_cores())
     config = setting.config(size, **{"runtime.threads": device.threads_of(count)})
     found: Result = {"workers": count, "size": size, "mps": mps, "batch": config.data.batch_size}
-    with contextlib.ExitStack() as stack:
+    with launcher.SharedGpus() as shared:
+        # a server that runs here anyway is kept out
+        environment = {"CUDA_MPS_PIPE_DIRECTORY": os.devnull} if setting.cuda else {}
         if mps:
-            said = stack.enter_context(_mps(setting.device))
-            if said is not None:
-                return {**found, "images_per_s": None, "note": said}
+            with _heard(launcher.LOG) as said:
+                shared.start([setting.device])
+            tell("; ".join(said))
+            if not shared.served:
+                return {**found, "images_per_s": None, "note": said[-1]}
+            environment = shared.environment
         reading = side_by_side(
             config,
             device,
             count,
             pictures=min(TRAIN, setting.pictures_at(size)),
             seconds=(setting.seconds / 2, setting.seconds),
+            environment=environment,
         )
     if reading is None:
         return {**found, "images_per_s": None, "note": "does not fit into the memory"}
@@ -597,28 +606,22 @@ def workers(setting: Setting, count: int, size: int, *, mps: bool = False) -> Re
 
 
 @contextlib.contextmanager
-def _mps(device: str) -> Iterator[str | None]:
-    """NVIDIA's MPS for processes that are started meanwhile; yields why not, None where it is."""
-    from search.execution.launchers import mps
-
+def _heard(logger: logging.Logger) -> Iterator[list[str]]:
+    """The messages of a logger meanwhile."""
     said: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             said.append(record.getMessage())
 
-    listener = Listener()
-    mps.LOG.addHandler(listener)
-    mps.LOG.setLevel(logging.INFO)
+    listener, level = Listener(), logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
     try:
-        with mps.SharedGpus() as shared:
-            shared.start([device])
-            tell("; ".join(said))
-            with mock.patch.dict(os.environ, shared.environment):
-                by_mps = any("compute at the same time" in line for line in said)
-                yield None if by_mps else said[-1]
+        yield said
     finally:
-        mps.LOG.removeHandler(listener)
+        logger.setLevel(level)
+        logger.removeHandler(listener)
 
 
 class _Utilisation:
