@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from scripts.benchmarks import gpu_parts
+from scripts.benchmarks import gpu, gpu_parts
 from scripts.benchmarks.gpu_parts import Setting
 from search.execution.launchers import capacity
 from search.execution.launchers.capacity import Reading
@@ -21,6 +21,7 @@ from tests.scripts.test_bench_gpu import setting as on_cpu
 from tests.support.fake_cuda import Events, FakeEvent
 from tests.support.fake_training import fake_training
 from tests.support.mps import Mps
+from trainer.presets import PRESETS
 
 __all__ = ["on_cpu"]
 SIZE = 32
@@ -137,6 +138,12 @@ def test_a_machine_names_its_gpu(setting: Setting) -> None:
     assert is_json(found)
     assert (found["gpu"], found["compute_capability"]) == ("Fake GPU", "9.0")
     assert (found["memory_mb"], found["free_mb"]) == (24_000, 22_000)
+
+
+@pytest.mark.parametrize("size", gpu.SIZES)
+def test_the_table_of_memory_has_what_is_measured(size: int) -> None:
+    batch = PRESETS["full"].batch_size
+    assert gpu.expected_mb(gpu.README.read_text(encoding="utf-8"), size, batch) is not None
 
 
 # --------------------------------------------------------------------------------- side by side
