@@ -183,10 +183,13 @@ def _main(args: argparse.Namespace, words: list[str]) -> int:
     if args.part is not None:
         return _measure(args)
     from trainer.data.dataset import describe
+    from trainer.data.layouts.course import course_folders
     from trainer.presets import PRESETS
     from trainer.runtime import check_device
 
     check_device(args.device)
+    if args.data is not None and course_folders(args.data) is None:
+        raise UserError(f"--data {args.data}: the course layout is needed, train/images and masks")
     until_s = time.monotonic() + 60 * args.minutes
     faces = args.data or builtin_faces(min(BUILTIN_IMAGES, args.pictures or BUILTIN_IMAGES))
     settings = {
@@ -385,7 +388,12 @@ def _capture(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Ro
         yield (
             what,
             f"{verdict}: {_apart(case['captured_to_eager'])} from eager ones",
-            f"two eager trainings differ by {_apart(case['eager_to_eager'])}",
+            f"two eager trainings differ by {_apart(case['eager_to_eager'])}"
+            + (
+                ""
+                if case["other_draws"] is None
+                else f", other draws of dropout by {_apart(case['other_draws'])}"
+            ),
         )
     waits = part["waits_per_epoch"]
     steps = sum(number for where, number in waits.items() if where.startswith("optimiser"))

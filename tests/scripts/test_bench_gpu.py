@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +19,13 @@ import torch
 
 from scripts.benchmarks import gpu, gpu_parts
 from scripts.benchmarks.gpu_parts import Setting, largest_difference, trial_s
-from scripts.benchmarks.train import DROPOUT, Job, step_flops
+from scripts.benchmarks.train import Job, step_flops
 from tests.support.data_folders import course
 from tests.support.shells import one_line
-from trainer import cuda_graph
+from trainer import cuda_graph, fit
 from trainer.config import Config
 from trainer.data.dataset import load_faces
+from trainer.fit import derived_seed
 
 SIZE = 16
 
@@ -216,6 +217,11 @@ def test_a_gpu_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str])
     assert "no CUDA device" in one_line(gpu.main, capsys, "--out", "nowhere")
 
 
+def test_data_that_rivals_cannot_read_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", "synthetic", "--device", "cpu", "--out", "nowhere"]
+    assert "--data synthetic: the course layout is needed" in one_line(gpu.main, capsys, *words)
+
+
 def test_built_in_faces_are_drawn_where_no_data_are_given(
     setting: Setting, played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,21 +248,39 @@ def test_all_parts_run_on_a_cpu_in_earnest(
 
 
 class Trained:
-    """A `fit` whose rows are given, and that laps as a real one does."""
+    """A `fit` whose losses are given, and that laps as a real one does.
 
-    def __init__(self, losses: Sequence[float], *, replayed: bool = True, waits: int = 0) -> None:
-        self.losses, self.replayed, self.waits = itertools.cycle(losses), replayed, waits
-        self.eager: list[bool] = []
+    eager, replayed: the losses of trainings of that kind, one after the other. other: of one with
+    other draws of dropout.
+    """
+
+    def __init__(
+        self,
+        *eager: float,
+        replayed: float = 2.0,
+        other: float = 2.1,
+        captured: bool = True,
+        waits: int = 0,
+    ) -> None:
+        self.losses = itertools.cycle(eager or [2.0])
+        self.replayed, self.other = replayed, other
+        self.captured, self.waits = captured, waits
+        self.kinds: list[str] = []
 
     def __call__(
         self, config: Config, data: object, *, out: Path, lap: Callable[[str], None]
     ) -> Any:
         eager = not cuda_graph.can_be_captured(config)
-        self.eager.append(eager)
+        assert fit.derived_seed(0, "order", 1) == own_seed("order")
+        if fit.derived_seed(0, "dropout", 1) != own_seed("dropout"):
+            kind, loss = "other", self.other
+        else:
+            kind, loss = ("eager", next(self.losses)) if eager else ("replayed", self.replayed)
+        self.kinds.append(kind)
         for _ in range(config.training.epochs):
             for _ in range(3):
                 for phase in ("data", "forward", "backward"):
-                    if eager or not self.replayed:
+                    if eager or not self.captured:
                         lap(phase)
                 for _ in range(0 if eager else self.waits):
                     warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
@@ -265,24 +289,26 @@ class Trained:
                 warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
             lap("scoring")
             lap("checkpoint")
-        loss = next(self.losses)
         return SimpleNamespace(history=[{"train_loss": loss, "val_ce": 1.0}] * 3)
+
+
+def own_seed(purpose: str) -> int:
+    return derived_seed(0, purpose, 1)
 
 
 @pytest.mark.parametrize(
     ("trained", "failed"),
     [
-        (Trained([2.0, 2.0, 2.0]), None),
+        (Trained(), None),
         # as much as two eager ones
-        (Trained([2.0, 2.02, 1.99]), None),
-        (Trained([2.0, 2.0, 2.01]), "steps in float32 differ from eager ones"),
-        (Trained([2.0, 2.0, math.nan]), "steps in float32 differ from eager ones"),
-        (
-            Trained([2.0, 2.0, 2.0], replayed=False),
-            "steps in float32 could not be captured",
-        ),
+        (Trained(2.0, 2.02, replayed=1.99, other=2.4), None),
+        (Trained(replayed=2.002), "steps in float32 differ from eager ones"),
+        (Trained(replayed=math.nan), "steps in float32 differ from eager ones"),
+        # as much as with other draws: nothing can be told by that
+        (Trained(2.0, 2.02, replayed=1.99, other=2.01), "steps in float32 differ"),
+        (Trained(captured=False), "steps in float32 could not be captured"),
     ],
-    ids=["same", "noisy", "differ", "nan", "eager"],
+    ids=["same", "noisy", "differ", "nan", "blind", "eager"],
 )
 def test_captured_steps_are_held_against_two_eager_trainings(
     trained: Trained, failed: str | None, setting: Setting, monkeypatch: pytest.MonkeyPatch
@@ -292,19 +318,20 @@ def test_captured_steps_are_held_against_two_eager_trainings(
     monkeypatch.setattr("torch.cuda.set_sync_debug_mode", modes.append)
     found = gpu_parts.capture(setting)
     cases = len(found["cases"])
-    assert trained.eager == [True, True, False] * cases
+    with_dropout = ["eager", "eager", "other", "replayed"]
+    assert trained.kinds == ["eager", "eager", "replayed"] + with_dropout * (cases - 1)
     assert modes == ["warn", "default"] * cases
     assert (found.get("failed") or "").startswith(failed or "")
     assert ("failed" in found) == (failed is not None)
     # the precision that a training takes here as well, if it is another one
-    assert [one["dropout"] for one in found["cases"]] == [0, DROPOUT, DROPOUT][:cases]
+    assert [one["dropout"] for one in found["cases"]] == [0, 0.5, 0.5][:cases]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_waits_are_counted_where_they_are(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_parts, "fit", Trained([1.0], waits=2))
+    monkeypatch.setattr(gpu_parts, "fit", Trained(waits=2))
     monkeypatch.setattr("torch.cuda.set_sync_debug_mode", lambda mode: None)
     waits = gpu_parts.capture(setting)["waits_per_epoch"]
     # three steps an epoch; the first epoch is the capture's
@@ -468,6 +495,7 @@ MEASURED: dict[str, dict[str, Any]] = {
                 "same": False,
                 "eager_to_eager": 1e-6,
                 "captured_to_eager": None,
+                "other_draws": 5e-3,
             }
         ],
         "waits_per_epoch": {"optimiser: fit.py:1": 3.0, "scoring: fit.py:2": 1.0},
@@ -547,7 +575,7 @@ def test_every_figure_stands_beside_what_it_is_compared_with(
     captured = said["captured steps, float32, dropout 0.15"]
     assert captured == (
         "NOT the same: not a number from eager ones",
-        "two eager trainings differ by 1.0e-06",
+        "two eager trainings differ by 1.0e-06, other draws of dropout by 5.0e-03",
     )
     assert said["waits for the device"][0] == "4 an epoch, 3 of them between steps"
     ours = said["fit at 512, bfloat16"]
