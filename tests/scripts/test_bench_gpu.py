@@ -244,6 +244,22 @@ def test_all_parts_run_on_a_cpu_in_earnest(
         assert told in " ".join(said.split())
 
 
+@pytest.mark.long
+def test_the_full_preset_goes_on_from_its_checkpoint(setting: Setting) -> None:
+    def epochs() -> int:
+        return len(json.loads((setting.out / "full" / "history.json").read_text()))
+
+    brief = replace(setting, until_s=0.0)
+    assert gpu_parts.full_config(setting, SIZE).training.epochs == 4
+    for done in (1, 2, 3):
+        with pytest.raises(gpu_parts.TimeUp, match=f"{done} of 4 epochs"):
+            gpu_parts.full(brief, SIZE)
+        assert epochs() == done
+    result = gpu_parts.full(setting, SIZE)
+    assert epochs() == 4
+    assert 0 <= result["f_score_full_test"] <= 1
+
+
 # ---------------------------------------------------------------------------------- captured steps
 
 

@@ -42,6 +42,8 @@ CLONE_PARENT = 0x8000
 # what an interpreter and its libraries read once, as they start
 AT_START = ("LANG", "LC_", "LOCPATH", "PYTHON", "LD_", "TZ", "CUDA_", "MALLOC_")
 
+# a test may set another one
+_INTERPRETER = sys.executable
 _execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 _server: socket.socket | None = None
 _started_by: int | None = None
@@ -94,7 +96,7 @@ def _order(args: Any, given: Mapping[str, Any]) -> dict[str, Any] | None:
     if isinstance(args, (str, bytes, os.PathLike)) or given["shell"] or given["executable"]:
         return None
     words = [os.fspath(word) for word in args]
-    if not all(isinstance(word, str) for word in words) or words[:1] != [sys.executable]:
+    if not all(isinstance(word, str) for word in words) or words[:1] != [_INTERPRETER]:
         return None
     ours = (*(f"{name}." for name in PACKAGES), "scripts.benchmarks.")
     if words[1:2] != ["-m"] or not words[2:] or not words[2].startswith(ours):
@@ -188,7 +190,7 @@ def _started() -> socket.socket:
     global _process
     ours, its = socket.socketpair()
     with its:
-        command = [sys.executable, "-m", "tests.support.fork_server", str(its.fileno())]
+        command = [_INTERPRETER, "-m", "tests.support.fork_server", str(its.fileno())]
         paths = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
         _process = subprocess.Popen(
             command,

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from optuna.trial import TrialState
 
 from search.execution.launchers import capacity
@@ -32,10 +27,8 @@ from search.run import main
 from tests.support.data_folders import course
 from tests.support.paths import ROOT
 from tests.support.studies import context_at, real_study, store
-from trainer import runtime
 from trainer.cli import guarded
 from trainer.config import Config, to_yaml, with_values
-from trainer.data.dataset import describe
 
 TINY = {"width": 0.1, "image_size": 16, "batch_size": 8, "runtime.device": "cpu"}
 BRIEF = (0.05, 0.1)
@@ -333,77 +326,3 @@ def test_a_trial_for_which_one_picture_is_too_much_fails_with_the_reason(
         assert trial.state == TrialState.FAIL
         assert trial.user_attrs["micro_batch"] == 1
         assert trial.user_attrs["reason"] == "OutOfMemoryError: CUDA out of memory"
-
-
-# ----------------------------------------------------------------------------- scripts/bench gpu
-
-
-@pytest.fixture
-def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    # threads that wait for busy cores take many times as long as one
-    monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
-    return importlib.import_module("scripts.benchmarks.gpu")
-
-
-def bench_flags(folder: Path) -> list[str]:
-    faces = folder / "faces"
-    if not faces.exists():
-        course(faces, [f"face-{number}" for number in range(60)])
-    flags = ["--data", str(faces), "--out", str(folder / "out"), "--device", "cpu"]
-    return [*flags, "--size", "32", "--steps", "2", "--seconds", "0.2", "--loader-workers", "1"]
-
-
-@pytest.mark.proof
-def test_the_gpu_bench_measures_each_part_once(
-    tmp_path: Path,
-    cache: Path,
-    bench_gpu: ModuleType,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    flags = bench_flags(tmp_path)
-    # the other one is the same code with another word
-    monkeypatch.setattr(bench_gpu, "RIVALS", ("plain",))
-    assert bench_gpu.main([*flags, "--minutes", "0"]) == 0
-    said = capsys.readouterr().out
-    assert "rival plain" in said
-    assert "to go; the same command goes on" in said
-    assert bench_gpu.main(flags) == 0
-    said = capsys.readouterr().out
-    for part in ("ours", "network alone", "1 at 32 pixels"):
-        assert part in said
-    assert "f_score_full on val" in said
-    assert "0.85 missed by" in said
-    results = tmp_path / "out" / "results.json"
-    before = results.read_bytes(), results.stat().st_mtime_ns
-    assert bench_gpu.main(flags) == 0
-    assert capsys.readouterr().out == said
-    assert (results.read_bytes(), results.stat().st_mtime_ns) == before
-    assert bench_gpu.main([*flags, "--steps", "3"]) == 2
-    assert "was measured with steps 2, not 3" in capsys.readouterr().err
-
-
-@pytest.mark.long
-def test_full_training_goes_on_from_its_checkpoint(
-    tmp_path: Path, cache: Path, bench_gpu: ModuleType
-) -> None:
-    args = bench_gpu.parser().parse_args([*bench_flags(tmp_path), "--steps", "8"])
-    config = bench_gpu._full(args, describe(args.data))
-    assert config.training.epochs == 2
-    over = bench_gpu._Bench(args, config, until_s=0.0)
-    with pytest.raises(bench_gpu._TimeUp):
-        bench_gpu._trained(over)
-    assert len(json.loads((args.out / "full" / "history.json").read_text())) == 1
-    result = bench_gpu._trained(over)
-    assert len(json.loads((args.out / "full" / "history.json").read_text())) == 2
-    assert 0 <= result["f_score_full_test"] <= 1
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_the_bench_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scripts.benchmarks.gpu", "--data", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert said.returncode == 2
-    (line,) = said.stderr.splitlines()
-    assert line.startswith("error: device 'cuda': no CUDA device")
