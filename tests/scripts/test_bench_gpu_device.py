@@ -84,7 +84,7 @@ def test_captured_steps_are_captured_and_eager_ones_are_not(setting: Setting) ->
     assert modes == ["error", "default", "warn", "default"]
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.usefixtures("few_steps")
 def test_every_case_of_captured_steps_is_tried(setting: Setting) -> None:
     with fake_gpu() as events:

@@ -47,10 +47,8 @@ def test_both_searches_train_the_same_trials_and_time_is_not_counted_twice(tmp_p
     assert json.loads((tmp_path / "out.json").read_text())["arms"] == arms
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.proof)]
-)
+@pytest.mark.proof
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_who_ends_the_bench_ends_its_search_and_the_time_counts(
     tmp_path: Path, number: signal.Signals
 ) -> None:

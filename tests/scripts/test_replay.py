@@ -390,7 +390,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     return python("-m", "scripts.benchmarks.pruners", *words)
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_the_bench_prints_the_table_and_writes_it_with_a_picture(
     bank_file: Path, tmp_path: Path
 ) -> None:

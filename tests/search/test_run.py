@@ -33,7 +33,7 @@ from storage import Claim, open_storage
 from storage.claims import CLAIMS
 from tests.support.data_folders import course, save_mask, troubled
 from tests.support.documents import section
-from tests.support.marks import long, proof
+from tests.support.marks import long
 from tests.support.shells import command, locale_of, one_line, surroundings
 from tests.support.studies import ROOT, environment, running, started, store, wait_until
 from trainer import checkpoint
@@ -327,7 +327,7 @@ def test_a_finished_study_revives_as_many_as_it_is_told_and_then_has_nothing_to_
     assert states(room)[4:] == [C]
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_what_an_epoch_takes_is_told_of_this_runs_own(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -973,8 +973,8 @@ def test_a_line_in_space_py_is_searched_shown_and_exported_and_no_password_is_pr
     storage.close()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", [proof("strict"), proof("POSIX"), "latin-1"])
+@pytest.mark.proof
+@pytest.mark.parametrize("name", ["strict", "POSIX", "latin-1"])
 def test_folders_of_any_name_are_searched_in_any_locale(tmp_path: Path, name: str) -> None:
     # where the store and the runs lie, and where the faces do
     room = place(tmp_path / os.fsdecode(b"st\xfcdy 1"))

@@ -109,14 +109,7 @@ def test_a_step_never_waits_and_is_the_same_every_time(values: dict[str, object]
     check_step(**values)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        # test_cuda_graph.py finds in a tenth of the time what shows in digits
-        pytest.param(name, marks=[pytest.mark.long] if mistake.in_digits else [])
-        for name, mistake in PLANTED.items()
-    ],
-)
+@pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_mistake_is_found(name: str) -> None:
     with (
         PLANTED[name].planted(),

@@ -235,7 +235,7 @@ def test_a_clock_set_back_and_forward_an_hour_changes_nothing(room: Path) -> Non
     assert (max(ends) - min(ends)).total_seconds() > 3000
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_a_server_that_is_away_for_a_while_costs_only_time(room: Path) -> None:
     with ExitStack() as stack:
         try:

@@ -148,7 +148,7 @@ def test_a_trial_that_gets_an_epoch_further_each_time_may_go_on(
     assert [loss["epochs"] for loss in losses(storage, trial)] == [1, 2, 3]
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_a_search_starts_a_new_worker_and_ends_with_all_its_trials(tmp_path: Path) -> None:
     # the mark goes with the first worker that meets it
     once = FATAL.format(mark="fatal").replace(

@@ -20,6 +20,7 @@ from search.results.reading import results_of
 from search.study.lineages import counts
 from search.study.lookup import load_setup
 from search.study.names import repeats_name
+from tests.support.marks import proof
 from tests.support.old_trainer import CONFIG, PROGRAM
 from tests.support.paths import ROOT
 from tests.support.programs import PYTHON, command_study, processes_that_say, program_at
@@ -85,7 +86,7 @@ def worker_of(folder: Path) -> int:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("project", "flags"),
-    [(old_project, OLD_FLAGS), (function_project, FUNCTION_FLAGS)],
+    [proof(old_project, OLD_FLAGS), (function_project, FUNCTION_FLAGS)],
     ids=["command", "function"],
 )
 def test_a_search_outlives_a_killed_worker_and_an_ended_supervisor(

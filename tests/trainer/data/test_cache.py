@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.support.marks import proof
 from tests.support.shells import command, stranger, surroundings
 from tests.support.studies import TINY
 from trainer.config import Config, to_yaml, with_values
@@ -91,7 +92,7 @@ def work() -> Iterator[Path]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("home", ["/", "read-only", None])
+@pytest.mark.parametrize("home", ["/", "read-only", proof(None)])
 def test_a_user_whom_nobody_knows_searches_and_trains(work: Path, home: str | None) -> None:
     as_them = stranger()
     (work / "read-only").mkdir()
