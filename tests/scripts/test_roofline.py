@@ -43,9 +43,12 @@ def test_every_op_costs_what_bounds_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "on_h100", "on_4090"), [(512, 634, 194), (256, 2228, 788), (128, 5304, 3152)]
+    ("size", "gigabytes", "on_h100", "on_4090"),
+    [(512, 27.3, 835, 247), (256, 7.04, 3028, 1010), (128, 1.97, 7518, 4037)],
 )
-def test_a_step_is_priced_from_shapes_alone(size: int, on_h100: float, on_4090: float) -> None:
+def test_a_step_is_priced_from_shapes_alone(
+    size: int, gigabytes: float, on_h100: float, on_4090: float
+) -> None:
     draws = drawn(12, torch.Generator().manual_seed(0))
     with fake_cuda():
         seen = step_of(on_gpu(size, 12), 12, draws)
@@ -53,10 +56,10 @@ def test_a_step_is_priced_from_shapes_alone(size: int, on_h100: float, on_4090: 
     # arithmetic of the network, which only another network changes: 172 GFLOP a picture
     assert h100.flops / 12 == pytest.approx(172e9 * (size / 512) ** 2, rel=0.02)
     assert size < 512 or h100.bound == "memory"
-    # images/s of the first estimate; a step that moves less may only be faster
-    assert 12 / h100.seconds > 0.8 * on_h100
-    assert 12 / rtx_4090.seconds > 0.8 * on_4090
-    assert h100.moved < 1.15 * 38.9e9 * (size / 512) ** 2
+    # as scripts/benchmarks/README.md says; a step that moves less may only be faster
+    assert h100.moved < 1.02e9 * gigabytes
+    assert 12 / h100.seconds > 0.98 * on_h100
+    assert 12 / rtx_4090.seconds > 0.98 * on_4090
 
 
 def test_rates_are_measured_and_the_best_ones_make_the_limit() -> None:
