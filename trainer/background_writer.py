@@ -56,6 +56,7 @@ class HostCopies:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pinned: list[Tensor] = []
         # the thread that waits for it sleeps
         self._made = torch.cuda.Event(blocking=True) if device.type == "cuda" else None
@@ -80,4 +81,6 @@ class HostCopies:
     def wait(self) -> None:
         """Until the latest copies are made; from any thread."""
         if self._made is not None:
-            self._made.synchronize()
+            # a thread begins on the first GPU, where waiting would take memory for a context
+            with torch.cuda.device(self._device):
+                self._made.synchronize()

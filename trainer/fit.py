@@ -273,8 +273,11 @@ class _Training:
             "ema_updates": average.updates,
         }
 
+        # not all of the training: the thread lets go of what it was given a moment later
+        copies = self.copies
+
         def write() -> None:
-            self.copies.wait()
+            copies.wait()
             # best first: a crash in between repeats this epoch, and then writes the same best again
             if is_best:
                 checkpoint.write(out / "best.pt", content)
@@ -358,13 +361,17 @@ def fit(
         writer.wait()
         scores = f_scores(training.history)
         best = best_epoch(scores)
-        return FitResult(
+        result = FitResult(
             history=training.history,
             best_f_score=None if best is None else scores[best],
             best_epoch=best,
             best_checkpoint=out / "best.pt",
             parameters=parameter_count(training.stepper.model),
         )
+        # as long as its device is the current one: CUDA would begin a context on another, which
+        # takes half a gigabyte, to destroy a graph
+        del training
+        return result
 
 
 def _report(report: Callable[[Progress], None] | None, progress: Progress | None) -> None:

@@ -202,7 +202,10 @@ def _kernels() -> Any:
     return importlib.import_module("trainer.loss_kernels")
 
 
+# whoever scores asks in a mode in which nothing can be differentiated
 @functools.cache
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _kernels_agree(
     device: torch.device, dtype: torch.dtype, by_pixel: bool, classes: int, smoothed: bool
 ) -> bool:
@@ -224,11 +227,10 @@ def _kernels_agree(
     try:
         if not _kernels().AVAILABLE:
             return False
-        with torch.enable_grad():
-            found, expected = (
-                _terms_and_gradient(function, logits, target, settings)
-                for function in (_ByKernels, _CrossEntropyAndDice)
-            )
+        found, expected = (
+            _terms_and_gradient(function, logits, target, settings)
+            for function in (_ByKernels, _CrossEntropyAndDice)
+        )
         names = ("total", "ce", "dice", "gradient")
         for name, one, other in zip(names, found, expected, strict=True):
             # a gradient is rounded to the logits' type

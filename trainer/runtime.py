@@ -217,12 +217,15 @@ def release(device: str, error: BaseException | None = None) -> None:
 
     error: what ended the training, whose frames hold all of it.
     """
-    for one in _behind(error):
-        traceback.clear_frames(one.__traceback__)
-    if device.startswith("cuda") and not (error is not None and is_lost(error)):
-        # a network may hold itself
-        gc.collect()
-        torch.cuda.empty_cache()
+    usable = device.startswith("cuda") and not (error is not None and is_lost(error))
+    # what gives memory back begins a context on the current device, which takes half a gigabyte
+    with torch.cuda.device(device) if usable else nullcontext():
+        for one in _behind(error):
+            traceback.clear_frames(one.__traceback__)
+        if usable:
+            # a network may hold itself
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 # of glibc's malloc.h

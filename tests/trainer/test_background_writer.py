@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch
 
+from tests.support.fake_cuda import FakeDevice
 from trainer.background_writer import HostCopies, Writer
 from trainer.errors import Diverged
 
@@ -94,7 +95,7 @@ def test_copies_of_a_gpu_are_pinned_once_and_waited_for_by_who_reads_them(
             asked.append("made")
 
         def synchronize(self) -> None:
-            asked.append(threading.current_thread().name)
+            asked.append(f"{threading.current_thread().name} on {FakeDevice.current()}")
 
     def empty(shape: Any, *, dtype: Any, pin_memory: bool) -> torch.Tensor:
         assert pin_memory
@@ -106,6 +107,7 @@ def test_copies_of_a_gpu_are_pinned_once_and_waited_for_by_who_reads_them(
         return plain_copy(self, value)
 
     monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda.device", FakeDevice)
     monkeypatch.setattr(torch, "empty", empty)
     values = [torch.ones(3, requires_grad=True), torch.arange(2)]
     copies = HostCopies(torch.device("cuda:0"))
@@ -125,7 +127,7 @@ def test_copies_of_a_gpu_are_pinned_once_and_waited_for_by_who_reads_them(
             writer.wait()
     assert read == [[[1, 1, 1], [0, 1]], [[2, 2, 2], [0, 1]]]
     assert len(pinned) == 2
-    assert asked == ["copied", "copied", "made", "checkpoint_0"] * 2
+    assert asked == ["copied", "copied", "made", "checkpoint_0 on cuda:0"] * 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

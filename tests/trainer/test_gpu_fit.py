@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from scripts.benchmarks.traffic import Traffic
-from tests.support.fake_cuda import FakeGraph
+from tests.support.fake_cuda import FakeDevice, FakeEvent, FakeGraph
 from tests.support.fake_training import fake_training, tiny
 from tests.support.gpu_clock import GpuClock
 from trainer import checkpoint
@@ -24,6 +24,7 @@ from trainer.background_writer import Writer
 from trainer.fit import Progress, _Training, fit
 from trainer.probe import noise
 from trainer.run_ahead import STEPS
+from trainer.runtime import release
 
 BATCHES = 5
 FACES = noise(32, 8 * BATCHES)
@@ -115,6 +116,51 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         result = fit(tiny(), FACES, out=tmp_path / "b", resume_from=tmp_path / "a" / "last.pt")
     assert [row["step"] for row in result.history] == [BATCHES, 2 * BATCHES]
     assert checkpoint.read(tmp_path / "b" / "last.pt")["adamw"]["steps"] == 2 * BATCHES
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by an error"])
+def test_what_touches_the_gpu_does_so_on_its_own_device(tmp_path: Path, ends: str) -> None:
+    """Elsewhere CUDA would begin a context on the first GPU: half a gigabyte for every worker."""
+    calls: list[tuple[str, str, str | None]] = []
+
+    def note(call: str) -> None:
+        thread = threading.current_thread().name.partition("_")[0]
+        calls.append((call, thread, FakeDevice.current()))
+
+    def empty_cache() -> None:
+        note("the cache is emptied")
+
+    def synchronize(event: FakeEvent) -> None:
+        note("an event is waited for")
+
+    class Graph(FakeGraph):
+        def __del__(self) -> None:
+            note("a graph is destroyed")
+
+    def report(progress: Progress) -> None:
+        if ends == "by an error":
+            raise Pruned
+
+    with (
+        fake_training(),
+        mock.patch("torch.cuda.CUDAGraph", Graph),
+        mock.patch("torch.cuda.empty_cache", empty_cache),
+        mock.patch.object(FakeEvent, "synchronize", synchronize),
+    ):
+        error: Exception | None = None
+        try:
+            fit(tiny(), FACES, out=tmp_path, report=report)
+        except Pruned as pruned:
+            error = pruned
+        # not before: what the frames of an error hold
+        assert ("a graph is destroyed", "MainThread", "cuda:0") in calls or error is not None
+        release("cuda:0", error)
+    assert {(call, thread) for call, thread, _ in calls} == {
+        ("an event is waited for", "checkpoint"),
+        ("a graph is destroyed", "MainThread"),
+        ("the cache is emptied", "MainThread"),
+    }
+    assert {device for _, _, device in calls} == {"cuda:0"}
 
 
 # ------------------------------------------------------------------------- when a verdict comes

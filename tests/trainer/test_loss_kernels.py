@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,6 +207,17 @@ def test_kernels_are_used_only_where_they_are_right(monkeypatch: pytest.MonkeyPa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not agree()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_scoring_may_be_the_first_to_ask(
+    monkeypatch: pytest.MonkeyPatch, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Of float32, if training is in bfloat16: there is no gradient to compare in its mode."""
+    monkeypatch.setattr(losses, "_kernels", kernels)
+    with warnings.catch_warnings(), mode():
+        warnings.simplefilter("error")
+        assert agree()
 
 
 def moved_by_the_loss(by_kernels: bool) -> tuple[Traffic, float]:

@@ -17,7 +17,7 @@ from search.execution.launchers.local_plans import tell_plans
 from search.study.setup import config_for
 from search.trainers import faces
 from search.trainers.contract import Machine, Task
-from tests.support.fake_cuda import fake_cuda
+from tests.support.fake_cuda import FakeDevice, fake_cuda
 from tests.support.studies import TINY, setup_of
 from trainer import runtime
 from trainer.config import Config, to_dict
@@ -138,6 +138,7 @@ def test_between_two_trials_a_worker_holds_no_memory_of_the_gpu(
     # real trainings on the CPU; whatever lets go of a device is told that it is a GPU
     real, begun, alive = runtime.release, weakref.WeakSet[Stepper](), list[int]()
     monkeypatch.setattr(faces, "release", lambda device, error=None: real("cuda:0", error))
+    monkeypatch.setattr(torch.cuda, "device", FakeDevice)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(len(begun)))
     of_class = Stepper.__init__
 
@@ -176,6 +177,7 @@ def test_a_training_that_did_not_fit_is_gone_before_the_next_try(
     held = list[weakref.ref[Big]]()
     real = runtime.release
     monkeypatch.setattr(faces, "release", lambda device, error=None: real("cuda:0", error))
+    monkeypatch.setattr(torch.cuda, "device", FakeDevice)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
     monkeypatch.setattr(faces, "fit", hungry)
     assert a_training(tmp_path).run(_Told(None)) == 0.5

@@ -16,6 +16,7 @@ import functools
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,26 @@ def _tolist(self: FakeTensor) -> Any:
     """As torch's of a real tensor, which is read at once."""
     first = self.reshape(-1)[0].item()
     return [first] * len(self) if self.dim() else first
+
+
+class FakeDevice:
+    """In the place of torch.cuda.device; `current` is what it was entered with on this thread."""
+
+    _here = threading.local()
+
+    def __init__(self, device: object) -> None:
+        self.device = str(device)
+
+    def __enter__(self) -> None:
+        self.before, self._here.current = self.current(), self.device
+
+    def __exit__(self, *_: object) -> None:
+        self._here.current = self.before
+
+    @classmethod
+    def current(cls) -> str | None:
+        """None: nobody has chosen one, and CUDA would take the first."""
+        return getattr(cls._here, "current", None)
 
 
 class FakeStream:
@@ -216,7 +237,7 @@ def fake_cuda(
         "Event": FakeEvent,
         "current_stream": lambda *_: FakeStream(),
         "stream": lambda stream: contextlib.nullcontext(),
-        "device": lambda device: contextlib.nullcontext(),
+        "device": FakeDevice,
         "CUDAGraph": FakeGraph,
         "graph": graph,
         "get_rng_state": lambda device=None: "state",
