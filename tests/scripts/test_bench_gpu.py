@@ -473,6 +473,7 @@ def test_pictures_come_again_and_again(setting: Setting) -> None:
 TRAINED = {
     "size": 512,
     "precision": "bfloat16",
+    "compiled": False,
     "batch": 12,
     "train": 1200,
     "scored": 240,
@@ -518,6 +519,7 @@ MEASURED: dict[str, dict[str, Any]] = {
     },
     "fit at 512": TRAINED,
     "fit at 512 in float32": TRAINED | {"precision": "float32", "images_per_s": 200.0},
+    "fit at 512 compiled": TRAINED | {"compiled": True, "images_per_s": 550.0, "start_s": 70.0},
     "roofline": {
         "rates": {
             "copy_bytes_per_s": 2.8e12,
@@ -598,6 +600,10 @@ def test_every_figure_stands_beside_what_it_is_compared_with(
     assert ours == ("500.0 images/s", "0.80 of the limit, 625, bound by memory")
     # the limit is one of bfloat16
     assert said["fit at 512 in float32, float32"] == ("200.0 images/s", "")
+    compiled = said["fit at 512 compiled, bfloat16"]
+    assert compiled[0] == "550.0 images/s"
+    assert compiled[1].startswith("1.10 of the one that is not compiled; 0.88 of the limit, ")
+    assert said["fit at 512 compiled: start"][0] == "70.0 s to the end of the first step"
     assert said["fit at 512: memory after scoring"] == (
         "7000 MB reserved, 5700 allocated at most",
         "trainer/README.md's table and these pictures, streamed or not: 6582 MB;"
@@ -637,5 +643,5 @@ def test_every_part_has_its_row() -> None:
     assert len(kinds) == len(list(gpu.parts(args)))
     assert set(kinds.values()) == set(gpu.KINDS)
     for name, kind in kinds.items():
-        # a training in float32 is there for the rivals
+        # a training in float32 is there for the rivals, and a compiled one stands by itself
         assert gpu._kind_of(name) == ("fit" if name.startswith("fit") else kind)
