@@ -162,7 +162,7 @@ def workers_per_device(
     file = usable_folder() / f"{digest}-packing.json"
     # before any of ours is there
     free_mb = free_memory_mb(device)
-    readings = _remembered(file)
+    readings = _remembered(file, free_mb)
     remembered = readings is not None
     if readings is None:
         LOG.info(f"measuring how many workers {device.hardware} carries: about a minute, once")
@@ -180,7 +180,8 @@ def workers_per_device(
             free_mb,
         )
         kept = {n: None if one is None else vars(one) for n, one in readings.items()}
-        atomic_write_text(file, json.dumps({"key": key, "readings": kept}, indent=1))
+        content = {"key": key, "free_mb": free_mb, "readings": kept}
+        atomic_write_text(file, json.dumps(content, indent=1))
     LOG.info(result_line(readings, free_mb, remembered=remembered))
     return chosen(readings, free_mb)
 
@@ -216,11 +217,17 @@ def _key(config: Config, device: Device, pictures: tuple[int, int], by_mps: bool
     }
 
 
-def _remembered(file: Path) -> dict[int, Reading | None] | None:
+def _remembered(file: Path, free_mb: float) -> dict[int, Reading | None] | None:
+    """What was measured earlier, where it holds now that so much memory is free."""
     # a file that is not whole is measured anew
     with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
-        stored = json.loads(file.read_text(encoding="utf-8"))["readings"]
-        return {int(n): None if one is None else Reading(**one) for n, one in stored.items()}
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        readings = {
+            int(n): None if one is None else Reading(**one) for n, one in stored["readings"].items()
+        }
+        # what did not fit beside others may fit now that they are gone
+        if None not in readings.values() or free_mb <= MARGIN * float(stored["free_mb"]):
+            return readings
     return None
 
 

@@ -186,6 +186,32 @@ def test_workers_are_measured_once_and_remembered_for_the_same_configuration(
         assert caplog.messages[-1] == measured
 
 
+@pytest.mark.usefixtures("cache")
+def test_what_did_not_fit_is_measured_again_once_more_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free_mb, tried = 300.0, list[int]()
+
+    def side_by_side(_: Config, device: Device, workers: int, **__: Any) -> Reading:
+        tried.append(workers)
+        return Reading(100.0 * workers, 200.0)
+
+    monkeypatch.setattr(Device, "hardware", "a GPU")
+    monkeypatch.setattr(capacity, "free_memory_mb", lambda device: free_mb)
+    monkeypatch.setattr(capacity, "side_by_side", side_by_side)
+
+    def ask() -> int:
+        return workers_per_device(tiny(), Device("cuda:0", 8), pictures=8, val=4)
+
+    # somebody else has the rest
+    assert (ask(), tried) == (1, [1])
+    assert (ask(), tried) == (1, [1])
+    free_mb = 2000.0
+    assert (ask(), tried) == (8, [1, 1, 2, 4, 8])
+    free_mb = 1000.0
+    assert (ask(), tried) == (4, [1, 1, 2, 4, 8])
+
+
 def hungry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> str:
     """The name of a model that has room for so many pictures, here and in child processes."""
     (folder / f"{name}.py").write_text(HUNGRY.format(room=room))
