@@ -38,13 +38,11 @@ def choose_runtime(
     runtime = config.runtime
     wanted = runtime.device if runtime.device != "auto" else (device or "auto")
     wanted = chosen_device(wanted)
-    lacks = no_bfloat16_on(wanted)
     precision = runtime.precision
-    if precision == "bfloat16" and lacks is not None:
-        raise ConfigError(f"runtime.precision 'bfloat16': {lacks}; give float32 or auto")
+    check_precision(precision, wanted)
     if precision == "auto":
         on_gpu = wanted.startswith("cuda")
-        coarse = lacks is None if on_gpu else _cpu_likes_bfloat16(config)
+        coarse = no_bfloat16_on(wanted) is None if on_gpu else _cpu_likes_bfloat16(config)
         precision = "bfloat16" if coarse else "float32"
     return with_values(
         config,
@@ -98,6 +96,13 @@ def no_bfloat16_on(device: str) -> str | None:
         return None
     name = torch.cuda.get_device_name(device)
     return f"{name} (compute capability {capability[0]}.{capability[1]}) has no bfloat16"
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raises ConfigError with the fix if a device has not the precision that is asked for."""
+    lacks = no_bfloat16_on(device) if precision == "bfloat16" else None
+    if lacks is not None:
+        raise ConfigError(f"runtime.precision 'bfloat16': {lacks}; give float32 or auto")
 
 
 def precision_note(precision: str, device: str) -> str | None:
@@ -201,6 +206,11 @@ def is_lost(error: BaseException) -> bool:
         or (isinstance(one, RuntimeError) and _LOST.search(str(one)) is not None)
         for one in _behind(error)
     )
+
+
+def lost_line(error: BaseException) -> str:
+    """What a lost GPU is told by; the lines after CUDA's first are of how to debug it."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:
