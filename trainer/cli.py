@@ -138,12 +138,12 @@ def _guarded(body: Callable[[], int], users_errors: tuple[type[Exception], ...])
         return complain(f"{where}: {error.strerror}; {fix}")
     except (DeviceLost, RuntimeError) as error:
         # not above: who raises one of them has loaded torch
-        from trainer.runtime import is_lost, lost_line
+        from trainer.runtime import first_line, is_lost
 
         if not is_lost(error):
             raise
         return complain(
-            f"the GPU was lost: {lost_line(error)}; see with nvidia-smi whether it is well, then"
+            f"the GPU was lost: {first_line(error)}; see with nvidia-smi whether it is well, then"
             " run the same again, a training with --resume"
         )
 

@@ -208,8 +208,8 @@ def is_lost(error: BaseException) -> bool:
     )
 
 
-def lost_line(error: BaseException) -> str:
-    """What a lost GPU is told by; the lines after CUDA's first are of how to debug it."""
+def first_line(error: BaseException) -> str:
+    """What an error of CUDA is told by; the lines after the first are of how to debug it."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 

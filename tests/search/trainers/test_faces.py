@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -226,3 +227,46 @@ def test_half_the_micro_batch_is_kept_before_a_lost_gpu_ends_the_worker(
     with pytest.raises(DeviceLost):
         training.run(_Told(None))
     assert training.config["runtime"]["micro_batch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "tried"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 900 MiB"), ["cuda", "cpu"]),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), ["cuda"]),
+        (RuntimeError("a bug"), ["cuda"]),
+    ],
+    ids=["out of memory", "lost", "a bug"],
+)
+def test_a_whole_training_does_not_fail_for_want_of_memory_to_score_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    tried: list[str],
+) -> None:
+    caplog.set_level(logging.INFO, "search")
+    seen, drawn, released = list[str](), list[str](), list[str]()
+
+    def scored(*_: Any, device: torch.device | str) -> dict[str, float]:
+        seen.append(torch.device(device).type)
+        if seen[-1] == "cuda":
+            raise error
+        return {"f_score_full": 0.25}
+
+    training = a_training(tmp_path)
+    training.run(_Told(None))
+    monkeypatch.setattr(faces, "applied", lambda _: nullcontext(torch.device("cuda:0")))
+    monkeypatch.setattr(faces, "release", lambda device, error=None: released.append(device))
+    monkeypatch.setattr(faces, "final_scores", scored)
+    monkeypatch.setattr(faces, "contact_sheet", lambda *_, device: drawn.append(device))
+    if tried == ["cuda"]:
+        with pytest.raises(type(error)):
+            training.leave(True)
+        assert drawn == []
+    else:
+        assert training.leave(True).attributes["f_score_full"] == 0.25
+        assert (drawn, released[0]) == (["cpu"], "cuda:0")
+        said = "trial 0: scored on the CPU at its end: CUDA out of memory. Tried to allocate"
+        assert caplog.messages[-1].startswith(said)
+    assert seen == tried
