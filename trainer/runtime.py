@@ -112,7 +112,9 @@ def precision_note(precision: str, device: str) -> str | None:
 
 
 def check_device(device: str) -> None:
-    """Raises ConfigError with the fix if a device cannot be used here."""
+    """Raises ConfigError with the fix if a device cannot be used here, or is none."""
+    # what is a device's name is for the config to say
+    with_values(Config(), {"runtime.device": device})
     if not device.startswith("cuda"):
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -217,6 +217,10 @@ def test_a_gpu_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str])
     assert "no CUDA device" in one_line(gpu.main, capsys, "--out", "nowhere")
 
 
+def test_what_is_no_device_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "got 'cuda:x'" in one_line(gpu.main, capsys, "--device", "cuda:x", "--out", "nowhere")
+
+
 def test_data_that_rivals_cannot_read_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", "synthetic", "--device", "cpu", "--out", "nowhere"]
     assert "--data synthetic: the course layout is needed" in one_line(gpu.main, capsys, *words)
