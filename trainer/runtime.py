@@ -163,10 +163,15 @@ def whole_float32() -> Iterator[None]:
         cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
 
 
+# before what CUDA and HIP say, where torch passes it on and where Triton does, which misspells one
+_SAID = (
+    r"\b(?:(?:CUDA|HIP)(?: driver)? error:"
+    r"|Triton Error \[(?:CUDA|HIP)\]:(?:\s+Code: \d+, Mess+age:)?)\s+"
+)
 # as torch words it: of its own allocators, of CUDA and HIP, of cuBLAS and cuDNN. That cuDNN finds
 # no way to convolve is mostly want of memory for its workspace
 _OUT_OF_MEMORY = re.compile(
-    r"\b(?:CUDA|HIP)(?: driver)?(?: error:)? out of memory"
+    rf"(?:{_SAID}|\b(?:CUDA|HIP) )out of memory"
     r"|\b(?:CUBLAS|HIPBLAS|CUDNN)_STATUS_ALLOC_FAILED"
     r"|CUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED"
     r"|unable to find an engine to execute this computation"
@@ -176,7 +181,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 # errors after which CUDA answers every call of the process with an error
 _LOST = re.compile(
-    r"\b(?:CUDA|HIP)(?: driver)? error: (?:an )?(?:"
+    rf"{_SAID}(?:an )?(?:"
     r"device-side assert triggered|illegal memory access|illegal instruction|misaligned address"
     r"|invalid program counter|operation not supported on global/shared address space"
     r"|unspecified launch failure|the launch timed out|hardware stack error"
