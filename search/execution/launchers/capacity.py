@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ GROWTH = 1.05
 MARGIN = 1.1
 # seconds that a probe may take besides warming up and measuring
 _START_S = 180.0
+# and to end where it is asked to
+_ENDING_S = 10.0
 _DEVICE_KEYS = ("device", "threads")
 
 
@@ -318,10 +321,16 @@ def _probes(
         yield probes
     finally:
         clock.cancel()
+        # not at once: of NVIDIA's MPS a client that is killed at work may take its server along
         for probe in probes:
-            probe.process.kill()
+            probe.process.terminate()
+        until_s = time.monotonic() + (0 if late.is_set() else _ENDING_S)
         for probe in probes:
             # closes the pipes as well; what is still in them is of no use
+            with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                probe.process.communicate(timeout=max(0, until_s - time.monotonic()))
+        for probe in probes:
+            probe.process.kill()
             with suppress(BrokenPipeError):
                 probe.process.communicate()
 

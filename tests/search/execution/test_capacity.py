@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,29 @@ def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --workers-per-device auto: model.name: 'no_such_module:factory'")
     assert not list(cache.glob("*-packing.json"))
+
+
+ENDING = """
+import signal, sys, time
+def end(*_):
+    print("ended", file=sys.stderr, flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[1] == "deaf" else end)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("kind", "said"), [("polite", "ended\n"), ("deaf", "")])
+def test_probes_are_asked_to_end_and_killed_where_they_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    monkeypatch.setattr(capacity, "_ENDING_S", 5.0 if kind == "polite" else 0.2)
+    command = [sys.executable, "-c", ENDING, kind]
+    with capacity._probes(command, 2, os.environ, tmp_path, 60) as probes:
+        assert capacity._answers(probes) == ["ready", "ready"]
+    assert [probe.log.read_text() for probe in probes] == [said] * 2
+    assert {probe.process.returncode for probe in probes} == {143 if said else -9}
 
 
 def test_two_trainings_side_by_side_are_measured_together() -> None:
