@@ -238,6 +238,7 @@ def _main(
     from optuna.trial import TrialState
     from rich.console import Console
 
+    from search.execution.launchers.local_plans import check_precision_here
     from search.execution.live_view import View
     from search.execution.supervisor import Run, supervise
     from search.management.opening import opened
@@ -252,6 +253,7 @@ def _main(
     options, study_options = options_of(RunOptions, args), options_of(StudyOptions, args)
     _check_computing(options)
     plan = planned(study_options)
+    check_precision_here(options, plan.setup)
     name = plan.setup.name
     check_writable(runs)
     with messages(partial(tell, console), log=args.log, log_format=args.log_format, study=name):

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from trainer import streams
-from trainer.errors import UserError
+from trainer.errors import DeviceLost, UserError
 
 N = TypeVar("N", int, float)
 # states of the file system that the user, not the programmer, has to fix
@@ -103,8 +103,9 @@ def guarded(
     errors: further exception types that are a user's mistake, besides UserError. printed: what
     the command prints is what it was run for, so output that a full disk or a closed stream did
     not take is a mistake as well; other commands have done their work, and say so in a line.
-    Returns the body's exit code, 2 after a mistake, 130 after Ctrl-C. After SIGTERM, SystemExit
-    with 143 is raised. All else is a bug and propagates.
+    Returns the body's exit code, 2 after a mistake, or where a GPU was lost or memory did not
+    suffice, 130 after Ctrl-C. After SIGTERM, SystemExit with 143 is raised. All else is a bug and
+    propagates.
     """
     code = _guarded(body, (UserError, *errors))
     lost = streams.flushed()
@@ -136,6 +137,21 @@ def _guarded(body: Callable[[], int], users_errors: tuple[type[Exception], ...])
             raise
         where = error.filename or "a file"
         return complain(f"{where}: {error.strerror}; {fix}")
+    except (DeviceLost, RuntimeError) as error:
+        # not above: who raises one of them has loaded torch
+        from trainer.runtime import first_line, is_lost, is_out_of_memory
+
+        if is_out_of_memory(error):
+            return complain(
+                f"out of memory: {first_line(error)}; free some of it, or compute elsewhere, by"
+                " --device"
+            )
+        if not is_lost(error):
+            raise
+        return complain(
+            f"the GPU was lost: {first_line(error)}; see with nvidia-smi whether it is well, then"
+            " run the same again, a training with --resume"
+        )
 
 
 @contextmanager

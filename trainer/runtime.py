@@ -38,13 +38,11 @@ def choose_runtime(
     runtime = config.runtime
     wanted = runtime.device if runtime.device != "auto" else (device or "auto")
     wanted = chosen_device(wanted)
-    lacks = no_bfloat16_on(wanted)
     precision = runtime.precision
-    if precision == "bfloat16" and lacks is not None:
-        raise ConfigError(f"runtime.precision 'bfloat16': {lacks}; give float32 or auto")
+    check_precision(precision, wanted)
     if precision == "auto":
         on_gpu = wanted.startswith("cuda")
-        coarse = lacks is None if on_gpu else _cpu_likes_bfloat16(config)
+        coarse = no_bfloat16_on(wanted) is None if on_gpu else _cpu_likes_bfloat16(config)
         precision = "bfloat16" if coarse else "float32"
     return with_values(
         config,
@@ -100,6 +98,13 @@ def no_bfloat16_on(device: str) -> str | None:
     return f"{name} (compute capability {capability[0]}.{capability[1]}) has no bfloat16"
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Raises ConfigError with the fix if a device has not the precision that is asked for."""
+    lacks = no_bfloat16_on(device) if precision == "bfloat16" else None
+    if lacks is not None:
+        raise ConfigError(f"runtime.precision 'bfloat16': {lacks}; give float32 or auto")
+
+
 def precision_note(precision: str, device: str) -> str | None:
     """What to say where "auto" comes to float32 on a GPU for want of bfloat16; else None."""
     lacks = no_bfloat16_on(device) if precision == "auto" else None
@@ -107,7 +112,9 @@ def precision_note(precision: str, device: str) -> str | None:
 
 
 def check_device(device: str) -> None:
-    """Raises ConfigError with the fix if a device cannot be used here."""
+    """Raises ConfigError with the fix if a device cannot be used here, or is none."""
+    # what is a device's name is for the config to say
+    with_values(Config(), {"runtime.device": device})
     if not device.startswith("cuda"):
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -156,10 +163,15 @@ def whole_float32() -> Iterator[None]:
         cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
 
 
+# before what CUDA and HIP say, where torch passes it on and where Triton does, which misspells one
+_SAID = (
+    r"\b(?:(?:CUDA|HIP)(?: driver)? error:"
+    r"|Triton Error \[(?:CUDA|HIP)\]:(?:\s+Code: \d+, Mess+age:)?)\s+"
+)
 # as torch words it: of its own allocators, of CUDA and HIP, of cuBLAS and cuDNN. That cuDNN finds
 # no way to convolve is mostly want of memory for its workspace
 _OUT_OF_MEMORY = re.compile(
-    r"\b(?:CUDA|HIP)(?: driver)?(?: error:)? out of memory"
+    rf"(?:{_SAID}|\b(?:CUDA|HIP) )out of memory"
     r"|\b(?:CUBLAS|HIPBLAS|CUDNN)_STATUS_ALLOC_FAILED"
     r"|CUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED"
     r"|unable to find an engine to execute this computation"
@@ -169,7 +181,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 # errors after which CUDA answers every call of the process with an error
 _LOST = re.compile(
-    r"\b(?:CUDA|HIP)(?: driver)? error: (?:an )?(?:"
+    rf"{_SAID}(?:an )?(?:"
     r"device-side assert triggered|illegal memory access|illegal instruction|misaligned address"
     r"|invalid program counter|operation not supported on global/shared address space"
     r"|unspecified launch failure|the launch timed out|hardware stack error"
@@ -201,6 +213,11 @@ def is_lost(error: BaseException) -> bool:
         or (isinstance(one, RuntimeError) and _LOST.search(str(one)) is not None)
         for one in _behind(error)
     )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of CUDA is told by; the lines after the first are of how to debug it."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:

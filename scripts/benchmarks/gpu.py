@@ -58,6 +58,7 @@ KINDS = {
     "rivals": "a training, a plain loop and a tuned one, all in float32",
     "workers": "trainings side by side",
     "search": "a search from end to end",
+    "compiled": "the training once more, its network compiled by torch.compile",
     "full": "the score of the preset `full` (with --data)",
 }
 
@@ -162,6 +163,9 @@ def parts(args: argparse.Namespace) -> Iterator[Part]:
     yield Part("search", "search", 90, partial(it.search, size=small))
     if len(sizes) > 1:
         yield from _against_rivals(max(sizes))
+    # last: of a compiler nobody knows how long it takes
+    measure = partial(it.training, size=max(sizes), compiled=True)
+    yield Part(f"fit at {max(sizes)} compiled", "compiled", 120, measure, needs_a_gpu=True)
     if args.data is not None:
         yield Part("full", "full", 60, partial(it.full, size=args.size))
 
@@ -412,13 +416,16 @@ def _fit(name: str, part: Result, done: Mapping[str, Result]) -> Iterator[Row]:
     ours = part["images_per_s"]
     limit = done.get("roofline", {}).get("sizes", {}).get(str(part["size"]), {})
     same = limit.get("precision") == part["precision"]
-    against = ""
+    against = []
+    plain = done.get(f"fit at {part['size']}", {})
+    if part["compiled"] and "images_per_s" in plain:
+        against.append(f"{ours / plain['images_per_s']:.2f} of the one that is not compiled")
     if same:
-        against = (
+        against.append(
             f"{ours / limit['limit_images_per_s']:.2f} of the limit,"
             f" {limit['limit_images_per_s']:.0f}, bound by {limit['bound']}"
         )
-    yield f"{name}, {part['precision']}", f"{ours:.1f} images/s", against
+    yield f"{name}, {part['precision']}", f"{ours:.1f} images/s", "; ".join(against)
     yield (
         f"{name}: scoring",
         f"{part['scored'] / part['scoring_s']:.1f} images/s",

@@ -350,13 +350,16 @@ class _Watch:
             self.reserved_mb[phase] = torch.cuda.max_memory_reserved(self.device) / 1e6
 
 
-def training(setting: Setting, size: int, precision: str | None = None) -> Result:
+def training(
+    setting: Setting, size: int, precision: str = "auto", *, compiled: bool = False
+) -> Result:
     """Two epochs of `fit`: speed and memory of training, scoring and checkpoints.
 
-    start_s: from opening the data to the end of the first step. precision: None takes what a
-    training takes here.
+    start_s: from opening the data to the end of the first step. precision: "auto" takes what a
+    training takes here. compiled: whether the network is, by torch.compile.
     """
-    config = setting.config(size, **({"runtime.precision": precision} if precision else {}))
+    own = {"runtime.precision": precision, "runtime.compile": compiled}
+    config = setting.config(size, **own)
     train = setting.pictures_at(size)
     data = setting.data(size, train, val=max(1, train // 10))
     batch, scored = config.data.batch_size, len(data.val)
@@ -375,6 +378,7 @@ def training(setting: Setting, size: int, precision: str | None = None) -> Resul
     found: Result = {
         "size": size,
         "precision": config.runtime.precision,
+        "compiled": compiled,
         "batch": batch,
         "train": train,
         "scored": 2 * scored,

@@ -45,7 +45,7 @@ from storage import Cause, Heartbeat, LeaseLost, StorageError
 from trainer.cli import one_line
 from trainer.errors import DeviceLost, Diverged, UserError
 from trainer.history import f_scores
-from trainer.runtime import is_lost
+from trainer.runtime import first_line, is_lost
 
 LOG = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 3
@@ -125,7 +125,7 @@ def one_trial(context: WorkerContext, token: int, extra: Extra | None = None) ->
                 if isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS:
                     raise
                 if is_lost(error):
-                    raise DeviceLost(one_line(error)[:300]) from error
+                    raise DeviceLost(first_line(error)) from error
                 if isinstance(error, KeyError) and _is_deleted(context, trial_id):
                     LOG.info(
                         f"a trial's row (trial_id {trial_id}) was deleted: its training is dropped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,15 @@ from trainer.runtime import (
     applied,
     check_device,
     choose_runtime,
+    first_line,
     is_lost,
     is_out_of_memory,
     no_bfloat16_on,
     release,
 )
 from trainer.scoring import final_scores
+
+LOG = logging.getLogger(__name__)
 
 
 class FacesTrainer:
@@ -146,15 +150,34 @@ class FacesTraining:
             kept |= {name: best_row.get(name) for name in (F_LARGE, F_SMALL)}
         sheet = out / "contact_sheet.png"
         if weights.is_file():
-            with applied(self._config.runtime) as device:
-                if history and result is not None:
-                    full = final_scores(weights, self._faces.val, device=device)
-                    # of the best epoch, against the untouched masks
-                    kept[F_SCORE_FULL] = float(full["f_score_full"])
-                contact_sheet(weights, self._faces.val, sheet, device=device)
+            full = self._seen(weights, sheet, scored=bool(history) and result is not None)
+            if full is not None:
+                kept[F_SCORE_FULL] = full
         # until its next trial this process leaves the GPU to its neighbours
         release(self._config.runtime.device)
         return Left(history, kept, [sheet])
+
+    def _seen(self, weights: Path, sheet: Path, *, scored: bool) -> float | None:
+        """Draw the contact sheet of the best epoch; its score against the untouched masks."""
+
+        def on(device: torch.device | str) -> float | None:
+            full = final_scores(weights, self._faces.val, device=device) if scored else None
+            contact_sheet(weights, self._faces.val, sheet, device=device)
+            return None if full is None else float(full["f_score_full"])
+
+        with applied(self._config.runtime) as device:
+            try:
+                return on(device)
+            except Exception as error:
+                if device.type == "cpu" or is_lost(error) or not is_out_of_memory(error):
+                    raise
+                release(str(device), error)
+                LOG.info(
+                    f"trial {self._task.number}: scored on the CPU at its end: {first_line(error)}",
+                    extra={"trial": self._task.number},
+                )
+            # masks may be many times as large as what was trained on, and the training is whole
+            return on("cpu")
 
 
 def _with_runtime(config: Config, task: Task, machine: Machine) -> Config:

@@ -217,6 +217,10 @@ def test_a_gpu_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str])
     assert "no CUDA device" in one_line(gpu.main, capsys, "--out", "nowhere")
 
 
+def test_what_is_no_device_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "got 'cuda:x'" in one_line(gpu.main, capsys, "--device", "cuda:x", "--out", "nowhere")
+
+
 def test_data_that_rivals_cannot_read_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", "synthetic", "--device", "cpu", "--out", "nowhere"]
     assert "--data synthetic: the course layout is needed" in one_line(gpu.main, capsys, *words)
@@ -473,6 +477,7 @@ def test_pictures_come_again_and_again(setting: Setting) -> None:
 TRAINED = {
     "size": 512,
     "precision": "bfloat16",
+    "compiled": False,
     "batch": 12,
     "train": 1200,
     "scored": 240,
@@ -518,6 +523,7 @@ MEASURED: dict[str, dict[str, Any]] = {
     },
     "fit at 512": TRAINED,
     "fit at 512 in float32": TRAINED | {"precision": "float32", "images_per_s": 200.0},
+    "fit at 512 compiled": TRAINED | {"compiled": True, "images_per_s": 550.0, "start_s": 70.0},
     "roofline": {
         "rates": {
             "copy_bytes_per_s": 2.8e12,
@@ -598,6 +604,10 @@ def test_every_figure_stands_beside_what_it_is_compared_with(
     assert ours == ("500.0 images/s", "0.80 of the limit, 625, bound by memory")
     # the limit is one of bfloat16
     assert said["fit at 512 in float32, float32"] == ("200.0 images/s", "")
+    compiled = said["fit at 512 compiled, bfloat16"]
+    assert compiled[0] == "550.0 images/s"
+    assert compiled[1].startswith("1.10 of the one that is not compiled; 0.88 of the limit, ")
+    assert said["fit at 512 compiled: start"][0] == "70.0 s to the end of the first step"
     assert said["fit at 512: memory after scoring"] == (
         "7000 MB reserved, 5700 allocated at most",
         "trainer/README.md's table and these pictures, streamed or not: 6582 MB;"
@@ -637,5 +647,5 @@ def test_every_part_has_its_row() -> None:
     assert len(kinds) == len(list(gpu.parts(args)))
     assert set(kinds.values()) == set(gpu.KINDS)
     for name, kind in kinds.items():
-        # a training in float32 is there for the rivals
+        # a training in float32 is there for the rivals, and a compiled one stands by itself
         assert gpu._kind_of(name) == ("fit" if name.startswith("fit") else kind)

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 
 from scripts.benchmarks import gpu, gpu_parts
 from scripts.benchmarks.gpu_parts import Setting
@@ -112,6 +113,23 @@ def test_a_training_tells_its_memory(setting: Setting) -> None:
     # float32 of ours is float32
     assert (found["tf32"], found["tf32_by_itself"]) == (False, True)
     assert found["warnings"] == []
+
+
+def test_a_network_is_compiled_where_that_is_measured(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    # fake tensors are nothing to compile
+    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
+    with fake_gpu() as events:
+        assert gpu_parts.training(setting, SIZE)["compiled"] is False
+        assert asked == []
+        found = gpu_parts.training(setting, SIZE, compiled=True)
+    assert found["compiled"] is True
+    assert found["warnings"] == []
+    assert len(asked) == 1
+    # inside a graph of ours, as a user's training has it
+    assert events.count("capture ends") == 2
 
 
 def test_a_step_is_recorded_and_priced(setting: Setting) -> None:

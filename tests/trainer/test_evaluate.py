@@ -206,6 +206,19 @@ def test_what_is_no_checkpoint_gives_one_line(
     assert str(path) in one_line(main, capsys, "--checkpoint", path)
 
 
+def test_too_little_memory_to_score_gives_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nFor debugging")
+
+    monkeypatch.setattr("trainer.scoring.final_scores", full)
+    assert one_line(main, capsys, "--checkpoint", trained / "best.pt", "--device", "cpu") == (
+        "error: out of memory: CUDA out of memory. Tried to allocate 9 GiB; free some of it, or"
+        " compute elsewhere, by --device\n"
+    )
+
+
 def test_the_table_shows_every_score_and_its_definition(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

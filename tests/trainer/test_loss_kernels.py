@@ -220,6 +220,18 @@ def test_a_scoring_may_be_the_first_to_ask(
         assert agree()
 
 
+@pytest.mark.parametrize("said", ["out of memory", "an illegal memory access was encountered"])
+def test_what_has_become_of_the_gpu_says_nothing_about_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError(f"Triton Error [CUDA]: {said}")
+
+    monkeypatch.setattr(losses, "_kernels", lambda: kernels(block_sums=broken))
+    with pytest.raises(RuntimeError, match=said):
+        agree()
+
+
 def moved_by_the_loss(by_kernels: bool) -> tuple[Traffic, float]:
     """What loss and gradient of bfloat16 logits do on a GPU, and bytes by class and pixel."""
     with fake_cuda(loss_kernels=by_kernels):

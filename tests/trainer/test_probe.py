@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.support.fake_cuda import fake_cuda
+from tests.support.shells import one_line
 from trainer import probe
 from trainer.config import Config, to_yaml, with_values
 from trainer.pixels import Pixels
@@ -89,6 +90,14 @@ def test_free_memory_is_asked_of_the_device(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out) == {"free_memory_mb": 22000.0}
     assert probe.main(["--free", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["free_memory_mb"] > 50
+
+
+@pytest.mark.parametrize("name", ["cuda:foo", "cuda:-1", "gpu"])
+def test_what_is_no_device_is_refused_in_one_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = one_line(probe.main, capsys, "--free", "--device", name)
+    assert f"auto, cpu, cuda or cuda:0 is needed, got {name!r}" in said
 
 
 def test_something_to_train_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

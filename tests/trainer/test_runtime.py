@@ -150,6 +150,8 @@ OUT_OF_MEMORY = [
     torch.AcceleratorError("CUDA error: out of memory" + HINT),
     RuntimeError("HIP error: out of memory"),
     RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("Triton Error [HIP]:  Code: 2, Messsage: out of memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
@@ -174,6 +176,9 @@ LOST = [
     torch.AcceleratorError("CUDA error: the launch timed out and was terminated" + HINT),
     torch.AcceleratorError("CUDA error: unknown error" + HINT),
     RuntimeError("HIP error: an illegal memory access was encountered"),
+    RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+    RuntimeError("Triton Error [CUDA]: unspecified launch failure"),
+    RuntimeError("Triton Error [HIP]:  Code: 719, Messsage: unspecified launch failure"),
     torch.AcceleratorError(
         "CUDA error: the remote procedural call between the MPS server and the MPS client failed"
     ),
@@ -182,6 +187,8 @@ LOST = [
 NEITHER = [
     RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+    RuntimeError("Triton Error [CUDA]: invalid argument"),
+    RuntimeError("out of resource: shared memory, Required: 200000, Hardware limit: 101376"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
     torch.AcceleratorError("CUDA error: invalid configuration argument" + HINT),
     torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),

@@ -22,6 +22,7 @@ from tests.support.scripts import loaded_by_help
 from tests.support.shells import one_line
 from trainer import checkpoint
 from trainer.config import read_config, to_dict
+from trainer.errors import DeviceLost
 from trainer.train import _composed, main, parser
 
 VALUES = {
@@ -308,6 +309,34 @@ def test_too_little_memory_gives_one_line(
     err = one_line(main, capsys, *TINY, "--out", tmp_path / "out")
     assert err.startswith("error: out of memory: CUDA error: out of memory Compile with")
     assert "lower micro_batch (here 8), batch_size or image_size" in err
+
+
+@pytest.mark.parametrize("kind", [torch.AcceleratorError, DeviceLost])
+def test_a_lost_gpu_gives_one_line(
+    kind: type[Exception],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: Any, **__: Any) -> Any:
+        raise kind("CUDA error: an illegal memory access was encountered\nFor debugging consider")
+
+    monkeypatch.setattr("trainer.fit.fit", lost)
+    assert one_line(main, capsys, *TINY, "--out", tmp_path / "out") == (
+        "error: the GPU was lost: CUDA error: an illegal memory access was encountered; see with"
+        " nvidia-smi whether it is well, then run the same again, a training with --resume\n"
+    )
+
+
+def test_another_error_of_torch_stays_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    monkeypatch.setattr("trainer.fit.fit", broken)
+    with pytest.raises(RuntimeError, match="The size of tensor a"):
+        main([*TINY, "--out", str(tmp_path / "out")])
 
 
 def test_weights_broken_by_the_very_last_step_are_a_divergence_too(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ GROWTH = 1.05
 MARGIN = 1.1
 # seconds that a probe may take besides warming up and measuring
 _START_S = 180.0
+# and to end where it is asked to
+_ENDING_S = 10.0
 _DEVICE_KEYS = ("device", "threads")
 
 
@@ -162,7 +165,7 @@ def workers_per_device(
     file = usable_folder() / f"{digest}-packing.json"
     # before any of ours is there
     free_mb = free_memory_mb(device)
-    readings = _remembered(file)
+    readings = _remembered(file, free_mb)
     remembered = readings is not None
     if readings is None:
         LOG.info(f"measuring how many workers {device.hardware} carries: about a minute, once")
@@ -180,7 +183,8 @@ def workers_per_device(
             free_mb,
         )
         kept = {n: None if one is None else vars(one) for n, one in readings.items()}
-        atomic_write_text(file, json.dumps({"key": key, "readings": kept}, indent=1))
+        content = {"key": key, "free_mb": free_mb, "readings": kept}
+        atomic_write_text(file, json.dumps(content, indent=1))
     LOG.info(result_line(readings, free_mb, remembered=remembered))
     return chosen(readings, free_mb)
 
@@ -216,11 +220,17 @@ def _key(config: Config, device: Device, pictures: tuple[int, int], by_mps: bool
     }
 
 
-def _remembered(file: Path) -> dict[int, Reading | None] | None:
+def _remembered(file: Path, free_mb: float) -> dict[int, Reading | None] | None:
+    """What was measured earlier, where it holds now that so much memory is free."""
     # a file that is not whole is measured anew
     with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
-        stored = json.loads(file.read_text(encoding="utf-8"))["readings"]
-        return {int(n): None if one is None else Reading(**one) for n, one in stored.items()}
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        readings = {
+            int(n): None if one is None else Reading(**one) for n, one in stored["readings"].items()
+        }
+        # what did not fit beside others may fit now that they are gone
+        if None not in readings.values() or free_mb <= MARGIN * float(stored["free_mb"]):
+            return readings
     return None
 
 
@@ -311,10 +321,16 @@ def _probes(
         yield probes
     finally:
         clock.cancel()
+        # not at once: of NVIDIA's MPS a client that is killed at work may take its server along
         for probe in probes:
-            probe.process.kill()
+            probe.process.terminate()
+        until_s = time.monotonic() + (0 if late.is_set() else _ENDING_S)
         for probe in probes:
             # closes the pipes as well; what is still in them is of no use
+            with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                probe.process.communicate(timeout=max(0, until_s - time.monotonic()))
+        for probe in probes:
+            probe.process.kill()
             with suppress(BrokenPipeError):
                 probe.process.communicate()
 

@@ -18,7 +18,8 @@ from trainer.cli import one_line
 from trainer.errors import UserError
 
 LOG = logging.getLogger(__name__)
-# deaths of one worker in a row without a trained epoch, after which a run gives up
+# deaths of one worker in a row without a trained epoch, after which a run gives up. One that lost
+# its GPU is not among them: its trial knows whether it got any further
 MAX_DEATHS = 5
 
 
@@ -103,7 +104,8 @@ class Launcher(ABC, Generic[W]):
                 continue
             if ended.code == 2:
                 raise UserError(ended.said.removeprefix("error: "))
-            deaths = 1 if worker.owner in self.trained else worker.deaths + 1
+            before = 0 if worker.owner in self.trained else worker.deaths
+            deaths = before + (ended.code != LOST_ITS_GPU)
             if deaths > MAX_DEATHS:
                 whole = "" if worker.log is None else f"; the whole log is {worker.log}"
                 raise UserError(

@@ -15,7 +15,7 @@ from search.execution.options import RunOptions
 from search.study.setup import Setup, config_for
 from search.study.wording import counted
 from trainer.errors import UserError
-from trainer.runtime import precision_note, usable_cores
+from trainer.runtime import check_precision, precision_note, usable_cores
 
 LOG = logging.getLogger(__name__)
 
@@ -56,6 +56,18 @@ def local_plans(
     )
     shared.start_for([plan.device for plan in plans])
     return plans
+
+
+def check_precision_here(options: RunOptions, setup: Setup) -> None:
+    """Raises ConfigError if a GPU of this machine that is to be used has not the study's precision.
+
+    Before a study is made: all its trials would be refused by their workers.
+    """
+    if setup.program is not None or options.launcher != "local":
+        return
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device in devices_of(setup.runtime["device"], gpus):
+        check_precision(setup.runtime["precision"], device)
 
 
 def tell_plans(plans: Sequence[WorkerPlan], setup: Setup, logs: Path) -> None:

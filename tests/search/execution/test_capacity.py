@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,32 @@ def test_workers_are_measured_once_and_remembered_for_the_same_configuration(
         assert caplog.messages[-1] == measured
 
 
+@pytest.mark.usefixtures("cache")
+def test_what_did_not_fit_is_measured_again_once_more_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free_mb, tried = 300.0, list[int]()
+
+    def side_by_side(_: Config, device: Device, workers: int, **__: Any) -> Reading:
+        tried.append(workers)
+        return Reading(100.0 * workers, 200.0)
+
+    monkeypatch.setattr(Device, "hardware", "a GPU")
+    monkeypatch.setattr(capacity, "free_memory_mb", lambda device: free_mb)
+    monkeypatch.setattr(capacity, "side_by_side", side_by_side)
+
+    def ask() -> int:
+        return workers_per_device(tiny(), Device("cuda:0", 8), pictures=8, val=4)
+
+    # somebody else has the rest
+    assert (ask(), tried) == (1, [1])
+    assert (ask(), tried) == (1, [1])
+    free_mb = 2000.0
+    assert (ask(), tried) == (8, [1, 1, 2, 4, 8])
+    free_mb = 1000.0
+    assert (ask(), tried) == (4, [1, 1, 2, 4, 8])
+
+
 def hungry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> str:
     """The name of a model that has room for so many pictures, here and in child processes."""
     (folder / f"{name}.py").write_text(HUNGRY.format(room=room))
@@ -218,6 +245,29 @@ def test_a_probe_that_cannot_train_ends_the_run_with_its_own_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --workers-per-device auto: model.name: 'no_such_module:factory'")
     assert not list(cache.glob("*-packing.json"))
+
+
+ENDING = """
+import signal, sys, time
+def end(*_):
+    print("ended", file=sys.stderr, flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[1] == "deaf" else end)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("kind", "said"), [("polite", "ended\n"), ("deaf", "")])
+def test_probes_are_asked_to_end_and_killed_where_they_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    monkeypatch.setattr(capacity, "_ENDING_S", 5.0 if kind == "polite" else 0.2)
+    command = [sys.executable, "-c", ENDING, kind]
+    with capacity._probes(command, 2, os.environ, tmp_path, 60) as probes:
+        assert capacity._answers(probes) == ["ready", "ready"]
+    assert [probe.log.read_text() for probe in probes] == [said] * 2
+    assert {probe.process.returncode for probe in probes} == {143 if said else -9}
 
 
 def test_two_trainings_side_by_side_are_measured_together() -> None:

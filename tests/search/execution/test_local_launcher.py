@@ -237,6 +237,21 @@ def test_a_worker_that_lost_its_gpu_says_so_and_is_started_again(
     assert line.startswith(lost)
 
 
+def test_lost_gpus_are_for_their_trials_to_count(tmp_path: Path) -> None:
+    # a batch of 64 is halved more often than a worker may die
+    lost = 7
+    code = f"""
+from pathlib import Path
+ends = Path({str(tmp_path / "ends")!r})
+ends.open("a").write("x")
+sys.exit(3 if len(ends.read_text()) <= {lost} else 7)"""
+    with crew_that(code, tmp_path) as launcher:
+        said = look_until_error(launcher)
+    # what dies otherwise does not get further by that
+    assert said.startswith(f"worker 1 ended {MAX_DEATHS + 1} times in a row without")
+    assert len((tmp_path / "ends").read_text()) == lost + MAX_DEATHS + 1
+
+
 def test_a_worker_that_left_with_nothing_to_do_is_not_started_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

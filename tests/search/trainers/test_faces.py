@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +14,19 @@ import pytest
 import torch
 
 from search.execution.launchers.local import WorkerPlan
-from search.execution.launchers.local_plans import tell_plans
+from search.execution.launchers.local_plans import check_precision_here, tell_plans
+from search.execution.options import RunOptions
+from search.run import main
 from search.study.setup import config_for
 from search.trainers import faces
 from search.trainers.contract import Machine, Task
 from tests.support.fake_cuda import FakeDevice, fake_cuda
+from tests.support.shells import one_line
 from tests.support.studies import TINY, setup_of
 from trainer import runtime
-from trainer.config import Config, to_dict
+from trainer.config import Config, to_dict, to_yaml, with_values
 from trainer.data.dataset import describe
-from trainer.errors import DeviceLost
+from trainer.errors import ConfigError, DeviceLost
 from trainer.step import Stepper
 
 BEGUN = {
@@ -90,6 +94,35 @@ def test_a_search_says_once_that_its_cards_compute_in_float32(
     tell_plans([WorkerPlan("cpu", 1)], setup_of(), Path())
     notes = [line for line in caplog.messages if line.startswith("note: ")]
     assert notes == ["note: Fake GPU (compute capability 7.5) has no bfloat16: float32"]
+
+
+def test_a_search_in_bfloat16_is_refused_where_a_card_has_none_before_a_study_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--storage", f"sqlite:///{tmp_path}/search.db", "--runs", str(tmp_path / "runs")]
+    config = tmp_path / "tiny.yaml"
+    config.write_text(to_yaml(with_values(Config(), {**TINY, "runtime.precision": "bfloat16"})))
+    with fake_cuda(capability=(7, 5)):
+        err = one_line(main, capsys, *words, "--config", config, "--plain")
+    assert err == (
+        "error: runtime.precision 'bfloat16': Fake GPU (compute capability 7.5) has no bfloat16;"
+        " give float32 or auto\n"
+    )
+    assert not (tmp_path / "search.db").exists()
+
+
+def test_every_card_of_a_local_search_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(config={"runtime.precision": "bfloat16"})
+    with fake_cuda():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        capabilities = {"cuda:0": (8, 0), "cuda:1": (7, 0)}
+        monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+        with pytest.raises(ConfigError, match=r"compute capability 7\.0"):
+            check_precision_here(RunOptions("", ""), setup)
+        # those of a cluster are elsewhere
+        check_precision_here(RunOptions("", "", launcher="ray"), setup)
+        capabilities["cuda:1"] = (9, 0)
+        check_precision_here(RunOptions("", ""), setup)
 
 
 class _Told:
@@ -196,3 +229,46 @@ def test_half_the_micro_batch_is_kept_before_a_lost_gpu_ends_the_worker(
     with pytest.raises(DeviceLost):
         training.run(_Told(None))
     assert training.config["runtime"]["micro_batch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "tried"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 900 MiB"), ["cuda", "cpu"]),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), ["cuda"]),
+        (RuntimeError("a bug"), ["cuda"]),
+    ],
+    ids=["out of memory", "lost", "a bug"],
+)
+def test_a_whole_training_does_not_fail_for_want_of_memory_to_score_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    tried: list[str],
+) -> None:
+    caplog.set_level(logging.INFO, "search")
+    seen, drawn, released = list[str](), list[str](), list[str]()
+
+    def scored(*_: Any, device: torch.device | str) -> dict[str, float]:
+        seen.append(torch.device(device).type)
+        if seen[-1] == "cuda":
+            raise error
+        return {"f_score_full": 0.25}
+
+    training = a_training(tmp_path)
+    training.run(_Told(None))
+    monkeypatch.setattr(faces, "applied", lambda _: nullcontext(torch.device("cuda:0")))
+    monkeypatch.setattr(faces, "release", lambda device, error=None: released.append(device))
+    monkeypatch.setattr(faces, "final_scores", scored)
+    monkeypatch.setattr(faces, "contact_sheet", lambda *_, device: drawn.append(device))
+    if tried == ["cuda"]:
+        with pytest.raises(type(error)):
+            training.leave(True)
+        assert drawn == []
+    else:
+        assert training.leave(True).attributes["f_score_full"] == 0.25
+        assert (drawn, released[0]) == (["cpu"], "cuda:0")
+        said = "trial 0: scored on the CPU at its end: CUDA out of memory. Tried to allocate"
+        assert caplog.messages[-1].startswith(said)
+    assert seen == tried
