@@ -20,7 +20,7 @@ from torch import Tensor
 from trainer.adamw import Rates
 from trainer.augment import Draws
 from trainer.config import Config
-from trainer.errors import DeviceLost
+from trainer.errors import CaptureFailed
 from trainer.runtime import is_lost, is_out_of_memory
 from trainer.step import EagerSteps, Epoch, Numbers, Stepper
 
@@ -30,7 +30,7 @@ _WARM_UP_STEPS = 2
 def steps_for(stepper: Stepper, first: Epoch) -> EagerSteps | CapturedSteps:
     """What takes the steps of a training, replayed from a graph where they can be.
 
-    first: its first epoch, with which they are tried. Raises DeviceLost.
+    first: its first epoch, with which they are tried. Raises CaptureFailed.
     """
     steps = None
     if stepper.device.type == "cuda" and can_be_captured(stepper.config):
@@ -43,7 +43,8 @@ def can_be_captured(config: Config) -> bool:
 
     Noise on pixels is drawn outside a graph, and another network may draw lots or count in Python.
     """
-    return config.augmentation.noise == 0 and ":" not in config.model.name
+    wanted = config.runtime.cuda_graph
+    return wanted and config.augmentation.noise == 0 and ":" not in config.model.name
 
 
 class CapturedSteps:
@@ -56,7 +57,7 @@ class CapturedSteps:
     def of(cls, stepper: Stepper, first: Epoch) -> CapturedSteps | None:
         """None where the step cannot be captured: a model that waits for the device, say.
 
-        Raises DeviceLost where that shows only while it is captured.
+        Raises CaptureFailed where that shows only while it is captured.
         """
         try:
             return cls(stepper, first)
@@ -155,9 +156,10 @@ class CapturedSteps:
                     first = error
                     raise
         except RuntimeError as error:
-            raise DeviceLost(f"the capture of a CUDA graph failed: {first or error}") from (
-                first or error
-            )
+            raise CaptureFailed(
+                f"the capture of a CUDA graph failed: {first or error};"
+                " with runtime.cuda_graph false steps are taken one by one"
+            ) from (first or error)
 
     def _changed_by_a_step(self) -> list[Tensor]:
         stepper = self.stepper

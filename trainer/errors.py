@@ -32,3 +32,7 @@ class Diverged(Exception):
 
 class DeviceLost(Exception):
     """A GPU whose state this process can no longer trust: another process is to go on."""
+
+
+class CaptureFailed(DeviceLost):
+    """It was lost as a step was recorded as a CUDA graph: without one a training may go on."""

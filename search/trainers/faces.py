@@ -25,7 +25,7 @@ from search.study.training_metrics import ratio
 from search.trainers.contract import Left, Machine, Task, Told
 from trainer.config import Config, config_from_dict, to_dict, to_yaml, with_values
 from trainer.data.dataset import FaceData, load_faces
-from trainer.errors import DataError
+from trainer.errors import CaptureFailed, DataError
 from trainer.fit import FitResult, Progress, fit
 from trainer.history import Row, best_epoch, f_scores
 from trainer.pictures import contact_sheet
@@ -129,9 +129,9 @@ class FacesTraining:
                 )
             except Exception as error:
                 release(self._config.runtime.device, error)
-                self._config = _halved(self._task, self._config, error)
+                self._config = _within_reach(self._task, self._config, error)
                 if is_lost(error):
-                    # the next process goes on with half the micro-batch
+                    # the next process goes on with this config
                     raise
                 self.take_over()
         best = self._result.best_f_score
@@ -213,12 +213,17 @@ def _with_runtime(config: Config, task: Task, machine: Machine) -> Config:
     return config
 
 
-def _halved(task: Task, config: Config, error: Exception) -> Config:
-    """The config with half the micro-batch after memory ran out; else `error` again."""
+def _within_reach(task: Task, config: Config, error: Exception) -> Config:
+    """The config with half the micro-batch after memory ran out, or without a CUDA graph after its
+    capture failed; else `error` again.
+    """
     batch = config.runtime.micro_batch or config.data.batch_size
-    if not is_out_of_memory(error) or batch < 2:
+    if is_out_of_memory(error) and batch > 1:
+        config = with_values(config, {"runtime.micro_batch": batch // 2})
+        task.remember(MICRO_BATCH, batch // 2)
+    elif isinstance(error, CaptureFailed):
+        config = with_values(config, {"runtime.cuda_graph": False})
+    else:
         raise error
-    config = with_values(config, {"runtime.micro_batch": batch // 2})
-    task.remember(MICRO_BATCH, batch // 2)
     task.remember(RUNTIME, to_dict(config)["runtime"])
     return config

@@ -18,7 +18,7 @@ from trainer import pixels
 from trainer.augment import drawn
 from trainer.config import Config
 from trainer.cuda_graph import CapturedSteps, can_be_captured, steps_for
-from trainer.errors import DeviceLost
+from trainer.errors import CaptureFailed
 from trainer.model import model_of
 from trainer.pixels import Pixels
 from trainer.runtime import is_out_of_memory
@@ -104,9 +104,10 @@ def check_same_digits(count: int = 3, **values: object) -> None:
         assert torch.equal(one, two)
 
 
-def test_a_step_with_noise_on_pixels_is_not_captured() -> None:
+def test_a_step_with_noise_on_pixels_or_without_leave_is_not_captured() -> None:
     assert can_be_captured(tiny_config())
     assert not can_be_captured(tiny_config({"noise": 0.1}))
+    assert not can_be_captured(tiny_config({"cuda_graph": False}))
 
 
 def test_on_a_cpu_steps_are_eager() -> None:
@@ -181,7 +182,7 @@ def test_after_a_broken_capture_the_device_is_lost(error: Exception) -> None:
     with (
         recorded_graphs() as events,
         breaking(error, lambda: "capture begins" in events),  # type: ignore[attr-defined]
-        pytest.raises(DeviceLost, match=f"capture of a CUDA graph failed: {error}") as lost,
+        pytest.raises(CaptureFailed, match=f"capture of a CUDA graph failed: {error}") as lost,
     ):
         CapturedSteps.of(stepper, an_epoch(stepper, 3))
     assert lost.value.__cause__ is error

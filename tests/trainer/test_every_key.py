@@ -25,6 +25,7 @@ from tests.support import data_folders
 from tests.support.faces import TINY, timeless
 from trainer import augment, checkpoint
 from trainer.config import Config, config_from_dict, leaf_keys, with_values
+from trainer.cuda_graph import can_be_captured
 from trainer.data.dataset import FaceData, load_faces
 from trainer.errors import ConfigError
 from trainer.fit import derived_seed, fit
@@ -768,6 +769,14 @@ def _the_network_is_compiled_for_training(bench: Bench) -> None:
     assert quick.column("train_loss") == pytest.approx(plain.column("train_loss"), rel=1e-4)
     # a checkpoint of one is a checkpoint of the other
     assert quick.raw.keys() == plain.raw.keys()
+
+
+@of("runtime.cuda_graph")
+def _steps_are_replayed_from_a_graph_on_a_gpu(bench: Bench) -> None:
+    assert can_be_captured(bench.config(cuda_graph=True))
+    assert not can_be_captured(bench.config(cuda_graph=False))
+    # on a CPU there is none
+    assert bench.train(cuda_graph=False).raw.keys() == bench.train(cuda_graph=True).raw.keys()
 
 
 # ------------------------------------------------------------------------------------------ tests

@@ -137,6 +137,7 @@ class RuntimeConfig(_Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
+    cuda_graph: bool = True
     channels_last: bool | None = None
     micro_batch: Annotated[int, Field(ge=1)] | None = None
 

@@ -18,7 +18,7 @@ from search.trainers import faces
 from storage import LeasedStorage, open_storage
 from tests.support.paths import ROOT
 from tests.support.studies import context_at, real_study, start_worker, started, store
-from trainer.errors import DeviceLost, UserError
+from trainer.errors import CaptureFailed, DeviceLost, UserError
 from trainer.fit import fit
 
 ASSERT = "CUDA error: device-side assert triggered"
@@ -101,6 +101,25 @@ def test_where_the_memory_did_not_suffice_the_next_process_takes_smaller_micro_b
     assert [loss["micro_batch"] for loss in losses(storage, trial)] == [4, 2]
     assert trial.user_attrs["micro_batch"] == 2
     assert trial.user_attrs["runtime"]["micro_batch"] == 2
+
+
+def test_where_a_capture_failed_the_next_process_takes_the_steps_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = store(tmp_path)
+    study = real_study(storage, total=1)
+
+    def unlike_here(config: Any, *args: Any, **kwargs: Any) -> Any:
+        if config.runtime.cuda_graph:
+            raise CaptureFailed("the capture of a CUDA graph failed: not permitted")
+        return fit(config, *args, **kwargs)
+
+    monkeypatch.setattr(faces, "fit", unlike_here)
+    assert [work(context_at(tmp_path, storage)) for _ in range(2)] == [LOST_ITS_GPU, 0]
+    (trial,) = study.get_trials()
+    assert trial.state == TrialState.COMPLETE
+    assert trial.user_attrs["runtime"]["cuda_graph"] is False
+    assert "micro_batch" not in trial.user_attrs
 
 
 def test_three_losses_in_a_row_end_the_search(
