@@ -10,7 +10,7 @@ B picture, C class, P pixel, N block of pixels, K the classes rounded up to a po
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 try:
     import triton
@@ -151,7 +151,7 @@ def _width(classes: int) -> int:
 
 
 # as operators, so that what watches or traces torch's operators sees them
-@torch.library.custom_op("face_parsing::block_sums", mutates_args=())
+@library.custom_op("face_parsing::block_sums", mutates_args=())
 def block_sums(logits_BCP: Tensor, target_BP: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """Sums over blocks of pixels, and the logarithm of every pixel's sum of exp(logits).
 
@@ -188,7 +188,7 @@ def _no_sums(logits_BCP: Tensor, target_BP: Tensor, smoothing: float) -> tuple[T
     )
 
 
-@torch.library.custom_op("face_parsing::loss_gradient", mutates_args=())
+@library.custom_op("face_parsing::loss_gradient", mutates_args=())
 def loss_gradient(
     logits_BCP: Tensor,
     target_BP: Tensor,

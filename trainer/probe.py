@@ -214,7 +214,7 @@ def _kilobytes(file: Path, name: str) -> int:
 
 
 @dataclass(frozen=True)
-class _Noise:
+class Parts:
     """The parts of a data set that training asks for."""
 
     train: Part
@@ -254,7 +254,7 @@ def noise(
         return Part(names, images, masks, SyntheticSource(used), tuple(range(used)))
 
     # only the parts of it are used
-    return cast("FaceData", _Noise(part(pictures, train_seen), part(val, val_seen)))
+    return cast("FaceData", Parts(part(pictures, train_seen), part(val, val_seen)))
 
 
 if __name__ == "__main__":

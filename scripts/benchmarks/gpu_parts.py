@@ -37,6 +37,7 @@ from trainer.data.dataset import FaceData, Part, load_faces
 from trainer.fit import Progress, derived_seed, fit
 from trainer.lmsa import channels_at
 from trainer.presets import preset_values, steps_per_epoch
+from trainer.probe import Parts
 from trainer.runtime import applied, choose_runtime, usable_cores
 from trainer.scoring import final_scores
 
@@ -113,18 +114,7 @@ class Setting:
     def data(self, size: int, train: int, val: int) -> FaceData:
         """The faces again and again, until there are enough: in memory, on one grid."""
         faces = load_faces(str(self.faces), image_size=size)
-        return cast("FaceData", _Repeated(_repeated(faces.train, train), _repeated(faces.val, val)))
-
-
-@dataclass(frozen=True)
-class _Repeated:
-    """The parts of a data set that training asks for."""
-
-    train: Part
-    val: Part
-
-    def part(self, name: str) -> Part:
-        return self.train if name == "train" else self.val
+        return cast("FaceData", Parts(_repeated(faces.train, train), _repeated(faces.val, val)))
 
 
 def _repeated(part: Part, count: int) -> Part:

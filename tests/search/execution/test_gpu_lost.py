@@ -81,23 +81,32 @@ def test_a_lost_gpu_ends_the_worker_and_the_trial_waits_under_its_number(
     assert trial.state == TrialState.COMPLETE
 
 
+def tried(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fit_here: Any
+) -> tuple[list[int], LeasedStorage, Any]:
+    """Exit codes of one worker after the other until one ends well, the store, and the trial."""
+    storage = store(folder)
+    study = real_study(storage, total=1)
+    monkeypatch.setattr(faces, "fit", fit_here)
+    codes = [work(context_at(folder, storage))]
+    while codes[-1] and len(codes) < 5:
+        codes.append(work(context_at(folder, storage)))
+    (trial,) = study.get_trials()
+    assert trial.state == TrialState.COMPLETE
+    return codes, storage, trial
+
+
 def test_where_the_memory_did_not_suffice_the_next_process_takes_smaller_micro_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = store(tmp_path)
-    study = real_study(storage, total=1)
-
     def hungry(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.runtime.micro_batch > 2:
             full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             raise DeviceLost("the capture of a training step failed") from full
         return fit(config, *args, **kwargs)
 
-    monkeypatch.setattr(faces, "fit", hungry)
-    codes = [work(context_at(tmp_path, storage)) for _ in range(3)]
+    codes, storage, trial = tried(tmp_path, monkeypatch, hungry)
     assert codes == [LOST_ITS_GPU, LOST_ITS_GPU, 0]
-    (trial,) = study.get_trials()
-    assert trial.state == TrialState.COMPLETE
     assert [loss["micro_batch"] for loss in losses(storage, trial)] == [4, 2]
     assert trial.user_attrs["micro_batch"] == 2
     assert trial.user_attrs["runtime"]["micro_batch"] == 2
@@ -106,18 +115,13 @@ def test_where_the_memory_did_not_suffice_the_next_process_takes_smaller_micro_b
 def test_where_a_capture_failed_the_next_process_takes_the_steps_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = store(tmp_path)
-    study = real_study(storage, total=1)
-
     def unlike_here(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.runtime.cuda_graph:
             raise CaptureFailed("the capture of a CUDA graph failed: not permitted")
         return fit(config, *args, **kwargs)
 
-    monkeypatch.setattr(faces, "fit", unlike_here)
-    assert [work(context_at(tmp_path, storage)) for _ in range(2)] == [LOST_ITS_GPU, 0]
-    (trial,) = study.get_trials()
-    assert trial.state == TrialState.COMPLETE
+    codes, _, trial = tried(tmp_path, monkeypatch, unlike_here)
+    assert codes == [LOST_ITS_GPU, 0]
     assert trial.user_attrs["runtime"]["cuda_graph"] is False
     assert "micro_batch" not in trial.user_attrs
 
